@@ -1,0 +1,299 @@
+//! The rule that an agent enforces whatever SNMP says, and that the server's gate asks too: which documents, signed by whom,
+//! for which host, allow which action now. Pure: the clock and the ledger are passed in.
+//!
+//! *Apply* needs all four documents. *Rollback* needs the order and an activation for rollback; one operator's signature is
+//! enough for that, and neither the order's nor the root's expiry forbids it. Stopping needs nothing.
+
+use jiff::Timestamp;
+
+use crate::{
+    Digest, Envelope, PublicKey, Refusal, Refused, Role,
+    document::{Action, Activation, Approval, Class, Order, Release, Root, TestResult},
+    envelope::{Predicate, Statement},
+    limits,
+};
+
+/// The host that asks, as its enrolment says.
+#[derive(Debug, Clone)]
+pub struct Identity<'a> {
+    /// Enrolled name.
+    pub host: &'a str,
+    /// Class, as found on the machine.
+    pub class: &'a Class,
+}
+
+/// What the host remembers, outside any disk that may be reverted.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// Activations that were used.
+    pub consumed: Vec<Digest>,
+    /// Orders that were applied and since rolled back, or are applied now: neither starts again by apply.
+    pub applied: Vec<Digest>,
+    /// Documents that were revoked.
+    pub revoked: Vec<Digest>,
+    /// The newest signed time ever seen; a clock before it is wrong.
+    pub time_floor: Option<Timestamp>,
+}
+
+/// The documents that came with an order row, as fetched; absent where none was named.
+#[derive(Debug, Clone)]
+pub struct Documents<'a> {
+    /// The order.
+    pub order: &'a Envelope,
+    /// The release.
+    pub release: Option<&'a Envelope>,
+    /// The approval.
+    pub approval: Option<&'a Envelope>,
+    /// The activation.
+    pub activation: Option<&'a Envelope>,
+}
+
+/// Permission, with what was verified. Only [`authorize`] makes one.
+#[derive(Debug, Clone)]
+pub struct Authorized {
+    order: Order,
+    digest: Digest,
+    action: Action,
+    activation: Digest,
+    release: Option<Release>,
+    newest: Timestamp,
+}
+
+impl Authorized {
+    /// The order.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+    /// What is allowed.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+    /// Digest of the activation, to be entered as consumed before anything is done.
+    pub fn activation(&self) -> Digest {
+        self.activation
+    }
+    /// The release, for apply: its proof names the transaction that must match.
+    pub fn release(&self) -> Option<&Release> {
+        self.release.as_ref()
+    }
+    /// The newest signed time in the documents: the new time floor.
+    pub fn newest_time(&self) -> Timestamp {
+        self.newest
+    }
+}
+
+/// Decides. `root` must already be the pinned one.
+pub fn authorize(
+    root: &Root,
+    identity: &Identity<'_>,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<Authorized, Refused> {
+    let order_digest = documents.order.digest();
+    let order: Order = read(documents.order, "order", Refusal::BadSignature)?.predicate;
+    let envelope = documents
+        .activation
+        .ok_or_else(|| Refused::new(Refusal::NotActive, format!("no activation came with order {}", order.id)))?;
+    let activation: Activation = read(envelope, "activation", Refusal::NotActive)?.predicate;
+    let activation_digest = envelope.digest();
+
+    // An activation over anything else is none at all, whoever signed it.
+    if activation.order != order_digest {
+        return Err(Refused::new(
+            Refusal::NotActive,
+            format!("the activation is for order {}, not {}", activation.order.short(), order_digest.short()),
+        ));
+    }
+    let signed_by = |role| signed(root, envelope, role);
+    let activated = match activation.action {
+        Action::Apply => signed_by(Role::Activator),
+        Action::Rollback => signed_by(Role::Activator) || signed_by(Role::Operator),
+    };
+    if !activated {
+        return Err(Refused::new(
+            Refusal::BadSignature,
+            "the activation is not signed by a key that may activate here",
+        ));
+    }
+    if !signed(root, documents.order, Role::Drafter) {
+        return Err(Refused::new(
+            Refusal::BadSignature,
+            format!("order {} is not signed by a key that may draft here", order.id),
+        ));
+    }
+    for digest in [
+        Some(order_digest),
+        Some(activation_digest),
+        documents.release.map(Envelope::digest),
+        documents.approval.map(Envelope::digest),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        if ledger.revoked.contains(&digest) {
+            return Err(Refused::new(Refusal::Revoked, format!("document {} was revoked", digest.short())));
+        }
+    }
+    if order.class != *identity.class {
+        return Err(Refused::new(
+            Refusal::NotMyClass,
+            format!("order {} is for {}, this host is {}", order.id, order.class, identity.class),
+        ));
+    }
+    if activation.hosts.len() > limits::HOSTS_PER_ACTIVATION || !activation.hosts.iter().any(|h| h == identity.host) {
+        return Err(Refused::new(Refusal::NotActive, format!("the activation does not name host {}", identity.host)));
+    }
+    if ledger.consumed.contains(&activation_digest) {
+        return Err(Refused::new(
+            Refusal::Consumed,
+            format!("activation {} was used before", activation_digest.short()),
+        ));
+    }
+    // The floor is a signed time; a clock before it is wrong. Rollback must work on a host with a dead clock battery.
+    if activation.action == Action::Apply && ledger.time_floor.is_some_and(|floor| now < floor) {
+        return Err(Refused::new(
+            Refusal::Expired,
+            format!("the clock says {now}, before the newest signed time seen"),
+        ));
+    }
+    if now < activation.not_before || now > activation.not_after {
+        return Err(Refused::new(
+            Refusal::Expired,
+            format!("the activation is valid from {} to {}, now is {now}", activation.not_before, activation.not_after),
+        ));
+    }
+    let mut newest = activation.at;
+    let release = match activation.action {
+        Action::Rollback => None,
+        Action::Apply => {
+            let (release, at) = authorize_apply(root, documents, &order, order_digest, &activation, ledger, now)?;
+            newest = newest.max(at);
+            Some(release)
+        }
+    };
+    Ok(Authorized {
+        order,
+        digest: order_digest,
+        action: activation.action,
+        activation: activation_digest,
+        release,
+        newest,
+    })
+}
+
+/// What apply needs beyond an activation: root in date, release, approval, order in date and not yet used.
+fn authorize_apply(
+    root: &Root,
+    documents: &Documents<'_>,
+    order: &Order,
+    order_digest: Digest,
+    activation: &Activation,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<(Release, Timestamp), Refused> {
+    if now > root.expires {
+        return Err(Refused::new(Refusal::Expired, format!("the root document expired at {}", root.expires)));
+    }
+    let envelope = documents
+        .release
+        .ok_or_else(|| Refused::new(Refusal::NotReleased, format!("no release came with order {}", order.id)))?;
+    let release: Release = released(root, envelope, order, order_digest, now)?;
+
+    let approval_envelope = documents
+        .approval
+        .ok_or_else(|| Refused::new(Refusal::NotApproved, format!("no approval came with order {}", order.id)))?;
+    let approval: Approval = read(approval_envelope, "approval", Refusal::NotApproved)?.predicate;
+    if approval.order != order_digest || approval.release != envelope.digest() {
+        return Err(Refused::new(Refusal::NotApproved, "the approval is for another order or another release"));
+    }
+    if !signed(root, approval_envelope, Role::Approver) {
+        return Err(Refused::new(Refusal::BadSignature, "the approval is not signed by a key that may approve here"));
+    }
+    if now > approval.not_after {
+        return Err(Refused::new(Refusal::Expired, format!("the approval was valid until {}", approval.not_after)));
+    }
+    if activation.hosts.len() as u64 > u64::from(approval.hosts_at_most) {
+        return Err(Refused::new(
+            Refusal::NotApproved,
+            format!("approved for {} hosts, activated for {}", approval.hosts_at_most, activation.hosts.len()),
+        ));
+    }
+    if order.not_after.is_some_and(|end| now > end) {
+        return Err(Refused::new(Refusal::Expired, format!("order {} is past its time", order.id)));
+    }
+    if ledger.applied.contains(&order_digest) {
+        return Err(Refused::new(Refusal::Consumed, format!("order {} was applied on this host before", order.id)));
+    }
+    let newest = approval.at.max(release.proof.at);
+    Ok((release, newest))
+}
+
+/// Whether `envelope` is a release of this order, in date and signed by a key that may release under `root`.
+pub fn released(
+    root: &Root,
+    envelope: &Envelope,
+    order: &Order,
+    order_digest: Digest,
+    now: Timestamp,
+) -> Result<Release, Refused> {
+    let statement: Statement<Release> = read(envelope, "release", Refusal::NotReleased)?;
+    let release = statement.predicate;
+    let names_order = statement.subject.iter().any(|subject| subject.digest.sha256 == order_digest);
+    if !names_order || release.proof.order != order_digest || release.proof.class != order.class {
+        return Err(Refused::new(Refusal::NotReleased, "the release is over another order"));
+    }
+    if !signed(root, envelope, Role::Releaser) {
+        return Err(Refused::new(Refusal::BadSignature, "the release is not signed by a key that may release here"));
+    }
+    if release.result != TestResult::Passed {
+        return Err(Refused::new(Refusal::NotReleased, "the lab did not pass this order"));
+    }
+    if release.proof.not_after.is_some_and(|end| now > end) {
+        return Err(Refused::new(Refusal::Expired, "the release is past its time"));
+    }
+    Ok(release)
+}
+
+/// Whether enough keys that count for `role` signed. A document carries its meaning only by this.
+pub fn signed(root: &Root, envelope: &Envelope, role: Role) -> bool {
+    let keys: Vec<&PublicKey> = root.keys(role).collect();
+    envelope.signers(keys).len() >= root.threshold(role)
+}
+
+fn read<P: Predicate>(envelope: &Envelope, what: &str, refusal: Refusal) -> Result<Statement<P>, Refused> {
+    envelope.statement().map_err(|error| Refused::new(refusal, format!("{what}: {error}")))
+}
+
+/// Why a root document is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RootError {
+    /// Its digest is not the pinned one.
+    #[error("the root document is {found}, pinned is {pinned}", found = found.short(), pinned = pinned.short())]
+    NotPinned {
+        /// The digest found.
+        found: Digest,
+        /// The digest expected.
+        pinned: Digest,
+    },
+    /// It is no root document, or is not signed by its own root keys.
+    #[error("the root document is not valid: {0}")]
+    Invalid(String),
+}
+
+/// Reads a root document pinned by its digest, and checks that its own root keys signed it.
+pub fn pinned_root(envelope: &Envelope, pinned: Digest) -> Result<Root, RootError> {
+    let found = envelope.digest();
+    if found != pinned {
+        return Err(RootError::NotPinned { found, pinned });
+    }
+    let root: Root = envelope.statement().map_err(|error| RootError::Invalid(error.to_string()))?.predicate;
+    if !signed(&root, envelope, Role::Root) {
+        return Err(RootError::Invalid("not signed by enough of its root keys".into()));
+    }
+    Ok(root)
+}

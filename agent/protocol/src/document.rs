@@ -1,0 +1,18 @@
+//! The documents: what each says, and nothing about how it is stored or who may sign it (that is [`crate::authorization`]).
+//!
+//! Each is immutable and named by the digest of its statement. An order names no release; a release names its order; an
+//! approval names order and release; an activation names what it activates.
+
+mod activation;
+mod approval;
+mod order;
+mod release;
+mod result;
+mod root;
+
+pub use activation::{Action, Activation};
+pub use approval::Approval;
+pub use order::{Class, Kind, Order, Origin, PackageFile, ProductionCheck, Replaced, RollbackClass, Severity};
+pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
+pub use result::{Checks, RunResult, RunState};
+pub use root::{Root, RootKey, Scheme};

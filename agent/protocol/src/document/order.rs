@@ -1,0 +1,170 @@
+//! The order: what is to change on hosts of one class, down to the digest of every file, and the way back.
+
+use std::fmt;
+
+use patchlab_check::Step;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Digest,
+    envelope::{Predicate, Subject},
+};
+
+/// What is to change on hosts of one class. Names no release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// Identifier for people, e.g. `PO-2026-0001`.
+    pub id: String,
+    /// One line.
+    pub title: String,
+    /// How bad it is to wait.
+    pub severity: Severity,
+    /// Routine, emergency or workaround.
+    pub kind: Kind,
+    /// Advisories it answers, e.g. `CVE-2026-0001`.
+    pub advisories: Vec<String>,
+    /// The hosts it is for.
+    pub class: Class,
+    /// Every package file to install, in no particular order: one transaction.
+    pub install: Vec<PackageFile>,
+    /// Every package version it replaces, with the file that brings it back. Packages in `install` without an entry here are new to
+    /// the host; rollback removes them.
+    pub replaces: Vec<Replaced>,
+    /// Steps an agent repeats on the host after the change.
+    pub production: Vec<ProductionCheck>,
+    /// Orders that must have succeeded on the host before.
+    pub after: Vec<Digest>,
+    /// Orders that this one replaces.
+    pub supersedes: Vec<Digest>,
+    /// How the way back was found to be, or is expected to be.
+    pub rollback: RollbackClass,
+    /// No apply after this moment; a rollback stays possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<jiff::Timestamp>,
+}
+
+impl Predicate for Order {
+    const TYPE: &'static str = "urn:patchlab:order:1";
+
+    /// Every file it installs.
+    fn subjects(&self) -> Vec<Subject> {
+        self.install
+            .iter()
+            .map(|file| Subject::new(format!("{}_{}_{}", file.name, file.version, file.arch), file.sha256))
+            .collect()
+    }
+}
+
+/// A class of hosts: one order, one class, so that what was proven is what is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// `ID` of os-release(5), e.g. `debian`.
+    pub family: String,
+    /// `VERSION_ID` of os-release(5), e.g. `12`.
+    pub release: String,
+    /// Machine architecture as uname(2) names it, e.g. `x86_64`.
+    pub arch: String,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.family, self.release, self.arch)
+    }
+}
+
+/// One package file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageFile {
+    /// Package name.
+    pub name: String,
+    /// Full version, with epoch and revision.
+    pub version: String,
+    /// Package architecture as the package manager names it, e.g. `amd64`, `all`.
+    pub arch: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the file.
+    pub sha256: Digest,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Where a package file came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// From a repository whose signature apt or rpm checked.
+    VendorSigned,
+    /// Packed again from an installed system.
+    Repacked,
+    /// Given by the person who drafted the order.
+    Local,
+}
+
+/// One installed package version that the order expects to find and replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replaced {
+    /// Package name.
+    pub name: String,
+    /// Package architecture.
+    pub arch: String,
+    /// The version that must be installed before.
+    pub version: String,
+    /// The file that brings it back, from the baseline's pool; none makes the rollback class impossible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PackageFile>,
+}
+
+/// A step from a scenario that an agent repeats on real hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductionCheck {
+    /// The scenario it comes from.
+    pub scenario: String,
+    /// The step.
+    pub step: Step,
+}
+
+/// How bad it is to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Low.
+    Low,
+    /// Moderate.
+    Moderate,
+    /// Important.
+    Important,
+    /// Critical.
+    Critical,
+}
+
+/// What sort of order it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The ordinary way.
+    Routine,
+    /// Ahead of everything else.
+    Emergency,
+    /// Not a fix, but makes the host safer until there is one.
+    Workaround,
+}
+
+/// How sure the way back is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackClass {
+    /// Every replaced package has its file; the lab goes the whole way back before it may ship.
+    Proven,
+    /// As `proven`, over data written after the patch.
+    ProvenAfterWrites,
+    /// Only a snapshot of the host itself brings it back.
+    SnapshotOnly,
+    /// There is no way back.
+    Impossible,
+}

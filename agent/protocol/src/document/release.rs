@@ -1,0 +1,96 @@
+//! The release: the lab's proof over an order's digest.
+
+use serde::{Deserialize, Serialize};
+
+use super::Class;
+use crate::{
+    Digest,
+    envelope::{Predicate, Subject},
+};
+
+/// An in-toto `test-result/v0.1` predicate with our own proof beside its fields. Subject: the order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Release {
+    /// `PASSED` releases; anything else is evidence of a rejection and releases nothing.
+    pub result: TestResult,
+    /// What was tested on, one entry a baseline, `name` and digest.
+    pub configuration: Vec<Subject>,
+    /// `scenario/step` names that passed on the patched clone.
+    pub passed_tests: Vec<String>,
+    /// `scenario/step` names that failed on the patched clone.
+    pub failed_tests: Vec<String>,
+    /// What the lab measured and proved.
+    pub proof: Proof,
+}
+
+impl Predicate for Release {
+    const TYPE: &'static str = "https://in-toto.io/attestation/test-result/v0.1";
+
+    /// The order.
+    fn subjects(&self) -> Vec<Subject> {
+        vec![Subject::new("order", self.proof.order)]
+    }
+}
+
+/// `result` of the in-toto predicate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TestResult {
+    /// Every baseline passed.
+    Passed,
+    /// At least one did not.
+    Failed,
+    /// Passed with something a person should read.
+    Warned,
+}
+
+/// What the lab proved beyond the tests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    /// The order's digest (again, beside the subject).
+    pub order: Digest,
+    /// The class it holds for.
+    pub class: Class,
+    /// When the validation ended.
+    pub at: jiff::Timestamp,
+    /// Not valid for apply after this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<jiff::Timestamp>,
+    /// One a baseline.
+    pub baselines: Vec<BaselineProof>,
+}
+
+/// What was measured on one baseline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineProof {
+    /// `name@n`.
+    pub name: String,
+    /// The baseline's digest.
+    pub digest: Digest,
+    /// The package manager's transaction, as the agent simulated and then did it; canonical text, one line a package, sorted:
+    /// `install|upgrade|downgrade|remove NAME ARCH FROM -> TO` (`-` for none).
+    pub transaction: Vec<String>,
+    /// Duration of the apply in the lab, milliseconds.
+    pub apply_ms: u64,
+    /// Duration of the rollback in the lab, milliseconds.
+    pub rollback_ms: u64,
+    /// Whether the patch asked for a reboot.
+    pub reboot_needed: bool,
+    /// How the rollback went.
+    pub rollback: Rollback,
+}
+
+/// Whether the way back was walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rollback {
+    /// It was, and the clone equalled the baseline's manifest.
+    Proven,
+    /// It failed.
+    Failed,
+    /// It was not tried.
+    Skipped,
+}

@@ -1,0 +1,253 @@
+//! What an enrolled host is given: the agent's one configuration file and the files it names.
+//!
+//! The orchestrator writes it (for a managed host at enrolment, for a lab clone at every validation), the agent reads it.
+//! All of a host's identity may lie in one folder, by convention `/etc/patchlab-agent/`:
+//!
+//! ```text
+//! agent.toml   this file, mode 0600: it holds passphrases
+//! root.json    the root document, pinned below by its digest
+//! host.pem     the host's Ed25519 enrolment key, mode 0600
+//! ```
+//!
+//! Relative paths are relative to the folder of the file that names them.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Digest, limits};
+
+/// The file's name, by convention.
+pub const FILE_NAME: &str = "agent.toml";
+/// Where the agent listens unless told otherwise: 161/udp on every IPv4 address.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 161);
+/// Where the agent keeps boots, ledger, runs and journal unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/patchlab-agent";
+/// Shortest passphrase, characters (RFC 3414, 11.2).
+pub const PASSPHRASE_CHARACTERS: usize = 8;
+
+/// An enrolled host's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    /// The name the host is enrolled by: activations name it.
+    pub host: String,
+    /// Address and UDP port to answer SNMP on, IPv4 or IPv6; port 0 takes a free one, which is logged and stands in the state folder.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Boots, ledger, order and run rows, journal, fetched files. It belongs outside any disk that may be reverted.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// SNMP engine id; absent: one is made from random bytes at the first start and kept in the state folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<EngineId>,
+    /// The root document.
+    pub root: PinnedRoot,
+    /// The host's enrolment key (PKCS#8 PEM, mode 0600): signs results.
+    pub host_key: PathBuf,
+    /// May read every table.
+    pub monitor: SnmpUser,
+    /// May read, and write orders and runs. That alone neither installs nor downgrades anything.
+    pub deployer: SnmpUser,
+    /// Where informs go; absent: none are sent. Tables are truth, informs are hints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inform: Option<InformSink>,
+    /// The package manager.
+    #[serde(default, skip_serializing_if = "Packages::is_default")]
+    pub packages: Packages,
+}
+
+/// The root document and the digest it must have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinnedRoot {
+    /// The signed envelope, JSON.
+    pub path: PathBuf,
+    /// Digest of the document (of its payload, as every document is named).
+    pub digest: Digest,
+}
+
+/// An SNMPv3 user: authPriv, HMAC-192-SHA-256 and AES-128, nothing else.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnmpUser {
+    /// User name, 1 to 32 bytes.
+    pub name: String,
+    /// Authentication passphrase, at least 8 characters.
+    pub auth: String,
+    /// Privacy passphrase, at least 8 characters.
+    pub privacy: String,
+}
+
+/// Passphrases stay out of logs.
+impl fmt::Debug for SnmpUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnmpUser").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Where informs go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InformSink {
+    /// The manager's address and UDP port.
+    pub address: SocketAddr,
+    /// The manager's engine id: the receiver of an inform is its authority, and the user's keys are localized to it.
+    pub engine_id: EngineId,
+    /// The user, known to the manager.
+    pub user: SnmpUser,
+}
+
+/// The package manager's own settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Packages {
+    /// The system to change. Anything but `/` is another system's tree, with its own dpkg database: for tests and images.
+    pub root: PathBuf,
+}
+
+impl Default for Packages {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/") }
+    }
+}
+
+impl Packages {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An SNMP engine id: 5 to 32 bytes, neither all zero nor all ones (RFC 3411), written as hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct EngineId(Vec<u8>);
+
+/// Not an engine id.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is not an SNMP engine id: expected 10 to 64 hexadecimal digits, neither all 0 nor all f")]
+pub struct BadEngineId {
+    text: String,
+}
+
+impl EngineId {
+    /// An engine id from its bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadEngineId> {
+        let uniform = bytes.iter().all(|b| *b == 0) || bytes.iter().all(|b| *b == 0xff);
+        if (5..=32).contains(&bytes.len()) && !uniform {
+            Ok(Self(bytes.to_vec()))
+        } else {
+            Err(BadEngineId { text: hex::encode(&bytes[..bytes.len().min(40)]) })
+        }
+    }
+
+    /// A new one under enterprise 32473: RFC 3411 format 5 (octets), 8 random bytes.
+    pub fn generate() -> Result<Self, crate::key::KeyError> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| crate::key::KeyError::Entropy(error.to_string()))?;
+        let enterprise = (0x8000_0000_u32 | 32473).to_be_bytes();
+        Ok(Self([&enterprise[..], &[5], &random[..]].concat()))
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "engine:{self}")
+    }
+}
+
+impl FromStr for EngineId {
+    type Err = BadEngineId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || BadEngineId { text: text.chars().take(80).collect() };
+        let bytes = hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| bad())?;
+        Self::from_bytes(&bytes).map_err(|_| bad())
+    }
+}
+
+impl Serialize for EngineId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EngineId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    DEFAULT_LISTEN
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from(DEFAULT_STATE_DIR)
+}
+
+/// An enrolment says something that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct BadEnrolment {
+    /// The key in the file.
+    pub key: &'static str,
+    /// What is wrong and what is expected.
+    pub reason: String,
+}
+
+impl Enrolment {
+    /// Resolves relative paths against `folder`, the folder the file lies in.
+    #[must_use]
+    pub fn located_in(mut self, folder: &Path) -> Self {
+        for path in [&mut self.state_dir, &mut self.root.path, &mut self.host_key, &mut self.packages.root] {
+            *path = folder.join(&*path);
+        }
+        self
+    }
+
+    /// Checks what types alone do not.
+    ///
+    /// # Errors
+    /// Names the first key whose value cannot be.
+    pub fn check(&self) -> Result<(), BadEnrolment> {
+        let bad = |key, reason: &str| Err(BadEnrolment { key, reason: reason.to_owned() });
+        if !is_host_name(&self.host) {
+            return bad("host", "expected 1 to 64 letters, digits, '.', '_' or '-'");
+        }
+        let sink = self.inform.as_ref().map(|sink| ("inform.user", &sink.user));
+        for (key, user) in [("monitor", &self.monitor), ("deployer", &self.deployer)].into_iter().chain(sink) {
+            if user.name.is_empty() || user.name.len() > 32 {
+                return bad(key, "a user name has 1 to 32 bytes");
+            }
+            if user.auth.chars().count().min(user.privacy.chars().count()) < PASSPHRASE_CHARACTERS {
+                return bad(key, "a passphrase has at least 8 characters");
+            }
+        }
+        if self.monitor.name == self.deployer.name {
+            return bad("deployer", "must be another user than monitor, or its rights would be the monitor's too");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name may be a host's: it stands in results, and these are bounded ([`limits::RESULT_BYTES`]).
+fn is_host_name(name: &str) -> bool {
+    (1..=limits::HOST_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}

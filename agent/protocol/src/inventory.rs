@@ -1,0 +1,205 @@
+//! What is installed on a host, and the transaction between two such states, in canonical text: the form in which lab, agent
+//! and server compare them and name them by digest.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    str::{FromStr, SplitWhitespace},
+};
+
+use debversion::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// A package's name and architecture: what can be installed once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageId {
+    /// Package name.
+    pub name: String,
+    /// Package architecture as the package manager names it, e.g. `amd64`, `all`.
+    pub arch: String,
+}
+
+impl PackageId {
+    /// An id from its parts.
+    pub fn new(name: impl Into<String>, arch: impl Into<String>) -> Self {
+        Self { name: name.into(), arch: arch.into() }
+    }
+}
+
+impl fmt::Display for PackageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.arch)
+    }
+}
+
+/// The installed packages with their versions. Canonical text: one line `NAME ARCH VERSION` a package, sorted by name and
+/// architecture, each ended by a line feed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory(BTreeMap<PackageId, String>);
+
+/// A line is not `NAME ARCH VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of a package list is not `NAME ARCH VERSION`: {text:?}")]
+pub struct BadInventory {
+    line: usize,
+    text: String,
+}
+
+impl Inventory {
+    /// The version installed; `None` when it is not.
+    pub fn version(&self, id: &PackageId) -> Option<&str> {
+        self.0.get(id).map(String::as_str)
+    }
+
+    /// Every package, in canonical order.
+    pub fn packages(&self) -> impl Iterator<Item = (&PackageId, &str)> {
+        self.0.iter().map(|(id, version)| (id, version.as_str()))
+    }
+
+    /// The digest of the canonical text: `plAgentInventoryDigest`, and `before` and `after` of results.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_string())
+    }
+
+    /// What leads from here to `after`.
+    pub fn changes_to(&self, after: &Self) -> Transaction {
+        let gone = self.0.iter().filter(|(id, _)| !after.0.contains_key(*id));
+        let removed = gone.map(|(id, version)| Change { id: id.clone(), from: Some(version.clone()), to: None });
+        let other = after.0.iter().filter(|(id, version)| self.0.get(*id) != Some(*version));
+        let changed = other.map(|(id, version)| Change {
+            id: id.clone(),
+            from: self.0.get(id).cloned(),
+            to: Some(version.clone()),
+        });
+        removed.chain(changed).collect()
+    }
+}
+
+impl FromIterator<(PackageId, String)> for Inventory {
+    fn from_iter<I: IntoIterator<Item = (PackageId, String)>>(packages: I) -> Self {
+        Self(packages.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Inventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(id, version)| writeln!(f, "{} {} {version}", id.name, id.arch))
+    }
+}
+
+impl FromStr for Inventory {
+    type Err = BadInventory;
+
+    /// Reads lines `NAME ARCH VERSION` in any order; empty lines are skipped.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(number, line)| {
+                let mut words = line.split_whitespace();
+                three(&mut words)
+                    .map(|[name, arch, version]| (PackageId::new(name, arch), version.to_owned()))
+                    .ok_or_else(|| BadInventory { line: number + 1, text: line.chars().take(120).collect() })
+            })
+            .collect()
+    }
+}
+
+fn three<'a>(words: &mut SplitWhitespace<'a>) -> Option<[&'a str; 3]> {
+    let found = [words.next()?, words.next()?, words.next()?];
+    words.next().is_none().then_some(found)
+}
+
+/// One package's part of a transaction. Displayed as in [`crate::document::BaselineProof::transaction`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// The package.
+    pub id: PackageId,
+    /// Version before; `None` when it was not installed.
+    pub from: Option<String>,
+    /// Version after; `None` when it is removed.
+    pub to: Option<String>,
+}
+
+impl Change {
+    /// `install`, `upgrade`, `downgrade` or `remove`. Versions compare by Debian policy 5.6.12; what is no such version counts as an upgrade.
+    pub fn verb(&self) -> &'static str {
+        match (&self.from, &self.to) {
+            (None, _) => "install",
+            (Some(_), None) => "remove",
+            (Some(from), Some(to)) => match (from.parse::<Version>(), to.parse::<Version>()) {
+                (Ok(from), Ok(to)) if to < from => "downgrade",
+                _ => "upgrade",
+            },
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".to_owned());
+        let PackageId { name, arch } = &self.id;
+        write!(f, "{} {name} {arch} {} -> {}", self.verb(), version(&self.from), version(&self.to))
+    }
+}
+
+/// What a package manager does or would do in one go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transaction(Vec<Change>);
+
+impl Transaction {
+    /// The changes, sorted by package.
+    pub fn changes(&self) -> &[Change] {
+        &self.0
+    }
+
+    /// Canonical text, one line a package, sorted: what a release proves.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.0.iter().map(Change::to_string).collect();
+        lines.sort();
+        lines
+    }
+}
+
+impl FromIterator<Change> for Transaction {
+    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
+        let mut changes: Vec<Change> = changes.into_iter().collect();
+        changes.sort();
+        Self(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(text: &str) -> Inventory {
+        text.parse().expect("a package list")
+    }
+
+    #[test]
+    fn text_is_canonical_whatever_the_order() {
+        let one = inventory("b amd64 2\na all 1\n");
+        assert_eq!(one.to_string(), "a all 1\nb amd64 2\n");
+        assert_eq!(one.digest(), inventory("a all 1\n\nb amd64 2").digest());
+        assert!("a all".parse::<Inventory>().is_err() && "a all 1 more".parse::<Inventory>().is_err());
+    }
+
+    #[test]
+    fn changes_name_what_happened() {
+        let before = inventory("down amd64 1:1.0-1\ngone all 1\nsame all 1\nup amd64 1.9~rc1-1\n");
+        let after = inventory("down amd64 1.5-1\nnew amd64 3\nsame all 1\nup amd64 1.9-1\n");
+        assert_eq!(
+            before.changes_to(&after).lines(),
+            [
+                "downgrade down amd64 1:1.0-1 -> 1.5-1",
+                "install new amd64 - -> 3",
+                "remove gone all 1 -> -",
+                "upgrade up amd64 1.9~rc1-1 -> 1.9-1",
+            ]
+        );
+        assert!(after.changes_to(&after).changes().is_empty());
+    }
+}

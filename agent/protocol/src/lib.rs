@@ -1,0 +1,24 @@
+//! What both ends of the wire agree on.
+//!
+//! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and the
+//! [`document::Root`] that says whose signature counts; the [`envelope`] they travel in; the [`authorization`] rule that an
+//! agent enforces whatever SNMP says; the signed [`document::RunResult`] that comes back; and the numbers of the [`mib`].
+//!
+//! Used by the agent and by the orchestrator. Everything here is a pure function of its inputs: clocks, ledgers and files
+//! are passed in.
+
+pub mod authorization;
+pub mod document;
+pub mod enrolment;
+pub mod envelope;
+pub mod inventory;
+pub mod key;
+pub mod limits;
+pub mod mib;
+pub mod refusal;
+
+pub use authorization::{Authorized, Ledger};
+pub use envelope::Envelope;
+pub use key::{Audience, KeyId, PublicKey, Role, SigningKey};
+pub use patchlab_check::Digest;
+pub use refusal::{Refusal, Refused};

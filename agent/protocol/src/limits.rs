@@ -1,0 +1,18 @@
+//! Limits on everything that is fetched or received. Each is a promise to the reader of the documents and to the host.
+
+/// Largest document (envelope) an agent fetches: 1 MiB.
+pub const DOCUMENT_BYTES: u64 = 1024 * 1024;
+/// Largest single package file: 4 GiB.
+pub const PAYLOAD_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Most package files in one order.
+pub const FILES_PER_ORDER: usize = 2_000;
+/// Most hosts one activation names.
+pub const HOSTS_PER_ACTIVATION: usize = 10_000;
+/// Most signatures looked at in one envelope.
+pub const SIGNATURES_PER_ENVELOPE: usize = 32;
+/// Largest PDU sent or accepted, bytes (fits an IPv6 minimum-MTU datagram with its headers).
+pub const PDU_BYTES: usize = 1_232;
+/// Largest signed result statement, bytes: an inform that carries it with its signature stays under [`PDU_BYTES`].
+pub const RESULT_BYTES: usize = 768;
+/// Longest enrolled host name, bytes: it stands in every result.
+pub const HOST_NAME_BYTES: usize = 64;

@@ -1,0 +1,130 @@
+//! Object identifiers and enumerations of PATCHLAB-MIB (`mibs/PATCHLAB-MIB.txt`), under enterprise 32473 (documentation,
+//! RFC 5612) until one is assigned.
+//!
+//! Shaped on DISMAN-SCRIPT-MIB (RFC 3165): an order row is made by the manager, a run row by writing a run index to
+//! `plOrderStart`. A resent SET starts nothing twice, because the run index is the manager's.
+
+/// `patchlabMIB`.
+pub const MIB: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1];
+/// `plNotifications`.
+pub const NOTIFICATIONS: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0];
+/// `plObjects`.
+pub const OBJECTS: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1];
+
+/// Scalars, `plAgent`; the instance is `.0`.
+pub mod agent {
+    /// `plAgent`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 1];
+    /// Version of the agent, SnmpAdminString.
+    pub const VERSION: u32 = 1;
+    /// The host's enrolled name, SnmpAdminString.
+    pub const HOST: u32 = 2;
+    /// The host's class, `family-release-arch`, SnmpAdminString.
+    pub const CLASS: u32 = 3;
+    /// Digest of the package list, OCTET STRING (32).
+    pub const INVENTORY_DIGEST: u32 = 4;
+    /// Digest of the pinned root document, OCTET STRING (32).
+    pub const ROOT_DIGEST: u32 = 5;
+    /// sysUpTime at the last change of any table here, TimeStamp.
+    pub const LAST_CHANGE: u32 = 6;
+    /// Newest audit head seen, OCTET STRING (0|32), read-write.
+    pub const AUDIT_HEAD: u32 = 7;
+    /// Sequence number of the newest notification, Unsigned32.
+    pub const NOTIFICATION_SEQUENCE: u32 = 8;
+    /// Digest of the newest signed result, OCTET STRING (0|32).
+    pub const RESULT_HEAD: u32 = 9;
+}
+
+/// `plOrderTable`, indexed by `plOrderIndex` (Unsigned32, 1.., chosen by the manager).
+pub mod order {
+    /// `plOrderEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 2, 1];
+    /// RowStatus: createAndGo(4), active(1), destroy(6).
+    pub const ROW_STATUS: u32 = 2;
+    /// StorageType: nonVolatile(3) only.
+    pub const STORAGE_TYPE: u32 = 3;
+    /// Digest of the order, OCTET STRING (32).
+    pub const DIGEST: u32 = 4;
+    /// Digest of the release, OCTET STRING (0|32).
+    pub const RELEASE: u32 = 5;
+    /// Digest of the approval, OCTET STRING (0|32).
+    pub const APPROVAL: u32 = 6;
+    /// Digest of the activation, OCTET STRING (0|32). Writable while no run is under way: a rollback is a new activation on the same row.
+    pub const ACTIVATION: u32 = 7;
+    /// Base URI: documents at `URI/documents/DIGEST`, files at `URI/artifacts/DIGEST`. SnmpAdminString (1..255).
+    pub const URI: u32 = 8;
+    /// Longest duration of a run, seconds, Unsigned32 (1..86400).
+    pub const LIFETIME: u32 = 9;
+    /// State of the newest run, `PatchlabRunState`, 0 before any.
+    pub const STATE: u32 = 10;
+    /// `PatchlabRefusal` of the newest run, 0 for none.
+    pub const REFUSAL: u32 = 11;
+    /// The sentence for people, SnmpAdminString (0..255).
+    pub const REFUSAL_REASON: u32 = 12;
+    /// A run index greater than any used, Unsigned32.
+    pub const RUN_INDEX_NEXT: u32 = 13;
+    /// Write a run index to start that run; reads 0. An index that was used before starts nothing and is no error.
+    pub const START: u32 = 14;
+}
+
+/// `plRunTable`, indexed by (`plOrderIndex`, `plRunIndex`).
+pub mod run {
+    /// `plRunEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 3, 1];
+    /// `PatchlabRunState`.
+    pub const STATE: u32 = 2;
+    /// 0..100, Unsigned32.
+    pub const PERCENT: u32 = 3;
+    /// What it is doing, SnmpAdminString.
+    pub const PHASE: u32 = 4;
+    /// Exit status of the package manager, Integer32; -1 before.
+    pub const EXIT_CODE: u32 = 5;
+    /// Last error, SnmpAdminString (0..255).
+    pub const ERROR: u32 = 6;
+    /// Attempt, from 1, Unsigned32.
+    pub const ATTEMPT: u32 = 7;
+    /// TruthValue: whether the host asks for a reboot.
+    pub const REBOOT_NEEDED: u32 = 8;
+    /// Digest of the package list before, OCTET STRING (0|32).
+    pub const DIGEST_BEFORE: u32 = 9;
+    /// Digest of the package list after, OCTET STRING (0|32).
+    pub const DIGEST_AFTER: u32 = 10;
+    /// Write 1 to abort; reads 0. Needs no signature. Honoured until the package manager starts.
+    pub const ABORT: u32 = 11;
+    /// `PatchlabRefusal`, 0 for none.
+    pub const REFUSAL: u32 = 12;
+    /// Duration so far or in all, milliseconds, Unsigned32.
+    pub const DURATION: u32 = 13;
+    /// The signed result statement (see `RunResult`), OCTET STRING (0..768); empty before the end.
+    pub const RESULT: u32 = 14;
+    /// Ed25519 signature over it, OCTET STRING (0|64).
+    pub const RESULT_SIGNATURE: u32 = 15;
+    /// Duration of the package manager's work alone, milliseconds, Unsigned32.
+    pub const TRANSACTION_DURATION: u32 = 16;
+}
+
+/// `plItemTable`, indexed by (`plOrderIndex`, `plRunIndex`, `plItemIndex`).
+pub mod item {
+    /// `plItemEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 4, 1];
+    /// Package name, SnmpAdminString.
+    pub const NAME: u32 = 2;
+    /// Package architecture, SnmpAdminString.
+    pub const ARCH: u32 = 3;
+    /// Version before, SnmpAdminString, empty for none.
+    pub const FROM: u32 = 4;
+    /// Version to reach, SnmpAdminString, empty for removal.
+    pub const TO: u32 = 5;
+    /// pending(1), done(2), failed(3).
+    pub const STATE: u32 = 6;
+}
+
+/// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state, result and
+/// signature.
+pub mod notification {
+    /// `plRunChanged`: state of a run changed; varbinds after sysUpTime and snmpTrapOID: sequence, host, plRunState.O.R, plRunRefusal.O.R,
+    /// and at the end of a run plRunResult.O.R and plRunResultSignature.O.R.
+    pub const RUN_CHANGED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 1];
+    /// `plAgentStarted`: the agent (re)started: sequence, host.
+    pub const AGENT_STARTED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 2];
+}

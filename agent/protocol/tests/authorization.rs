@@ -1,0 +1,341 @@
+//! One test per threat: what an agent must refuse, by name, whatever SNMP said.
+
+// JUSTIFICATION: helpers of tests may stop a test as tests do.
+#![allow(clippy::unwrap_used)]
+
+use jiff::{SignedDuration, Timestamp};
+use patchlab_protocol::{
+    Audience, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
+    authorization::{Documents, Identity, RootError, authorize, pinned_root},
+    document::{
+        Action, Activation, Approval, Class, Kind, Order, Proof, Release, RollbackClass, Root, RootKey, Scheme,
+        Severity, TestResult,
+    },
+};
+
+fn now() -> Timestamp {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+fn hours(hours: i64) -> SignedDuration {
+    SignedDuration::from_hours(hours)
+}
+
+fn class() -> Class {
+    Class { family: "debian".into(), release: "12".into(), arch: "x86_64".into() }
+}
+
+/// Everything that a good apply needs; tests change one thing each.
+struct World {
+    keys: [SigningKey; 6],
+    root: Root,
+    class: Class,
+    ledger: Ledger,
+    order: Envelope,
+    release: Option<Envelope>,
+    approval: Option<Envelope>,
+    activation: Option<Envelope>,
+    now: Timestamp,
+}
+
+const ROLES: [Role; 6] = [Role::Root, Role::Drafter, Role::Releaser, Role::Approver, Role::Activator, Role::Operator];
+
+fn order(id: &str) -> Order {
+    Order {
+        id: id.into(),
+        title: "nginx".into(),
+        severity: Severity::Important,
+        kind: Kind::Routine,
+        advisories: vec![],
+        class: class(),
+        install: vec![],
+        replaces: vec![],
+        production: vec![],
+        after: vec![],
+        supersedes: vec![],
+        rollback: RollbackClass::Proven,
+        not_after: None,
+    }
+}
+
+fn release(order: Digest, result: TestResult) -> Release {
+    let proof = Proof { order, class: class(), at: now() - hours(3), not_after: None, baselines: vec![] };
+    Release { result, configuration: vec![], passed_tests: vec![], failed_tests: vec![], proof }
+}
+
+fn approval(order: Digest, release: Digest) -> Approval {
+    Approval {
+        approver: "alice".into(),
+        order,
+        release,
+        hosts_at_most: 2,
+        at: now() - hours(2),
+        not_after: now() + hours(24),
+    }
+}
+
+fn activation(order: Digest, action: Action) -> Activation {
+    Activation {
+        order,
+        action,
+        site: "hq".into(),
+        wave: 1,
+        hosts: vec!["web-1".into()],
+        at: now() - hours(1),
+        not_before: now() - hours(1),
+        not_after: now() + hours(1),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let keys: [SigningKey; 6] = std::array::from_fn(|_| SigningKey::generate().unwrap());
+        let root = Root {
+            version: 1,
+            expires: now() + hours(1000),
+            audience: Audience::Production,
+            keys: ROLES.iter().zip(&keys).map(|(role, key)| root_key(*role, key, Audience::Production)).collect(),
+            thresholds: [].into(),
+        };
+        let mut world = Self {
+            order: Envelope::sign(order("PO-1"), &keys[1]),
+            keys,
+            root,
+            class: class(),
+            ledger: Ledger::default(),
+            release: None,
+            approval: None,
+            activation: None,
+            now: now(),
+        };
+        let digest = world.order.digest();
+        world.set_release(digest, TestResult::Passed, 2);
+        world.set_approval(|_| (), 3);
+        world.set_activation(|_| (), 4);
+        world
+    }
+
+    fn set_release(&mut self, order: Digest, result: TestResult, key: usize) {
+        let release = release(order, result);
+        self.release = Some(Envelope::sign(release, &self.keys[key]));
+    }
+
+    fn set_approval(&mut self, change: impl FnOnce(&mut Approval), key: usize) {
+        let mut document = approval(self.order.digest(), self.release.as_ref().unwrap().digest());
+        change(&mut document);
+        self.approval = Some(Envelope::sign(document, &self.keys[key]));
+    }
+
+    fn set_activation(&mut self, change: impl FnOnce(&mut Activation), key: usize) {
+        let mut document = activation(self.order.digest(), Action::Apply);
+        change(&mut document);
+        self.activation = Some(Envelope::sign(document, &self.keys[key]));
+    }
+
+    fn decide(&self) -> Result<Action, Refusal> {
+        let documents = Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        };
+        let identity = Identity { host: "web-1", class: &self.class };
+        authorize(&self.root, &identity, &documents, &self.ledger, self.now)
+            .map(|authorized| authorized.action())
+            .map_err(|refused| refused.refusal)
+    }
+}
+
+fn root_key(role: Role, key: &SigningKey, audience: Audience) -> RootKey {
+    RootKey { holder: "test".into(), roles: vec![role], audience, scheme: Scheme::Ed25519, public: key.public() }
+}
+
+#[test]
+fn all_four_documents_allow_apply() {
+    assert_eq!(World::new().decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn a_missing_document_is_named() {
+    let mut world = World::new();
+    world.release = None;
+    assert_eq!(world.decide(), Err(Refusal::NotReleased));
+    let mut world = World::new();
+    world.approval = None;
+    assert_eq!(world.decide(), Err(Refusal::NotApproved));
+    let mut world = World::new();
+    world.activation = None;
+    assert_eq!(world.decide(), Err(Refusal::NotActive));
+}
+
+#[test]
+fn a_document_of_another_order_counts_for_nothing() {
+    let other = Digest::of("another order");
+    let mut world = World::new();
+    world.set_release(other, TestResult::Passed, 2);
+    world.set_approval(|_| (), 3);
+    assert_eq!(world.decide(), Err(Refusal::NotReleased));
+    let mut world = World::new();
+    world.set_approval(|approval| approval.order = other, 3);
+    assert_eq!(world.decide(), Err(Refusal::NotApproved));
+    let mut world = World::new();
+    world.set_approval(|approval| approval.release = other, 3);
+    assert_eq!(world.decide(), Err(Refusal::NotApproved));
+    let mut world = World::new();
+    world.set_activation(|activation| activation.order = other, 4);
+    assert_eq!(world.decide(), Err(Refusal::NotActive));
+}
+
+#[test]
+fn a_signature_by_a_key_of_another_role_counts_for_nothing() {
+    for (wrong, role) in ROLES.iter().enumerate() {
+        let mut world = World::new();
+        if wrong != 1 {
+            world.order = Envelope::sign(order("PO-1"), &world.keys[wrong]);
+            assert_eq!(world.decide(), Err(Refusal::BadSignature), "order signed by {role:?}");
+        }
+        let mut world = World::new();
+        if wrong != 2 {
+            world.set_release(world.order.digest(), TestResult::Passed, wrong);
+            world.set_approval(|_| (), 3);
+            assert_eq!(world.decide(), Err(Refusal::BadSignature), "release signed by {role:?}");
+        }
+        let mut world = World::new();
+        if wrong != 3 {
+            world.set_approval(|_| (), wrong);
+            assert_eq!(world.decide(), Err(Refusal::BadSignature), "approval signed by {role:?}");
+        }
+        let mut world = World::new();
+        if wrong != 4 {
+            world.set_activation(|_| (), wrong);
+            assert_eq!(world.decide(), Err(Refusal::BadSignature), "activation signed by {role:?}");
+        }
+    }
+}
+
+#[test]
+fn an_altered_payload_breaks_the_signature() {
+    let world = World::new();
+    let mut json: serde_json::Value = serde_json::from_slice(&world.release.as_ref().unwrap().to_bytes()).unwrap();
+    let mut altered = release(world.order.digest(), TestResult::Passed);
+    altered.passed_tests.push("a test that never ran".into());
+    let stranger = SigningKey::generate().unwrap();
+    let forged: serde_json::Value = serde_json::from_slice(&Envelope::sign(altered, &stranger).to_bytes()).unwrap();
+    json["payload"] = forged["payload"].clone();
+    let mut world = world;
+    world.release = Some(Envelope::from_bytes(&serde_json::to_vec(&json).unwrap()).unwrap());
+    world.set_approval(|_| (), 3);
+    assert_eq!(world.decide(), Err(Refusal::BadSignature));
+}
+
+#[test]
+fn a_failed_validation_releases_nothing() {
+    let mut world = World::new();
+    world.set_release(world.order.digest(), TestResult::Failed, 2);
+    world.set_approval(|_| (), 3);
+    assert_eq!(world.decide(), Err(Refusal::NotReleased));
+}
+
+#[test]
+fn a_lab_key_opens_nothing_in_production() {
+    let mut world = World::new();
+    let lab = SigningKey::generate().unwrap();
+    world.root.keys.push(root_key(Role::Releaser, &lab, Audience::Lab));
+    let document = release(world.order.digest(), TestResult::Passed);
+    world.release = Some(Envelope::sign(document, &lab));
+    world.set_approval(|_| (), 3);
+    assert_eq!(world.decide(), Err(Refusal::BadSignature));
+}
+
+#[test]
+fn time_is_up() {
+    let mut world = World::new();
+    world.now = now() + hours(2);
+    assert_eq!(world.decide(), Err(Refusal::Expired), "activation");
+    let mut world = World::new();
+    world.set_approval(|approval| approval.not_after = now() - hours(1), 3);
+    assert_eq!(world.decide(), Err(Refusal::Expired), "approval");
+    let mut world = World::new();
+    world.root.expires = now() - hours(1);
+    assert_eq!(world.decide(), Err(Refusal::Expired), "root");
+    let mut world = World::new();
+    world.ledger.time_floor = Some(now() + hours(1));
+    assert_eq!(world.decide(), Err(Refusal::Expired), "clock before the floor");
+}
+
+#[test]
+fn nothing_is_used_twice() {
+    let mut world = World::new();
+    world.ledger.consumed.push(world.activation.as_ref().unwrap().digest());
+    assert_eq!(world.decide(), Err(Refusal::Consumed));
+    let mut world = World::new();
+    world.ledger.applied.push(world.order.digest());
+    assert_eq!(world.decide(), Err(Refusal::Consumed));
+}
+
+#[test]
+fn revoked_documents_are_refused() {
+    for pick in 0..4 {
+        let mut world = World::new();
+        let digest = match pick {
+            0 => world.order.digest(),
+            1 => world.release.as_ref().unwrap().digest(),
+            2 => world.approval.as_ref().unwrap().digest(),
+            _ => world.activation.as_ref().unwrap().digest(),
+        };
+        world.ledger.revoked.push(digest);
+        assert_eq!(world.decide(), Err(Refusal::Revoked));
+    }
+}
+
+#[test]
+fn another_class_another_host_too_many_hosts() {
+    let mut world = World::new();
+    world.class.release = "13".into();
+    assert_eq!(world.decide(), Err(Refusal::NotMyClass));
+    let mut world = World::new();
+    world.set_activation(|activation| activation.hosts = vec!["web-2".into()], 4);
+    assert_eq!(world.decide(), Err(Refusal::NotActive));
+    let mut world = World::new();
+    world.set_activation(|activation| activation.hosts = ["web-1", "web-2", "web-3"].map(Into::into).into(), 4);
+    assert_eq!(world.decide(), Err(Refusal::NotApproved));
+}
+
+#[test]
+fn a_rollback_needs_one_operator_and_no_lab() {
+    let mut world = World::new();
+    (world.release, world.approval) = (None, None);
+    world.root.expires = now() - hours(1);
+    world.ledger.applied.push(world.order.digest());
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.decide(), Ok(Action::Rollback));
+    // An operator may not start an apply.
+    world.set_activation(|_| (), 5);
+    assert_eq!(world.decide(), Err(Refusal::BadSignature));
+}
+
+#[test]
+fn a_threshold_counts_distinct_keys() {
+    let mut world = World::new();
+    world.root.thresholds.insert(Role::Approver, 2);
+    assert_eq!(world.decide(), Err(Refusal::BadSignature));
+    let second = SigningKey::generate().unwrap();
+    world.root.keys.push(root_key(Role::Approver, &second, Audience::Production));
+    let mut approval = world.approval.clone().unwrap();
+    approval.add_signature(&world.keys[3]);
+    world.approval = Some(approval.clone());
+    assert_eq!(world.decide(), Err(Refusal::BadSignature), "one key twice is one signature");
+    approval.add_signature(&second);
+    world.approval = Some(approval);
+    assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn a_root_is_what_was_pinned_and_signed_by_itself() {
+    let world = World::new();
+    let envelope = Envelope::sign(world.root.clone(), &world.keys[0]);
+    assert_eq!(pinned_root(&envelope, envelope.digest()), Ok(world.root.clone()));
+    assert!(matches!(pinned_root(&envelope, Digest::of("other")), Err(RootError::NotPinned { .. })));
+    let unsigned = Envelope::sign(world.root.clone(), &world.keys[1]);
+    assert!(matches!(pinned_root(&unsigned, unsigned.digest()), Err(RootError::Invalid(_))));
+}

@@ -1,0 +1,126 @@
+//! The agent's configuration as it runs: the enrolment file read, and what it names opened and checked.
+
+use std::{
+    fs, io,
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use patchlab_protocol::{
+    Envelope, SigningKey,
+    authorization::{RootError, pinned_root},
+    document::Root,
+    enrolment::{BadEnrolment, Enrolment},
+    envelope::EnvelopeError,
+    key::KeyError,
+    limits,
+};
+
+/// The agent is not configured so that it could run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file with secrets can be read by others.
+    #[error("{path} holds passphrases and can be read by others (mode {mode:o}): run chmod 600 on it and change them")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is not an enrolment file.
+    #[error("{path}: {reason}")]
+    NotAnEnrolment {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with line and key.
+        reason: String,
+    },
+    /// A value cannot be.
+    #[error("{path}: {source}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which, and what is expected.
+        source: BadEnrolment,
+    },
+    /// The root document is no envelope.
+    #[error("root document {path}: {source}")]
+    Envelope {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: EnvelopeError,
+    },
+    /// The root document is not the pinned one, or not valid.
+    #[error("root document {path}: {source}; enrol the host again")]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: RootError,
+    },
+    /// The host key cannot be used.
+    #[error("host key: {0}")]
+    Key(#[from] KeyError),
+}
+
+/// Everything the agent was given, read and checked.
+#[derive(Debug)]
+pub struct Configuration {
+    /// What the file says.
+    pub enrolment: Enrolment,
+    /// The pinned root.
+    pub root: Root,
+    /// The host's enrolment key.
+    pub key: SigningKey,
+}
+
+/// Reads an enrolment file that only its owner may read; its relative paths are made absolute.
+///
+/// # Errors
+/// When it cannot be read, can be read by others, or says something that cannot be.
+pub fn enrolment(path: &Path) -> Result<Enrolment, ConfigurationError> {
+    let file = |source| ConfigurationError::File { path: path.to_owned(), source };
+    let mode = fs::metadata(path).map_err(file)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(ConfigurationError::Exposed { path: path.to_owned(), mode });
+    }
+    let text = String::from_utf8(read(path)?).map_err(|error| file(io::Error::other(error)))?;
+    let enrolment: Enrolment = toml::from_str(&text)
+        .map_err(|error| ConfigurationError::NotAnEnrolment { path: path.to_owned(), reason: error.to_string() })?;
+    enrolment.check().map_err(|source| ConfigurationError::Value { path: path.to_owned(), source })?;
+    let absolute = path.canonicalize().map_err(file)?;
+    Ok(enrolment.located_in(absolute.parent().unwrap_or(Path::new("/"))))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| ConfigurationError::File { path: path.to_owned(), source })?;
+    Ok(bytes)
+}
+
+/// Reads an enrolment file and all that it names.
+///
+/// # Errors
+/// As [`enrolment`], and when the root document is not the pinned one or the host key cannot be used.
+pub fn read_all(path: &Path) -> Result<Configuration, ConfigurationError> {
+    let enrolment = enrolment(path)?;
+    let place = &enrolment.root.path;
+    let envelope = Envelope::from_bytes(&read(place)?)
+        .map_err(|source| ConfigurationError::Envelope { path: place.clone(), source })?;
+    let root = pinned_root(&envelope, enrolment.root.digest)
+        .map_err(|source| ConfigurationError::Root { path: place.clone(), source })?;
+    let key = SigningKey::read(&enrolment.host_key)?;
+    Ok(Configuration { root, key, enrolment })
+}

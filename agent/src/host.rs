@@ -1,0 +1,64 @@
+//! The machine the agent is on.
+
+use std::{fs, io, io::Read as _, path::Path};
+
+use patchlab_protocol::document::Class;
+
+/// Largest os-release file that is read, bytes.
+const OS_RELEASE_BYTES: u64 = 64 * 1024;
+
+/// The class of the system cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassError {
+    /// No os-release file.
+    #[error("cannot read {path}, which says what system this is")]
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It lacks a key.
+    #[error("{path} says no {key}")]
+    Missing {
+        /// Its path.
+        path: String,
+        /// The key.
+        key: &'static str,
+    },
+}
+
+/// The class of the system below `root`: os-release(5) there, the architecture from the running kernel.
+///
+/// # Errors
+/// When os-release cannot be read or lacks `ID` or `VERSION_ID`.
+pub fn class(root: &Path) -> Result<Class, ClassError> {
+    let places = ["etc/os-release", "usr/lib/os-release"].map(|place| root.join(place));
+    let path = places.iter().find(|path| path.exists()).unwrap_or(&places[0]);
+    let shown = path.display().to_string();
+    let mut text = String::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(OS_RELEASE_BYTES).read_to_string(&mut text))
+        .map_err(|source| ClassError::Unreadable { path: shown.clone(), source })?;
+    let value = |key| os_release(&text, key).ok_or_else(|| ClassError::Missing { path: shown.clone(), key });
+    let arch = rustix::system::uname().machine().to_string_lossy().into_owned();
+    Ok(Class { family: value("ID")?, release: value("VERSION_ID")?, arch })
+}
+
+fn os_release(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
+    Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_os_release_are_read_with_and_without_quotes() {
+        let text = "PRETTY_NAME=\"Debian\"\nVERSION_ID=\"12\"\nID=debian\n";
+        assert_eq!(os_release(text, "VERSION_ID").as_deref(), Some("12"));
+        assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
+        assert_eq!(os_release(text, "NAME"), None);
+    }
+}

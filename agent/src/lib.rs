@@ -1,0 +1,29 @@
+//! The agent: what runs on a managed host, and inside lab clones, alike.
+//!
+//! ```text
+//! snmp      what a manager reads and writes          ─┐
+//! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
+//! packages  the package manager, behind a trait      ─┘
+//! fetch     documents and files by digest, over HTTP
+//! production  the order's checks, on this host
+//! ```
+//!
+//! A manager writes an order row and starts a run over SNMP ([`snmp`]); the [`run`] engine fetches the documents, asks
+//! [`patchlab_protocol::authorization::authorize`], fetches the files, lets the package manager simulate, and only then
+//! acts. Everything that must survive the agent's end goes through [`record`] first. SNMP credentials alone can neither
+//! install nor downgrade anything.
+
+pub mod configuration;
+pub mod fetch;
+pub mod host;
+pub mod journal;
+pub mod packages;
+pub mod process;
+pub mod production;
+pub mod record;
+pub mod run;
+pub mod service;
+pub mod snmp;
+pub mod state;
+pub mod target;
+pub mod transition;

@@ -1,0 +1,251 @@
+//! dpkg, by way of apt.
+//!
+//! Why apt-get and not `dpkg --install`: apt orders the work, refuses a missing dependency before anything is touched, and
+//! simulates the very plan it then carries out; dpkg would begin and stop half-way. apt gets a configuration of its own, in
+//! which there is no source at all: it can use the files it is given and nothing else. The host's own apt configuration is
+//! not read (its hooks could change the transaction that was proven), and neither its marks of automatically installed
+//! packages nor its lists and caches are touched, so that a rollback finds them as they were. dpkg's own configuration, its
+//! locks, and apt's history log are the host's.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use patchlab_protocol::inventory::{Inventory, PackageId, Transaction};
+
+use super::{Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, simulation};
+use crate::{
+    process::{self, Finished, ProcessMark},
+    state::Reboot,
+};
+
+/// Longest answer of a query that is kept, bytes: a package list of a full desktop has a few hundred KiB.
+const QUERY_BYTES: u64 = 16 * 1024 * 1024;
+/// How long a query may take.
+const QUERY: Duration = Duration::from_secs(120);
+/// How long apt waits for another package manager's lock, seconds.
+const LOCK_SECONDS: u32 = 120;
+
+/// dpkg and apt, on the system below a root.
+#[derive(Debug)]
+pub struct Apt {
+    root: PathBuf,
+    work: PathBuf,
+    database: PathBuf,
+    native: String,
+}
+
+impl Apt {
+    /// The package manager of the system below `root`; its own files go to `work`, which is made.
+    ///
+    /// # Errors
+    /// When `work` cannot be made, or dpkg is not there.
+    pub fn new(root: &Path, work: &Path) -> Result<Self, PackageError> {
+        let apt = Self {
+            root: root.to_owned(),
+            work: work.to_owned(),
+            database: root.join("var/lib/dpkg/status"),
+            native: String::new(),
+        };
+        let prepare = |path: &Path| {
+            let failed = |source| PackageError::Prepare { path: path.to_owned(), source };
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+        };
+        for folder in ["", "state/lists/partial", "cache/archives/partial"] {
+            prepare(&work.join(folder))?;
+        }
+        prepare(&root.join("var/log/apt"))?;
+        let configuration = work.join("apt.conf");
+        crate::journal::replace(&configuration, apt.configuration().as_bytes())
+            .map_err(|source| PackageError::Prepare { path: configuration.clone(), source })?;
+        let native = apt.query("dpkg", &["--print-architecture"])?.trim().to_owned();
+        Ok(Self { native, ..apt })
+    }
+
+    fn configuration(&self) -> String {
+        let (root, work, status) = (self.root.display(), self.work.display(), self.database.display());
+        let other_root = if self.is_own_root() { String::new() } else { format!("\"--root={root}\";") };
+        format!(
+            r#"Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::Etc::sourcelist "/dev/null";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::State "{work}/state";
+Dir::State::status "{status}";
+Dir::State::extended_states "{work}/extended_states";
+Dir::Cache "{work}/cache";
+Dir::Log "{root}/var/log/apt";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+APT::Get::AutomaticRemove "false";
+DPkg::Use-Pty "0";
+DPkg::Lock::Timeout "{LOCK_SECONDS}";
+DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
+"#
+        )
+    }
+
+    fn is_own_root(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// A command with nothing of the agent's environment, that asks nobody anything.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/root")
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("UCF_FORCE_CONFFOLD", "1")
+            .env("APT_CONFIG", self.work.join("apt.conf"))
+            .current_dir("/");
+        command
+    }
+
+    fn query(&self, program: &'static str, arguments: &[&str]) -> Result<String, PackageError> {
+        let mut command = self.command(program);
+        command.args(arguments);
+        let finished = process::run(&mut command, Instant::now() + QUERY, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program, source })?;
+        succeeded(program, finished)
+    }
+
+    fn apt_get(&self, goal: &Goal, mode: &[&str]) -> Command {
+        let mut command = self.command("apt-get");
+        command.args(["install", "--assume-yes", "--quiet", "--allow-downgrades", "--purge"]).args(mode);
+        command.arg("--").args(&goal.install);
+        command.args(goal.remove.iter().map(|id| match id.arch.as_str() {
+            "all" => format!("{}-", id.name),
+            arch => format!("{}:{arch}-", id.name),
+        }));
+        command
+    }
+}
+
+fn succeeded(program: &'static str, finished: Finished) -> Result<String, PackageError> {
+    if finished.succeeded() {
+        return Ok(finished.stdout);
+    }
+    let status = finished.exit.map_or_else(|| "killed".to_owned(), |code| format!("exit status {code}"));
+    Err(PackageError::Failed { program, status, said: finished.last_words() })
+}
+
+impl PackageManager for Apt {
+    fn installed(&self) -> Result<Installed, PackageError> {
+        let admin = format!("--admindir={}", self.root.join("var/lib/dpkg").display());
+        let format = "--showformat=${db:Status-Status} ${Package} ${Architecture} ${Version}\\n";
+        let said = self.query("dpkg-query", &[&admin, format, "--show"]);
+        // dpkg-query exits with 1 and says so when nothing at all is installed.
+        let text = match said {
+            Err(PackageError::Failed { said, .. }) if said.contains("no packages found") => String::new(),
+            other => other?,
+        };
+        installed(&text)
+    }
+
+    fn identify(&self, file: &Path) -> Result<FileIdentity, PackageError> {
+        let path = file.display().to_string();
+        let format = "--showformat=${Package} ${Architecture} ${Version}";
+        let said = self.query("dpkg-deb", &["--show", format, &path])?;
+        match said.split_whitespace().collect::<Vec<_>>()[..] {
+            [name, arch, version] => Ok(FileIdentity { id: PackageId::new(name, arch), version: version.to_owned() }),
+            _ => Err(PackageError::Unexpected { program: "dpkg-deb", said }),
+        }
+    }
+
+    fn simulate(&self, goal: &Goal, deadline: Instant) -> Result<Transaction, PackageError> {
+        let mut command = self.apt_get(goal, &["--simulate"]);
+        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program: "apt-get", source })?;
+        let said = succeeded("apt-get", finished)?;
+        let installed = self.installed()?;
+        let present = merged(&installed);
+        simulation::transaction(&said, &present, &self.native)
+            .map_err(|line| PackageError::Unexpected { program: "apt-get", said: line.0 })
+    }
+
+    fn commit(
+        &self,
+        goal: &Goal,
+        deadline: Instant,
+        started: &mut dyn FnMut(ProcessMark),
+    ) -> Result<Committed, PackageError> {
+        let begun = Instant::now();
+        let finished = process::run(&mut self.apt_get(goal, &[]), deadline, QUERY_BYTES, started)
+            .map_err(|source| PackageError::Run { program: "apt-get", source })?;
+        Ok(Committed { finished, duration: begun.elapsed() })
+    }
+
+    fn settle(&self, deadline: Instant) -> Result<(), PackageError> {
+        let mut command = self.command("dpkg");
+        if !self.is_own_root() {
+            command.arg(format!("--root={}", self.root.display()));
+        }
+        command.args(["--force-confold", "--force-confdef", "--configure", "--pending"]);
+        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
+        succeeded("dpkg", finished)?;
+        let left = self.installed()?.unsettled;
+        if left.packages().next().is_none() {
+            return Ok(());
+        }
+        let said = format!("still half-way: {}", left.to_string().replace('\n', "; "));
+        Err(PackageError::Failed { program: "dpkg", status: "exit status 0".into(), said })
+    }
+
+    fn reboot(&self, done: &Transaction) -> Reboot {
+        let asked = ["run/reboot-required", "var/run/reboot-required"].iter().any(|at| self.root.join(at).exists());
+        // A new kernel takes effect only by a reboot, and on Debian nothing else says so.
+        let kernel = done.changes().iter().any(|change| change.id.name.starts_with("linux-image-"));
+        if asked || kernel { Reboot::Needed } else { Reboot::NotNeeded }
+    }
+
+    fn database(&self) -> &Path {
+        &self.database
+    }
+}
+
+/// Everything that is unpacked, settled or not.
+fn merged(installed: &Installed) -> Inventory {
+    let all = installed.settled.packages().chain(installed.unsettled.packages());
+    all.map(|(id, version)| (id.clone(), version.to_owned())).collect()
+}
+
+/// Lines `STATUS NAME ARCH VERSION`, as dpkg-query is asked for them.
+fn installed(text: &str) -> Result<Installed, PackageError> {
+    let [mut settled, mut unsettled] = [Vec::new(), Vec::new()];
+    for line in text.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["installed", name, arch, version] => settled.push((PackageId::new(name, arch), version.to_owned())),
+            // Packages that are only configuration files, or wished for, have nothing unpacked.
+            ["config-files" | "not-installed", ..] => {}
+            [_, name, arch, version] => unsettled.push((PackageId::new(name, arch), version.to_owned())),
+            _ => return Err(PackageError::Unexpected { program: "dpkg-query", said: line.to_owned() }),
+        }
+    }
+    Ok(Installed { settled: settled.into_iter().collect(), unsettled: unsettled.into_iter().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_half_way_are_told_apart() {
+        let text = "installed a all 1\nconfig-files b amd64 1\nhalf-configured c amd64 2\nnot-installed d amd64 \n";
+        let found = installed(text).unwrap();
+        assert_eq!(found.settled.to_string(), "a all 1\n");
+        assert_eq!(found.unsettled.to_string(), "c amd64 2\n");
+        assert!(installed("installed a\n").is_err());
+    }
+}

@@ -1,0 +1,294 @@
+//! Commands with a deadline: each in a process group of its own, so that all of it can be ended, also by the next agent.
+
+use std::{
+    fs, io,
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+};
+use serde::{Deserialize, Serialize};
+
+/// How long a process group may take to end after SIGTERM before it is killed.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Names one process for ever: pids are used again, pids with a start time within a boot are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessMark {
+    /// Process id, and id of the process group it leads.
+    pub pid: i32,
+    /// Start time, clock ticks since boot.
+    pub start: u64,
+    /// Which boot.
+    pub boot: String,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Exit status; `None` when it was killed.
+    pub exit: Option<i32>,
+    /// Standard output, at most the limit, lossily decoded.
+    pub stdout: String,
+    /// Standard error, at most the limit, lossily decoded.
+    pub stderr: String,
+    /// Why it is no longer running.
+    pub ended: patchlab_check::target::Ended,
+}
+
+impl Finished {
+    /// Whether it exited with 0.
+    pub fn succeeded(&self) -> bool {
+        self.exit == Some(0)
+    }
+
+    /// The last lines of what it said, errors first, for people.
+    pub fn last_words(&self) -> String {
+        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let errors: Vec<&str> =
+            lines.iter().copied().filter(|line| line.starts_with("E:") || line.contains("error")).collect();
+        let chosen = if errors.is_empty() { &lines } else { &errors };
+        chosen[chosen.len().saturating_sub(3)..].join("; ")
+    }
+}
+
+/// Runs a command until it ends or `deadline` passes; keeps `limit` bytes of each output stream and drops the rest. `started` is told
+/// the process before it is waited for.
+///
+/// What the command leaves running behind it (a service it restarted) does not hold this up.
+///
+/// # Errors
+/// When it cannot be started or waited for.
+pub fn run(
+    command: &mut Command,
+    deadline: Instant,
+    limit: u64,
+    started: impl FnOnce(ProcessMark),
+) -> io::Result<Finished> {
+    let mut child =
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = Pid::from_child(&child);
+    if let Some(mark) = mark(pid) {
+        started(mark);
+    }
+    let mut outputs = [
+        Output::new(child.stdout.take().map(OwnedFd::from), limit),
+        Output::new(child.stderr.take().map(OwnedFd::from), limit),
+    ];
+    let exited = pidfd_open(pid, PidfdFlags::empty())?;
+    let ended = wait(&exited, &mut outputs, pid, deadline)?;
+    drain(&mut outputs)?;
+    let exit = reap(&mut child)?;
+    let [stdout, stderr] = outputs.map(Output::into_text);
+    Ok(Finished { exit, stdout, stderr, ended })
+}
+
+fn reap(child: &mut Child) -> io::Result<Option<i32>> {
+    Ok(child.wait()?.code())
+}
+
+/// Waits for the exit; ends the whole group when the deadline passes.
+fn wait(
+    exited: &OwnedFd,
+    outputs: &mut [Output; 2],
+    group: Pid,
+    deadline: Instant,
+) -> io::Result<patchlab_check::target::Ended> {
+    use patchlab_check::target::Ended;
+    let mut limit = deadline;
+    let mut signals = [Signal::TERM, Signal::KILL].into_iter();
+    let mut ended = Ended::ByItself;
+    loop {
+        match step(Some(exited), outputs, limit.saturating_duration_since(Instant::now()))? {
+            Seen::Exit => return Ok(ended),
+            Seen::Output => {}
+            Seen::Nothing => {
+                ended = Ended::ByTimeout;
+                // After SIGKILL the exit is certain, whenever the kernel gets to it.
+                let Some(signal) = signals.next() else { continue };
+                signal_group(group, signal)?;
+                limit = Instant::now() + GRACE;
+            }
+        }
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
+    match kill_process_group(group, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes what is in the pipes now; who still holds their other end keeps it.
+fn drain(outputs: &mut [Output; 2]) -> io::Result<()> {
+    while outputs.iter().any(|output| output.pipe.is_some()) {
+        if step(None, outputs, Duration::ZERO)? == Seen::Nothing {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[derive(PartialEq, Eq)]
+enum Seen {
+    Exit,
+    Output,
+    Nothing,
+}
+
+fn step(exited: Option<&OwnedFd>, outputs: &mut [Output; 2], timeout: Duration) -> io::Result<Seen> {
+    let timeout =
+        Timespec { tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: timeout.subsec_nanos().into() };
+    let (exit, readable) = {
+        let mut fds: Vec<PollFd<'_>> = exited.iter().map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
+        fds.extend(
+            outputs
+                .iter()
+                .filter_map(|o| o.pipe.as_ref())
+                .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+        );
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let exit = exited.is_some() && ready[0];
+        (exit, ready[usize::from(exited.is_some())..].to_vec())
+    };
+    if readable.iter().any(|ready| *ready) {
+        let open = outputs.iter_mut().filter(|output| output.pipe.is_some());
+        for (output, _) in open.zip(readable).filter(|(_, ready)| *ready) {
+            output.read()?;
+        }
+        return Ok(Seen::Output);
+    }
+    Ok(if exit { Seen::Exit } else { Seen::Nothing })
+}
+
+/// One output stream of a command.
+struct Output {
+    pipe: Option<OwnedFd>,
+    kept: Vec<u8>,
+    limit: u64,
+}
+
+impl Output {
+    fn new(pipe: Option<OwnedFd>, limit: u64) -> Self {
+        Self { pipe, kept: Vec::new(), limit }
+    }
+
+    /// One read from a pipe that has something, or its end.
+    fn read(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 16 * 1024];
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        let read = rustix::io::read(pipe, &mut buffer)?;
+        if read == 0 {
+            self.pipe = None;
+        }
+        let room = usize::try_from(self.limit).unwrap_or(usize::MAX).saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&buffer[..read.min(room)]);
+        Ok(())
+    }
+
+    fn into_text(self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
+}
+
+/// The mark of a live process; `None` when it is gone.
+fn mark(pid: Pid) -> Option<ProcessMark> {
+    let pid = pid.as_raw_nonzero().get();
+    Some(ProcessMark { pid, start: start_time(pid)?, boot: boot()? })
+}
+
+fn boot() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
+}
+
+/// Field 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
+fn start_time(pid: i32) -> Option<u64> {
+    let mut text = String::new();
+    fs::File::open(format!("/proc/{pid}/stat")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Ends the process group that an earlier agent started, if its leader still runs, and waits until it is gone.
+///
+/// # Errors
+/// When it cannot be signalled or waited for.
+pub fn end_orphan(orphan: &ProcessMark) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(orphan.pid) else { return Ok(()) };
+    if mark(pid).as_ref() != Some(orphan) {
+        return Ok(());
+    }
+    let exited = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(exited) => exited,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        signal_group(pid, signal)?;
+        let mut fds = [PollFd::new(&exited, PollFlags::IN)];
+        let grace = Timespec { tv_sec: GRACE.as_secs().cast_signed(), tv_nsec: 0 };
+        if poll(&mut fds, Some(&grace))? > 0 {
+            // The leader is gone; what it started in its group must not outlive it.
+            return signal_group(pid, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use patchlab_check::target::Ended;
+
+    use super::*;
+
+    fn shell(script: &str, limit: u64, timeout: Duration) -> Finished {
+        run(Command::new("/bin/sh").args(["-c", script]), Instant::now() + timeout, limit, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn output_is_kept_up_to_the_limit_and_the_exit_status_is_told() {
+        let finished = shell("yes | head -c 300000; echo oops >&2; exit 3", 1000, Duration::from_secs(20));
+        assert_eq!((finished.exit, finished.stdout.len(), finished.ended), (Some(3), 1000, Ended::ByItself));
+        assert_eq!(finished.last_words(), "oops");
+    }
+
+    #[test]
+    fn a_command_that_leaves_something_running_does_not_hold_us_up() {
+        let begun = Instant::now();
+        let finished = shell("sleep 20 & echo done", 1000, Duration::from_secs(20));
+        assert_eq!((finished.exit, finished.stdout.as_str()), (Some(0), "done\n"));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_deadline_ends_the_whole_group() {
+        let begun = Instant::now();
+        let finished = shell("sleep 60 & sleep 60", 1000, Duration::from_millis(200));
+        assert_eq!((finished.exit, finished.ended), (None, Ended::ByTimeout));
+        assert!(begun.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn an_orphan_is_ended_and_a_stranger_with_its_pid_is_not() {
+        let mut child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let mark = mark(Pid::from_child(&child)).unwrap();
+        end_orphan(&ProcessMark { start: mark.start + 1, ..mark.clone() }).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        end_orphan(&mark).unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,196 @@
+//! The agent as a service: everything opened in order, then run until it is told to stop.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_snmp::Agent;
+use patchlab_protocol::enrolment::InformSink;
+use rustix::fs::{FlockOperation, flock};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{
+    configuration::Configuration,
+    host::{self, ClassError},
+    journal::{JournalError, replace},
+    packages::{Apt, PackageError, PackageManager},
+    production::Evaluate,
+    record::{Notice, Record},
+    run::{Engine, EngineError},
+    snmp::{
+        self, SnmpError,
+        handler::Tables,
+        identity::{self, IdentityError},
+        inform::{InformError, Informer},
+        view::Facts,
+    },
+    state::Event,
+    target::LocalTarget,
+};
+
+/// Holds the address the agent really answers on, in the state folder, e.g. `127.0.0.1:40161`.
+pub const ADDRESS_FILE: &str = "address";
+
+/// The agent cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The state folder cannot be used.
+    #[error("state folder {path}: {source}")]
+    StateFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another agent uses it.
+    #[error("state folder {path} is in use by another agent: stop that one first")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The host's class.
+    #[error(transparent)]
+    Class(#[from] ClassError),
+    /// The package manager.
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The SNMP engine's identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The SNMP engine.
+    #[error(transparent)]
+    Snmp(#[from] SnmpError),
+    /// Informs.
+    #[error(transparent)]
+    Inform(#[from] InformError),
+    /// A run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The SNMP engine ended.
+    #[error("SNMP ended: {0}")]
+    Ended(Box<async_snmp::Error>),
+}
+
+/// An agent that is ready to run.
+pub struct Service {
+    agent: Agent,
+    engine: Arc<Engine>,
+    tables: Arc<Tables>,
+    inform: Option<InformSink>,
+    notices: mpsc::Receiver<Notice>,
+    state_dir: PathBuf,
+    _lock: File,
+}
+
+impl Service {
+    /// Opens everything: state folder, journal, package manager, SNMP engine. Nothing is answered and nothing is done yet.
+    ///
+    /// # Errors
+    /// When any of it cannot be used.
+    pub async fn open(configuration: Configuration, evaluate: Option<Evaluate>) -> Result<Self, ServiceError> {
+        let Configuration { enrolment, root, key } = configuration;
+        let lock = take_folder(&enrolment.state_dir)?;
+        let class = host::class(&enrolment.packages.root)?;
+        let packages: Arc<dyn PackageManager> =
+            Arc::new(Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?);
+        let (record, notices) = Record::open(&enrolment.state_dir)?;
+        let record = Arc::new(record);
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            host: enrolment.host.clone(),
+            class: class.to_string(),
+            root: enrolment.root.digest,
+            inventory: None,
+            uptime: 0,
+            last_change: 0,
+            now: 0,
+        };
+        let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts));
+        let identity = identity::engine(&enrolment.state_dir, enrolment.engine_id.as_ref())?;
+        let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
+        let engine = Arc::new(Engine {
+            host: enrolment.host,
+            class,
+            root,
+            key,
+            record,
+            packages,
+            files: enrolment.state_dir.join("files"),
+            target: LocalTarget::new(enrolment.packages.root),
+            evaluate,
+            ends: tokio::sync::Mutex::new(()),
+        });
+        Ok(Self {
+            agent,
+            engine,
+            tables,
+            inform: enrolment.inform,
+            notices,
+            state_dir: enrolment.state_dir,
+            _lock: lock,
+        })
+    }
+
+    /// The address it answers on.
+    pub fn address(&self) -> SocketAddr {
+        self.agent.local_addr()
+    }
+
+    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package manager works when
+    /// the agent is stopped is ended by the next one.
+    ///
+    /// # Errors
+    /// When the record cannot be kept any more or SNMP ends by itself.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
+        self.engine.recover().await?;
+        let _informs = self.informs().await?;
+        self.engine.record.enter(Event::Started)?;
+        let address = self.agent.local_addr();
+        replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
+            .map_err(|source| ServiceError::StateFolder { path: self.state_dir.clone(), source })?;
+        tracing::info!(%address, host = %self.engine.host, class = %self.engine.class, "answering SNMPv3");
+        tokio::select! {
+            ended = self.agent.run() => ended.map_err(ServiceError::Ended),
+            ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
+            () = stop => Ok(()),
+        }
+    }
+
+    async fn informs(&mut self) -> Result<Option<Aborted>, ServiceError> {
+        // Without a manager nobody takes notices: the closed channel turns them away.
+        let (_, closed) = mpsc::channel(1);
+        let notices = std::mem::replace(&mut self.notices, closed);
+        let Some(sink) = &self.inform else { return Ok(None) };
+        let informer = Informer::new(sink, &self.engine.host, Arc::clone(&self.tables)).await?;
+        Ok(Some(Aborted(tokio::spawn(informer.deliver(notices)))))
+    }
+}
+
+/// A task that ends with what holds it.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Makes the state folder, private, and takes it for this process alone.
+fn take_folder(path: &Path) -> Result<File, ServiceError> {
+    let failed = |source| ServiceError::StateFolder { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let file = File::create(path.join("lock")).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServiceError::InUse { path: path.to_owned() }),
+        Err(error) => Err(failed(error.into())),
+    }
+}

@@ -1,0 +1,107 @@
+//! Informs: hints to the manager that a table is worth reading. Their delivery never holds up a run, and a manager that does
+//! not answer loses nothing but the hint.
+
+use std::{sync::Arc, time::Duration};
+
+use async_snmp::{
+    AuthProtocol, Client, DiscoveredEngine, EngineCache, MessageSize, Oid, PrivProtocol, Retry, UdpClient, UsmConfig,
+    Value, VarBind,
+};
+use patchlab_protocol::{enrolment::InformSink, limits, mib};
+use tokio::sync::mpsc;
+
+use super::handler::Tables;
+use crate::record::{Notice, What};
+
+/// How long one answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an inform is sent again, with growing pauses.
+const RETRIES: u32 = 3;
+
+/// Informs cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InformError {
+    /// The user's passphrases cannot be used.
+    #[error("inform user: {0}")]
+    User(async_snmp::CryptoError),
+    /// The retry policy cannot be.
+    #[error("inform retries: {0}")]
+    Retry(#[from] async_snmp::RetryConfigError),
+    /// The size limit cannot be.
+    #[error("informs: {0}")]
+    Size(#[from] async_snmp::MessageSizeError),
+    /// The socket or the session cannot be made.
+    #[error("informs to the manager: {0}")]
+    Session(Box<async_snmp::Error>),
+}
+
+/// Sends informs to one manager.
+pub struct Informer {
+    client: UdpClient,
+    host: String,
+    tables: Arc<Tables>,
+}
+
+impl Informer {
+    /// A session with the manager. Its engine id is the enrolled one: nobody else is asked who they are.
+    ///
+    /// # Errors
+    /// When the session cannot be set up; whether the manager is there shows later.
+    pub async fn new(sink: &InformSink, host: &str, tables: Arc<Tables>) -> Result<Self, InformError> {
+        let user = &sink.user;
+        let usm = UsmConfig::new(user.name.clone())
+            .auth_priv(AuthProtocol::Sha256, user.auth.as_bytes(), PrivProtocol::Aes128, user.privacy.as_bytes())
+            .map_err(InformError::User)?;
+        let size = MessageSize::new(limits::PDU_BYTES)?;
+        let manager = DiscoveredEngine::new(sink.engine_id.as_bytes().to_vec(), size).map_err(InformError::Session)?;
+        let engines = Arc::new(EngineCache::new());
+        engines.insert_discovered(sink.address, manager).map_err(InformError::Session)?;
+        let retry = Retry::exponential(RETRIES).build()?;
+        let client = Client::builder(sink.address, usm)
+            .engine_cache(engines)
+            .request_timeout(TIMEOUT)
+            .retry(retry)
+            .connect()
+            .await
+            .map_err(InformError::Session)?;
+        Ok(Self { client, host: host.to_owned(), tables })
+    }
+
+    /// Sends what comes until nothing more can come.
+    pub async fn deliver(self, mut notices: mpsc::Receiver<Notice>) {
+        while let Some(notice) = notices.recv().await {
+            let (kind, bindings) = bindings(&notice, &self.host);
+            let kind = Oid::from_slice(kind);
+            match self.client.send_inform(&kind, self.tables.uptime(), bindings).await {
+                Ok(_) => tracing::debug!(sequence = notice.sequence, "the manager confirmed an inform"),
+                Err(error) => {
+                    tracing::info!(sequence = notice.sequence, %error, "the manager did not confirm an inform; it will poll");
+                }
+            }
+        }
+    }
+}
+
+/// The notification and its objects.
+fn bindings(notice: &Notice, host: &str) -> (&'static [u32], Vec<VarBind>) {
+    let scalar = |column, value| binding(mib::agent::GROUP, column, &[0], value);
+    let mut bindings = vec![
+        scalar(mib::agent::NOTIFICATION_SEQUENCE, Value::Gauge32(notice.sequence)),
+        scalar(mib::agent::HOST, Value::OctetString(host.to_owned().into())),
+    ];
+    let What::Run { order, run, state, refusal, result } = &notice.what else {
+        return (mib::notification::AGENT_STARTED, bindings);
+    };
+    let mut cell = |column, value| bindings.push(binding(mib::run::ENTRY, column, &[*order, *run], value));
+    cell(mib::run::STATE, Value::Integer(*state as i32));
+    cell(mib::run::REFUSAL, Value::Integer(refusal.map_or(0, |refusal| refusal as i32)));
+    if let Some((statement, signature)) = result {
+        cell(mib::run::RESULT, Value::OctetString(statement.clone().into()));
+        cell(mib::run::RESULT_SIGNATURE, Value::OctetString(hex::decode(signature).unwrap_or_default().into()));
+    }
+    (mib::notification::RUN_CHANGED, bindings)
+}
+
+fn binding(prefix: &[u32], column: u32, index: &[u32], value: Value) -> VarBind {
+    VarBind::new(Oid::new(prefix.iter().copied().chain([column]).chain(index.iter().copied())), value)
+}

@@ -1,0 +1,143 @@
+//! What every object reads as, from the state. Pure.
+
+use async_snmp::{Oid, OidTable, Value};
+use patchlab_protocol::{Digest, Refusal, document::RunState, mib};
+
+use crate::state::{Item, Order, Reboot, Run, State, cut};
+
+/// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
+pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];
+
+/// What is not in the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The agent's version.
+    pub version: &'static str,
+    /// The host's enrolled name.
+    pub host: String,
+    /// Its class, as text.
+    pub class: String,
+    /// Digest of the pinned root.
+    pub root: Digest,
+    /// Digest of the package list.
+    pub inventory: Option<Digest>,
+    /// Hundredths of seconds since the agent started.
+    pub uptime: u32,
+    /// `uptime` at the last change, 0 for none.
+    pub last_change: u32,
+    /// Milliseconds since 1970.
+    pub now: i64,
+}
+
+/// Every object with its value, in order.
+pub fn objects(state: &State, facts: &Facts) -> OidTable<Value> {
+    let mut values = Vec::new();
+    system(&mut values, facts);
+    agent(&mut values, state, facts);
+    for (index, order) in &state.orders {
+        order_row(&mut values, *index, order);
+        for (run, row) in &order.runs {
+            run_row(&mut values, [*index, *run], row, facts.now);
+            for (number, item) in (1..).zip(&row.items) {
+                item_row(&mut values, [*index, *run, number], item);
+            }
+        }
+    }
+    values.into_iter().collect()
+}
+
+type Values = Vec<(Oid, Value)>;
+
+fn text(value: &str) -> Value {
+    Value::OctetString(cut(value).to_owned().into())
+}
+
+fn digest(value: Option<&Digest>) -> Value {
+    Value::OctetString(value.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default().into())
+}
+
+fn refusal(value: Option<Refusal>) -> Value {
+    Value::Integer(value.map_or(0, |refusal| refusal as i32))
+}
+
+fn state_number(value: Option<RunState>) -> Value {
+    Value::Integer(value.map_or(0, |state| state as i32))
+}
+
+fn put(values: &mut Values, prefix: &[u32], column: u32, index: &[u32], value: Value) {
+    values.push((Oid::new(prefix.iter().copied().chain([column]).chain(index.iter().copied())), value));
+}
+
+fn system(values: &mut Values, facts: &Facts) {
+    let describe = format!("patchlab-agent {} on {}", facts.version, facts.class);
+    let mut scalar = |column, value| put(values, SYSTEM, column, &[0], value);
+    scalar(1, text(&describe));
+    scalar(2, Value::ObjectIdentifier(Oid::from_slice(mib::MIB)));
+    scalar(3, Value::TimeTicks(facts.uptime));
+    scalar(5, text(&facts.host));
+}
+
+fn agent(values: &mut Values, state: &State, facts: &Facts) {
+    use mib::agent as column;
+    let mut scalar = |number, value| put(values, column::GROUP, number, &[0], value);
+    scalar(column::VERSION, text(facts.version));
+    scalar(column::HOST, text(&facts.host));
+    scalar(column::CLASS, text(&facts.class));
+    scalar(column::INVENTORY_DIGEST, digest(facts.inventory.as_ref()));
+    scalar(column::ROOT_DIGEST, digest(Some(&facts.root)));
+    scalar(column::LAST_CHANGE, Value::TimeTicks(facts.last_change));
+    scalar(column::AUDIT_HEAD, digest(state.audit_head.as_ref()));
+    scalar(column::NOTIFICATION_SEQUENCE, Value::Gauge32(state.sequence));
+    scalar(column::RESULT_HEAD, digest(state.result_head.as_ref()));
+}
+
+fn order_row(values: &mut Values, index: u32, order: &Order) {
+    use mib::order as column;
+    let mut cell = |number, value| put(values, column::ENTRY, number, &[index], value);
+    let newest = order.newest();
+    cell(column::ROW_STATUS, Value::Integer(1));
+    cell(column::STORAGE_TYPE, Value::Integer(3));
+    cell(column::DIGEST, digest(Some(&order.columns.digest)));
+    cell(column::RELEASE, digest(order.columns.release.as_ref()));
+    cell(column::APPROVAL, digest(order.columns.approval.as_ref()));
+    cell(column::ACTIVATION, digest(order.columns.activation.as_ref()));
+    cell(column::URI, text(&order.columns.uri));
+    cell(column::LIFETIME, Value::Gauge32(order.columns.lifetime));
+    cell(column::STATE, state_number(newest.map(|run| run.state)));
+    cell(column::REFUSAL, refusal(newest.and_then(|run| run.refusal)));
+    let reason = newest.filter(|run| run.refusal.is_some()).map_or("", |run| &run.error);
+    cell(column::REFUSAL_REASON, text(reason));
+    cell(column::RUN_INDEX_NEXT, Value::Gauge32(order.last_run.saturating_add(1)));
+    cell(column::START, Value::Gauge32(0));
+}
+
+fn run_row(values: &mut Values, index: [u32; 2], run: &Run, now: i64) {
+    use mib::run as column;
+    let mut cell = |number, value| put(values, column::ENTRY, number, &index, value);
+    let milliseconds = |value: u64| Value::Gauge32(u32::try_from(value).unwrap_or(u32::MAX));
+    cell(column::STATE, state_number(Some(run.state)));
+    cell(column::PERCENT, Value::Gauge32(run.percent.into()));
+    cell(column::PHASE, text(&run.phase));
+    cell(column::EXIT_CODE, Value::Integer(run.exit.unwrap_or(-1)));
+    cell(column::ERROR, text(&run.error));
+    cell(column::ATTEMPT, Value::Gauge32(run.attempt));
+    cell(column::REBOOT_NEEDED, Value::Integer(if run.reboot == Reboot::Needed { 1 } else { 2 }));
+    cell(column::DIGEST_BEFORE, digest(run.before.as_ref()));
+    cell(column::DIGEST_AFTER, digest(run.after.as_ref()));
+    cell(column::ABORT, Value::Gauge32(0));
+    cell(column::REFUSAL, refusal(run.refusal));
+    cell(column::DURATION, milliseconds(run.duration(now)));
+    cell(column::RESULT, Value::OctetString(run.result.clone().into()));
+    cell(column::RESULT_SIGNATURE, Value::OctetString(hex::decode(&run.signature).unwrap_or_default().into()));
+    cell(column::TRANSACTION_DURATION, milliseconds(run.transaction_ms));
+}
+
+fn item_row(values: &mut Values, index: [u32; 3], item: &Item) {
+    use mib::item as column;
+    let mut cell = |number, value| put(values, column::ENTRY, number, &index, value);
+    cell(column::NAME, text(&item.name));
+    cell(column::ARCH, text(&item.arch));
+    cell(column::FROM, text(&item.from));
+    cell(column::TO, text(&item.to));
+    cell(column::STATE, Value::Integer(item.state as i32));
+}

@@ -1,0 +1,423 @@
+//! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal gives
+//! the same state; clocks are in the events.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Digest, Ledger, Refusal,
+    document::{Action, RunState},
+    inventory::Transaction,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessMark;
+
+/// Most order rows at a time.
+pub const ORDERS: usize = 64;
+/// Most runs remembered in one row; the oldest ended ones are forgotten.
+pub const RUNS_PER_ORDER: usize = 32;
+/// Longest text kept for people, bytes (SnmpAdminString).
+pub const TEXT_BYTES: usize = 255;
+
+/// Everything remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Order rows by their index.
+    pub orders: BTreeMap<u32, Order>,
+    /// Activations used.
+    pub consumed: Vec<Digest>,
+    /// Orders whose apply was begun.
+    pub applied: Vec<Digest>,
+    /// Orders whose apply succeeded, and was not rolled back since.
+    pub succeeded: Vec<Digest>,
+    /// Documents revoked.
+    pub revoked: Vec<Digest>,
+    /// The newest signed time seen.
+    pub time_floor: Option<Timestamp>,
+    /// The newest audit head shown to the host.
+    pub audit_head: Option<Digest>,
+    /// Digest of the newest signed result.
+    pub result_head: Option<Digest>,
+    /// Sequence number of the newest notification.
+    pub sequence: u32,
+}
+
+/// What a manager says of an order row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// The order document.
+    pub digest: Digest,
+    /// The release document.
+    pub release: Option<Digest>,
+    /// The approval document.
+    pub approval: Option<Digest>,
+    /// The activation document.
+    pub activation: Option<Digest>,
+    /// Where documents and files are.
+    pub uri: String,
+    /// Longest duration of a run, seconds.
+    pub lifetime: u32,
+}
+
+/// One order row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// What the manager said.
+    pub columns: Columns,
+    /// The highest run index used.
+    pub last_run: u32,
+    /// How many runs were started.
+    pub attempts: u32,
+    /// Its runs.
+    pub runs: BTreeMap<u32, Run>,
+}
+
+impl Order {
+    /// The run that is under way, if any.
+    pub fn under_way(&self) -> Option<(u32, &Run)> {
+        self.runs.iter().find(|(_, run)| !run.state.is_final()).map(|(index, run)| (*index, run))
+    }
+
+    /// The newest run.
+    pub fn newest(&self) -> Option<&Run> {
+        self.runs.last_key_value().map(|(_, run)| run)
+    }
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Where it is.
+    pub state: RunState,
+    /// 0 to 100.
+    pub percent: u8,
+    /// What it is doing.
+    pub phase: String,
+    /// What the activation said; `None` before it was verified.
+    pub action: Option<Action>,
+    /// Exit status of the package manager.
+    pub exit: Option<i32>,
+    /// Last error.
+    pub error: String,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// Whether the host asks for a reboot.
+    pub reboot: Reboot,
+    /// Package list before.
+    pub before: Option<Digest>,
+    /// Package list after.
+    pub after: Option<Digest>,
+    /// Why it was refused.
+    pub refusal: Option<Refusal>,
+    /// Start, milliseconds since 1970.
+    pub started: i64,
+    /// End, milliseconds since 1970.
+    pub ended: Option<i64>,
+    /// Duration of the package manager's work, milliseconds.
+    pub transaction_ms: u64,
+    /// The signed statement; empty before the end.
+    pub result: String,
+    /// Its signature, hexadecimal digits; empty before the end.
+    pub signature: String,
+    /// The packages.
+    pub items: Vec<Item>,
+    /// The package manager's process, from its start until it was waited for.
+    pub process: Option<ProcessMark>,
+}
+
+/// Whether a host asks for a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reboot {
+    /// It does.
+    Needed,
+    /// It does not.
+    NotNeeded,
+}
+
+/// One package of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Item {
+    /// Package name.
+    pub name: String,
+    /// Package architecture.
+    pub arch: String,
+    /// Version before; empty for none.
+    pub from: String,
+    /// Version to reach; empty for removal.
+    pub to: String,
+    /// Where it stands.
+    pub state: ItemState,
+}
+
+/// Where one package stands; the number is its value in the MIB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ItemState {
+    /// To be done.
+    Pending = 1,
+    /// At its version.
+    Done = 2,
+    /// Not at its version, and nothing follows.
+    Failed = 3,
+}
+
+/// Something that happened; one line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// All that was before.
+    Snapshot(Box<State>),
+    /// The agent started.
+    Started,
+    /// A manager's SET, whole.
+    Set(Change),
+    /// A run as it is now.
+    Run {
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// The row.
+        row: Box<Run>,
+    },
+    /// An authorisation is about to be used: entered before the package manager starts.
+    Used {
+        /// The activation.
+        activation: Digest,
+        /// The order, for apply.
+        applied: Option<Digest>,
+        /// The newest signed time in the documents.
+        floor: Timestamp,
+    },
+}
+
+/// What one SET changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Rows as they are to be; `None` destroys one.
+    pub orders: BTreeMap<u32, Option<Columns>>,
+    /// Runs to start, as (row, run index).
+    pub starts: Vec<(u32, u32)>,
+    /// The audit head; `Some(None)` clears it.
+    pub audit_head: Option<Option<Digest>>,
+    /// When, milliseconds since 1970.
+    pub at: i64,
+}
+
+impl State {
+    /// The part of the memory that decides about permission.
+    pub fn ledger(&self) -> Ledger {
+        Ledger {
+            consumed: self.consumed.clone(),
+            applied: self.applied.clone(),
+            revoked: self.revoked.clone(),
+            time_floor: self.time_floor,
+        }
+    }
+
+    /// A run, by its indices.
+    pub fn run(&self, order: u32, run: u32) -> Option<&Run> {
+        self.orders.get(&order)?.runs.get(&run)
+    }
+
+    /// Every run that is under way, as (row, run index).
+    pub fn under_way(&self) -> Vec<(u32, u32)> {
+        let runs = self.orders.iter().flat_map(|(order, row)| row.runs.iter().map(|(run, row)| (*order, *run, row)));
+        runs.filter(|(_, _, row)| !row.state.is_final()).map(|(order, run, _)| (order, run)).collect()
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Snapshot(state) => self.clone_from(state),
+            Event::Started => self.sequence = self.sequence.wrapping_add(1),
+            Event::Set(change) => self.apply_set(change),
+            Event::Run { order, run, row } => self.apply_run(*order, *run, row),
+            Event::Used { activation, applied, floor } => {
+                remember(&mut self.consumed, *activation);
+                if let Some(order) = applied {
+                    remember(&mut self.applied, *order);
+                }
+                self.time_floor = self.time_floor.max(Some(*floor));
+            }
+        }
+    }
+
+    fn apply_set(&mut self, change: &Change) {
+        for (index, columns) in &change.orders {
+            match (columns, self.orders.get_mut(index)) {
+                (None, _) => drop(self.orders.remove(index)),
+                (Some(columns), Some(row)) => row.columns.clone_from(columns),
+                (Some(columns), None) => {
+                    let row = Order { columns: columns.clone(), last_run: 0, attempts: 0, runs: BTreeMap::new() };
+                    self.orders.insert(*index, row);
+                }
+            }
+        }
+        for (order, run) in &change.starts {
+            if let Some(row) = self.orders.get_mut(order).filter(|row| *run > row.last_run) {
+                row.last_run = *run;
+                row.attempts += 1;
+                row.runs.insert(*run, Run::received(row.attempts, change.at));
+                self.sequence = self.sequence.wrapping_add(1);
+                while row.runs.len() > RUNS_PER_ORDER {
+                    row.runs.pop_first();
+                }
+            }
+        }
+        if let Some(head) = change.audit_head {
+            self.audit_head = head;
+        }
+    }
+
+    fn apply_run(&mut self, order: u32, run: u32, row: &Run) {
+        let Some(found) = self.orders.get_mut(&order).and_then(|order| order.runs.get_mut(&run)) else { return };
+        if found.state != row.state {
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        if found.result != row.result {
+            self.result_head = Some(Digest::of(&row.result));
+        }
+        found.clone_from(row);
+        let Some(digest) = self.orders.get(&order).map(|order| order.columns.digest) else { return };
+        match row.state {
+            RunState::Succeeded => remember(&mut self.succeeded, digest),
+            RunState::RollingBack => self.succeeded.retain(|known| *known != digest),
+            _ => {}
+        }
+    }
+}
+
+fn remember(list: &mut Vec<Digest>, digest: Digest) {
+    if !list.contains(&digest) {
+        list.push(digest);
+    }
+}
+
+impl Run {
+    /// A run that was just started.
+    pub fn received(attempt: u32, at: i64) -> Self {
+        Self {
+            state: RunState::Received,
+            percent: 0,
+            phase: "received".into(),
+            action: None,
+            exit: None,
+            error: String::new(),
+            attempt,
+            reboot: Reboot::NotNeeded,
+            before: None,
+            after: None,
+            refusal: None,
+            started: at,
+            ended: None,
+            transaction_ms: 0,
+            result: String::new(),
+            signature: String::new(),
+            items: Vec::new(),
+            process: None,
+        }
+    }
+
+    /// Duration so far, or in all, milliseconds.
+    pub fn duration(&self, now: i64) -> u64 {
+        u64::try_from(self.ended.unwrap_or(now) - self.started).unwrap_or(0)
+    }
+
+    /// The first word of the error is the refusal's name where there is one; kept within [`TEXT_BYTES`].
+    pub fn set_error(&mut self, text: &str) {
+        self.error = cut(text).to_owned();
+    }
+}
+
+/// The items of a transaction, all pending.
+pub fn items(transaction: &Transaction) -> Vec<Item> {
+    let text = |version: &Option<String>| version.clone().unwrap_or_default();
+    let item = |change: &patchlab_protocol::inventory::Change| Item {
+        name: change.id.name.clone(),
+        arch: change.id.arch.clone(),
+        from: text(&change.from),
+        to: text(&change.to),
+        state: ItemState::Pending,
+    };
+    transaction.changes().iter().map(item).collect()
+}
+
+/// At most [`TEXT_BYTES`] bytes of a text, one line, whole characters.
+pub fn cut(text: &str) -> &str {
+    let line = text.trim();
+    let end = (0..=line.len().min(TEXT_BYTES)).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+    &line[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns() -> Columns {
+        Columns {
+            digest: Digest::of("order"),
+            release: None,
+            approval: None,
+            activation: None,
+            uri: "http://127.0.0.1/".into(),
+            lifetime: 60,
+        }
+    }
+
+    fn set(starts: &[(u32, u32)]) -> Event {
+        Event::Set(Change {
+            orders: BTreeMap::from([(7, Some(columns()))]),
+            starts: starts.to_vec(),
+            ..Change::default()
+        })
+    }
+
+    #[test]
+    fn a_run_index_that_was_used_starts_nothing() {
+        let mut state = State::default();
+        state.apply(&set(&[(7, 3)]));
+        let once = state.clone();
+        state.apply(&set(&[(7, 3), (7, 1)]));
+        assert_eq!(state, once);
+        assert_eq!((state.orders[&7].last_run, state.orders[&7].attempts, state.sequence), (3, 1, 1));
+    }
+
+    #[test]
+    fn the_oldest_runs_are_forgotten_and_their_indices_stay_used() {
+        let mut state = State::default();
+        for index in 1..=RUNS_PER_ORDER as u32 + 5 {
+            state.apply(&set(&[(7, index)]));
+        }
+        assert_eq!(state.orders[&7].runs.len(), RUNS_PER_ORDER);
+        assert!(state.run(7, 5).is_none());
+        state.apply(&set(&[(7, 5)]));
+        assert!(state.run(7, 5).is_none());
+    }
+
+    #[test]
+    fn used_permissions_and_the_time_floor_only_grow() {
+        let mut state = State::default();
+        let [early, late]: [Timestamp; 2] =
+            ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"].map(|t| t.parse().unwrap());
+        for floor in [late, early] {
+            state.apply(&Event::Used { activation: Digest::of("a"), applied: Some(Digest::of("o")), floor });
+        }
+        let ledger = state.ledger();
+        assert_eq!((ledger.consumed.len(), ledger.applied.len(), ledger.time_floor), (1, 1, Some(late)));
+    }
+
+    #[test]
+    fn texts_are_cut_at_whole_characters() {
+        assert_eq!(cut(" a\n"), "a");
+        assert_eq!(cut(&"ä".repeat(200)).len(), 254);
+    }
+}

@@ -1,0 +1,277 @@
+//! A host: a system below a root of its own, an enrolled agent on it, and the member that serves documents and files.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract, http::StatusCode, routing::get};
+use patchlab_agent::host::class;
+use patchlab_protocol::{
+    Digest, Envelope, PublicKey, SigningKey,
+    document::{Class, Origin, PackageFile, Replaced, RunResult},
+    enrolment::{Enrolment, InformSink, Packages, PinnedRoot, SnmpUser},
+    mib,
+};
+
+use super::{manager::Manager, orders::Authority};
+
+pub const NAME: &str = "host-1";
+
+/// What is missing on this machine for these tests, said aloud.
+pub fn missing() -> bool {
+    let tools = ["snmpget", "snmpset", "snmpwalk", "dpkg", "apt-get", "dpkg-deb"];
+    let absent: Vec<&str> =
+        tools.into_iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
+    let root = rustix::process::geteuid().is_root();
+    if absent.is_empty() && root {
+        return false;
+    }
+    eprintln!("SKIPPED: needs root ({root}) and {absent:?}");
+    true
+}
+
+pub struct Host {
+    pub folder: tempfile::TempDir,
+    pub authority: Authority,
+    pub class: Class,
+    pub public: PublicKey,
+    pub uri: String,
+    agent: Option<Child>,
+    enrolment: Enrolment,
+    _server: tokio::runtime::Runtime,
+}
+
+fn user(name: &str) -> SnmpUser {
+    SnmpUser {
+        name: name.into(),
+        auth: format!("{name}-auth-passphrase"),
+        privacy: format!("{name}-privacy-passphrase"),
+    }
+}
+
+impl Host {
+    /// A host with nothing installed, its agent running.
+    pub fn new() -> Self {
+        Self::with_inform(None)
+    }
+
+    pub fn with_inform(inform: Option<InformSink>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in
+            ["root/etc", "root/var/lib/dpkg/info", "root/var/lib/dpkg/updates", "www/documents", "www/artifacts", "id"]
+        {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        for name in ["status", "available"] {
+            fs::write(path("root/var/lib/dpkg").join(name), "").unwrap();
+        }
+        fs::write(path("root/etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
+        let authority = Authority::new();
+        let key = SigningKey::generate().unwrap();
+        key.write_new(&path("id/host.pem")).unwrap();
+        fs::write(path("id/root.json"), authority.root.to_bytes()).unwrap();
+        let enrolment = Enrolment {
+            host: NAME.into(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            state_dir: path("state"),
+            engine_id: None,
+            root: PinnedRoot { path: "root.json".into(), digest: authority.root.digest() },
+            host_key: "host.pem".into(),
+            monitor: user("monitor"),
+            deployer: user("deployer"),
+            inform,
+            packages: Packages { root: path("root") },
+        };
+        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let address = server.block_on(serve(path("www")));
+        let mut host = Self {
+            class: class(&path("root")).unwrap(),
+            authority,
+            public: key.public(),
+            uri: format!("http://{address}/"),
+            agent: None,
+            enrolment,
+            _server: server,
+            folder,
+        };
+        host.configure();
+        host.start();
+        host
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self) {
+        let file = self.path("id/agent.toml");
+        fs::write(&file, toml::to_string(&self.enrolment).unwrap()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    pub fn agent(&self) -> Command {
+        Command::new(env!("CARGO_BIN_EXE_patchlab-agent"))
+    }
+
+    /// Starts the agent and waits until it says where it answers.
+    pub fn start(&mut self) {
+        let address = self.path("state/address");
+        let _ = fs::remove_file(&address);
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut agent = self
+            .agent()
+            .args(["run", "--config"])
+            .arg(self.path("id/agent.toml"))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !address.exists() {
+            assert!(agent.try_wait().unwrap().is_none(), "the agent ended:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the agent does not start:\n{}", self.log());
+            std::thread::yield_now();
+        }
+        self.agent = Some(agent);
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+
+    pub fn manager(&self, user: &SnmpUser) -> Manager {
+        let address: SocketAddr = fs::read_to_string(self.path("state/address")).unwrap().trim().parse().unwrap();
+        Manager { address, user: user.clone() }
+    }
+
+    pub fn deployer(&self) -> Manager {
+        self.manager(&self.enrolment.deployer)
+    }
+
+    pub fn monitor(&self) -> Manager {
+        self.manager(&self.enrolment.monitor)
+    }
+
+    /// Puts a document where the agent fetches it.
+    pub fn publish(&self, envelope: &Envelope) -> Digest {
+        self.publish_as(envelope.digest(), &envelope.to_bytes())
+    }
+
+    pub fn publish_as(&self, digest: Digest, bytes: &[u8]) -> Digest {
+        fs::write(self.path("www/documents").join(digest.to_string()), bytes).unwrap();
+        digest
+    }
+
+    /// Builds a package and puts it where the agent fetches it.
+    pub fn package(&self, name: &str, version: &str, control: &str, postinst: Option<&str>) -> PackageFile {
+        let tree = self.path("build");
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::create_dir_all(tree.join("usr/share").join(name)).unwrap();
+        fs::write(tree.join("usr/share").join(name).join("version"), version).unwrap();
+        let fields = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n{control}"
+        );
+        fs::write(tree.join("DEBIAN/control"), fields).unwrap();
+        if let Some(script) = postinst {
+            let path = tree.join("DEBIAN/postinst");
+            fs::write(&path, script).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let file = self.path("package.deb");
+        run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&tree, &file]));
+        fs::remove_dir_all(&tree).unwrap();
+        let (sha256, size) = Digest::of_file(&file).unwrap();
+        fs::rename(&file, self.path("www/artifacts").join(sha256.to_string())).unwrap();
+        PackageFile {
+            name: name.into(),
+            version: version.into(),
+            arch: "all".into(),
+            size,
+            sha256,
+            origin: Origin::Local,
+        }
+    }
+
+    /// Installs a package behind the agent's back, as it was before it came.
+    pub fn installed(&self, file: &PackageFile) -> Replaced {
+        let root = format!("--root={}", self.path("root").display());
+        run(Command::new("dpkg")
+            .args([&root, "--install"])
+            .arg(self.path("www/artifacts").join(file.sha256.to_string())));
+        let PackageFile { name, arch, version, .. } = file.clone();
+        Replaced { name, arch, version, file: Some(file.clone()) }
+    }
+
+    /// `NAME VERSION` of everything installed.
+    pub fn packages(&self) -> String {
+        let admin = format!("--admindir={}", self.path("root/var/lib/dpkg").display());
+        let format = "--showformat=${db:Status-Status} ${Package} ${Version}\n";
+        let output = Command::new("dpkg-query").args([&admin, format, "--show"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The signed result of a run, its signature verified.
+    pub fn result(&self, row: u32, run: u32) -> (RunResult, Digest) {
+        let manager = self.monitor();
+        let statement = manager.octets(&manager.run_cell(mib::run::RESULT, row, run));
+        let signature = manager.octets(&manager.run_cell(mib::run::RESULT_SIGNATURE, row, run));
+        assert!(self.public.verifies(&RunResult::signed_bytes(&statement), &signature), "signature of run {row}.{run}");
+        (serde_json::from_slice(&statement).unwrap(), Digest::of(&statement))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+pub fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The member: documents and artifacts by digest.
+async fn serve(www: PathBuf) -> SocketAddr {
+    let answer = |extract::Path((kind, digest)): extract::Path<(String, String)>,
+                  extract::State(www): extract::State<PathBuf>| async move {
+        let allowed = ["documents", "artifacts"].contains(&kind.as_str()) && digest.parse::<Digest>().is_ok();
+        match fs::read(www.join(kind).join(digest)) {
+            Ok(bytes) if allowed => Ok(bytes),
+            _ => Err(StatusCode::NOT_FOUND),
+        }
+    };
+    let router: Router = Router::new().route("/{kind}/{digest}", get(answer)).with_state(www);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// Copies a shell into the root, so that maintainer scripts can run there.
+pub fn give_shell(root: &Path) {
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/sh"]) {
+        let to = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(file, to).unwrap();
+    }
+}

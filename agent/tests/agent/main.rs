@@ -1,0 +1,16 @@
+//! The real agent over real UDP and HTTP, with Net-SNMP's tools as the manager and a real dpkg below a root of its own.
+//!
+//! Needs root, the snmp tools, dpkg and apt; without them every test says so and passes over.
+
+// Helpers of tests are outside of test functions, where clippy's exception does not reach.
+#![allow(clippy::unwrap_used)]
+
+mod host;
+mod manager;
+mod orders;
+
+mod inform;
+mod reading;
+mod refusals;
+mod restart;
+mod runs;

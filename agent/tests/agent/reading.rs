@@ -1,0 +1,81 @@
+//! What a manager may read, and with which credentials.
+
+use patchlab_protocol::{Digest, enrolment::SnmpUser, mib};
+
+use super::{
+    host::{Host, NAME, missing},
+    manager::oid,
+};
+
+#[test]
+fn snmpwalk_reads_the_tables_with_v3_credentials_and_gets_nothing_without() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let monitor = host.monitor();
+    let scalar = |column| oid(mib::agent::GROUP, &[column, 0]);
+    assert_eq!(monitor.text(&scalar(mib::agent::HOST)), NAME);
+    assert_eq!(monitor.text(&scalar(mib::agent::CLASS)), host.class.to_string());
+    assert_eq!(monitor.octets(&scalar(mib::agent::ROOT_DIGEST)), host.authority.root.digest().as_bytes());
+    assert_eq!(monitor.octets(&scalar(mib::agent::INVENTORY_DIGEST)), Digest::of("").as_bytes());
+    host.installed(&host.package("web", "1", "", None));
+    assert_eq!(monitor.octets(&scalar(mib::agent::INVENTORY_DIGEST)), Digest::of("web all 1\n").as_bytes());
+
+    let everything = [oid(mib::MIB, &[])];
+    let walk = monitor.tool("snmpwalk", &monitor.credentials(), &everything);
+    assert!(walk.status.success());
+    assert_eq!(String::from_utf8_lossy(&walk.stdout).lines().filter(|line| line.starts_with('.')).count(), 9);
+
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let wrong = |auth: &str, privacy: &str| {
+        let user = SnmpUser { auth: auth.into(), privacy: privacy.into(), ..monitor.user.clone() };
+        host.manager(&user).credentials()
+    };
+    let attempts = [
+        ("v2c", words("-v2c -c public")),
+        ("v1", words("-v1 -c public")),
+        ("noAuthNoPriv", words("-v3 -l noAuthNoPriv -u monitor")),
+        ("authNoPriv", [words("-v3 -l authNoPriv -u monitor -a SHA-256 -A"), vec![monitor.user.auth.clone()]].concat()),
+        ("wrong authentication", wrong("another passphrase", &monitor.user.privacy)),
+        ("wrong privacy", wrong(&monitor.user.auth, "another passphrase")),
+        ("unknown user", words("-v3 -l noAuthNoPriv -u nobody")),
+    ];
+    for (what, credentials) in attempts {
+        let output = monitor.tool("snmpwalk", &credentials, &everything);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!said.contains("32473"), "{what}: {said}");
+        assert!(!output.status.success() || said.trim().is_empty(), "{what}: {said}");
+    }
+}
+
+#[test]
+fn the_monitor_cannot_write_and_a_wrong_set_changes_nothing() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let (monitor, deployer) = (host.monitor(), host.deployer());
+    let digest = Digest::of("order");
+    let error = monitor.create(7, &host.uri, [Some(digest), None, None, None]).unwrap_err();
+    assert!(error.contains("noAccess") || error.contains("authorizationError"), "{error}");
+
+    // The second binding is wrong: nothing of the SET may remain.
+    let cell = |column| oid(mib::order::ENTRY, &[column, 7]);
+    let head = oid(mib::agent::GROUP, &[mib::agent::AUDIT_HEAD, 0]);
+    let bindings = [(head.clone(), 'x', digest.to_string()), (cell(mib::order::DIGEST), 'x', "0011".into())];
+    let error = deployer.set(&bindings).unwrap_err();
+    assert!(error.contains("wrongLength"), "{error}");
+    assert!(monitor.octets(&head).is_empty());
+    let error = deployer.set(&[(cell(mib::order::STATE), 'i', "7".into())]).unwrap_err();
+    assert!(error.contains("notWritable"), "{error}");
+    let error = deployer.start(9, 1).unwrap_err();
+    assert!(error.contains("commitFailed"), "{error}");
+
+    deployer.set(&[(head.clone(), 'x', digest.to_string())]).unwrap();
+    assert_eq!(monitor.octets(&head), digest.as_bytes());
+    deployer.create(7, &host.uri, [Some(digest), None, None, None]).unwrap();
+    deployer.create(7, &host.uri, [Some(digest), None, None, None]).expect("a repeated SET is no error");
+    let error = deployer.create(7, &host.uri, [Some(Digest::of("other")), None, None, None]).unwrap_err();
+    assert!(error.contains("inconsistentValue"), "{error}");
+}

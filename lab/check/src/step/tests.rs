@@ -1,0 +1,302 @@
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    Digest, Target,
+    target::{Ended, OUTPUT_LIMIT, Ran, TargetError},
+    written::parse,
+};
+
+/// This very machine, with programs that stand before the system's where a container has none (systemctl).
+struct Here {
+    first_in_path: Option<String>,
+}
+
+impl Target for Here {
+    fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
+        let path = std::env::var("PATH").unwrap();
+        let path = self.first_in_path.as_ref().map_or(path.clone(), |first| format!("{first}:{path}"));
+        let out = Command::new("timeout")
+            .arg(format!("{}s", timeout.as_secs_f32()))
+            .args(["/bin/sh", "-c", command])
+            .env("PATH", path)
+            .current_dir(dir.unwrap_or("/"))
+            .output()
+            .map_err(|error| TargetError { action: "run".into(), reason: error.to_string() })?;
+        let ended = if out.status.code() == Some(124) { Ended::ByTimeout } else { Ended::ByItself };
+        Ok(Ran {
+            exit: out.status.code().filter(|_| ended == Ended::ByItself),
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+            ended,
+        })
+    }
+
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, TargetError> {
+        let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes).unwrap();
+        Ok(Some(bytes))
+    }
+
+    fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        request: &[u8],
+        timeout: Duration,
+    ) -> Result<Option<Vec<u8>>, TargetError> {
+        let Ok(mut stream) = TcpStream::connect((host, port)) else { return Ok(None) };
+        stream.set_read_timeout(Some(timeout)).unwrap();
+        stream.write_all(request).unwrap();
+        let mut bytes = Vec::new();
+        if !request.is_empty() {
+            let _ = stream.take(OUTPUT_LIMIT).read_to_end(&mut bytes);
+        }
+        Ok(Some(bytes))
+    }
+}
+
+fn step(toml: &str) -> Step {
+    parse(&format!("name = \"it\"\n{toml}\n"), Path::new("step.toml")).unwrap()
+}
+
+fn evaluate(toml: &str) -> Outcome {
+    let here = Here { first_in_path: None };
+    step(toml).evaluate(&here, Context { dir: Some("/"), budget: Duration::from_secs(20) }).unwrap()
+}
+
+#[test]
+fn one_form_in_files_and_in_documents() {
+    let table = [
+        r#"run = "true""#,
+        "run = \"x\"\ntimeout = \"1500ms\"\nsuperficial = true\n[expect]\nexit = 1\nstdout_matches = \"^a$\"",
+        "run = \"x\"\nmetric = { name = \"r\", regex = \"([0-9.]+) req/s\", worse_than_control = \"20%\" }",
+        r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Server = "nginx" } }"#,
+        r#"tcp = { host = "127.0.0.1", port = 22 }"#,
+        r#"unit = { name = "nginx.service", state = "active" }"#,
+        r#"file = { path = "/etc/x", contains = "y" }"#,
+        r#"package = { name = "libc6", version = "2.36-9+deb12u10" }"#,
+        r#"package = { name = "telnetd", state = "absent" }"#,
+        r#"port = { number = 53, protocol = "udp" }"#,
+    ];
+    for toml in table {
+        let step = step(toml);
+        let json = serde_json::to_string(&step).unwrap();
+        assert_eq!(serde_json::from_str::<Step>(&json).unwrap(), step, "{json}");
+        // The document says what the file said: the same keys with the same values, and nothing else.
+        let written: toml::Value = toml::from_str(&format!("name = \"it\"\n{toml}\n")).unwrap();
+        let written = serde_json::to_value(written).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let document = match document.get("timeout").and_then(|timeout| timeout.as_str()) {
+            Some("1500ms") | None => document,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(document, written);
+    }
+}
+
+#[test]
+fn wrong_steps_cannot_be_written() {
+    let table = [
+        ("", r#"step "it" does nothing: give it one of run, http, tcp"#),
+        ("run = \"true\"\ntcp = { host = \"h\", port = 1 }", r#"step "it" is of more than one kind (run, tcp)"#),
+        ("tcp = { host = \"h\", port = 1 }\nexpect = { exit = 0 }", r#"expect goes with run only, and this is tcp"#),
+        ("run = \"\"", "run is empty"),
+        (
+            "run = \"x\"\nexpect = { stdout_matches = \"a(\" }",
+            r#"3:29: key "expect.stdout_matches": expected a regular"#,
+        ),
+        ("run = \"x\"\nexpect = { exot = 0 }", r#"unknown key "exot" in "expect": did you mean "exit"?"#),
+        ("http = { url = \"https://h/\" }", "TLS is not spoken"),
+        ("http = { url = \"http://h:99999/\" }", "no number from 0 to 65535"),
+        ("http = { url = \"h\" }", "expected an address http://"),
+        ("http = { url = \"http://h/ x\" }", "percent-encoded"),
+        ("http = { url = \"http://h/\", status = 1 }", "1 is no HTTP status"),
+        ("unit = { name = \"nginx; reboot\", state = \"active\" }", "expected a unit name"),
+        ("unit = { name = \"nginx.service\", state = \"actve\" }", r#""actve" is no state of a unit"#),
+        ("file = { path = \"etc/passwd\" }", "expected an absolute path"),
+        ("file = { path = \"/x\", sha256 = \"12\" }", "expected 64 hexadecimal digits"),
+        ("package = { name = \"a b\" }", "expected a package name"),
+        (
+            "run = \"x\"\nmetric = { name = \"n\", regex = \"([0-9]+)\", worse_than_control = \"20\" }",
+            r#"such as "20%""#,
+        ),
+        (
+            "run = \"x\"\nmetric = { name = \"n\", regex = \"[0-9]+\", worse_than_control = \"20%\" }",
+            "has no group for the number",
+        ),
+        ("run = \"x\"\ntimeout = 5", r#"key "timeout": expected a length of time"#),
+    ];
+    for (toml, expected) in table {
+        let text = format!("name = \"it\"\n{toml}\n");
+        let found = parse::<Step>(&text, Path::new("step.toml")).expect_err(toml).to_string();
+        assert!(found.contains(expected), "\n   input {toml}\nexpected {expected}\n   found {found}");
+        assert!(found.starts_with("step.toml:") && !found.contains('\n'), "{found}");
+    }
+}
+
+#[test]
+fn commands() {
+    let table = [
+        ("run = \"true\"", Status::Pass, ""),
+        ("run = \"exit 3\"", Status::Fail, "exit 3, expected 0"),
+        ("run = \"exit 3\"\nexpect = { exit = 3 }", Status::Pass, ""),
+        ("run = \"echo no docker here; exit 77\"", Status::Skip, "exit 77: no docker here"),
+        ("run = \"exit 77\"\nexpect = { exit = 77 }", Status::Pass, ""),
+        ("run = \"kill -9 $$\"", Status::Fail, "it was killed by a signal, expected exit 0"),
+        ("run = \"sleep 20\"\ntimeout = \"200ms\"", Status::Fail, "it ran longer than 0.2 s"),
+        ("run = \"echo abc\"\nexpect = { stdout_contains = \"b\" }", Status::Pass, ""),
+        ("run = \"echo abc\"\nexpect = { stdout_contains = \"x\" }", Status::Fail, "stdout does not contain \"x\""),
+        ("run = \"echo abc\"\nexpect = { stdout_matches = \"^a.c$\" }", Status::Pass, ""),
+        ("run = \"echo abc\"\nexpect = { stdout_matches = \"^b\" }", Status::Fail, "stdout does not match \"^b\""),
+        ("run = \"echo e >&2\"\nexpect = { stderr_contains = \"f\" }", Status::Fail, "stderr does not contain \"f\""),
+    ];
+    for (toml, status, reason) in table {
+        let outcome = evaluate(toml);
+        assert_eq!((outcome.status, outcome.reason.as_str()), (status, reason), "{toml}");
+    }
+    let outcome = evaluate("run = \"seq 1 20000; echo end\"");
+    assert!(outcome.output.len() < 20_000 && outcome.output.starts_with("1\n2\n") && outcome.output.ends_with("end"));
+    assert!(outcome.output.contains("bytes left out"));
+}
+
+/// Serves one canned answer to one connection and gives its port.
+fn serve(answer: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let read = stream.read(&mut request).unwrap();
+        assert!(request[..read].starts_with(b"GET /x?y HTTP/1.1\r\nHost: 127.0.0.1:"), "{request:?}");
+        stream.write_all(answer).unwrap();
+    });
+    port
+}
+
+#[test]
+fn http_answers() {
+    let table: &[(&'static [u8], &str, Status, &str)] = &[
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nWelcome", r#"body_contains = "Welcome""#, Status::Pass, ""),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", r#"body_contains = "the end""#, Status::Pass, ""),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nWelc\r\n3;x=y\r\nome\r\n0\r\n\r\n",
+            r#"body_contains = "Welcome""#,
+            Status::Pass,
+            "",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nWelc",
+            r#"body_contains = "Welcome""#,
+            Status::Fail,
+            "the body does not contain \"Welcome\" (it came cut short)",
+        ),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "status = 204", Status::Pass, ""),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\nno", "", Status::Fail, "status 502, expected 200"),
+        (b"HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n", r#"headers = { x-a = "b" }"#, Status::Pass, ""),
+        (
+            b"HTTP/1.1 200 OK\r\nX-A: c\r\n\r\n",
+            r#"headers = { X-A = "b" }"#,
+            Status::Fail,
+            "header X-A: expected \"b\", found c",
+        ),
+        (b"", "", Status::Fail, "the connection was closed without an answer"),
+        (b"SSH-2.0-OpenSSH\r\n", "", Status::Fail, "no HTTP answer: \"SSH-2.0-OpenSSH\\r\\n\""),
+        (b"FTP/1.1 200 OK\r\n\r\n", "", Status::Fail, "no HTTP status line: \"FTP/1.1 200 OK\""),
+    ];
+    for (answer, expect, status, reason) in table {
+        let comma = if expect.is_empty() { "" } else { ", " };
+        let port = serve(answer);
+        let outcome = evaluate(&format!("http = {{ url = \"http://127.0.0.1:{port}/x?y\"{comma}{expect} }}"));
+        assert_eq!((outcome.status, outcome.reason.as_str()), (*status, *reason), "{}", answer.escape_ascii());
+    }
+    // Port 1 on loopback: nobody listens there.
+    assert_eq!(evaluate("http = { url = \"http://127.0.0.1:1/\" }").reason, "no connection to 127.0.0.1:1");
+}
+
+#[test]
+fn connections_and_ports() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(evaluate(&format!("tcp = {{ host = \"127.0.0.1\", port = {port} }}")).status, Status::Pass);
+    assert_eq!(evaluate(&format!("port = {{ number = {port} }}")).status, Status::Pass);
+    assert_eq!(evaluate("tcp = { host = \"127.0.0.1\", port = 1 }").status, Status::Fail);
+    assert_eq!(evaluate("port = { number = 1 }").reason, "nothing listens on tcp port 1");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let outcome = evaluate(&format!("port = {{ number = {port}, protocol = \"udp\" }}"));
+    assert_eq!(outcome.status, Status::Pass);
+}
+
+#[test]
+fn files() {
+    let path = std::env::temp_dir().join(format!("patchlab-file-{}", std::process::id()));
+    std::fs::write(&path, "PermitRootLogin no\n").unwrap();
+    let digest = Digest::of("PermitRootLogin no\n");
+    let at = format!("file = {{ path = {path:?}");
+    let table = [
+        (" }".to_owned(), Status::Pass),
+        (format!(", sha256 = \"{digest}\" }}"), Status::Pass),
+        (format!(", sha256 = \"{}\" }}", Digest::of("")), Status::Fail),
+        (", contains = \"Login no\" }".to_owned(), Status::Pass),
+        (", contains = \"Login yes\" }".to_owned(), Status::Fail),
+    ];
+    for (rest, status) in table {
+        assert_eq!(evaluate(&format!("{at}{rest}")).status, status, "{rest}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(evaluate("file = { path = \"/nonexistent\" }").reason, "/nonexistent does not exist");
+}
+
+#[test]
+fn packages() {
+    if !Path::new("/usr/bin/dpkg-query").exists() {
+        eprintln!("skipped: no dpkg on this machine");
+        return;
+    }
+    assert_eq!(evaluate("package = { name = \"dpkg\" }").status, Status::Pass);
+    let wrong = evaluate("package = { name = \"dpkg\", version = \"0\" }");
+    assert!(wrong.reason.ends_with(", expected 0"), "{wrong:?}");
+    assert_eq!(evaluate("package = { name = \"no-such-package\" }").reason, "no-such-package is not installed");
+    assert_eq!(evaluate("package = { name = \"no-such-package\", state = \"absent\" }").status, Status::Pass);
+    assert_eq!(evaluate("package = { name = \"dpkg\", state = \"absent\" }").status, Status::Fail);
+}
+
+/// A container has no systemd: a program of that name answers as systemctl(1) does, on its way first and there the next time.
+#[test]
+fn units() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = std::env::temp_dir().join(format!("patchlab-unit-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let program = dir.join("systemctl");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*gone.service) echo LoadState=not-found; echo ActiveState=inactive;;\n\
+         *slow.service) echo LoadState=loaded; echo SubState=x; echo Result=success\n\
+         if [ -e {0}/seen ]; then echo ActiveState=active; else echo ActiveState=activating; : >{0}/seen; fi;;\n\
+         *) echo LoadState=loaded; echo ActiveState=failed; echo SubState=failed; echo Result=exit-code;;\nesac\n",
+        dir.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let here = Here { first_in_path: Some(dir.display().to_string()) };
+    let context = Context { dir: None, budget: Duration::from_secs(20) };
+    let table = [
+        ("gone.service", "active", Status::Fail, "there is no unit gone.service"),
+        ("slow.service", "active", Status::Pass, ""),
+        ("nginx.service", "active", Status::Fail, "nginx.service is failed, expected active"),
+        ("nginx.service", "failed", Status::Pass, ""),
+    ];
+    for (name, state, status, reason) in table {
+        let step = step(&format!("unit = {{ name = \"{name}\", state = \"{state}\" }}"));
+        let outcome = step.evaluate(&here, context).unwrap();
+        assert_eq!((outcome.status, outcome.reason.as_str()), (status, reason), "{name}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}

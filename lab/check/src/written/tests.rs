@@ -1,0 +1,196 @@
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Recipe {
+    name: String,
+    #[serde(default)]
+    packages: Vec<String>,
+    memory: Option<ByteSize>,
+    vcpus: Option<u8>,
+    os: Option<Os>,
+    source: Option<Source>,
+    severity: Option<Severity>,
+    #[serde(default)]
+    step: Vec<Inner>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Os {
+    family: String,
+    release: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(dead_code)]
+enum Source {
+    Mmdebstrap {
+        suite: String,
+        #[serde(default)]
+        pockets: Vec<String>,
+    },
+    Disk {
+        path: String,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Severity {
+    Low,
+    Important,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Inner {
+    name: String,
+    timeout: Option<Span>,
+    os: Option<Os>,
+}
+
+fn error(text: &str) -> String {
+    parse::<Recipe>(text, Path::new("images/x.toml")).expect_err(text).to_string()
+}
+
+#[test]
+fn every_slip_is_named_with_file_line_key_and_remedy() {
+    let table = [
+        // unknown keys: at the root, in inline and headed tables, in arrays of tables, in tagged enums
+        (
+            "name = \"x\"\n\n# c\npakages = []\n",
+            r#"images/x.toml:4:1: unknown key "pakages": did you mean "packages"?"#,
+        ),
+        ("name = \"x\"\nfoo = 1\n", r#"images/x.toml:2:1: unknown key "foo": known keys, nearest first: "os", "#),
+        (
+            "name = \"x\"\nos = { family = \"debian\", relase = \"12\" }\n",
+            r#"images/x.toml:2:27: unknown key "relase" in "os": did you mean "release"?"#,
+        ),
+        (
+            "name = \"x\"\n[os]\nfamily = \"debian\"\nrelease = \"12\"\nfamilly = \"d\"\n",
+            r#"images/x.toml:5:1: unknown key "familly" in "os": did you mean "family"?"#,
+        ),
+        (
+            "name = \"x\"\n[[step]]\nname = \"a\"\n[[step]]\nname = \"b\"\ntimout = \"1s\"\n",
+            r#"images/x.toml:6:1: unknown key "timout" in "step": did you mean "timeout"?"#,
+        ),
+        (
+            "name = \"x\"\n[[step]]\nname = \"b\"\n[step.os]\nfamily = \"d\"\nrelese = \"1\"\n",
+            r#"images/x.toml:6:1: unknown key "relese" in "step.os": did you mean "release"?"#,
+        ),
+        (
+            "name = \"x\"\nsource = { kind = \"mmdebstrap\", suite = \"s\", pocket = [] }\n",
+            r#"images/x.toml:2:46: unknown key "pocket" in "source": did you mean "pockets"?"#,
+        ),
+        // wrong words
+        (
+            "name = \"x\"\nsource = { kind = \"mmdebstrp\", suite = \"s\" }\n",
+            r#"images/x.toml:2:19: key "source.kind": unknown value "mmdebstrp": did you mean "mmdebstrap"?"#,
+        ),
+        (
+            "name = \"x\"\nseverity = \"importand\"\n",
+            r#"images/x.toml:2:12: key "severity": unknown value "importand": did you mean "important"?"#,
+        ),
+        // missing keys
+        ("packages = []\n", r#"images/x.toml:1:1: missing key "name""#),
+        ("", r#"images/x.toml:1:1: missing key "name""#),
+        ("name = \"x\"\nos = { family = \"debian\" }\n", r#"images/x.toml:2:6: missing key "release" in "os""#),
+        (
+            "name = \"x\"\n[[step]]\nname = \"a\"\n\n[[step]]\ntimeout = \"1s\"\n",
+            r#"images/x.toml:5:1: missing key "name" in "step""#,
+        ),
+        ("name = \"x\"\n[os]\nfamily = \"debian\"\n", r#"images/x.toml:2:1: missing key "release" in "os""#),
+        // wrong types and values
+        ("name = 5\n", r#"images/x.toml:1:8: key "name": expected a string, found integer 5"#),
+        (
+            "name = \"x\"\npackages = \"nginx\"\n",
+            r#"images/x.toml:2:12: key "packages": expected a sequence, found string "nginx""#,
+        ),
+        (
+            "name = \"x\"\npackages = [\"a\", 5]\n",
+            r#"images/x.toml:2:18: key "packages": expected a string, found integer 5"#,
+        ),
+        ("name = \"x\"\nvcpus = 300\n", r#"images/x.toml:2:9: key "vcpus": expected u8, found integer 300"#),
+        (
+            "name = \"x\"\nmemory = 512\n",
+            r#"images/x.toml:2:10: key "memory": expected a size such as "512MiB" or "4GiB", found integer 512"#,
+        ),
+        (
+            "name = \"x\"\nmemory = \"512 elephants\"\n",
+            r#"images/x.toml:2:10: key "memory": expected a size such as "512MiB" or "4GiB", found "512 elephants""#,
+        ),
+        (
+            "name = \"x\"\n[[step]]\nname = \"a\"\ntimeout = \"120\"\n",
+            r#"images/x.toml:4:11: key "step.timeout": expected a length of time such as "500ms", "120s", "3min" or "1h", found "120""#,
+        ),
+        // no TOML; columns count characters
+        ("name = \n", "images/x.toml:1:8: not valid TOML: "),
+        ("name = \"x\"\nname = \"y\"\n", "images/x.toml:2:1: not valid TOML: duplicate key"),
+        ("name = \"x\"\nos = { family = \"é\", relase = 1 }\n", r#"images/x.toml:2:22: unknown key "relase" in "os""#),
+    ];
+    let mut wrong = String::new();
+    for (text, expected) in table {
+        let found = error(text);
+        if !found.starts_with(expected) || found.contains('\n') {
+            wrong += &format!("\n   input {text:?}\nexpected {expected}\n   found {found}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn quantities() {
+    for (text, ms) in
+        [("500ms", 500), ("120s", 120_000), ("3min", 180_000), ("3 min", 180_000), ("1h", 3_600_000), ("0s", 0)]
+    {
+        assert_eq!(text.parse::<Span>().unwrap().0.as_millis(), ms, "{text}");
+    }
+    for text in ["", "s", "12", "-1s", "1.5s", "1 fortnight", "99999999999999999999s", "999999999999999999h"] {
+        assert!(text.parse::<Span>().is_err(), "{text}");
+    }
+    for (text, bytes) in [("512MiB", 512 << 20), ("4GiB", 4 << 30), ("100MB", 100_000_000), ("0B", 0), ("3 KiB", 3072)]
+    {
+        assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
+    }
+    for text in ["512", "MiB", "4gib", "99999999999TiB"] {
+        assert!(text.parse::<ByteSize>().is_err(), "{text}");
+    }
+    for text in ["512MiB", "4GiB", "1025B", "0B"] {
+        assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
+    }
+    for text in ["1500ms", "120s", "0s"] {
+        let span: Span = text.parse().unwrap();
+        assert_eq!(serde_json::to_string(&span).unwrap(), format!("{text:?}"));
+        assert_eq!(serde_json::from_str::<Span>(&format!("{text:?}")).unwrap(), span);
+    }
+}
+
+#[test]
+fn a_problem_found_later_is_placed_at_its_key() {
+    let text = "name = \"x\"\n\n[[step]]\nname = \"a\"\n[[step]]\nname = \"b\"\nrun = \"true\"\n";
+    for (key, line) in [("name", 1), ("step.1.run", 7), ("step.1.http.url", 5), ("step.0.name", 4), ("nothing", 1)] {
+        let error = WrittenError::at_key(Path::new("s.toml"), text, key, "odd");
+        assert_eq!(error.line(), Some(line), "{key}");
+    }
+}
+
+#[test]
+fn files_have_limits() {
+    let dir = std::env::temp_dir().join(format!("patchlab-written-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("x.toml");
+    fs::write(&path, b"name = \"x\"\nos = \"\xff\"").unwrap();
+    assert!(matches!(read::<Recipe>(&path), Err(WrittenError::NotText { line: 2, column: 7, .. })));
+    fs::write(&path, vec![b'#'; FILE_BYTES as usize + 1]).unwrap();
+    assert!(matches!(read::<Recipe>(&path), Err(WrittenError::TooLarge { .. })));
+    assert!(matches!(read::<Recipe>(&dir), Err(WrittenError::Unreadable { .. })));
+    assert!(matches!(read::<Recipe>(&dir.join("none")), Err(WrittenError::Unreadable { .. })));
+    fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,300 @@
+//! Baselines: pre-installed systems, frozen while they run.
+//!
+//! A baseline is an atomic, immutable, hashed tuple in a folder named by the digest of its record:
+//!
+//! ```text
+//! DIGEST/baseline.json   the record: what it is made of, with the digest of every other file
+//!        disk.qcow2      its disk, as it was at the freeze
+//!        ram, state      its memory and devices at that moment
+//!        domain.xml      libvirt's description of the machine that was frozen
+//!        manifest.json   packages, files, units, ports, kernel
+//!        apt/            dpkg's status, all sources of the suite, keyrings: what drafts an order
+//! ```
+
+mod build;
+mod freeze;
+mod image;
+mod pool;
+mod store;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use patchlab_check::Digest;
+use serde::{Deserialize, Serialize};
+
+pub use self::{build::Built, freeze::serve_freeze, store::Baselines};
+use crate::{
+    artifact::ArtifactError,
+    ledger::LedgerError,
+    machine::{Hardware, Versions},
+    recipe::RecipeError,
+    worker::{ChannelError, WorkerError},
+};
+
+/// A stored baseline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Baseline {
+    /// Digest of its record.
+    pub digest: Digest,
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// What it is made of.
+    pub record: Record,
+}
+
+impl Baseline {
+    /// One of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Its full name, e.g. `debian-12-web@1`.
+    pub fn full_name(&self) -> String {
+        format!("{}@{}", self.record.name, self.record.number)
+    }
+}
+
+/// The record of a baseline (`baseline.json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Version of this form.
+    pub schema: u32,
+    /// Name, from its recipe.
+    pub name: String,
+    /// Which of that name, from 1.
+    pub number: u32,
+    /// The baseline it follows, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
+    /// The recipe, as it was written.
+    pub recipe: String,
+    /// Digest of all that decides what is built: recipe, overlay, and the builder's own revision.
+    pub inputs: Digest,
+    /// Operating system.
+    pub os: Os,
+    /// The machine it was frozen on.
+    pub hardware: Hardware,
+    /// What it was frozen under.
+    pub frozen: Frozen,
+    /// Units that are active when it is ready.
+    pub ready_units: Vec<String>,
+    /// Which hosts it speaks for.
+    pub represents: Represents,
+    /// Its other files, by path below its folder.
+    pub files: BTreeMap<String, StoredFile>,
+    /// The package files it was installed from; the files are in the artifact store.
+    pub pool: Vec<PoolFile>,
+}
+
+/// An operating system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Os {
+    /// Family, e.g. `debian`.
+    pub family: String,
+    /// Release, e.g. `12`.
+    pub release: String,
+    /// Architecture, e.g. `x86_64`.
+    pub arch: String,
+}
+
+/// What a template was frozen under. A clone of it needs the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frozen {
+    /// QEMU and libvirt.
+    pub versions: Versions,
+    /// The host's processor; matters under kvm.
+    pub host_cpu: String,
+    /// The guest's kernel.
+    pub kernel: String,
+    /// The guest's clock just before the manifest was taken: what changed later is not the baseline's.
+    pub at: Timestamp,
+}
+
+/// Which hosts a baseline speaks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Represents {
+    /// Tags that a host must have.
+    pub tags: Vec<String>,
+    /// Packages that a host must have.
+    pub packages: Vec<String>,
+}
+
+/// A file of a baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredFile {
+    /// Digest of its content.
+    pub sha256: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// A package file that a baseline was installed from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolFile {
+    /// Package name.
+    pub name: String,
+    /// Full version.
+    pub version: String,
+    /// Architecture, e.g. `amd64`, `all`.
+    pub arch: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest of its content.
+    pub sha256: Digest,
+}
+
+/// How far a build is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Which of [`Progress::STEPS`] steps, from 1.
+    pub step: u32,
+    /// What is being done, for people.
+    pub what: String,
+    /// Since the build began.
+    pub elapsed: Duration,
+}
+
+impl Progress {
+    /// Steps of a build: install, disk, boot, settle, manifest, freeze, store.
+    pub const STEPS: u32 = 7;
+}
+
+/// A baseline could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The suite does not have it.
+    #[error("no package named {package:?} in the recipe's suite and pockets")]
+    NoSuchPackage {
+        /// The name.
+        package: String,
+    },
+    /// A tool failed.
+    #[error("{tool}: {reason} (see {log})")]
+    Tool {
+        /// The tool.
+        tool: &'static str,
+        /// What it said.
+        reason: String,
+        /// Its log, or what it worked on.
+        log: PathBuf,
+    },
+    /// Some installed package's file was not kept.
+    #[error(
+        "the package files of {} installed packages were not kept, first {first}: the pool would be incomplete",
+        count
+    )]
+    PoolIncomplete {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// The first boot or the freeze failed.
+    #[error("freeze: {reason}")]
+    Freeze {
+        /// Why.
+        reason: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The artifact store.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The way to the worker.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The file system said no.
+    #[error("baseline: cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
+    let path = path.to_owned();
+    move |source| BuildError::Io { action, path, source }
+}
+
+/// A stored baseline could not be found, read or trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No such name or digest.
+    #[error("no baseline {wanted:?}; there {}: build it with `patchlab baseline build RECIPE.toml`", listed(.known))]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A file is not what it was.
+    #[error("baseline {baseline}: {file} was altered: its content now has digest {found}, not {expected}")]
+    Altered {
+        /// Which baseline.
+        baseline: String,
+        /// Which of its files.
+        file: String,
+        /// What it has.
+        found: Digest,
+        /// What it had.
+        expected: Digest,
+    },
+    /// A file is gone.
+    #[error("baseline {baseline}: {file} is missing")]
+    Missing {
+        /// Which baseline.
+        baseline: String,
+        /// Which of its files.
+        file: String,
+    },
+    /// A record cannot be read.
+    #[error("baseline record {path}: {reason}")]
+    Record {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file system said no.
+    #[error("baselines: cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "are none".into() } else { format!("are {}", names.join(", ")) }
+}

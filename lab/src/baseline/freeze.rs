@@ -1,0 +1,222 @@
+//! A baseline's first boot and its freeze, in a worker.
+
+use std::{
+    fs, io,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use virt::sys;
+
+use super::Frozen;
+use crate::{
+    accelerator::{Accelerator, host_cpu},
+    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung},
+    manifest,
+    worker::{self, Inside},
+};
+
+/// What the worker is to freeze: `disk.qcow2` in its folder.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FreezeOrder {
+    pub(super) memory_mib: u64,
+    pub(super) vcpus: u32,
+    pub(super) ready_units: Vec<String>,
+    /// With kvm.
+    pub(super) ready_timeout_s: u64,
+}
+
+/// What the worker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FreezeWord {
+    Step { step: u32, what: String },
+    Frozen(Freezer),
+    Failed { reason: String },
+}
+
+/// What a machine was frozen on and under.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Freezer {
+    pub(super) hardware: Hardware,
+    pub(super) frozen: Frozen,
+}
+
+/// How long the freeze itself may take: it writes the device state alone.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until the system is up and its processors are at rest: two seconds in a row with less than a tenth busy.
+const SETTLE: &str = r#"
+systemctl is-system-running --wait >/dev/null 2>&1
+rest=0
+for _ in $(seq 120); do
+  read -r _ u n s i w q t _ </proc/stat
+  busy=$((u + n + s + q + t)); all=$((busy + i + w))
+  sleep 1
+  read -r _ u n s i w q t _ </proc/stat
+  now=$((u + n + s + q + t)); total=$((now + i + w))
+  if [ $(((now - busy) * 10)) -lt $((total - all)) ]; then rest=$((rest + 1)); else rest=0; fi
+  [ "$rest" -lt 2 ] || exit 0
+done
+echo "the system does not come to rest" >&2
+exit 1
+"#;
+
+/// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, freezes what it is given, says how that went.
+pub fn serve_freeze() -> ExitCode {
+    let mut inside = match worker::enter() {
+        Ok(inside) => inside,
+        Err(code) => return code,
+    };
+    let Ok(Some(order)) = inside.receiver.receive::<FreezeOrder>() else { return ExitCode::FAILURE };
+    let word = match freeze(&inside, &order) {
+        Ok(freezer) => FreezeWord::Frozen(freezer),
+        Err(error) => FreezeWord::Failed { reason: with_source(&error) },
+    };
+    match inside.sender.send(&word) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+fn freeze(inside: &Inside, order: &FreezeOrder) -> Result<Freezer, LabError> {
+    let step = |step: u32, what: &str| {
+        // A parent that is gone ends us by other means.
+        let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned() });
+    };
+    step(3, "opening libvirt");
+    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let accelerator = choose(&lab, inside, order, &step)?;
+    step(3, &format!("booting by its own bootloader ({accelerator:?})"));
+    let work = &inside.places.work;
+    let machine =
+        lab.start_as(plan(&lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
+    let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
+    machine.wait_agent(timeout)?;
+    machine.wait_units(timeout)?;
+    step(4, "letting it come to rest");
+    let guest = machine.guest();
+    guest.script(SETTLE, &[], timeout + Duration::from_secs(180))?;
+    step(5, "taking the manifest");
+    let at = machine.clock()?;
+    let manifest = manifest::collect(&machine)?;
+    let path = work.join("manifest.json");
+    let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
+    text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
+    guest.script("sync", &[], timeout)?;
+    step(6, "freezing memory and devices");
+    let xml = machine.description()?;
+    let hardware = Hardware { machine: machine_type(&xml), ..machine.hardware().clone() };
+    write_state(&machine, inside)?;
+    let path = work.join("domain.xml");
+    fs::write(&path, xml).map_err(|source| LabError::Io { action: "write", path, source })?;
+    machine.destroy()?;
+    let frozen = Frozen { versions: lab.versions().clone(), host_cpu: host_cpu(), kernel: manifest.kernel, at };
+    Ok(Freezer { hardware, frozen })
+}
+
+fn plan(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    accelerator: Accelerator,
+    memory: Memory,
+    fate: DiskFate,
+) -> Result<Plan, LabError> {
+    let disk = inside.places.work.join("disk.qcow2");
+    let (name, disk) = match fate {
+        DiskFate::Keep => ("template".to_owned(), disk),
+        DiskFate::Remove => ("probe".to_owned(), lab.layer(&disk, "probe")?),
+    };
+    Ok(Plan {
+        name,
+        hardware: Hardware { memory_mib: order.memory_mib, vcpus: order.vcpus, accelerator, machine: "q35".into() },
+        memory,
+        disk,
+        fate,
+        tools: lab.empty_tools()?,
+        forwards: CloneSpec::default().forwards,
+        ready_units: order.ready_units.clone(),
+        flags: sys::VIR_DOMAIN_NONE,
+        rung: Rung::ColdBoot,
+    })
+}
+
+/// kvm only when this very system boots under it: a device that opens proves nothing.
+fn choose(lab: &Lab, inside: &Inside, order: &FreezeOrder, step: &dyn Fn(u32, &str)) -> Result<Accelerator, LabError> {
+    if !Accelerator::Kvm.opens() {
+        return Ok(Accelerator::Tcg);
+    }
+    step(3, "trying kvm with a boot of its own");
+    let begun = Instant::now();
+    let probed = lab
+        .start_as(plan(lab, inside, order, Accelerator::Kvm, Memory::Plain, DiskFate::Remove)?)
+        .and_then(|machine| machine.wait_agent(Duration::from_secs(60)));
+    match probed {
+        Ok(()) => {
+            step(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()));
+            Ok(Accelerator::Kvm)
+        }
+        Err(error) => {
+            step(
+                3,
+                &format!(
+                    "kvm opens but does not boot this system ({error}): software emulation, about ten times slower"
+                ),
+            );
+            Ok(Accelerator::Tcg)
+        }
+    }
+}
+
+/// Stops the machine and writes its devices' state; its memory is in a file already.
+fn write_state(machine: &Machine, inside: &Inside) -> Result<(), LabError> {
+    machine.pause()?;
+    let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
+    machine.monitor("migrate-set-capabilities", capability)?;
+    let state = inside.places.work.join("state");
+    machine.monitor("migrate", json!({ "uri": format!("file:{}", state.display()) }))?;
+    machine.await_monitor("the device state written", "query-migrate", FREEZE_TIMEOUT, |status| match status["status"]
+        .as_str()
+    {
+        Some("completed") => Ok(true),
+        Some("failed") => Err(format!("{}", status["error-desc"])),
+        _ => Ok(false),
+    })
+}
+
+/// The machine type that libvirt made of `q35`: clones name it, whatever a later QEMU makes of the alias.
+fn machine_type(xml: &str) -> String {
+    xml.split_once("machine='")
+        .and_then(|(_, rest)| rest.split_once('\''))
+        .map_or_else(|| "q35".into(), |(machine, _)| machine.to_owned())
+}
+
+/// The guest's clock, as its files will show it.
+impl Machine {
+    fn clock(&self) -> Result<Timestamp, LabError> {
+        let text = self.guest().script("date +%s", &[], Duration::from_secs(60))?;
+        let seconds = String::from_utf8_lossy(&text).trim().parse().unwrap_or_default();
+        Ok(Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_type_is_read_from_the_description() {
+        assert_eq!(machine_type("<type arch='x86_64' machine='pc-q35-10.0'>hvm</type>"), "pc-q35-10.0");
+        assert_eq!(machine_type("<domain/>"), "q35");
+    }
+}

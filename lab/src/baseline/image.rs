@@ -1,0 +1,324 @@
+//! From a suite's packages to a disk that boots by its own bootloader and kernel. Needs root, no loop device.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::{BuildError, failed};
+use crate::recipe::{Recipe, Source};
+
+/// What every baseline has beside its recipe's packages.
+const PACKAGES: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "qemu-guest-agent",
+    "iproute2",
+    "ca-certificates",
+    "procps",
+];
+
+/// Units that would change a baseline behind the lab's back, or offer a login on the console.
+const MASKED: &[&str] = &[
+    "apt-daily.timer",
+    "apt-daily.service",
+    "apt-daily-upgrade.timer",
+    "apt-daily-upgrade.service",
+    "unattended-upgrades.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "serial-getty@ttyS0.service",
+    "getty@tty1.service",
+];
+
+/// The kernel is named by the links that its own package keeps, so that a patched kernel is the one that boots.
+const GRUB_CFG: &str = "\
+set timeout=0
+serial --unit=0
+terminal_output serial
+linux /vmlinuz root=/dev/vda1 console=ttyS0 quiet net.ifnames=0
+initrd /initrd.img
+boot
+";
+
+const NETWORK: &str = "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n";
+
+const SECTOR: u64 = 512;
+/// Where the one partition begins; the gap before it holds the bootloader.
+const PARTITION_START: u64 = 2048;
+/// Code in the first sector; the partition table follows it.
+const BOOT_CODE_BYTES: usize = 440;
+
+/// What the installation left: a root, the package files it came from, and the suite's sources.
+pub(super) struct Root {
+    pub(super) root: PathBuf,
+    pub(super) packages: PathBuf,
+    pub(super) sources: PathBuf,
+}
+
+/// Installs the recipe's system into `work`.
+pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -> Result<Root, BuildError> {
+    let Source::Mmdebstrap { suite, pockets } = &recipe.source;
+    let (root, sources) = (work.join("root"), work.join("sources.list"));
+    let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
+    let included = PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str));
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--mode=root", "--variant=minbase", "--format=directory"])
+        // The package files stay: they are the baseline's pool.
+        .args(["--skip=essential/unlink", "--skip=cleanup/apt/cache"])
+        .arg(format!("--include={}", included.collect::<Vec<_>>().join(",")))
+        .arg(format!("--setup-hook=cp \"$1/etc/apt/sources.list\" {}", quoted(&sources)))
+        .arg(format!("--setup-hook={}", pocket_filter(&suites)))
+        .arg(suite)
+        .arg(&root)
+        .env("TMPDIR", work)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    run_installer(&mut command, &work.join("install.log"), say)?;
+    let packages = work.join("packages");
+    fs::create_dir_all(&packages).map_err(failed("create", &packages))?;
+    let archives = root.join("var/cache/apt/archives");
+    for entry in fs::read_dir(&archives).map_err(failed("read", &archives))? {
+        let path = entry.map_err(failed("read", &archives))?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|kind| kind == "deb")) {
+            fs::rename(&path, packages.join(name)).map_err(failed("keep", &path))?;
+        }
+    }
+    Ok(Root { root, packages, sources })
+}
+
+/// A hook that keeps only the lines of the wanted suites in the new root's sources; the installer's own default names the host.
+fn pocket_filter(suites: &[String]) -> String {
+    let wanted = suites.iter().map(|suite| format!("$i == \"{suite}\"")).collect::<Vec<_>>().join(" || ");
+    format!(
+        "awk '{{ for (i = 3; i <= NF; i++) if ({wanted}) {{ print; next }} }}' \"$1/etc/apt/sources.list\" \
+         >\"$1/etc/apt/sources.kept\" && mv \"$1/etc/apt/sources.kept\" \"$1/etc/apt/sources.list\""
+    )
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// Runs the installer, passes on what it is at, and finds out which package it misses.
+fn run_installer(command: &mut Command, log: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BuildError> {
+    let mut child = command.spawn().map_err(|source| BuildError::Tool {
+        tool: "mmdebstrap",
+        reason: format!("does not start: {source}; run lab/setup-host"),
+        log: log.to_owned(),
+    })?;
+    let mut written = File::create(log).map_err(failed("create", log))?;
+    let mut lines = Vec::new();
+    if let Some(output) = child.stderr.take() {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).map_err(failed("hear", log))? > 0 {
+            written.write_all(&bytes).map_err(failed("write", log))?;
+            let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            if let Some(stage) = line.strip_prefix("I: ").filter(|stage| stage.ends_with("...")) {
+                say(stage.trim_end_matches('.'));
+            }
+            lines.push(line);
+            bytes.clear();
+        }
+    }
+    let status = child.wait().map_err(failed("wait for the installer of", log))?;
+    if status.success() {
+        return Ok(());
+    }
+    if let Some(package) = lines.iter().find_map(|line| missing_package(line)) {
+        return Err(BuildError::NoSuchPackage { package });
+    }
+    let errors: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.starts_with("E:") || line.contains("No space left"))
+        .map(String::as_str)
+        .collect();
+    let reason = if errors.is_empty() { format!("{status}") } else { errors.join("; ") };
+    Err(BuildError::Tool { tool: "mmdebstrap", reason, log: log.to_owned() })
+}
+
+/// apt's two ways to say that a package is not there.
+fn missing_package(line: &str) -> Option<String> {
+    let line = line.trim().strip_prefix("E: ")?;
+    if let Some(name) = line.strip_prefix("Unable to locate package ") {
+        return Some(name.to_owned());
+    }
+    Some(line.strip_prefix("Package '")?.strip_suffix("' has no installation candidate")?.to_owned())
+}
+
+/// Makes the root a lab's machine: network, console, bootloader's menu, nothing that changes it by itself; then the overlay.
+pub(super) fn prepare(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
+    let write = |path: &str, text: &str| -> Result<(), BuildError> {
+        let path = root.join(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        }
+        fs::write(&path, text).map_err(failed("write", &path))
+    };
+    write("boot/grub/grub.cfg", GRUB_CFG)?;
+    write("etc/systemd/network/10-lab.network", NETWORK)?;
+    write("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")?;
+    write("etc/hostname", &format!("{}\n", recipe.name))?;
+    write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
+    // No name service in the lab: an empty list fails at once, the host's would wait.
+    write("etc/resolv.conf", "")?;
+    let units = root.join("etc/systemd/system");
+    let link = |target: &str, path: PathBuf| -> Result<(), BuildError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        }
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(target, &path).map_err(failed("create", &path))
+    };
+    for unit in MASKED {
+        link("/dev/null", units.join(unit))?;
+    }
+    let networkd = "systemd-networkd.service";
+    link(&format!("/lib/systemd/system/{networkd}"), units.join("multi-user.target.wants").join(networkd))?;
+    if let Some(overlay) = &recipe.overlay {
+        let source = overlay.join(".");
+        run("cp", Command::new("cp").args(["-a", "--no-preserve=ownership"]).arg(source).arg(root), &recipe.path)?;
+    }
+    Ok(())
+}
+
+/// Writes the root into a disk image that boots, without a loop device.
+pub(super) fn disk(recipe: &Recipe, root: &Path, work: &Path) -> Result<PathBuf, BuildError> {
+    let (raw, qcow2, core) = (work.join("disk.raw"), work.join("disk.qcow2"), work.join("core.img"));
+    run(
+        "grub-mkimage (package grub-common)",
+        Command::new("grub-mkimage").args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o"]).arg(&core).args([
+            "biosdisk",
+            "part_msdos",
+            "ext2",
+            "normal",
+            "linux",
+            "configfile",
+            "serial",
+            "terminal",
+            "echo",
+            "test",
+        ]),
+        &core,
+    )?;
+    File::create(&raw).and_then(|file| file.set_len(recipe.disk_bytes)).map_err(failed("create", &raw))?;
+    partition(&raw)?;
+    let kib = (recipe.disk_bytes - PARTITION_START * SECTOR) / 1024;
+    let offset = format!("offset={}", PARTITION_START * SECTOR);
+    run(
+        "mke2fs (package e2fsprogs)",
+        Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-L", "root", "-d"])
+            .arg(root)
+            .args(["-E", &offset])
+            .arg(&raw)
+            .arg(format!("{kib}k")),
+        &raw,
+    )?;
+    write_bootloader(&raw, &core)?;
+    run(
+        "qemu-img (package qemu-utils)",
+        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&qcow2),
+        &qcow2,
+    )?;
+    fs::remove_file(&raw).map_err(failed("remove", &raw))?;
+    Ok(qcow2)
+}
+
+fn partition(raw: &Path) -> Result<(), BuildError> {
+    let tool = "sfdisk (package fdisk)";
+    let spoken = |reason: String| BuildError::Tool { tool, reason, log: raw.to_owned() };
+    let mut child = Command::new("sfdisk")
+        .arg("--quiet")
+        .arg(raw)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| spoken(error.to_string()))?;
+    if let Some(mut input) = child.stdin.take() {
+        let table = format!("start={PARTITION_START},type=83,bootable\n");
+        input.write_all(table.as_bytes()).map_err(|error| spoken(error.to_string()))?;
+    }
+    let output = child.wait_with_output().map_err(|error| spoken(error.to_string()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(spoken(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+/// GRUB's first stage into the first sector, its core into the gap before the partition.
+fn write_bootloader(raw: &Path, core: &Path) -> Result<(), BuildError> {
+    let boot = Path::new("/usr/lib/grub/i386-pc/boot.img");
+    let mut first = [0; BOOT_CODE_BYTES];
+    File::open(boot)
+        .and_then(|mut file| file.read_exact(&mut first))
+        .map_err(failed("read (package grub-pc-bin)", boot))?;
+    let core = fs::read(core).map_err(failed("read", core))?;
+    let gap = (PARTITION_START - 1) * SECTOR;
+    if core.len() as u64 > gap {
+        let source = io::Error::other(format!("{} bytes do not fit into the gap of {gap}", core.len()));
+        return Err(failed("place the bootloader in", raw)(source));
+    }
+    let place = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(raw)?;
+        file.write_all(&first)?;
+        file.seek(SeekFrom::Start(SECTOR))?;
+        file.write_all(&core)
+    };
+    place().map_err(failed("write the bootloader to", raw))
+}
+
+fn run(tool: &'static str, command: &mut Command, subject: &Path) -> Result<(), BuildError> {
+    let broken = |reason: String| BuildError::Tool { tool, reason, log: subject.to_owned() };
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| broken(format!("does not start: {error}; run lab/setup-host")))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apt_names_the_missing_package() {
+        for line in ["E: Unable to locate package nginxx", "E: Package 'nginxx' has no installation candidate"] {
+            assert_eq!(missing_package(line).as_deref(), Some("nginxx"));
+        }
+        assert_eq!(missing_package("E: apt-get failed"), None);
+    }
+
+    #[test]
+    fn only_wanted_pockets_stay_in_the_sources() {
+        let dir = tempfile::tempdir().unwrap();
+        let apt = dir.path().join("etc/apt");
+        fs::create_dir_all(&apt).unwrap();
+        let (main, security) =
+            ("deb http://mirror/debian suite main\n", "deb [a=b] http://mirror/s suite-security main\n");
+        fs::write(apt.join("sources.list"), format!("{main}{security}deb http://mirror/debian suite-updates main\n"))
+            .unwrap();
+        for (suites, kept) in
+            [(vec!["suite", "suite-security"], format!("{main}{security}")), (vec!["suite"], main.into())]
+        {
+            let suites: Vec<String> = suites.into_iter().map(String::from).collect();
+            let status =
+                Command::new("sh").args(["-c", &pocket_filter(&suites), "sh"]).arg(dir.path()).status().unwrap();
+            assert!(status.success());
+            assert_eq!(fs::read_to_string(apt.join("sources.list")).unwrap(), kept);
+        }
+    }
+}

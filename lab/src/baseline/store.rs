@@ -1,0 +1,267 @@
+//! Where baselines are kept, and under which names.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use patchlab_check::Digest;
+
+use super::{Baseline, Record, StoreError};
+use crate::places::Places;
+
+/// Bytes of a record that are read: 16 MiB.
+const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// Name of the record in a baseline's folder.
+pub(super) const RECORD: &str = "baseline.json";
+
+/// The stored baselines.
+#[derive(Debug, Clone)]
+pub struct Baselines {
+    pub(super) places: Places,
+}
+
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { action, path, source }
+}
+
+impl Baselines {
+    /// The baselines of a lab.
+    pub fn open(places: &Places) -> Self {
+        Self { places: places.clone() }
+    }
+
+    /// All of them, by name and number.
+    pub fn list(&self) -> Result<Vec<Baseline>, StoreError> {
+        self.names()?.into_values().map(|digest| self.load(digest)).collect()
+    }
+
+    /// The one with that full name, or the newest of that name, or the one with that digest (or its first 12 digits).
+    pub fn get(&self, wanted: &str) -> Result<Baseline, StoreError> {
+        let names = self.names()?;
+        let newest = names.iter().filter(|((name, _), _)| name == wanted).max_by_key(|((_, number), _)| *number);
+        let exact = names.iter().find(|((name, number), digest)| {
+            format!("{name}@{number}") == wanted || (wanted.len() >= 12 && digest.to_string().starts_with(wanted))
+        });
+        match newest.or(exact) {
+            Some((_, digest)) => self.load(*digest),
+            None => {
+                let known = names.keys().map(|(name, number)| format!("{name}@{number}")).collect();
+                Err(StoreError::Unknown { wanted: wanted.into(), known })
+            }
+        }
+    }
+
+    /// Reads every file of a baseline again and compares digests; the first that differs is the error.
+    pub fn verify(&self, wanted: &str) -> Result<Baseline, StoreError> {
+        let baseline = self.get(wanted)?;
+        let name = baseline.full_name();
+        for (file, stored) in &baseline.record.files {
+            let path = baseline.file(file);
+            let (found, _) = match Digest::of_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::Missing { baseline: name, file: file.clone() });
+                }
+                other => other.map_err(failed("read", &path))?,
+            };
+            if found != stored.sha256 {
+                let (file, expected) = (file.clone(), stored.sha256);
+                return Err(StoreError::Altered { baseline: name, file, found, expected });
+            }
+        }
+        Ok(baseline)
+    }
+
+    /// Takes a baseline away. Its package files stay in the artifact store: orders may need them.
+    pub fn remove(&self, wanted: &str) -> Result<Baseline, StoreError> {
+        let baseline = self.get(wanted)?;
+        let mut names = self.names()?;
+        names.retain(|_, digest| *digest != baseline.digest);
+        self.write_names(&names)?;
+        fs::remove_dir_all(&baseline.folder).map_err(failed("remove", &baseline.folder))?;
+        Ok(baseline)
+    }
+
+    /// The one that was built from the same inputs, whole as far as lengths tell.
+    pub(super) fn built_from(&self, inputs: Digest) -> Result<Option<Baseline>, StoreError> {
+        let whole = |baseline: &Baseline| {
+            let mut files = baseline.record.files.iter();
+            files.all(|(file, stored)| fs::metadata(baseline.file(file)).is_ok_and(|found| found.len() == stored.size))
+        };
+        let newest_first = self.list()?.into_iter().rev();
+        Ok(newest_first.into_iter().find(|baseline| baseline.record.inputs == inputs && whole(baseline)))
+    }
+
+    /// The next number for a name.
+    pub(super) fn next_number(&self, name: &str) -> Result<u32, StoreError> {
+        let taken = self.names()?.into_keys().filter(|(known, _)| known == name).map(|(_, number)| number).max();
+        Ok(taken.unwrap_or(0) + 1)
+    }
+
+    /// Puts a finished folder in its place and gives it its name.
+    pub(super) fn adopt(&self, staged: &Path, record: &Record) -> Result<Baseline, StoreError> {
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
+        let digest = Digest::of(&text);
+        let path = staged.join(RECORD);
+        fs::write(&path, &text).map_err(failed("write", &path))?;
+        // One call for all files of the folder: they are large, and most are on the disk already.
+        let folder = fs::File::open(staged).map_err(failed("open", staged))?;
+        rustix::fs::syncfs(&folder).map_err(|error| failed("write out", staged)(error.into()))?;
+        let home = self.places.baselines.join(digest.to_string());
+        fs::rename(staged, &home).map_err(failed("put in place", &home))?;
+        let mut names = self.names()?;
+        names.insert((record.name.clone(), record.number), digest);
+        self.write_names(&names)?;
+        Ok(Baseline { digest, folder: home, record: record.clone() })
+    }
+
+    /// A baseline by its digest; its record must have that very digest.
+    fn load(&self, digest: Digest) -> Result<Baseline, StoreError> {
+        let folder = self.places.baselines.join(digest.to_string());
+        let path = folder.join(RECORD);
+        let wrong = |reason: String| StoreError::Record { path: path.clone(), reason };
+        let length = fs::metadata(&path).map_err(failed("read", &path))?.len();
+        if length > RECORD_LIMIT {
+            return Err(wrong(format!("{length} bytes are too many")));
+        }
+        let text = fs::read(&path).map_err(failed("read", &path))?;
+        let found = Digest::of(&text);
+        let record: Record = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if found != digest {
+            let baseline = format!("{}@{}", record.name, record.number);
+            return Err(StoreError::Altered { baseline, file: RECORD.into(), found, expected: digest });
+        }
+        Ok(Baseline { digest, folder, record })
+    }
+
+    fn names_path(&self) -> PathBuf {
+        self.places.baselines.join("names")
+    }
+
+    fn names(&self) -> Result<BTreeMap<(String, u32), Digest>, StoreError> {
+        let path = self.names_path();
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            other => other.map_err(failed("read", &path))?,
+        };
+        text.lines()
+            .map(|line| {
+                parse_name(line).ok_or_else(|| StoreError::Record { path: path.clone(), reason: format!("{line:?}") })
+            })
+            .collect()
+    }
+
+    fn write_names(&self, names: &BTreeMap<(String, u32), Digest>) -> Result<(), StoreError> {
+        use std::io::Write as _;
+        let path = self.names_path();
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::Builder::new()
+                .prefix(".names-")
+                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                .tempfile_in(&self.places.baselines)?;
+            for ((name, number), digest) in names {
+                writeln!(file, "{name}@{number} {digest}")?;
+            }
+            file.as_file().sync_all()?;
+            file.persist(&path).map(drop).map_err(|error| error.error)
+        };
+        write().map_err(failed("write", &path))
+    }
+}
+
+/// `debian-12-web@1 DIGEST`.
+fn parse_name(line: &str) -> Option<((String, u32), Digest)> {
+    let (full, digest) = line.split_once(' ')?;
+    let (name, number) = full.rsplit_once('@')?;
+    Some(((name.to_owned(), number.parse().ok()?), digest.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        accelerator::Accelerator,
+        baseline::{Frozen, Os, StoredFile},
+        machine::{Hardware, Versions},
+    };
+
+    fn record(number: u32, disk: &[u8]) -> Record {
+        Record {
+            schema: 1,
+            name: "web".into(),
+            number,
+            parent: None,
+            recipe: "".into(),
+            inputs: Digest::of(disk),
+            os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
+            hardware: Hardware {
+                memory_mib: 512,
+                vcpus: 2,
+                accelerator: Accelerator::Tcg,
+                machine: "pc-q35-10.0".into(),
+            },
+            frozen: Frozen {
+                versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },
+                host_cpu: "x".into(),
+                kernel: "6.1".into(),
+                at: jiff::Timestamp::UNIX_EPOCH,
+            },
+            ready_units: vec![],
+            represents: Default::default(),
+            files: [("disk.qcow2".into(), StoredFile { sha256: Digest::of(disk), size: disk.len() as u64 })].into(),
+            pool: vec![],
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Baselines) {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(dir.path());
+        fs::create_dir_all(&places.baselines).unwrap();
+        let store = Baselines::open(&places);
+        for (number, disk) in [(1, b"one"), (2, b"two")] {
+            let staged = places.baselines.join(".staged");
+            fs::create_dir(&staged).unwrap();
+            fs::write(staged.join("disk.qcow2"), disk).unwrap();
+            store.adopt(&staged, &record(number, disk)).unwrap();
+        }
+        (dir, store)
+    }
+
+    #[test]
+    fn a_name_means_the_newest_and_a_full_name_or_digest_that_one() {
+        let (_dir, store) = store();
+        assert_eq!(store.get("web").unwrap().record.number, 2);
+        let first = store.get("web@1").unwrap();
+        assert_eq!(store.get(&first.digest.short()).unwrap(), first);
+        assert_eq!(store.built_from(Digest::of(b"one")).unwrap(), Some(first));
+        assert_eq!(store.next_number("web").unwrap(), 3);
+        let error = store.get("mail").unwrap_err().to_string();
+        assert!(error.contains("web@1, web@2"), "{error}");
+    }
+
+    #[test]
+    fn verify_names_the_altered_file() {
+        let (_dir, store) = store();
+        let baseline = store.verify("web@1").unwrap();
+        fs::write(baseline.file("disk.qcow2"), "on3").unwrap();
+        let error = store.verify("web@1").unwrap_err();
+        assert!(matches!(&error, StoreError::Altered { file, .. } if file == "disk.qcow2"), "{error}");
+        fs::remove_file(baseline.file("disk.qcow2")).unwrap();
+        assert!(matches!(store.verify("web@1").unwrap_err(), StoreError::Missing { .. }));
+        assert_eq!(store.built_from(Digest::of(b"one")).unwrap(), None);
+        fs::write(baseline.file(RECORD), serde_json::to_vec(&record(1, b"evil")).unwrap()).unwrap();
+        assert!(matches!(store.get("web@1").unwrap_err(), StoreError::Altered { file, .. } if file == RECORD));
+    }
+
+    #[test]
+    fn a_removed_one_is_gone() {
+        let (_dir, store) = store();
+        let removed = store.remove("web@2").unwrap();
+        assert!(!removed.folder.exists());
+        assert_eq!(store.get("web").unwrap().record.number, 1);
+    }
+}

@@ -1,0 +1,230 @@
+//! The state diff of two manifests: packages and their files, units, ports, kernel.
+//!
+//! Two questions use it: *what did the patch change* (baseline or control against patched; shown to people), and *is the
+//! machine as it was* (baseline against rolled back; [`equal_to_baseline`], decides). Both leave out what differs between two
+//! runs of one machine, by the written list in [`allowed`].
+
+pub mod allowed;
+mod summary;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Entry, Manifest, Port};
+
+pub use summary::summary;
+
+/// Most file changes listed in a diff; the rest is counted.
+pub const FILES_LISTED: usize = 2_000;
+
+/// What differs between two machines, `from` the first `to` the second.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Diff {
+    /// Packages whose version or state differs.
+    pub packages: Vec<PackageChange>,
+    /// Files that differ, at most [`FILES_LISTED`].
+    pub files: Vec<FileChange>,
+    /// How many more files differ than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub files_omitted: usize,
+    /// Units whose state differs.
+    pub units: Vec<UnitChange>,
+    /// Ports that only the second listens on.
+    pub ports_opened: Vec<Port>,
+    /// Ports that only the first listens on.
+    pub ports_closed: Vec<Port>,
+    /// The running kernels, where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelChange>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// A package that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageChange {
+    /// `name:arch`.
+    pub package: String,
+    /// Version on the first; `None` where it is not installed.
+    pub from: Option<String>,
+    /// Version on the second.
+    pub to: Option<String>,
+    /// How many of its files differ.
+    pub files: usize,
+}
+
+/// A file system object that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// Absolute path.
+    pub path: String,
+    /// How.
+    pub change: Change,
+    /// What of it differs, for a change: `kind`, `mode`, `owner`, `content`, `target`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aspects: Vec<String>,
+    /// The package (`name:arch`) that owns it on either machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+}
+
+/// How a file system object differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Only the second has it.
+    Added,
+    /// Only the first has it.
+    Removed,
+    /// Both have it, not alike.
+    Changed,
+}
+
+/// A unit whose state differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitChange {
+    /// Unit name.
+    pub unit: String,
+    /// State on the first, e.g. `active`, or `absent`.
+    pub from: String,
+    /// State on the second.
+    pub to: String,
+}
+
+/// The running kernels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelChange {
+    /// On the first.
+    pub from: String,
+    /// On the second.
+    pub to: String,
+}
+
+impl Diff {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What differs between two machines, apart from what may.
+pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
+    let mut files = files(from, to);
+    let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
+    for file in &files {
+        *owned.entry(file.package.as_deref().unwrap_or_default()).or_default() += 1;
+    }
+    let packages = packages(from, to, &owned);
+    let files_omitted = files.len().saturating_sub(FILES_LISTED);
+    files.truncate(FILES_LISTED);
+    let listening = |manifest: &Manifest| -> BTreeSet<Port> {
+        manifest.ports.iter().filter(|port| allowed::port(port).is_none()).cloned().collect()
+    };
+    let (first, second) = (listening(from), listening(to));
+    Diff {
+        packages,
+        files,
+        files_omitted,
+        units: units(from, to),
+        ports_opened: second.difference(&first).cloned().collect(),
+        ports_closed: first.difference(&second).cloned().collect(),
+        kernel: (from.kernel != to.kernel).then(|| KernelChange { from: from.kernel.clone(), to: to.kernel.clone() }),
+    }
+}
+
+/// Whether a rolled-back machine is as its baseline's manifest says, apart from what may differ.
+///
+/// # Errors
+/// What is not as it was.
+pub fn equal_to_baseline(baseline: &Manifest, now: &Manifest) -> Result<(), Box<Diff>> {
+    let diff = diff(baseline, now);
+    if diff.is_empty() { Ok(()) } else { Err(Box::new(diff)) }
+}
+
+fn packages(from: &Manifest, to: &Manifest, owned: &BTreeMap<&str, usize>) -> Vec<PackageChange> {
+    // A removed package whose configuration is left is not installed, but is not gone either.
+    let state = |manifest: &Manifest, name: &String| {
+        manifest.packages.get(name).map(|package| match package.status.ends_with(" ok installed") {
+            true => package.version.clone(),
+            false => format!("{} ({})", package.version, package.status),
+        })
+    };
+    let names: BTreeSet<&String> = from.packages.keys().chain(to.packages.keys()).collect();
+    names
+        .into_iter()
+        .map(|name| PackageChange {
+            package: name.clone(),
+            from: state(from, name),
+            to: state(to, name),
+            files: owned.get(name.as_str()).copied().unwrap_or(0),
+        })
+        .filter(|change| change.from != change.to)
+        .collect()
+}
+
+fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
+    let paths: BTreeSet<&String> = from.files.keys().chain(to.files.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| allowed::path(path).is_none())
+        .filter_map(|path| {
+            let (first, second) = (from.files.get(path), to.files.get(path));
+            let (change, aspects) = match (first, second) {
+                (Some(first), Some(second)) => (Change::Changed, aspects(first, second)),
+                (None, _) => (Change::Added, Vec::new()),
+                (_, None) => (Change::Removed, Vec::new()),
+            };
+            if change == Change::Changed && aspects.is_empty() {
+                return None;
+            }
+            let package = second.or(first).and_then(|entry| entry.package.clone());
+            let package = package.or_else(|| first.and_then(|entry| entry.package.clone()));
+            Some(FileChange { path: path.clone(), change, aspects, package })
+        })
+        .collect()
+}
+
+fn aspects(first: &Entry, second: &Entry) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut push = |differs: bool, name: &str| {
+        if differs {
+            found.push(name.to_owned());
+        }
+    };
+    push(first.kind != second.kind, "kind");
+    push(first.mode != second.mode, "mode");
+    push((first.uid, first.gid) != (second.uid, second.gid), "owner");
+    push((first.size, first.sha256) != (second.size, second.sha256), "content");
+    push(first.target != second.target, "target");
+    found
+}
+
+fn units(from: &Manifest, to: &Manifest) -> Vec<UnitChange> {
+    let names: BTreeSet<&String> = from.units.keys().chain(to.units.keys()).collect();
+    let state = |manifest: &Manifest, name: &String| {
+        manifest.units.get(name).map(|unit| match unit.load.as_str() {
+            "loaded" => unit.active.clone(),
+            other => other.to_owned(),
+        })
+    };
+    names
+        .into_iter()
+        .filter(|name| allowed::unit(name).is_none())
+        .filter_map(|name| {
+            let (first, second) = (state(from, name), state(to, name));
+            // systemd forgets an idle unit and loads it again when something names it: that is no change.
+            let idle = |state: &Option<String>| matches!(state.as_deref(), None | Some("inactive" | "not-found"));
+            if first == second || idle(&first) && idle(&second) {
+                return None;
+            }
+            let shown = |state: Option<String>| state.unwrap_or_else(|| "absent".into());
+            Some(UnitChange { unit: name.clone(), from: shown(first), to: shown(second) })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Brings the ledger and the host back together: what a dead owner left behind goes.
+
+use std::{fs, io, path::Path, process::Command};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use crate::{
+    ledger::{Ledger, LedgerError, Locked, Thing, Undertaking},
+    places::Places,
+};
+
+/// Whether to act or only to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Take away.
+    Collect,
+    /// Only say what would be taken away.
+    DryRun,
+}
+
+/// Something that was left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// The undertaking it belongs to.
+    pub undertaking: String,
+    /// What it is, for people.
+    pub what: String,
+    /// Why it could not be taken away; absent when it was, or in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// Takes away all that dead owners left behind, and says what it was. What living owners made is not touched.
+pub fn collect(places: &Places, mode: Mode) -> Result<Vec<Leftover>, LedgerError> {
+    let ledger = Ledger::open(places)?;
+    let locked = ledger.lock()?;
+    let undertakings = locked.open_undertakings()?;
+    let (alive, dead): (Vec<_>, Vec<_>) =
+        undertakings.into_iter().partition(|undertaking| undertaking.owner.is_alive());
+    let mut leftovers = Vec::new();
+    for undertaking in dead {
+        collect_undertaking(&locked, &undertaking, mode, &mut leftovers)?;
+    }
+    collect_unannounced(places, &alive, mode, &mut leftovers);
+    if mode == Mode::Collect {
+        locked.compact()?;
+    }
+    Ok(leftovers)
+}
+
+fn collect_undertaking(
+    ledger: &Locked<'_>,
+    undertaking: &Undertaking,
+    mode: Mode,
+    leftovers: &mut Vec<Leftover>,
+) -> Result<(), LedgerError> {
+    let mut left = false;
+    // Backwards: the processes that use a folder were begun after it.
+    for thing in undertaking.things.iter().rev().filter(|thing| exists(thing)) {
+        let failure = match mode {
+            Mode::DryRun => None,
+            Mode::Collect => remove(thing).err().map(|error| error.to_string()),
+        };
+        left |= failure.is_some();
+        leftovers.push(Leftover { undertaking: undertaking.id.clone(), what: describe(thing), failure });
+    }
+    if mode == Mode::Collect && !left {
+        ledger.end(&undertaking.id)?;
+    }
+    Ok(())
+}
+
+/// Folders that no line announces: the ledger itself was lost.
+fn collect_unannounced(places: &Places, alive: &[Undertaking], mode: Mode, leftovers: &mut Vec<Leftover>) {
+    let Ok(entries) = fs::read_dir(&places.work) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let thing = Thing::Folder { path: path.clone() };
+        if alive.iter().any(|undertaking| undertaking.things.contains(&thing)) {
+            continue;
+        }
+        let known = leftovers.iter().any(|leftover| leftover.what == describe(&thing));
+        if known || !path.exists() {
+            continue;
+        }
+        let failure = match mode {
+            Mode::DryRun => None,
+            Mode::Collect => remove(&thing).err().map(|error| error.to_string()),
+        };
+        leftovers.push(Leftover { undertaking: "unannounced".into(), what: describe(&thing), failure });
+    }
+}
+
+fn describe(thing: &Thing) -> String {
+    match thing {
+        Thing::Folder { path } => format!("folder {}", path.display()),
+        Thing::Process { process } => format!("process {}", process.pid),
+        Thing::Veth { name } => format!("network link {name}"),
+        Thing::Machine { uri, name } => format!("machine {name} at {uri}"),
+    }
+}
+
+fn exists(thing: &Thing) -> bool {
+    match thing {
+        Thing::Folder { path } => path.exists(),
+        Thing::Process { process } => process.is_alive(),
+        Thing::Veth { name } => Path::new("/sys/class/net").join(name).exists(),
+        Thing::Machine { uri, name } => crate::machine::exists(uri, name),
+    }
+}
+
+pub(crate) fn remove(thing: &Thing) -> io::Result<()> {
+    match thing {
+        Thing::Folder { path } => match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
+        Thing::Process { process } => match i32::try_from(process.pid).ok().and_then(Pid::from_raw) {
+            Some(pid) if process.is_alive() => Ok(kill_process(pid, Signal::KILL)?),
+            _ => Ok(()),
+        },
+        Thing::Veth { name } => {
+            let output = Command::new("ip").args(["link", "delete", "dev", name]).output()?;
+            if output.status.success() || !exists(thing) {
+                return Ok(());
+            }
+            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+        Thing::Machine { uri, name } => crate::machine::remove(uri, name).map_err(io::Error::other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Process;
+
+    /// A ledger as a process that is gone now left it: the lines of a living one, with another start time.
+    fn orphan(places: &Places, id: &str, things: &[Thing]) {
+        let ledger = Ledger::open(places).unwrap();
+        ledger.begin(id).unwrap();
+        for thing in things {
+            ledger.creating(id, thing.clone()).unwrap();
+        }
+        let path = places.lab.join("ledger.jsonl");
+        let start = Process::current().unwrap().start;
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(&format!("\"start\":{start}"), "\"start\":1")).unwrap();
+    }
+
+    #[test]
+    fn a_dead_owners_folder_goes_and_a_living_ones_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(dir.path());
+        let (dead, alive) = (places.work.join("dead"), places.work.join("alive"));
+        fs::create_dir_all(dead.join("deep")).unwrap();
+        fs::create_dir_all(&alive).unwrap();
+        orphan(&places, "dead", &[Thing::Folder { path: dead.clone() }]);
+        let ledger = Ledger::open(&places).unwrap();
+        ledger.begin("alive").unwrap();
+        ledger.creating("alive", Thing::Folder { path: alive.clone() }).unwrap();
+
+        let found = collect(&places, Mode::DryRun).unwrap();
+        assert_eq!((found.len(), dead.exists()), (1, true));
+        assert_eq!(collect(&places, Mode::Collect).unwrap(), found);
+        assert_eq!((dead.exists(), alive.exists()), (false, true));
+        assert_eq!(collect(&places, Mode::Collect).unwrap(), []);
+    }
+
+    #[test]
+    fn a_folder_that_no_line_announces_goes_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(dir.path());
+        fs::create_dir_all(places.work.join("lost")).unwrap();
+        assert_eq!(collect(&places, Mode::Collect).unwrap().len(), 1);
+        assert!(!places.work.join("lost").exists());
+    }
+}

@@ -1,0 +1,127 @@
+//! A verdict as JUnit XML, for CI: one suite a baseline, one case a step and phase, and a case each for apply and rollback.
+//!
+//! `regression` and `flaky` are failures; `lab-error`, `missing` and an order that cannot be applied are errors; what failed
+//! before as well is skipped with its reason, since the patch is not to blame.
+
+use std::time::Duration;
+
+use patchlab_check::Outcome;
+use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
+
+use crate::{
+    report::{BaselineReport, Report, RollbackStatus, ScenarioReport, StepReport},
+    verdict::{Judgement, Phase, Verdict},
+};
+
+/// The XML could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the JUnit report of order {id} could not be written: {source}")]
+pub struct JunitError {
+    id: String,
+    source: quick_junit::SerializeError,
+}
+
+/// The XML text of a verdict.
+///
+/// # Errors
+/// The XML writer said no.
+pub fn render(report: &Report) -> Result<String, JunitError> {
+    let mut document = Document::new(format!("patchlab {}", report.id));
+    document.set_time(Duration::from_millis(report.total_ms));
+    if report.baselines.is_empty() {
+        let mut suite = TestSuite::new("validation");
+        suite.add_test_case(case("verdict", "validation", judged(report.verdict, &report.reason), 0));
+        document.add_test_suite(suite);
+    }
+    for baseline in &report.baselines {
+        document.add_test_suite(suite(baseline));
+    }
+    document.to_string().map_err(|source| JunitError { id: report.id.clone(), source })
+}
+
+fn suite(baseline: &BaselineReport) -> TestSuite {
+    let mut suite = TestSuite::new(baseline.name.clone());
+    suite.set_time(Duration::from_millis(baseline.total_ms));
+    let of = |part: &str| format!("{}.{part}", baseline.name);
+    suite.add_test_case(case(
+        "verdict",
+        &of("validation"),
+        judged(baseline.verdict, &baseline.reason),
+        baseline.apply_ms,
+    ));
+    for scenario in &baseline.scenarios {
+        for step in &scenario.steps {
+            suite.add_test_case(step_case(scenario, step, &of(&scenario.name)));
+        }
+    }
+    let rollback = match baseline.rollback.status {
+        RollbackStatus::Proven => TestCaseStatus::success(),
+        RollbackStatus::Failed => failed(NonSuccessKind::Failure, "rollback", &baseline.rollback.reason),
+        RollbackStatus::Skipped => skipped(&baseline.rollback.reason),
+    };
+    suite.add_test_case(case("rollback", &of("validation"), rollback, baseline.rollback_ms));
+    suite
+}
+
+fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str) -> TestCase {
+    let name = match scenario.phase {
+        Phase::Applied => step.name.clone(),
+        later => format!("{} ({later})", step.name),
+    };
+    let reason = step.patched.as_ref().map_or("", |outcome| outcome.reason.as_str());
+    let status = match step.verdict {
+        Some(Verdict::Pass | Verdict::Fixed) => TestCaseStatus::success(),
+        Some(Verdict::PreExisting) => skipped(&format!("fails without the patch, too: {reason}")),
+        Some(word @ (Verdict::Regression | Verdict::Flaky)) => failed(NonSuccessKind::Failure, word.name(), reason),
+        Some(word @ (Verdict::LabError | Verdict::Missing)) => {
+            failed(NonSuccessKind::Error, word.name(), if reason.is_empty() { &scenario.reason } else { reason })
+        }
+        None => skipped(reason),
+    };
+    let mut case = case(&name, class, status, step.patched.as_ref().map_or(0, |outcome| outcome.ms));
+    if step.verdict != Some(Verdict::Pass) {
+        case.set_system_out(format!("control: {}\npatched: {}\n", shown(&step.control), shown(&step.patched)));
+    }
+    case
+}
+
+fn shown(outcome: &Option<Outcome>) -> String {
+    match outcome {
+        None => "did not run".into(),
+        Some(outcome) => {
+            let exit = outcome.exit.map_or(String::new(), |exit| format!(", exit {exit}"));
+            format!("{}{exit}\n{}", outcome.status, outcome.output)
+        }
+    }
+}
+
+fn case(name: &str, class: &str, status: TestCaseStatus, ms: u64) -> TestCase {
+    let mut case = TestCase::new(name, status);
+    case.set_classname(class).set_time(Duration::from_millis(ms));
+    case
+}
+
+fn judged(judgement: Judgement, reason: &str) -> TestCaseStatus {
+    match judgement {
+        Judgement::Passed => TestCaseStatus::success(),
+        Judgement::Rejected => failed(NonSuccessKind::Failure, judgement.name(), reason),
+        Judgement::Inapplicable | Judgement::LabError | Judgement::Missing => {
+            failed(NonSuccessKind::Error, judgement.name(), reason)
+        }
+    }
+}
+
+fn failed(kind: NonSuccessKind, word: &str, reason: &str) -> TestCaseStatus {
+    let mut status = TestCaseStatus::non_success(kind);
+    status.set_type(word).set_message(reason);
+    status
+}
+
+fn skipped(reason: &str) -> TestCaseStatus {
+    let mut status = TestCaseStatus::skipped();
+    status.set_message(reason);
+    status
+}
+
+#[cfg(test)]
+mod tests;

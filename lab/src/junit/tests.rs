@@ -1,0 +1,86 @@
+use patchlab_check::{Digest, Status};
+
+use super::*;
+use crate::{report::SCHEMA, verdict::tests::baseline};
+
+fn report() -> Report {
+    let outcome = |status, exit| Outcome {
+        status,
+        exit,
+        ms: 1500,
+        output: "nginx: [emerg] unknown directive \"turbo_mode\" <&>\u{1b}[0m".into(),
+        reason: if status == Status::Pass { String::new() } else { "exit 1, expected 0".into() },
+    };
+    let step = |name: &str, verdict, control, patched| StepReport {
+        name: name.into(),
+        verdict,
+        control: Some(outcome(control, Some(0))),
+        patched: Some(outcome(patched, Some(1))),
+    };
+    let steps = vec![
+        step("front page", Some(Verdict::Pass), Status::Pass, Status::Pass),
+        step("config", Some(Verdict::Regression), Status::Pass, Status::Fail),
+        step("old sin", Some(Verdict::PreExisting), Status::Fail, Status::Fail),
+        step("no docker", None, Status::Skip, Status::Skip),
+    ];
+    let scenario = ScenarioReport {
+        name: "web-smoke".into(),
+        phase: Phase::Applied,
+        verdict: Verdict::Regression,
+        reason: "config: exit 1, expected 0, and the control passes".into(),
+        steps,
+    };
+    let mut rebooted = scenario.clone();
+    rebooted.phase = Phase::Rebooted;
+    rebooted.steps.truncate(1);
+    Report {
+        schema: SCHEMA,
+        order: Digest::of("order"),
+        id: "PO-2026-0002".into(),
+        verdict: Judgement::Rejected,
+        reason: "r".into(),
+        baselines: vec![baseline("debian-12-web@1", Judgement::Rejected, vec![scenario, rebooted])],
+        total_ms: 9000,
+    }
+}
+
+#[test]
+fn a_rejected_order_as_junit() {
+    let xml = render(&report()).unwrap();
+    assert!(xml.contains(r#"<testsuite name="debian-12-web@1" tests="7" skipped="2""#), "{xml}");
+    assert!(xml.contains(r#"errors="0" failures="2""#), "{xml}");
+    assert!(xml.contains(r#"<testcase name="config" classname="debian-12-web@1.web-smoke" time="1.500">"#), "{xml}");
+    assert!(xml.contains(r#"<failure message="exit 1, expected 0" type="regression"/>"#), "{xml}");
+    assert!(xml.contains(r#"name="front page (after the reboot)""#), "{xml}");
+    // What XML cannot carry does not get into it.
+    assert!(!xml.contains('\u{1b}') && xml.contains("&lt;&amp;&gt;"), "{xml}");
+}
+
+#[test]
+fn without_a_baseline_there_is_still_one_case() {
+    let report = Report { baselines: Vec::new(), verdict: Judgement::Missing, ..report() };
+    let xml = render(&report).unwrap();
+    assert!(xml.contains(r#"<error message="r" type="missing"/>"#), "{xml}");
+}
+
+#[test]
+fn the_json_has_the_designs_keys() {
+    let json = serde_json::to_value(report()).unwrap();
+    for key in ["schema", "order", "verdict", "reason", "baselines"] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    assert_eq!(json["verdict"], "rejected");
+    let baseline = &json["baselines"][0];
+    for key in
+        ["name", "digest", "verdict", "reason", "scenarios", "rollback", "transaction", "apply_ms", "rollback_ms"]
+    {
+        assert!(baseline.get(key).is_some(), "{key}");
+    }
+    assert_eq!(baseline["rollback"]["status"], "proven");
+    let step = &baseline["scenarios"][0]["steps"][1];
+    assert_eq!(step["name"], "config");
+    assert_eq!(step["patched"]["status"], "fail");
+    assert_eq!(step["patched"]["exit"], 1);
+    assert_eq!(step["control"]["ms"], 1500);
+    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report());
+}

@@ -1,0 +1,29 @@
+//! The lab: baselines, machines, scenarios, verdicts. Knows no SNMP and no orders.
+//!
+//! A [`baseline`] is built from a recipe and frozen while it runs; a [`machine`] is a clone of one, made through libvirt inside a
+//! [`worker`] that lives in a network namespace of its own; a [`scenario`] is a folder of steps; a [`verdict`] is what control
+//! and patched clone say together. How a patch gets onto a machine is the caller's business: [`applier::Applier`].
+
+pub mod accelerator;
+pub mod applier;
+pub mod artifact;
+pub mod baseline;
+pub mod diff;
+pub mod gc;
+pub mod junit;
+pub mod ledger;
+pub mod machine;
+pub mod manifest;
+pub mod places;
+pub mod recipe;
+pub mod report;
+pub mod scenario;
+pub mod validation;
+pub mod verdict;
+pub mod worker;
+
+pub use artifact::{ArtifactError, ArtifactStore};
+pub use baseline::Baseline;
+pub use machine::{Guest, Lab, LabError, Machine};
+pub use manifest::Manifest;
+pub use places::Places;

@@ -1,0 +1,379 @@
+//! Machines: clones of a baseline under libvirt, made inside a worker.
+//!
+//! [`Lab`] is the connection to libvirt; [`Lab::clone_baseline`] takes the clone ladder and gives a [`Machine`], whose inside
+//! is a [`Guest`]. Dropping a machine destroys it. All calls block; a caller with an executor moves them off it.
+
+mod clone;
+mod domain;
+mod guest;
+mod handshake;
+mod libvirt;
+mod serial;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use virt::domain::Domain;
+
+pub use self::{
+    clone::{CloneReport, CloneSpec, Rung},
+    domain::{Forward, GUEST_ADDRESS, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
+    guest::{Answer, Guest, GuestError},
+    handshake::{Handshake, Reseed},
+    libvirt::{Driver, Lab, Versions},
+    serial::{Failure, FailureKind, failures, failures_in},
+};
+pub(crate) use self::{
+    clone::{DiskFate, Plan},
+    domain::{Description, Memory, Opening},
+};
+pub(crate) use libvirt::{exists, remove};
+
+/// A machine could not be made or used: the lab's failure, never the patch's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabError {
+    /// libvirt said no.
+    #[error("libvirt: cannot {action} {subject}: {reason}")]
+    Libvirt {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        subject: String,
+        /// libvirt's own words.
+        reason: String,
+    },
+    /// QEMU's monitor said no.
+    #[error("machine {machine}: monitor command {command}: {reason}")]
+    Monitor {
+        /// Which machine.
+        machine: String,
+        /// What it was told.
+        command: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// Something did not happen in time.
+    #[error("machine {machine}: {event} did not happen within {} s{evidence}", timeout.as_secs())]
+    Timeout {
+        /// Which machine.
+        machine: String,
+        /// What was waited for.
+        event: String,
+        /// How long.
+        timeout: Duration,
+        /// What is known beside; starts with `: ` when there is anything.
+        evidence: String,
+    },
+    /// The console shows that the machine broke.
+    #[error("machine {machine} broke ({kind:?}): {line}")]
+    Broken {
+        /// Which machine.
+        machine: String,
+        /// How.
+        kind: FailureKind,
+        /// The console's line.
+        line: String,
+    },
+    /// The guest agent.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The clone did not get an identity of its own.
+    #[error("machine {machine}: handshake failed: {reason}")]
+    Handshake {
+        /// Which machine.
+        machine: String,
+        /// Why.
+        reason: String,
+    },
+    /// The second disk does not fit.
+    #[error("tools disk {path} has {found} bytes, not {TOOLS_BYTES}: template and clones must agree on its size")]
+    ToolsSize {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+    },
+    /// The file system said no.
+    #[error("lab: cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LabError {
+    let path = path.to_owned();
+    move |source| LabError::Io { action, path, source }
+}
+
+/// How often a machine's state is asked for while it changes.
+const POLL: Duration = Duration::from_millis(4);
+
+/// A running machine. Dropping it destroys it and takes away its files.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    domain: Domain,
+    hardware: Hardware,
+    disk: PathBuf,
+    fate: DiskFate,
+    serial: PathBuf,
+    state: PathBuf,
+    report: CloneReport,
+    handshake: Option<Handshake>,
+    ready_units: Vec<String>,
+}
+
+impl Machine {
+    /// Its name, unique in its lab; also its host name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its inside.
+    pub fn guest(&self) -> Guest {
+        Guest::new(self.domain.clone(), self.name.clone())
+    }
+
+    /// How it was made, and how fast.
+    pub fn report(&self) -> &CloneReport {
+        &self.report
+    }
+
+    /// The proof that it is nobody's twin.
+    pub fn handshake(&self) -> Option<&Handshake> {
+        self.handshake.as_ref()
+    }
+
+    /// What it is made of.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
+    /// Its console log.
+    pub fn serial_log(&self) -> &Path {
+        &self.serial
+    }
+
+    /// Its disk: a layer over its baseline's.
+    pub fn disk(&self) -> &Path {
+        &self.disk
+    }
+
+    /// What its console says about broken things.
+    pub fn failures(&self) -> Result<Vec<Failure>, LabError> {
+        failures_in(&self.serial).map_err(failed("read", &self.serial))
+    }
+
+    /// Writes a file into the guest; `mode` are permission bits.
+    pub fn put_file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), GuestError> {
+        self.guest().put_file(path, bytes, mode)
+    }
+
+    /// Reboots the guest by its own init and waits until its baseline's units are active again. How long it took.
+    pub fn reboot(&self, timeout: Duration) -> Result<Duration, LabError> {
+        let begun = Instant::now();
+        let guest = self.guest();
+        let boot_id = || guest.script("cat /proc/sys/kernel/random/boot_id", &[], Duration::from_secs(20));
+        let before = boot_id()?;
+        // The agent dies while it answers: what it says does not matter.
+        let _ = guest.script("systemctl reboot", &[], Duration::from_secs(20));
+        loop {
+            self.check_alive("a reboot", begun, timeout)?;
+            match boot_id() {
+                Ok(now) if now != before => break,
+                Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Memory that this machine alone accounts for, in KiB: its process's proportional set size.
+    pub fn pss_kib(&self) -> Result<u64, LabError> {
+        let pid = self.emulator_pid()?;
+        let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse().ok())
+            .ok_or_else(|| failed("find Pss in", &path)(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// The emulator's command line, as libvirt made it.
+    pub fn command_line(&self) -> Result<Vec<String>, LabError> {
+        let path = PathBuf::from(format!("/proc/{}/cmdline", self.emulator_pid()?));
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        Ok(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+
+    /// Destroys it and takes away its files. The console log stays.
+    pub fn destroy(self) -> Result<(), LabError> {
+        self.destroy_now()
+    }
+
+    fn destroy_now(&self) -> Result<(), LabError> {
+        if self.domain.is_active().unwrap_or(false) {
+            self.domain.destroy().map_err(|error| LabError::Libvirt {
+                action: "destroy",
+                subject: self.name.clone(),
+                reason: error.message().to_owned(),
+            })?;
+        }
+        if self.fate == DiskFate::Keep {
+            return Ok(());
+        }
+        match fs::remove_file(&self.disk) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.disk)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The emulator's process, by the file in which libvirt keeps its number.
+    fn emulator_pid(&self) -> Result<u32, LabError> {
+        let path = self.state.join(format!("{}.pid", self.name));
+        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        text.trim().parse().map_err(|_| failed("understand", &path)(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Stops its processors.
+    pub(crate) fn pause(&self) -> Result<(), LabError> {
+        let broken = |error: virt::error::Error| LabError::Libvirt {
+            action: "pause",
+            subject: self.name.clone(),
+            reason: error.message().to_owned(),
+        };
+        self.domain.suspend().map_err(broken)
+    }
+
+    /// libvirt's description of it, as it runs.
+    pub(crate) fn description(&self) -> Result<String, LabError> {
+        self.domain.xml_desc(0).map_err(|error| LabError::Libvirt {
+            action: "describe",
+            subject: self.name.clone(),
+            reason: error.message().to_owned(),
+        })
+    }
+
+    /// One monitor command.
+    pub(crate) fn monitor(&self, command: &str, arguments: Value) -> Result<Value, LabError> {
+        let refused = |reason: &str| LabError::Monitor {
+            machine: self.name.clone(),
+            command: command.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let request = json!({ "execute": command, "arguments": arguments }).to_string();
+        let answer = self.domain.qemu_monitor_command(&request, 0).map_err(|error| refused(error.message()))?;
+        let mut answer: Value = serde_json::from_str(&answer).map_err(|error| refused(&error.to_string()))?;
+        match answer["error"]["desc"].as_str() {
+            Some(reason) => Err(refused(reason)),
+            None => Ok(answer["return"].take()),
+        }
+    }
+
+    /// Polls the monitor until `reached` says yes.
+    pub(crate) fn await_monitor(
+        &self,
+        event: &str,
+        command: &str,
+        timeout: Duration,
+        mut reached: impl FnMut(&Value) -> Result<bool, String>,
+    ) -> Result<(), LabError> {
+        let begun = Instant::now();
+        loop {
+            let state = self.monitor(command, json!({}))?;
+            let reason = match reached(&state) {
+                Ok(true) => return Ok(()),
+                Ok(false) if begun.elapsed() < timeout => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                Ok(false) => {
+                    let (machine, event) = (self.name.clone(), event.to_owned());
+                    return Err(LabError::Timeout { machine, event, timeout, evidence: format!(": {state}") });
+                }
+                Err(reason) => reason,
+            };
+            return Err(LabError::Monitor { machine: self.name.clone(), command: command.to_owned(), reason });
+        }
+    }
+
+    /// Waits for the first answer of the guest agent.
+    pub(crate) fn wait_agent(&self, timeout: Duration) -> Result<(), LabError> {
+        let begun = Instant::now();
+        let guest = self.guest();
+        loop {
+            match guest.ping() {
+                Ok(()) => return Ok(()),
+                Err(_) => self.check_alive("the guest agent's first answer", begun, timeout)?,
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the units that make this baseline ready are active. A failed one ends the wait at once.
+    pub(crate) fn wait_units(&self, timeout: Duration) -> Result<(), LabError> {
+        if self.ready_units.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let guest = self.guest();
+        let script = r#"systemctl show --property=Id,ActiveState --value -- "$@"; exit 0"#;
+        let units: Vec<&str> = self.ready_units.iter().map(String::as_str).collect();
+        loop {
+            let shown = guest.script(script, &units, Duration::from_secs(60))?;
+            let shown = String::from_utf8_lossy(&shown).into_owned();
+            let words: Vec<&str> = shown.split_whitespace().collect();
+            if words.iter().filter(|word| **word == "active").count() == units.len() {
+                return Ok(());
+            }
+            if let Some(position) = words.iter().position(|word| *word == "failed") {
+                let unit = words.get(position.saturating_sub(1)).copied().unwrap_or_default();
+                return Err(LabError::Timeout {
+                    machine: self.name.clone(),
+                    event: format!("{unit} active"),
+                    timeout,
+                    evidence: ": the unit failed".into(),
+                });
+            }
+            self.check_alive(&format!("units active ({})", words.join(" ")), begun, timeout)?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Fails when the time is over, the console shows a failure, or the machine does not run.
+    fn check_alive(&self, event: &str, begun: Instant, timeout: Duration) -> Result<(), LabError> {
+        if begun.elapsed() > timeout {
+            let last = fs::read_to_string(&self.serial).unwrap_or_default();
+            let last = last.trim_end().lines().last().unwrap_or_default().trim();
+            let evidence = if last.is_empty() { String::new() } else { format!(": its console ends with {last:?}") };
+            return Err(LabError::Timeout { machine: self.name.clone(), event: event.into(), timeout, evidence });
+        }
+        let fatal = |failure: &Failure| matches!(failure.kind, FailureKind::Panic | FailureKind::Emergency);
+        if let Some(failure) = self.failures()?.into_iter().find(fatal) {
+            return Err(LabError::Broken { machine: self.name.clone(), kind: failure.kind, line: failure.line });
+        }
+        if !self.domain.is_active().unwrap_or(false) {
+            let kind = FailureKind::Panic;
+            return Err(LabError::Broken { machine: self.name.clone(), kind, line: "it no longer runs".into() });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.destroy_now() {
+            tracing::warn!(machine = %self.name, %error, "left for the end of its worker");
+        }
+    }
+}

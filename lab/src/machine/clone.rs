@@ -1,0 +1,318 @@
+//! The clone ladder: from a running template in well under a second, or by a cold boot when the template does not fit.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use virt::sys;
+
+use super::{
+    Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, TOOLS_BYTES, Versions, failed, handshake,
+};
+use crate::{
+    accelerator::Accelerator,
+    baseline::{Baseline, Frozen},
+};
+
+/// What a clone is to be.
+#[derive(Debug, Clone, Default)]
+pub struct CloneSpec {
+    /// Its name and host name: letters, digits, dashes. A number is appended when it is taken.
+    pub name: String,
+    /// A raw image of exactly [`TOOLS_BYTES`] bytes, shown as a second, read-only disk (`/dev/vdb`).
+    pub tools: Option<PathBuf>,
+    /// Ports of the worker that lead into the guest.
+    pub forwards: Vec<Forward>,
+}
+
+/// How a machine came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Its memory is mapped copy-on-write from a running template's.
+    TemplateClone,
+    /// It booted its own disk.
+    ColdBoot,
+}
+
+impl Rung {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TemplateClone => "template-clone",
+            Self::ColdBoot => "cold-boot",
+        }
+    }
+}
+
+/// How a machine was made, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneReport {
+    /// The rung taken.
+    pub rung: Rung,
+    /// Why a higher rung was not, when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
+    /// libvirt's start of the emulator, milliseconds.
+    pub start_ms: u64,
+    /// Loading of the device state, milliseconds; 0 for a cold boot.
+    pub incoming_ms: u64,
+    /// From the request to the guest's first answer, milliseconds.
+    pub ready_ms: u64,
+    /// The handshake after it, milliseconds.
+    pub handshake_ms: u64,
+}
+
+/// All that the start of one machine needs.
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    pub(crate) hardware: Hardware,
+    pub(crate) memory: Memory,
+    pub(crate) disk: PathBuf,
+    pub(crate) fate: DiskFate,
+    pub(crate) tools: PathBuf,
+    pub(crate) forwards: Vec<Forward>,
+    pub(crate) ready_units: Vec<String>,
+    pub(crate) flags: sys::virDomainCreateFlags,
+    pub(crate) rung: Rung,
+}
+
+/// What becomes of a machine's disk when it is destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DiskFate {
+    /// It goes: a layer.
+    Remove,
+    /// It stays: a template's.
+    Keep,
+}
+
+/// How long the steps of a template clone may take, with kvm.
+const CLONE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a cold boot may take until the agent answers, with kvm.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Lab {
+    /// A running clone of a baseline, by the highest rung that works; with its handshake done.
+    pub fn clone_baseline(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+        let fallback = match unfit(&baseline.record.frozen, self.versions(), &baseline.record.hardware) {
+            None => match self.template_clone(baseline, spec) {
+                Ok(machine) => return self.introduce(machine),
+                Err(error) => error.to_string(),
+            },
+            Some(reason) => reason,
+        };
+        tracing::warn!(baseline = %baseline.record.name, reason = %fallback, "no template clone: cold boot");
+        self.boot(baseline, spec, Some(fallback)).and_then(|machine| self.introduce(machine))
+    }
+
+    /// A machine that boots a baseline's disk by its own bootloader and kernel; with its handshake done.
+    pub fn cold_boot(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+        self.boot(baseline, spec, None).and_then(|machine| self.introduce(machine))
+    }
+
+    fn template_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+        let begun = Instant::now();
+        let timeout = CLONE_TIMEOUT * baseline.record.hardware.accelerator.factor();
+        let memory = self.template_memory(baseline)?;
+        let mut machine = self.start(baseline, spec, memory, sys::VIR_DOMAIN_START_PAUSED, Rung::TemplateClone)?;
+        machine.report.start_ms = millis(begun);
+        let loading = Instant::now();
+        let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
+        machine.monitor("migrate-set-capabilities", capability)?;
+        let state = baseline.file("state");
+        machine.monitor("migrate-incoming", json!({ "uri": format!("file:{}", state.display()) }))?;
+        // A resume sent while the state still comes in is accepted and leaves the machine paused for ever.
+        machine.await_monitor(
+            "the template's state loaded",
+            "query-status",
+            timeout,
+            |status| match status["status"].as_str() {
+                Some("paused") => Ok(true),
+                Some("inmigrate") => Ok(false),
+                other => Err(format!("unexpected state {other:?} while the template's state was loading")),
+            },
+        )?;
+        machine.report.incoming_ms = millis(loading);
+        machine.domain.resume().map_err(|error| LabError::Libvirt {
+            action: "resume",
+            subject: machine.name.clone(),
+            reason: error.message().to_owned(),
+        })?;
+        machine.await_monitor("running", "query-status", timeout, |status| Ok(status["status"] == "running"))?;
+        machine.wait_agent(timeout)?;
+        machine.report.ready_ms = millis(begun);
+        Ok(machine)
+    }
+
+    /// The template's memory file. Before 8.2, QEMU opens it for writing, though it never writes: then every worker needs a
+    /// copy, made once.
+    fn template_memory(&self, baseline: &Baseline) -> Result<Memory, LabError> {
+        let file = baseline.file("ram");
+        if opens_read_only(&self.versions().qemu) {
+            return Ok(Memory::Clone(file, Opening::ReadOnly));
+        }
+        let copy = self.places.work.join(format!("ram-{}", baseline.digest.short()));
+        let _one_at_a_time = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if !copy.exists() {
+            let partial = copy.with_extension("partial");
+            fs::copy(&file, &partial).map_err(failed("copy", &file))?;
+            fs::rename(&partial, &copy).map_err(failed("rename", &partial))?;
+        }
+        Ok(Memory::Clone(copy, Opening::ReadWrite))
+    }
+
+    fn boot(&self, baseline: &Baseline, spec: &CloneSpec, fallback: Option<String>) -> Result<Machine, LabError> {
+        let begun = Instant::now();
+        let mut machine = self.start(baseline, spec, Memory::Plain, sys::VIR_DOMAIN_NONE, Rung::ColdBoot)?;
+        machine.report.start_ms = millis(begun);
+        machine.report.fallback = fallback;
+        let timeout = BOOT_TIMEOUT * machine.hardware.accelerator.factor();
+        machine.wait_agent(timeout)?;
+        machine.report.ready_ms = millis(begun);
+        machine.wait_units(timeout.saturating_sub(begun.elapsed()))?;
+        Ok(machine)
+    }
+
+    fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
+        let begun = Instant::now();
+        let timeout = CLONE_TIMEOUT * machine.hardware.accelerator.factor();
+        machine.handshake = Some(handshake::shake(&machine.guest(), &machine.name, timeout)?);
+        machine.report.handshake_ms = millis(begun);
+        Ok(machine)
+    }
+
+    fn start(
+        &self,
+        baseline: &Baseline,
+        spec: &CloneSpec,
+        memory: Memory,
+        flags: sys::virDomainCreateFlags,
+        rung: Rung,
+    ) -> Result<Machine, LabError> {
+        let tools = match &spec.tools {
+            Some(path) => check_tools(path)?.to_owned(),
+            None => self.empty_tools()?,
+        };
+        let name = self.free_name(&spec.name);
+        let disk = self.layer(&baseline.file("disk.qcow2"), &name)?;
+        let record = &baseline.record;
+        let hardware = Hardware { accelerator: self.usable(&record.hardware), ..record.hardware.clone() };
+        let (forwards, ready_units) = (spec.forwards.clone(), record.ready_units.clone());
+        let fate = DiskFate::Remove;
+        self.start_as(Plan { name, hardware, memory, disk, fate, tools, forwards, ready_units, flags, rung })
+    }
+
+    /// Starts a machine on a disk of its own.
+    pub(crate) fn start_as(&self, plan: Plan) -> Result<Machine, LabError> {
+        let serial = self.places.work.join(format!("{}.console", plan.name));
+        let description = Description {
+            name: &plan.name,
+            hardware: &plan.hardware,
+            memory: plan.memory,
+            disk: &plan.disk,
+            tools: &plan.tools,
+            serial: &serial,
+            forwards: &plan.forwards,
+        };
+        let domain = self.create(&description, plan.flags)?;
+        let report =
+            CloneReport { rung: plan.rung, fallback: None, start_ms: 0, incoming_ms: 0, ready_ms: 0, handshake_ms: 0 };
+        Ok(Machine {
+            name: plan.name,
+            domain,
+            hardware: plan.hardware,
+            disk: plan.disk,
+            fate: plan.fate,
+            serial,
+            state: self.state.clone(),
+            report,
+            handshake: None,
+            ready_units: plan.ready_units,
+        })
+    }
+
+    /// A baseline frozen under kvm may be booted cold where there is none.
+    fn usable(&self, hardware: &Hardware) -> Accelerator {
+        match hardware.accelerator {
+            Accelerator::Kvm if !Accelerator::Kvm.opens() => Accelerator::Tcg,
+            other => other,
+        }
+    }
+
+    fn free_name(&self, wanted: &str) -> String {
+        let taken = |name: &str| self.places.work.join(format!("{name}.qcow2")).exists();
+        if !taken(wanted) {
+            return wanted.to_owned();
+        }
+        loop {
+            let name = format!("{wanted}-{}", self.next_number());
+            if !taken(&name) {
+                return name;
+            }
+        }
+    }
+}
+
+/// Why a template frozen like this cannot be cloned here; `None` when it can.
+fn unfit(frozen: &Frozen, here: &Versions, hardware: &Hardware) -> Option<String> {
+    if frozen.versions.qemu != here.qemu {
+        return Some(format!(
+            "the template was frozen under QEMU {}, this host has {}",
+            frozen.versions.qemu, here.qemu
+        ));
+    }
+    if hardware.accelerator == Accelerator::Kvm && !Accelerator::Kvm.opens() {
+        return Some("the template was frozen under kvm, which this host does not offer to the lab".into());
+    }
+    if hardware.accelerator == Accelerator::Kvm && frozen.host_cpu != crate::accelerator::host_cpu() {
+        return Some(format!("the template was frozen on another processor ({})", frozen.host_cpu));
+    }
+    None
+}
+
+/// Whether this QEMU can map a file that it may not write to (`rom=off`, 8.2).
+fn opens_read_only(qemu: &str) -> bool {
+    let mut numbers = qemu.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (8, 2)
+}
+
+fn check_tools(path: &Path) -> Result<&Path, LabError> {
+    let found = fs::metadata(path).map_err(failed("read", path))?.len();
+    if found == TOOLS_BYTES { Ok(path) } else { Err(LabError::ToolsSize { path: path.to_owned(), found }) }
+}
+
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_qemu_needs_a_file_of_its_own() {
+        assert_eq!(["7.2.0", "8.1.5", "8.2.0", "10.0.2"].map(opens_read_only), [false, false, true, true]);
+    }
+
+    #[test]
+    fn another_qemu_needs_a_cold_boot_and_says_so() {
+        let versions = |qemu: &str| Versions { qemu: qemu.into(), libvirt: "9.0.0".into() };
+        let frozen = Frozen {
+            versions: versions("10.0.2"),
+            host_cpu: "x".into(),
+            kernel: "6.1".into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let hardware = Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into() };
+        assert_eq!(unfit(&frozen, &versions("10.0.2"), &hardware), None);
+        let reason = unfit(&frozen, &versions("7.2.0"), &hardware).unwrap();
+        assert!(reason.contains("10.0.2") && reason.contains("7.2.0"), "{reason}");
+    }
+}

@@ -1,0 +1,230 @@
+//! libvirt's description of a machine, as a pure function of what it stands for.
+//!
+//! A template and its clones must be the same machine to QEMU: same devices at the same addresses, same memory backend id,
+//! same network card. What may differ is what lies behind: files, ports, and how the memory file is mapped.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::accelerator::Accelerator;
+
+/// Size of the second, read-only disk in bytes: 64 MiB. Fixed, since a template and its clones must agree on it.
+pub const TOOLS_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The emulator that the lab uses.
+pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
+
+/// A guest's address inside its own user network.
+pub const GUEST_ADDRESS: &str = "10.0.2.15";
+
+/// The address under which a guest reaches its worker's loopback.
+pub const HOST_ADDRESS: &str = "10.0.2.2";
+
+/// What a machine is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// What runs them.
+    pub accelerator: Accelerator,
+    /// QEMU's machine type; `q35` until a template fixes it, e.g. `pc-q35-10.0`.
+    pub machine: String,
+}
+
+impl Hardware {
+    /// libvirt's CPU mode for the accelerator.
+    pub fn cpu_model(&self) -> &'static str {
+        match self.accelerator {
+            Accelerator::Kvm => "host-passthrough",
+            Accelerator::Tcg => "maximum",
+        }
+    }
+}
+
+/// A port of the worker that leads into the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// UDP or TCP.
+    pub protocol: Protocol,
+    /// Where it listens, in the worker's network namespace.
+    pub host: SocketAddrV4,
+    /// Where it leads to.
+    pub guest_port: u16,
+}
+
+/// Transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+/// How the guest's memory is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Anonymous.
+    Plain,
+    /// In a file that the guest changes: a template.
+    Template(PathBuf),
+    /// Mapped from a template's file, copied on write; the device state comes by monitor command.
+    Clone(PathBuf, Opening),
+}
+
+/// How QEMU opens a template's memory file. It never writes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// For reading alone; since QEMU 8.2.
+    ReadOnly,
+    /// As if to write: the file must be the worker's own.
+    ReadWrite,
+}
+
+/// All that one machine's description says.
+#[derive(Debug, Clone)]
+pub(crate) struct Description<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) hardware: &'a Hardware,
+    pub(crate) memory: Memory,
+    pub(crate) disk: &'a Path,
+    pub(crate) tools: &'a Path,
+    pub(crate) serial: &'a Path,
+    pub(crate) forwards: &'a [Forward],
+}
+
+impl Description<'_> {
+    pub(crate) fn to_xml(&self) -> String {
+        let hardware = self.hardware;
+        let (name, machine, cpu) = (escape(self.name), escape(&hardware.machine), hardware.cpu_model());
+        let kind = match hardware.accelerator {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "qemu",
+        };
+        let (memory, vcpus) = (hardware.memory_mib, hardware.vcpus);
+        let (disk, tools, serial) = (path(self.disk), path(self.tools), path(self.serial));
+        let arguments = self.arguments().iter().fold(String::new(), |mut xml, argument| {
+            let _ = write!(xml, "\n    <qemu:arg value='{}'/>", escape(argument));
+            xml
+        });
+        format!(
+            "<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{name}</name><genid/><memory unit='MiB'>{memory}</memory><vcpu>{vcpus}</vcpu>
+  <os><type arch='x86_64' machine='{machine}'>hvm</type></os>
+  <features><acpi/></features><cpu mode='{cpu}' check='none'/>
+  <on_reboot>restart</on_reboot><on_crash>preserve</on_crash>
+  <devices><emulator>{EMULATOR}</emulator>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe' discard='unmap'/>
+      <source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback'/>
+      <source file='{tools}'/><target dev='vdb' bus='virtio'/><readonly/></disk>
+    <serial type='file'><source path='{serial}' append='on'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='none'/><controller type='usb' model='none'/>
+  </devices>
+  <qemu:commandline>{arguments}
+  </qemu:commandline>
+</domain>
+"
+        )
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let backing = match &self.memory {
+            Memory::Plain => None,
+            Memory::Template(file) => Some((file, "share=on")),
+            Memory::Clone(file, Opening::ReadOnly) => Some((file, "share=off,readonly=on,rom=off")),
+            Memory::Clone(file, Opening::ReadWrite) => Some((file, "share=off")),
+        };
+        let mut arguments = Vec::new();
+        if let Some((file, mapping)) = backing {
+            let size = self.hardware.memory_mib;
+            let file = file.display();
+            // The id must be the same in template and clone; a second -machine merges with libvirt's own.
+            arguments.push("-object".into());
+            arguments.push(format!("memory-backend-file,id=lab-memory,mem-path={file},{mapping},size={size}M"));
+            arguments.push("-machine".into());
+            arguments.push("memory-backend=lab-memory".into());
+        }
+        arguments.push("-netdev".into());
+        arguments.push(netdev(self.forwards));
+        arguments.push("-device".into());
+        // The address is migrated state: all clones share it, each alone in its own user network.
+        arguments.push("virtio-net-pci,netdev=lab-net,mac=52:54:00:12:34:56,addr=0x1d".into());
+        if matches!(self.memory, Memory::Clone(..)) {
+            arguments.push("-incoming".into());
+            arguments.push("defer".into());
+        }
+        arguments
+    }
+}
+
+/// QEMU's user network. Without `restrict`, which silently drops forwarded UDP: isolation is the namespace's work.
+fn netdev(forwards: &[Forward]) -> String {
+    forwards.iter().fold(String::from("user,id=lab-net"), |mut option, forward| {
+        let protocol = match forward.protocol {
+            Protocol::Udp => "udp",
+            Protocol::Tcp => "tcp",
+        };
+        let (ip, port) = (forward.host.ip(), forward.host.port());
+        let _ = write!(option, ",hostfwd={protocol}:{ip}:{port}-{GUEST_ADDRESS}:{}", forward.guest_port);
+        option
+    })
+}
+
+fn path(path: &Path) -> String {
+    escape(&path.display().to_string())
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xml(memory: Memory, forwards: &[Forward]) -> String {
+        let hardware =
+            Hardware { memory_mib: 512, vcpus: 2, accelerator: Accelerator::Tcg, machine: "pc-q35-10.0".into() };
+        Description {
+            name: "a&b",
+            hardware: &hardware,
+            memory,
+            disk: Path::new("/d"),
+            tools: Path::new("/t"),
+            serial: Path::new("/s"),
+            forwards,
+        }
+        .to_xml()
+    }
+
+    #[test]
+    fn template_and_clone_differ_only_in_how_memory_is_mapped_and_that_the_clone_waits() {
+        let template = xml(Memory::Template("/ram".into()), &[]);
+        let clone = xml(Memory::Clone("/ram".into(), Opening::ReadOnly), &[]);
+        let expected = template.replace("share=on", "share=off,readonly=on,rom=off").replace(
+            "\n  </qemu:commandline>",
+            "\n    <qemu:arg value='-incoming'/>\n    <qemu:arg value='defer'/>\n  </qemu:commandline>",
+        );
+        assert_eq!(clone, expected);
+        assert!(clone.contains("<name>a&amp;b</name>"));
+    }
+
+    #[test]
+    fn forwards_lead_to_the_guests_address() {
+        let forward = Forward { protocol: Protocol::Udp, host: "127.0.0.1:2161".parse().unwrap(), guest_port: 161 };
+        assert!(xml(Memory::Plain, &[forward]).contains("hostfwd=udp:127.0.0.1:2161-10.0.2.15:161"));
+    }
+}

@@ -1,0 +1,218 @@
+//! The connection to libvirt: its embedded driver, or another by URI.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+use virt::{connect::Connect, domain::Domain, sys};
+
+use super::{Description, LabError, failed};
+use crate::places::Places;
+
+/// Which libvirt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// The driver in this process, with a root folder of its own. No daemon.
+    Embedded,
+    /// Another libvirt, e.g. `qemu:///system`.
+    Uri(String),
+}
+
+/// What runs the machines, as far as a template depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Versions {
+    /// QEMU's version, e.g. `10.0.2`.
+    pub qemu: String,
+    /// libvirt's version, e.g. `9.0.0`.
+    pub libvirt: String,
+}
+
+/// An open lab: one per process, in a worker.
+#[derive(Debug)]
+pub struct Lab {
+    pub(super) connect: Connect,
+    pub(super) places: Places,
+    /// Where libvirt keeps the state of running machines.
+    pub(super) state: PathBuf,
+    versions: Versions,
+    count: AtomicU32,
+    /// Held while a file that all machines share is made: an empty layer, a copy of a template's memory.
+    pub(super) files: Mutex<()>,
+}
+
+/// The embedded driver's settings. Without them it asks for a security driver and probes at every start.
+const QEMU_CONF: &str = r#"security_driver = "none"
+stdio_handler = "file"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = []
+cgroup_controllers = []
+"#;
+
+impl Lab {
+    /// Opens libvirt. The embedded driver probes QEMU once and keeps what it found in the cache.
+    pub fn open(places: &Places, driver: &Driver) -> Result<Self, LabError> {
+        virt::error::clear_error_callback();
+        start_events()?;
+        let (uri, state) = match driver {
+            Driver::Uri(uri) => (uri.clone(), PathBuf::from("/run/libvirt/qemu")),
+            Driver::Embedded => {
+                // One folder per process: the driver locks it. Short, since its sockets' paths end at 108 bytes.
+                let root = places.work.parent().unwrap_or(&places.work).join("embed");
+                prepare_root(&root, &places.cache)?;
+                (format!("qemu:///embed?root={}", root.display()), root.join("run/qemu"))
+            }
+        };
+        let connect = Connect::open(Some(&uri)).map_err(|error| LabError::Libvirt {
+            action: "open",
+            subject: uri.clone(),
+            reason: format!("{} (is libvirt-daemon-driver-qemu installed? run lab/setup-host)", error.message()),
+        })?;
+        let broken = |action| {
+            let subject = uri.clone();
+            move |error: virt::error::Error| LabError::Libvirt { action, subject, reason: error.message().to_owned() }
+        };
+        let versions = Versions {
+            qemu: version(connect.hyp_version().map_err(broken("ask for QEMU's version at"))?),
+            libvirt: version(connect.lib_version().map_err(broken("ask for the version of"))?),
+        };
+        let places = places.clone();
+        Ok(Self { connect, places, state, versions, count: AtomicU32::new(0), files: Mutex::new(()) })
+    }
+
+    /// What runs the machines.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// A number for the next machine, unique in this lab.
+    pub(super) fn next_number(&self) -> u32 {
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Starts a machine as described.
+    pub(crate) fn create(
+        &self,
+        description: &Description<'_>,
+        flags: sys::virDomainCreateFlags,
+    ) -> Result<Domain, LabError> {
+        self.connect.create_domain_xml(&description.to_xml(), flags).map_err(|error| LabError::Libvirt {
+            action: "start",
+            subject: description.name.to_owned(),
+            reason: error.message().to_owned(),
+        })
+    }
+
+    /// A new layer over `backing`, in this worker's folder: a copy of one empty layer, since making one takes qemu-img 30 ms
+    /// and more.
+    pub(crate) fn layer(&self, backing: &Path, name: &str) -> Result<PathBuf, LabError> {
+        let made = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = patchlab_check::Digest::of(backing.display().to_string()).short();
+        let empty = self.places.work.join(format!("empty-{digest}.qcow2"));
+        if !empty.exists() {
+            make_layer(backing, &empty)?;
+        }
+        drop(made);
+        let layer = self.places.work.join(format!("{name}.qcow2"));
+        fs::copy(&empty, &layer).map_err(failed("create", &layer))?;
+        Ok(layer)
+    }
+
+    /// A second disk of the right size with nothing on it.
+    pub(crate) fn empty_tools(&self) -> Result<PathBuf, LabError> {
+        let path = self.places.work.join("no-tools.raw");
+        if !path.exists() {
+            let file = fs::File::create(&path).map_err(failed("create", &path))?;
+            file.set_len(super::TOOLS_BYTES).map_err(failed("size", &path))?;
+        }
+        Ok(path)
+    }
+}
+
+fn make_layer(backing: &Path, layer: &Path) -> Result<(), LabError> {
+    let output = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(backing)
+        .arg(layer)
+        .output()
+        .map_err(failed("run qemu-img (package qemu-utils) for", layer))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(failed("create", layer)(io::Error::other(said)))
+}
+
+/// The driver's folders: settings, and a cache that outlives them.
+fn prepare_root(root: &Path, cache: &Path) -> Result<(), LabError> {
+    let etc = root.join("etc");
+    fs::create_dir_all(&etc).map_err(failed("create", &etc))?;
+    let conf = etc.join("qemu.conf");
+    // Only root may, and must, say as whom the machines run: otherwise it drops to another user.
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\ngroup = \"root\"\n" } else { "" };
+    fs::write(&conf, format!("{user}{QEMU_CONF}")).map_err(failed("write", &conf))?;
+    let kept = cache.join("libvirt");
+    fs::create_dir_all(&kept).map_err(failed("create", &kept))?;
+    let link = root.join("cache");
+    match std::os::unix::fs::symlink(&kept, &link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("link", &link)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Registers libvirt's event loop and runs it, once per process and before the first connection.
+fn start_events() -> Result<(), LabError> {
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *started {
+        return Ok(());
+    }
+    let broken = |reason: String| LabError::Libvirt { action: "start", subject: "the event loop".into(), reason };
+    virt::event::event_register_default_impl().map_err(|error| broken(error.message().to_owned()))?;
+    std::thread::Builder::new()
+        .name("libvirt-events".into())
+        .spawn(|| {
+            loop {
+                if let Err(error) = virt::event::event_run_default_impl() {
+                    tracing::warn!(error = error.message(), "libvirt's event loop");
+                }
+            }
+        })
+        .map_err(|error| broken(error.to_string()))?;
+    *started = true;
+    Ok(())
+}
+
+fn version(number: u32) -> String {
+    format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
+}
+
+/// Whether another libvirt still has the machine.
+pub(crate) fn exists(uri: &str, name: &str) -> bool {
+    virt::error::clear_error_callback();
+    Connect::open(Some(uri)).is_ok_and(|connect| connect.lookup_domain_by_name(name).is_ok())
+}
+
+/// Destroys a machine of another libvirt.
+pub(crate) fn remove(uri: &str, name: &str) -> Result<(), String> {
+    let said = |error: virt::error::Error| error.message().to_owned();
+    Connect::open(Some(uri)).map_err(said)?.lookup_domain_by_name(name).map_err(said)?.destroy().map_err(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_packed_numbers() {
+        assert_eq!((version(10_000_002).as_str(), version(9_000_000).as_str()), ("10.0.2", "9.0.0"));
+    }
+}

@@ -1,0 +1,136 @@
+//! What a machine is made of: its packages, files, units, listening ports and kernel, as seen from inside.
+//!
+//! One collector serves the baseline at its freeze and every clone afterwards, so that two manifests differ only where
+//! the machines do. Comparing them is `diff`'s business.
+
+mod collect;
+
+use std::collections::BTreeMap;
+
+use patchlab_check::Digest;
+use serde::{Deserialize, Serialize};
+
+pub use self::collect::{collect, collect_since};
+
+/// The state of one machine at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this form; [`Manifest::SCHEMA`].
+    pub schema: u32,
+    /// Release of the running kernel (`uname -r`).
+    pub kernel: String,
+    /// Installed packages by `name:arch`, as dpkg knows them; removed packages with configuration left are here too.
+    pub packages: BTreeMap<String, Package>,
+    /// Files by absolute path, except under [`VOLATILE`]. Paths that are not UTF-8 are decoded lossily.
+    pub files: BTreeMap<String, Entry>,
+    /// Loaded systemd units by name.
+    pub units: BTreeMap<String, Unit>,
+    /// Listening sockets, sorted.
+    pub ports: Vec<Port>,
+}
+
+impl Manifest {
+    /// The version of this form that this program writes.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Name without architecture.
+    pub name: String,
+    /// Architecture, e.g. `amd64`, `all`.
+    pub arch: String,
+    /// Full version.
+    pub version: String,
+    /// dpkg's status words, e.g. `install ok installed`.
+    pub status: String,
+}
+
+/// One file system object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, e.g. `0o755`.
+    pub mode: u32,
+    /// Owner's number.
+    pub uid: u32,
+    /// Group's number.
+    pub gid: u32,
+    /// Size in bytes; for files only, 0 for all else.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub size: u64,
+    /// Digest of the content; for files only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Where a link points; for links only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The package (`name:arch`) that owns it, for paths that dpkg knows. Folders shared by several packages have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+}
+
+fn is_zero(size: &u64) -> bool {
+    *size == 0
+}
+
+/// Kind of a file system object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, socket or pipe.
+    Special,
+}
+
+/// A systemd unit's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unit {
+    /// `LoadState`, e.g. `loaded`, `not-found`, `masked`.
+    pub load: String,
+    /// `ActiveState`, e.g. `active`, `failed`.
+    pub active: String,
+    /// `SubState`, e.g. `running`, `exited`, `dead`.
+    pub sub: String,
+}
+
+/// A listening socket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Address it is bound to, e.g. `0.0.0.0`, `[::]`, `127.0.0.1`.
+    pub address: String,
+    /// Port number.
+    pub port: u16,
+    /// Name of the process, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+}
+
+/// Path prefixes that no manifest covers, each with its reason. What lies below changes by merely running, or is not on
+/// the machine's disk. The folder itself is not covered either.
+pub const VOLATILE: &[(&str, &str)] = &[
+    ("/proc", "kernel's view, not a disk"),
+    ("/sys", "kernel's view, not a disk"),
+    ("/dev", "made at boot"),
+    ("/run", "in memory, made at boot"),
+    ("/tmp", "scratch"),
+    ("/var/tmp", "scratch"),
+    ("/var/log", "logs grow by running"),
+    ("/var/cache", "can be made again at any time"),
+    ("/var/lib/apt/lists", "index files, fetched again by every update"),
+    ("/lost+found", "belongs to the file system"),
+];

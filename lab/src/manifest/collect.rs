@@ -1,0 +1,241 @@
+//! Taking a manifest: one script in the guest, its answers read back and parsed here.
+//!
+//! Digests are what takes time under emulation. A clone's files that have not changed since its baseline's manifest was taken
+//! (by their change time, which no tool sets back) keep the digest that they have there; all others are read. So the first
+//! manifest reads everything, and one of a clone only what the patch touched.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use patchlab_check::Digest;
+
+use super::{Entry, Kind, Manifest, Package, Port, Unit, VOLATILE};
+use crate::machine::{Guest, LabError, Machine};
+
+/// Bytes of each answer that are read: 64 MiB.
+const ANSWER_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// How long the whole collection may take, with kvm.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Writes its answers to files below `$1`. `$2`: only files changed since this time (seconds) are read; the rest are the
+/// paths that are left out.
+const SCRIPT: &str = r#"
+set -u
+out=$1; since=$2; shift 2
+mkdir -p "$out" && cd "$out" || exit 1
+set -- $(for path in "$@"; do printf ' -path %s -prune -o' "$path"; done)
+uname -r >kernel
+dpkg-query -W -f '${Package}\t${Architecture}\t${Version}\t${Status}\n' >packages || exit 1
+find / -xdev "$@" -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' >files || exit 1
+find / -xdev "$@" -type f -newerct "@$since" -print0 |
+  xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out"
+: >sums
+find . -name 'sums.*' -exec cat {} + >>sums
+( cd /var/lib/dpkg/info && grep -r -H '' --include='*.list' . ) >owners
+systemctl list-units --all --plain --full --no-legend --no-pager >units || exit 1
+ss -Hlntup >ports || exit 1
+exit 0
+"#;
+
+/// The machine's manifest, every file read.
+pub fn collect(machine: &Machine) -> Result<Manifest, LabError> {
+    take(machine, None)
+}
+
+/// The manifest of a clone of the baseline whose manifest was taken `at` that time by its clock. Files that have not changed
+/// since are not read again.
+pub fn collect_since(machine: &Machine, baseline: &Manifest, at: Timestamp) -> Result<Manifest, LabError> {
+    take(machine, Some((baseline, at)))
+}
+
+fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Manifest, LabError> {
+    let guest = machine.guest();
+    let folder = "/run/patchlab-manifest";
+    // One second earlier: the time is that of a clock read just before.
+    let since = known.map_or(0, |(_, at)| at.as_second() - 1).to_string();
+    let mut arguments = vec![folder, &since];
+    arguments.extend(VOLATILE.iter().map(|(path, _)| *path));
+    guest.script(SCRIPT, &arguments, TIMEOUT * machine.hardware().accelerator.factor())?;
+    let read = |name: &str| answer(&guest, &format!("{folder}/{name}"));
+    let texts = Texts {
+        kernel: read("kernel")?,
+        packages: read("packages")?,
+        files: read("files")?,
+        sums: read("sums")?,
+        owners: read("owners")?,
+        units: read("units")?,
+        ports: read("ports")?,
+    };
+    guest.script(r#"rm -rf -- "$1""#, &[folder], Duration::from_secs(60))?;
+    Ok(parse(&texts, known.map(|(manifest, _)| manifest)))
+}
+
+fn answer(guest: &Guest, path: &str) -> Result<String, LabError> {
+    let bytes = guest.read_file(path, ANSWER_LIMIT)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The script's answers.
+#[derive(Default)]
+struct Texts {
+    kernel: String,
+    packages: String,
+    files: String,
+    sums: String,
+    owners: String,
+    units: String,
+    ports: String,
+}
+
+fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
+    let packages: BTreeMap<String, Package> = texts.packages.lines().filter_map(package).collect();
+    let sums = sums(&texts.sums);
+    let owners = owners(&texts.owners, &packages);
+    let files = texts
+        .files
+        .split('\0')
+        .filter_map(entry)
+        .map(|(path, mut entry)| {
+            if entry.kind == Kind::File {
+                let before = || known.and_then(|manifest| manifest.files.get(&path)?.sha256);
+                entry.sha256 = sums.get(path.as_str()).copied().or_else(before);
+            }
+            entry.package = owners.get(path.as_str()).cloned().flatten();
+            (path, entry)
+        })
+        .collect();
+    let mut ports: Vec<Port> = texts.ports.lines().filter_map(port).collect();
+    ports.sort();
+    ports.dedup();
+    Manifest {
+        schema: Manifest::SCHEMA,
+        kernel: texts.kernel.trim().to_owned(),
+        packages,
+        files,
+        units: texts.units.lines().filter_map(unit).collect(),
+        ports,
+    }
+}
+
+fn package(line: &str) -> Option<(String, Package)> {
+    let mut fields = line.split('\t').map(str::to_owned);
+    let package =
+        Package { name: fields.next()?, arch: fields.next()?, version: fields.next()?, status: fields.next()? };
+    Some((format!("{}:{}", package.name, package.arch), package))
+}
+
+/// `type mode uid gid size target path`, by tabs; the path is last, so that it may hold tabs.
+fn entry(record: &str) -> Option<(String, Entry)> {
+    let mut fields = record.splitn(7, '\t');
+    let kind = match fields.next()? {
+        "f" => Kind::File,
+        "d" => Kind::Folder,
+        "l" => Kind::Link,
+        _ => Kind::Special,
+    };
+    let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
+    let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let size = fields.next()?.parse().ok()?;
+    let target = fields.next().map(str::to_owned).filter(|_| kind == Kind::Link);
+    let path = fields.next()?.to_owned();
+    let size = if kind == Kind::File { size } else { 0 };
+    Some((path, Entry { kind, mode, uid, gid, size, sha256: None, target, package: None }))
+}
+
+/// `DIGEST  path`, ended by NUL.
+fn sums(text: &str) -> BTreeMap<&str, Digest> {
+    text.split('\0')
+        .filter_map(|record| record.split_once("  "))
+        .filter_map(|(digest, path)| Some((path, digest.parse().ok()?)))
+        .collect()
+}
+
+/// `./name[:arch].list:/path`. A path that several packages name (a folder, mostly) has no owner.
+fn owners(text: &str, packages: &BTreeMap<String, Package>) -> BTreeMap<String, Option<String>> {
+    let by_name: BTreeMap<&str, &str> =
+        packages.iter().map(|(key, package)| (package.name.as_str(), key.as_str())).collect();
+    let mut owners: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let Some((list, path)) = line.strip_prefix("./").and_then(|line| line.split_once(".list:")) else { continue };
+        let package = match list.contains(':') {
+            true => Some(list),
+            false => by_name.get(list).copied(),
+        };
+        owners
+            .entry(merged(path))
+            .and_modify(|owner| *owner = owner.take().filter(|owner| Some(owner.as_str()) == package))
+            .or_insert_with(|| package.map(str::to_owned));
+    }
+    owners
+}
+
+/// Where a path really is on a system whose `/bin`, `/sbin` and `/lib` are links into `/usr`; dpkg knows some by the old name.
+fn merged(path: &str) -> String {
+    let top = path.split('/').nth(1).unwrap_or_default();
+    let moved = matches!(top, "bin" | "sbin" | "lib" | "lib32" | "lib64" | "libx32") && path.len() > top.len() + 1;
+    if moved { format!("/usr{path}") } else { path.to_owned() }
+}
+
+fn unit(line: &str) -> Option<(String, Unit)> {
+    let mut words = line.split_whitespace();
+    let name = words.next()?.to_owned();
+    // Devices and scopes are the kernel's and the sessions' doing.
+    if [".device", ".scope", ".slice"].iter().any(|kind| name.ends_with(kind)) {
+        return None;
+    }
+    Some((name, Unit { load: words.next()?.into(), active: words.next()?.into(), sub: words.next()?.into() }))
+}
+
+/// `tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6))`.
+fn port(line: &str) -> Option<Port> {
+    let mut words = line.split_whitespace();
+    let protocol = words.next()?.to_owned();
+    let (address, port) = words.nth(3)?.rsplit_once(':')?;
+    let process = line.split_once("users:((\"").and_then(|(_, rest)| rest.split_once('"')).map(|(name, _)| name.into());
+    Some(Port { protocol, address: address.into(), port: port.parse().ok()?, process })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts() -> Texts {
+        let digest = Digest::of("new");
+        Texts {
+            kernel: "6.1.0\n".into(),
+            packages: "nginx\tamd64\t1.22\tinstall ok installed\nbase\tall\t1\tinstall ok installed\n".into(),
+            files: "f\t644\t0\t0\t3\t\t/etc/a\tb\0d\t755\t0\t0\t4096\t\t/etc\0l\t777\t0\t0\t4\tdash\t/usr/bin/sh\0f\t755\t0\t0\t9\t\t/usr/sbin/nginx\0".into(),
+            sums: format!("{digest}  /etc/a\tb\0"),
+            owners: "./nginx.list:/etc\n./base.list:/etc\n./nginx.list:/sbin/nginx\n./base:all.list:/bin/sh\n".into(),
+            units: "nginx.service loaded active running A web server\ndev-vda.device loaded active plugged x\n".into(),
+            ports: "tcp LISTEN 0 511 [::]:80 [::]:* users:((\"nginx\",pid=1,fd=6))\nudp UNCONN 0 0 10.0.2.15%eth0:68 0.0.0.0:*\n".into(),
+        }
+    }
+
+    #[test]
+    fn answers_become_a_manifest() {
+        let manifest = parse(&texts(), None);
+        assert_eq!(manifest.kernel, "6.1.0");
+        assert_eq!(manifest.files["/etc/a\tb"].sha256, Some(Digest::of("new")));
+        assert_eq!((manifest.files["/etc"].size, &manifest.files["/etc"].package), (0, &None));
+        assert_eq!(manifest.files["/usr/bin/sh"].target.as_deref(), Some("dash"));
+        assert_eq!(manifest.files["/usr/bin/sh"].package.as_deref(), Some("base:all"));
+        assert_eq!(manifest.files["/usr/sbin/nginx"].package.as_deref(), Some("nginx:amd64"));
+        assert_eq!(manifest.units.keys().collect::<Vec<_>>(), ["nginx.service"]);
+        let ports: Vec<_> = manifest.ports.iter().map(|port| (port.address.as_str(), port.port)).collect();
+        assert_eq!(ports, [("[::]", 80), ("10.0.2.15%eth0", 68)]);
+        assert_eq!(manifest.ports[0].process.as_deref(), Some("nginx"));
+    }
+
+    #[test]
+    fn a_file_that_was_not_read_again_keeps_its_digest() {
+        let mut before = parse(&texts(), None);
+        let old = Some(Digest::of("old"));
+        before.files.get_mut("/usr/sbin/nginx").unwrap().sha256 = old;
+        before.files.get_mut("/etc/a\tb").unwrap().sha256 = old;
+        let manifest = parse(&texts(), Some(&before));
+        assert_eq!(manifest.files["/usr/sbin/nginx"].sha256, old);
+        assert_eq!(manifest.files["/etc/a\tb"].sha256, Some(Digest::of("new")));
+    }
+}

@@ -1,0 +1,134 @@
+//! The verdict as JSON: what `lab validate --json` writes, the gate decides on, and people and CI read.
+//!
+//! Types only; [`crate::verdict`] fills in the words, [`crate::junit`] makes XML of them. Fields are added, never changed, within
+//! one [`SCHEMA`].
+
+use patchlab_check::{Digest, Outcome};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    diff::Diff,
+    verdict::{Judgement, Phase, Verdict},
+};
+
+/// Version of this form.
+pub const SCHEMA: u32 = 1;
+
+/// What a validation found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Digest of the order.
+    pub order: Digest,
+    /// Its identifier, for people.
+    pub id: String,
+    /// In all: the worst of the baselines.
+    pub verdict: Judgement,
+    /// One line for people.
+    pub reason: String,
+    /// One a baseline.
+    pub baselines: Vec<BaselineReport>,
+    /// Duration of the whole validation, milliseconds.
+    pub total_ms: u64,
+}
+
+/// What was found on one baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaselineReport {
+    /// `name@n`.
+    pub name: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// On this baseline.
+    pub verdict: Judgement,
+    /// One line for people.
+    pub reason: String,
+    /// How the patched clone was made; absent when none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<CloneTimes>,
+    /// What ran, phase by phase.
+    pub scenarios: Vec<ScenarioReport>,
+    /// How the way back went.
+    pub rollback: RollbackReport,
+    /// What the patch changed on the machine; absent when it was not applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<Diff>,
+    /// The package manager's transaction, canonical lines.
+    #[serde(default)]
+    pub transaction: Vec<String>,
+    /// Whether the patch asked for a reboot.
+    pub reboot_needed: bool,
+    /// Duration of the apply, milliseconds.
+    pub apply_ms: u64,
+    /// Duration of the rollback, milliseconds.
+    pub rollback_ms: u64,
+    /// Duration of everything on this baseline, milliseconds.
+    pub total_ms: u64,
+    /// The last lines of the patched clone's journal, when the verdict is not `passed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<String>,
+}
+
+/// How a clone was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneTimes {
+    /// The rung of the clone ladder, e.g. `template`.
+    pub rung: String,
+    /// Until the first guest command was answered, milliseconds.
+    pub ready_ms: u64,
+    /// The handshake after it, milliseconds.
+    pub handshake_ms: u64,
+}
+
+/// A scenario on both clones, in one phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScenarioReport {
+    /// Its name.
+    pub name: String,
+    /// When it ran.
+    pub phase: Phase,
+    /// The worst of its steps.
+    pub verdict: Verdict,
+    /// Which step, and why; empty for pass.
+    pub reason: String,
+    /// Its steps, then its checks.
+    pub steps: Vec<StepReport>,
+}
+
+/// A step on both clones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its name; checks are named `check KIND`.
+    pub name: String,
+    /// What the two say together; absent when both skipped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// On the control clone; absent when it did not run there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Outcome>,
+    /// On the patched clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patched: Option<Outcome>,
+}
+
+/// How the way back went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackReport {
+    /// In a word.
+    pub status: RollbackStatus,
+    /// Why it failed or was skipped; empty when proven.
+    pub reason: String,
+}
+
+/// Whether the way back was walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackStatus {
+    /// It was, and the clone equalled the baseline's manifest.
+    Proven,
+    /// It failed, or the clone was not as before.
+    Failed,
+    /// It was not tried.
+    Skipped,
+}

@@ -1,0 +1,323 @@
+//! Scenarios: folders that say, as steps, what must hold on a machine.
+//!
+//! QA engineers write them ([`Scenario::read`], `scenario lint`), the validation finds those that apply to a baseline
+//! ([`discover`], [`Applies`]), copies [`Scenario::files`] into the guest and [`run`]s them on both clones. What was seen
+//! ([`ScenarioRun`]) goes to [`crate::verdict`], which compares the clones; a scenario alone never blames a patch.
+
+mod check;
+mod lint;
+mod run;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use patchlab_check::{
+    Step,
+    step::Kind,
+    written::{self, Span, WrittenError},
+};
+use serde::Deserialize;
+
+pub use check::{Check, CheckKind, Level, differential, evaluate_check, failed_units, journal_errors, serial_panic};
+pub use lint::{Finding, Weight, lint};
+pub use run::{Progress, ScenarioRun, StepRun, run};
+
+/// The file that makes a folder a scenario.
+pub const FILE: &str = "scenario.toml";
+/// Most files in a scenario's folder.
+pub const FILES: usize = 200;
+/// Most bytes in a scenario's folder: 16 MiB. They go through the guest channel, which is slow.
+pub const FOLDER_BYTES: u64 = 16 << 20;
+
+/// A scenario as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    owner: String,
+    summary: String,
+    applies: Option<Applies>,
+    #[serde(default = "default_timeout")]
+    timeout: Span,
+    #[serde(default)]
+    production: Vec<String>,
+    step: Vec<Step>,
+    #[serde(default)]
+    check: Vec<Check>,
+}
+
+fn default_timeout() -> Span {
+    Span(std::time::Duration::from_secs(300))
+}
+
+/// A scenario, valid.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Name: that of its folder.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// One line.
+    pub summary: String,
+    /// Where it applies; `None` is everywhere.
+    pub applies: Option<Applies>,
+    /// One budget for all steps, reboots included.
+    pub timeout: std::time::Duration,
+    /// Names of the steps that an agent repeats on real hosts.
+    pub production: Vec<String>,
+    /// What to do, in order.
+    pub steps: Vec<Step>,
+    /// What is watched all the time.
+    pub checks: Vec<Check>,
+    /// Its folder on this machine.
+    pub dir: PathBuf,
+}
+
+/// Where a scenario applies. Every list that is given must have a member that fits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Applies {
+    /// Machines on which one of these packages is installed.
+    pub packages: Vec<String>,
+    /// Baselines that represent one of these tags.
+    pub tags: Vec<String>,
+    /// Baselines by name (`debian-12-web`) or exactly (`debian-12-web@2`).
+    pub baselines: Vec<String>,
+}
+
+/// What a scenario's `applies` is compared with.
+#[derive(Debug, Clone)]
+pub struct Subject<'a> {
+    /// The baseline, `name@n`.
+    pub baseline: &'a str,
+    /// The tags it represents.
+    pub tags: &'a [String],
+    /// Names of the packages installed on it.
+    pub installed: &'a BTreeSet<String>,
+}
+
+impl Applies {
+    /// Whether the subject fits every list that is given.
+    pub fn fits(&self, subject: &Subject<'_>) -> bool {
+        let name = subject.baseline.split('@').next().unwrap_or_default();
+        let any = |list: &[String], fits: &dyn Fn(&String) -> bool| list.is_empty() || list.iter().any(fits);
+        any(&self.packages, &|package| subject.installed.contains(package))
+            && any(&self.tags, &|tag| subject.tags.contains(tag))
+            && any(&self.baselines, &|wanted| wanted == subject.baseline || wanted == name)
+    }
+}
+
+/// A file of a scenario's folder, to be put beside the others in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScenarioFile {
+    /// Path in the folder, with `/`.
+    pub relative: String,
+    /// Where it is on this machine.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A scenario cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// Its file says something wrong.
+    #[error(transparent)]
+    Written(#[from] WrittenError),
+    /// The folder cannot be read.
+    #[error("scenario folder {path}: {source}", path = path.display())]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder holds what cannot be copied into a guest.
+    #[error("scenario folder {path}: {problem}", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What, and the limit.
+        problem: String,
+    },
+}
+
+impl Scenario {
+    /// Reads the scenario in the folder `dir`.
+    ///
+    /// # Errors
+    /// `scenario.toml` cannot be read or is wrong: file, line and key are named.
+    pub fn read(dir: &Path) -> Result<Self, ScenarioError> {
+        let path = dir.join(FILE);
+        let text = written::read_text(&path)?;
+        let written: Written = written::parse(&text, &path)?;
+        if let Some((key, problem)) = problems(&written, dir).into_iter().next() {
+            return Err(WrittenError::at_key(&path, &text, &key, problem).into());
+        }
+        Ok(Self {
+            name: written.name,
+            owner: written.owner,
+            summary: written.summary,
+            applies: written.applies,
+            timeout: written.timeout.0,
+            production: written.production,
+            steps: written.step,
+            checks: written.check,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Whether it is to be run on a baseline.
+    pub fn applies_to(&self, subject: &Subject<'_>) -> bool {
+        self.applies.as_ref().is_none_or(|applies| applies.fits(subject))
+    }
+
+    /// Whether it speaks about one of the `changed` packages by name. Only such a scenario is evidence that a change works.
+    pub fn covers(&self, changed: &BTreeSet<String>) -> bool {
+        self.applies.as_ref().is_some_and(|applies| applies.packages.iter().any(|package| changed.contains(package)))
+    }
+
+    /// The steps that an agent repeats on real hosts.
+    pub fn production_steps(&self) -> impl Iterator<Item = &Step> {
+        self.production.iter().filter_map(|name| self.steps.iter().find(|step| step.name == *name))
+    }
+
+    /// The files of its folder, to be copied into the guest, sorted by path.
+    ///
+    /// # Errors
+    /// The folder cannot be read, holds something other than files and folders, or is larger than the limits.
+    pub fn files(&self) -> Result<Vec<ScenarioFile>, ScenarioError> {
+        let mut files = Vec::new();
+        collect_files(&self.dir, &self.dir, &mut files)?;
+        let size: u64 = files.iter().map(|file| file.size).sum();
+        if size > FOLDER_BYTES {
+            let problem =
+                format!("{size} bytes, the limit is {FOLDER_BYTES}: let the baseline's recipe bring big files");
+            return Err(ScenarioError::Folder { path: self.dir.clone(), problem });
+        }
+        files.sort_by(|a, b| a.relative.cmp(&b.relative));
+        Ok(files)
+    }
+}
+
+/// What is wrong although the form is right, with the key it is about.
+fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let folder =
+        dir.canonicalize().ok().and_then(|dir| dir.file_name().map(|name| name.to_string_lossy().into_owned()));
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if written.name.is_empty() || written.name.len() > 100 || !written.name.chars().all(valid) {
+        found
+            .push(("name".into(), format!("key \"name\": {:?} is not lower-case letters, digits and -", written.name)));
+    } else if let Some(folder) = folder.filter(|folder| *folder != written.name) {
+        found.push((
+            "name".into(),
+            format!("key \"name\": {:?} is not the folder's name, {folder:?}: make them equal", written.name),
+        ));
+    }
+    if written.step.is_empty() {
+        found.push(("step".into(), "no [[step]]: a scenario without steps proves nothing".into()));
+    }
+    if written.timeout.0.is_zero() {
+        found.push(("timeout".into(), "key \"timeout\": no step can run in 0s".into()));
+    }
+    let names: Vec<&str> = written.step.iter().map(|step| step.name.as_str()).collect();
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            found.push((format!("step.{index}.name"), format!("a second step is named {name:?}: results go by name")));
+        }
+    }
+    for (index, name) in written.production.iter().enumerate() {
+        let key = format!("production.{index}");
+        match written.step.iter().find(|step| step.name == *name) {
+            None => {
+                let known: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+                let problem =
+                    format!("key \"production\": there is no step {name:?}; the steps are {}", known.join(", "));
+                found.push((key, problem));
+            }
+            Some(Step { kind: Kind::Run { command, .. }, .. })
+                if command.split_whitespace().any(|w| w.starts_with("./")) =>
+            {
+                let problem = format!(
+                    "key \"production\": step {name:?} runs a file of the scenario's folder, which real hosts do not have"
+                );
+                found.push((key, problem));
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+fn collect_files(root: &Path, dir: &Path, files: &mut Vec<ScenarioFile>) -> Result<(), ScenarioError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ScenarioError::Io { path, source }
+    };
+    let folder = |problem| ScenarioError::Folder { path: root.to_owned(), problem };
+    for entry in fs::read_dir(dir).map_err(io(dir))? {
+        let path = entry.map_err(io(dir))?.path();
+        let metadata = fs::symlink_metadata(&path).map_err(io(&path))?;
+        if metadata.is_dir() {
+            collect_files(root, &path, files)?;
+        } else if metadata.is_file() {
+            let relative = path.strip_prefix(root).ok().and_then(Path::to_str);
+            let relative =
+                relative.ok_or_else(|| folder(format!("{} is not a UTF-8 name", path.display())))?.to_owned();
+            let mode = metadata.permissions().mode() & 0o777;
+            files.push(ScenarioFile { relative, mode, size: metadata.len(), path });
+        } else {
+            return Err(folder(format!("{} is neither a file nor a folder", path.display())));
+        }
+        if files.len() > FILES {
+            return Err(folder(format!("more than {FILES} files")));
+        }
+    }
+    Ok(())
+}
+
+/// The scenario folders in `dirs`, each of which is one or holds some, sorted by name. Where two have one name, the one from the
+/// earlier of `dirs` is taken.
+///
+/// # Errors
+/// A folder cannot be read, or the first scenario that is wrong.
+pub fn discover(dirs: &[PathBuf]) -> Result<Vec<Scenario>, ScenarioError> {
+    let mut found: Vec<Scenario> = Vec::new();
+    for dir in dirs {
+        for folder in folders(dir)? {
+            let scenario = Scenario::read(&folder)?;
+            if !found.iter().any(|other| other.name == scenario.name) {
+                found.push(scenario);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The scenario folders in `dir`, or `dir` itself when it is one.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
+    let io = |source| ScenarioError::Io { path: dir.to_owned(), source };
+    if dir.join(FILE).exists() {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.join(FILE).exists() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

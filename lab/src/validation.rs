@@ -1,0 +1,349 @@
+//! A validation on one baseline: control and patched clone, phase by phase, to a judgement.
+//!
+//! ```text
+//! clone both → prepare → apply → scenarios on both → [reboot both → scenarios]
+//!            → state of the patched clone → rollback → compare with the baseline → scenarios → judgement
+//! ```
+//!
+//! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
+//! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
+
+mod round;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
+
+use patchlab_check::Target as _;
+
+use crate::{
+    applier::{Applier, ApplierError, Role},
+    baseline::Baseline,
+    diff::{diff, equal_to_baseline, summary},
+    machine::{CloneSpec, Lab, LabError, Machine},
+    manifest::{self, Manifest},
+    report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus},
+    scenario::{Scenario, Subject},
+    verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
+};
+
+/// Time for a reboot with kvm; scaled by the accelerator's factor.
+const REBOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Lines of the patched clone's journal that are kept of a validation that did not pass.
+const JOURNAL_LINES: u32 = 60;
+
+/// What is validated, on what.
+pub struct Validation<'a> {
+    /// The machines.
+    pub lab: &'a Lab,
+    /// The baseline.
+    pub baseline: &'a Baseline,
+    /// Every known scenario; those that apply are run.
+    pub scenarios: &'a [Scenario],
+    /// Names of the packages that the patch changes.
+    pub changed: &'a BTreeSet<String>,
+    /// Puts the patch on.
+    pub applier: &'a dyn Applier,
+    /// When clones reboot.
+    pub reboot: Reboot,
+    /// Told what happens, from several threads.
+    pub observer: &'a (dyn Fn(Event<'_>) + Sync),
+}
+
+/// When clones reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reboot {
+    /// When the patched machine asks for it.
+    WhenAsked,
+    /// Always.
+    Always,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A phase begins.
+    Phase(&'a str),
+    /// A step ended on a clone.
+    Step {
+        /// The scenario.
+        scenario: &'a str,
+        /// The step.
+        step: &'a str,
+        /// The clone.
+        role: Role,
+        /// How.
+        status: patchlab_check::Status,
+    },
+    /// Something people should know.
+    Note(&'a str),
+}
+
+/// The lab broke; says nothing about the patch.
+#[derive(Debug, thiserror::Error)]
+enum Broke {
+    #[error("{phase}: {source}")]
+    Lab { phase: &'static str, source: LabError },
+    #[error("{phase}: {reason}")]
+    Other { phase: &'static str, reason: String },
+}
+
+fn lab(phase: &'static str) -> impl FnOnce(LabError) -> Broke {
+    move |source| Broke::Lab { phase, source }
+}
+
+fn other(phase: &'static str, reason: impl ToString) -> Broke {
+    Broke::Other { phase, reason: reason.to_string() }
+}
+
+/// Both clones.
+struct Clones {
+    control: Machine,
+    patched: Machine,
+}
+
+impl Validation<'_> {
+    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch.
+    pub fn run(&self) -> BaselineReport {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let mut report = self.once(begun);
+            if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
+                report.total_ms = millis(begun.elapsed());
+                return report;
+            }
+            tries += 1;
+            (self.observer)(Event::Note(&format!("the lab broke ({}): once more, on fresh clones", report.reason)));
+        }
+    }
+
+    fn once(&self, begun: Instant) -> BaselineReport {
+        let mut report = BaselineReport {
+            name: self.baseline.full_name(),
+            digest: self.baseline.digest,
+            verdict: Judgement::LabError,
+            reason: String::new(),
+            clone: None,
+            scenarios: Vec::new(),
+            rollback: skipped("the patch was not applied"),
+            diff: None,
+            transaction: Vec::new(),
+            reboot_needed: false,
+            apply_ms: 0,
+            rollback_ms: 0,
+            total_ms: 0,
+            journal: Vec::new(),
+        };
+        let applied = match self.phases(&mut report) {
+            Ok(applied) => applied,
+            Err(broke) => Applied::LabError(broke.to_string()),
+        };
+        let evidence: Vec<String> = self
+            .scenarios
+            .iter()
+            .filter(|scenario| {
+                let mut runs = report.scenarios.iter().filter(|ran| ran.name == scenario.name);
+                runs.any(|ran| ran.phase != Phase::RolledBack && has_evidence(scenario, self.changed, ran))
+            })
+            .map(|scenario| scenario.name.clone())
+            .collect();
+        let judged = verdict::judge(&Facts {
+            applied: &applied,
+            scenarios: &report.scenarios,
+            evidence: &evidence,
+            rollback: &report.rollback,
+            policy: Policy::default(),
+        });
+        (report.verdict, report.reason) = (judged.judgement, judged.reason);
+        report.total_ms = millis(begun.elapsed());
+        report
+    }
+
+    /// Everything up to the judgement. What is known so far is in `report`, also when the lab breaks on the way.
+    fn phases(&self, report: &mut BaselineReport) -> Result<Applied, Broke> {
+        let manifest = self.manifest()?;
+        let scenarios = self.applicable(&manifest);
+        let clones = self.clones(report)?;
+        self.phase("apply");
+        let complaint = match self.applier.apply(&clones.patched) {
+            Ok(applied) => {
+                report.transaction = applied.transaction;
+                report.apply_ms = millis(applied.duration);
+                report.reboot_needed = applied.reboot_needed;
+                applied.complaint
+            }
+            Err(ApplierError::Inapplicable { reason }) => return Ok(Applied::Inapplicable(reason)),
+            Err(error @ ApplierError::Failed { .. }) => {
+                report.journal = journal(&clones.patched);
+                return Ok(Applied::Inapplicable(error.to_string()));
+            }
+            Err(error) => return Err(other("apply", error)),
+        };
+        self.round(&scenarios, &clones, Phase::Applied, report)?;
+        if self.reboot == Reboot::Always || report.reboot_needed {
+            self.reboot(&clones)?;
+            self.round(&scenarios, &clones, Phase::Rebooted, report)?;
+        }
+        self.phase("state of the patched clone");
+        let now = self.state(clones.of(Role::Patched), &manifest).map_err(lab("state of the patched clone"))?;
+        report.diff = Some(diff(&manifest, &now));
+        if report
+            .scenarios
+            .iter()
+            .any(|ran| matches!(ran.verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky))
+        {
+            // Rejected whatever the way back does; what broke is still there to be read.
+            report.journal = journal(&clones.patched);
+            report.rollback = skipped("the patch was rejected before");
+            return Ok(Applied::Yes);
+        }
+        // No scenario saw it, but a host's agent would fail for it.
+        if let Some(complaint) = complaint {
+            report.journal = journal(&clones.patched);
+            return Ok(Applied::Inapplicable(format!("the checks that hosts repeat fail: {complaint}")));
+        }
+        self.roll_back(&scenarios, &clones, &manifest, report)?;
+        Ok(Applied::Yes)
+    }
+
+    fn roll_back(
+        &self,
+        scenarios: &[&Scenario],
+        clones: &Clones,
+        manifest: &Manifest,
+        report: &mut BaselineReport,
+    ) -> Result<(), Broke> {
+        self.phase("rollback");
+        match self.applier.rollback(&clones.patched) {
+            Ok(applied) => report.rollback_ms = millis(applied.duration),
+            Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
+                report.journal = journal(&clones.patched);
+                report.rollback = RollbackReport { status: RollbackStatus::Failed, reason: error.to_string() };
+                return Ok(());
+            }
+            Err(error) => return Err(other("rollback", error)),
+        }
+        self.phase("compare with the baseline");
+        let now = self.state(clones.of(Role::Patched), manifest).map_err(lab("compare with the baseline"))?;
+        report.rollback = match equal_to_baseline(manifest, &now) {
+            Ok(()) => RollbackReport { status: RollbackStatus::Proven, reason: String::new() },
+            Err(left) => RollbackReport {
+                status: RollbackStatus::Failed,
+                reason: format!("the machine is not as before: {}", summary(&left).replace('\n', "; ")),
+            },
+        };
+        self.round(scenarios, clones, Phase::RolledBack, report)
+    }
+
+    /// What a clone is made of now; what has not changed since the freeze is not read again.
+    fn state(&self, machine: &Machine, baseline: &Manifest) -> Result<Manifest, LabError> {
+        manifest::collect_since(machine, baseline, self.baseline.record.frozen.at)
+    }
+
+    fn phase(&self, name: &str) {
+        (self.observer)(Event::Phase(name));
+    }
+
+    fn manifest(&self) -> Result<Manifest, Broke> {
+        let path = self.baseline.file("manifest.json");
+        let failed = |reason: String| other("read the baseline's manifest", format!("{}: {reason}", path.display()));
+        let bytes = fs::read(&path).map_err(|error| failed(error.to_string()))?;
+        serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
+    }
+
+    fn applicable(&self, manifest: &Manifest) -> Vec<&Scenario> {
+        let installed: BTreeSet<String> = manifest.packages.values().map(|package| package.name.clone()).collect();
+        let name = self.baseline.full_name();
+        let subject = Subject { baseline: &name, tags: &self.baseline.record.represents.tags, installed: &installed };
+        self.scenarios.iter().filter(|scenario| scenario.applies_to(&subject)).collect()
+    }
+
+    fn clones(&self, report: &mut BaselineReport) -> Result<Clones, Broke> {
+        self.phase("clone");
+        let (control, patched) = both(|role| self.make(role));
+        let clones = Clones { control: control?, patched: patched? };
+        let made = clones.patched.report();
+        report.clone = Some(CloneTimes {
+            rung: made.rung.name().to_owned(),
+            ready_ms: made.ready_ms,
+            handshake_ms: made.handshake_ms,
+        });
+        Ok(clones)
+    }
+
+    fn make(&self, role: Role) -> Result<Machine, Broke> {
+        let spec = CloneSpec {
+            name: role.name().to_owned(),
+            tools: self.applier.tools().map(Into::into),
+            forwards: self.applier.forwards(role),
+        };
+        let machine = self.lab.clone_baseline(self.baseline, &spec).map_err(lab("clone"))?;
+        if let Some(reason) = &machine.report().fallback {
+            (self.observer)(Event::Note(&format!("{} was booted instead of cloned: {reason}", role.name())));
+        }
+        for line in self.applier.prepare(role, &machine).map_err(|error| other("prepare", error))? {
+            (self.observer)(Event::Note(&format!("{}: {line}", role.name())));
+        }
+        Ok(machine)
+    }
+
+    fn reboot(&self, clones: &Clones) -> Result<(), Broke> {
+        self.phase("reboot");
+        let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
+        let reboot = |role| {
+            let machine = clones.of(role);
+            machine.reboot(timeout).map_err(lab("reboot"))?;
+            self.applier.resume(role, machine).map_err(|error| other("reboot", error))
+        };
+        let (control, patched) = both(reboot);
+        control.and(patched)
+    }
+}
+
+impl Clones {
+    fn of(&self, role: Role) -> &Machine {
+        match role {
+            Role::Control => &self.control,
+            Role::Patched => &self.patched,
+        }
+    }
+}
+
+/// Does the same on both clones at the same time.
+fn both<T: Send>(work: impl Fn(Role) -> T + Sync) -> (T, T) {
+    std::thread::scope(|scope| {
+        let control = scope.spawn(|| work(Role::Control));
+        let patched = work(Role::Patched);
+        match control.join() {
+            Ok(control) => (control, patched),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn skipped(reason: &str) -> RollbackReport {
+    RollbackReport { status: RollbackStatus::Skipped, reason: reason.to_owned() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The last lines of a machine's journal; what cannot be read is said instead.
+fn journal(machine: &Machine) -> Vec<String> {
+    let command = format!("journalctl --boot --no-pager --output=short --lines={JOURNAL_LINES}");
+    match machine.guest().run(&command, None, Duration::from_secs(60)) {
+        // The lab's own questions to the machine are no news about the patch; their lines go on, indented, without a name.
+        Ok(ran) => ran
+            .stdout
+            .lines()
+            .filter(|line| !line.contains(" qemu-ga[") && !line.starts_with("    "))
+            .map(str::to_owned)
+            .collect(),
+        Err(error) => vec![format!("the journal could not be read: {error}")],
+    }
+}

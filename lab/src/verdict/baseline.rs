@@ -1,0 +1,133 @@
+//! A baseline's judgement, and the whole validation's.
+
+use super::{Judgement, Verdict};
+use crate::report::{BaselineReport, RollbackReport, RollbackStatus, ScenarioReport};
+
+/// What policy decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// What a failure on both clones means.
+    pub pre_existing: PreExisting,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { pre_existing: PreExisting::Show }
+    }
+}
+
+/// What a failure on both clones means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PreExisting {
+    /// It is shown, and does not block.
+    Show,
+    /// It blocks.
+    Block,
+}
+
+/// How applying the order went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It was applied.
+    Yes,
+    /// The patch cannot be applied there; why.
+    Inapplicable(String),
+    /// The lab broke before or while applying; how.
+    LabError(String),
+}
+
+/// What is known when a baseline is judged.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// How applying went.
+    pub applied: &'a Applied,
+    /// Every scenario, phase by phase.
+    pub scenarios: &'a [ScenarioReport],
+    /// Names of the scenarios that are evidence (see [`super::has_evidence`]).
+    pub evidence: &'a [String],
+    /// How the way back went.
+    pub rollback: &'a RollbackReport,
+    /// What policy decides.
+    pub policy: Policy,
+}
+
+/// A judgement and the line for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// In a word.
+    pub judgement: Judgement,
+    /// Why.
+    pub reason: String,
+}
+
+/// Judges a baseline: the worst of everything known, with the first reason for it.
+pub fn judge(facts: &Facts<'_>) -> Judged {
+    let mut found: Vec<Judged> = Vec::new();
+    let mut push = |judgement, reason: String| found.push(Judged { judgement, reason });
+    match facts.applied {
+        Applied::Yes => {}
+        Applied::Inapplicable(reason) => {
+            push(Judgement::Inapplicable, format!("the patch cannot be applied: {reason}"))
+        }
+        Applied::LabError(reason) => push(Judgement::LabError, reason.clone()),
+    }
+    for scenario in facts.scenarios {
+        if let Some(judgement) = consequence(scenario.verdict, facts.policy) {
+            let ScenarioReport { name, phase, verdict, reason, .. } = scenario;
+            push(judgement, format!("{verdict} in {name} {phase}: {reason}"));
+        }
+    }
+    if *facts.applied == Applied::Yes {
+        match facts.rollback.status {
+            RollbackStatus::Proven => {}
+            RollbackStatus::Failed => {
+                push(Judgement::Rejected, format!("the rollback failed: {}", facts.rollback.reason))
+            }
+            RollbackStatus::Skipped => {
+                push(Judgement::Missing, format!("the rollback was not tried: {}", facts.rollback.reason));
+            }
+        }
+        if facts.evidence.is_empty() {
+            let reason = "no scenario that covers a changed package passed a meaningful step on both clones";
+            push(Judgement::Missing, reason.into());
+        }
+    }
+    let worst = found.iter().map(|judged| judged.judgement).fold(Judgement::Passed, Judgement::worse);
+    found.into_iter().find(|judged| judged.judgement == worst).unwrap_or_else(|| Judged {
+        judgement: Judgement::Passed,
+        reason: format!("{}; the rollback is proven", passed(facts)),
+    })
+}
+
+fn passed(facts: &Facts<'_>) -> String {
+    let steps: usize = facts.scenarios.iter().map(|scenario| scenario.steps.len()).sum();
+    let count = |wanted| facts.scenarios.iter().filter(|scenario| scenario.verdict == wanted).count();
+    let mut text = format!("{steps} steps of {} scenario runs hold on both clones", facts.scenarios.len());
+    for (verdict, name) in [(Verdict::Fixed, "fixed"), (Verdict::PreExisting, "failing before and after")] {
+        if count(verdict) > 0 {
+            text += &format!(", {} {name}", count(verdict));
+        }
+    }
+    text
+}
+
+/// What a scenario's verdict means for its baseline; `None` when nothing bad.
+fn consequence(verdict: Verdict, policy: Policy) -> Option<Judgement> {
+    match verdict {
+        Verdict::Pass | Verdict::Fixed => None,
+        Verdict::PreExisting => (policy.pre_existing == PreExisting::Block).then_some(Judgement::Rejected),
+        Verdict::Missing => Some(Judgement::Missing),
+        Verdict::LabError => Some(Judgement::LabError),
+        Verdict::Flaky | Verdict::Regression => Some(Judgement::Rejected),
+    }
+}
+
+/// The whole validation: as bad as its worst baseline; `missing` when there is none.
+pub fn overall(baselines: &[BaselineReport]) -> Judged {
+    let Some(judgement) = baselines.iter().map(|baseline| baseline.verdict).reduce(Judgement::worse) else {
+        return Judged { judgement: Judgement::Missing, reason: "no baseline represents the order's hosts".into() };
+    };
+    let worst = baselines.iter().find(|baseline| baseline.verdict == judgement);
+    let reason = worst.map_or_else(String::new, |worst| format!("{}: {}", worst.name, worst.reason));
+    Judged { judgement, reason }
+}

@@ -1,0 +1,233 @@
+use std::collections::BTreeSet;
+
+use patchlab_check::{Digest, Outcome, Status};
+
+use super::*;
+use crate::{
+    report::{BaselineReport, RollbackReport, RollbackStatus, ScenarioReport},
+    scenario::{FILE, Scenario, ScenarioRun, StepRun},
+};
+
+const SIDES: [Side; 5] =
+    [Side::Ran(Status::Pass), Side::Ran(Status::Fail), Side::Ran(Status::Skip), Side::LabError, Side::Nothing];
+
+/// The design's table, every cell, control down and patched across, in the order of `SIDES`; `-` is no verdict.
+const TABLE: [[&str; 5]; 5] = [
+    ["pass", "regression", "missing", "lab-error", "missing"],
+    ["fixed", "pre-existing", "pre-existing", "lab-error", "missing"],
+    ["pass", "regression", "-", "lab-error", "missing"],
+    ["lab-error", "lab-error", "lab-error", "lab-error", "lab-error"],
+    ["missing", "missing", "missing", "lab-error", "missing"],
+];
+
+fn all_observations() -> impl Iterator<Item = (Side, Side)> {
+    SIDES.into_iter().flat_map(|control| SIDES.into_iter().map(move |patched| (control, patched)))
+}
+
+#[test]
+fn one_observation_is_the_designs_table() {
+    for (row, control) in SIDES.into_iter().enumerate() {
+        for (column, patched) in SIDES.into_iter().enumerate() {
+            let found = compare(control, patched).map_or("-", Verdict::name);
+            assert_eq!(found, TABLE[row][column], "{control:?} {patched:?}");
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_observations_is_decided() {
+    assert_eq!(decide(&[]), Decision::Is(Some(Verdict::Missing)));
+    for first in all_observations() {
+        let one = compare(first.0, first.1);
+        let alone = decide(&[first]);
+        match one {
+            Some(Verdict::Regression) => assert_eq!(alone, Decision::Repeat),
+            other => assert_eq!(alone, Decision::Is(other)),
+        }
+        for second in all_observations() {
+            let Decision::Is(both) = decide(&[first, second]) else { panic!("{first:?} {second:?}: asks again") };
+            let broken = [one, compare(second.0, second.1)].contains(&Some(Verdict::LabError));
+            match both {
+                Some(Verdict::LabError) => assert!(broken),
+                _ if broken => panic!("{first:?} {second:?}: {both:?} although the lab broke"),
+                Some(Verdict::Flaky) => assert_ne!(first, second),
+                verdict => assert!(first == second && verdict == one, "{first:?} {second:?}: {verdict:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn worst_wins() {
+    for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+        for (other_index, other) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict.worse(other), Verdict::ALL[index.max(other_index)]);
+        }
+    }
+    // Exit codes, worst wins in this order: 1 rejected, 3 inapplicable, 4 lab failure, 2 nothing meaningful ran, 0 passed.
+    let codes: Vec<u8> = Judgement::ALL.into_iter().rev().map(Judgement::exit_code).collect();
+    assert_eq!(codes, [1, 3, 4, 2, 0]);
+    for (index, judgement) in Judgement::ALL.into_iter().enumerate() {
+        for (other_index, other) in Judgement::ALL.into_iter().enumerate() {
+            assert_eq!(judgement.worse(other), Judgement::ALL[index.max(other_index)]);
+        }
+        assert_eq!(serde_json::to_value(judgement).unwrap(), judgement.name());
+    }
+    for verdict in Verdict::ALL {
+        assert_eq!(serde_json::to_value(verdict).unwrap(), verdict.name());
+    }
+}
+
+fn scenario() -> Scenario {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web");
+    std::fs::create_dir(&path).unwrap();
+    let toml = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\napplies = { packages = [\"nginx\"] }\n\
+        [[step]]\nname = \"page\"\nrun = \"true\"\n[[step]]\nname = \"port\"\nrun = \"true\"\nsuperficial = true\n";
+    std::fs::write(path.join(FILE), toml).unwrap();
+    Scenario::read(&path).unwrap()
+}
+
+fn outcome(status: Status) -> Outcome {
+    let reason = if status == Status::Pass { String::new() } else { format!("it said {status}") };
+    Outcome { status, exit: None, ms: 5, output: "seen".into(), reason }
+}
+
+fn run(page: Status, port: Status) -> ScenarioRun {
+    let step = |name: &str, status| StepRun { name: name.into(), outcome: outcome(status) };
+    ScenarioRun { scenario: "web".into(), steps: vec![step("page", page), step("port", port)], ms: 10 }
+}
+
+fn attempt(control: (Status, Status), patched: (Status, Status)) -> Attempt {
+    Attempt { control: Ok(run(control.0, control.1)), patched: Ok(run(patched.0, patched.1)), checks: Vec::new() }
+}
+
+fn compared(attempts: &[Attempt]) -> ScenarioReport {
+    match compare_scenario(&scenario(), Phase::Applied, attempts) {
+        Compared::Verdict(report) => report,
+        Compared::Repeat => panic!("asks again"),
+    }
+}
+
+#[test]
+fn a_step_that_was_broken_before_hides_none_that_the_patch_broke() {
+    use Status::{Fail, Pass, Skip};
+    let broken = attempt((Fail, Pass), (Fail, Fail));
+    assert_eq!(compare_scenario(&scenario(), Phase::Applied, std::slice::from_ref(&broken)), Compared::Repeat);
+    let report = compared(&[broken.clone(), broken.clone()]);
+    assert_eq!(report.verdict, Verdict::Regression);
+    assert_eq!(report.reason, "port: it said fail, and the control passes");
+    assert_eq!(report.steps[0].verdict, Some(Verdict::PreExisting));
+    // It held the second time: unstable, and shown is the time it failed.
+    let report = compared(&[broken, attempt((Fail, Pass), (Fail, Pass))]);
+    assert_eq!(report.verdict, Verdict::Flaky);
+    assert_eq!(report.steps[1].patched.as_ref().unwrap().status, Fail);
+    assert_eq!(compared(&[attempt((Skip, Skip), (Skip, Skip))]).verdict, Verdict::Missing);
+    assert_eq!(compared(&[attempt((Pass, Skip), (Pass, Skip))]).verdict, Verdict::Pass);
+    assert_eq!(compared(&[]).verdict, Verdict::Missing);
+    let broke = Attempt { patched: Err("guest channel closed".into()), ..attempt((Pass, Pass), (Pass, Pass)) };
+    let report = compared(&[broke]);
+    assert_eq!((report.verdict, report.reason.as_str()), (Verdict::LabError, "patched clone: guest channel closed"));
+    let check = CheckRun { name: "check failed-units".into(), control: outcome(Pass), patched: outcome(Fail) };
+    let checked = Attempt { checks: vec![check], ..attempt((Pass, Pass), (Pass, Pass)) };
+    let report = compared(&[checked.clone(), checked]);
+    assert_eq!((report.verdict, report.steps.len()), (Verdict::Regression, 3));
+}
+
+#[test]
+fn evidence_is_a_meaningful_step_that_passed_on_both_in_a_scenario_that_covers_a_changed_package() {
+    use Status::{Fail, Pass};
+    let changed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let good = compared(&[attempt((Pass, Pass), (Pass, Pass))]);
+    assert!(has_evidence(&scenario(), &changed(&["nginx"]), &good));
+    assert!(!has_evidence(&scenario(), &changed(&["openssl"]), &good));
+    // Only the superficial step passed on both.
+    let poor = compared(&[attempt((Fail, Pass), (Pass, Pass))]);
+    assert!(!has_evidence(&scenario(), &changed(&["nginx"]), &poor));
+}
+
+#[test]
+fn a_baseline_is_judged_over_the_whole_product() {
+    let applied =
+        [Applied::Yes, Applied::Inapplicable("held".into()), Applied::LabError("the clone did not answer".into())];
+    let rollbacks = [RollbackStatus::Proven, RollbackStatus::Failed, RollbackStatus::Skipped];
+    let evidences: [&[String]; 2] = [&["web".to_owned()], &[]];
+    for applied in &applied {
+        for verdict in Verdict::ALL {
+            for status in rollbacks {
+                for evidence in evidences {
+                    for pre_existing in [PreExisting::Show, PreExisting::Block] {
+                        let report = ScenarioReport {
+                            name: "web".into(),
+                            phase: Phase::Rebooted,
+                            verdict,
+                            reason: "r".into(),
+                            steps: Vec::new(),
+                        };
+                        let rollback = RollbackReport { status, reason: "x".into() };
+                        let facts = Facts {
+                            applied,
+                            scenarios: &[report],
+                            evidence,
+                            rollback: &rollback,
+                            policy: Policy { pre_existing },
+                        };
+                        let yes = *applied == Applied::Yes;
+                        let blocked = verdict == Verdict::PreExisting && pre_existing == PreExisting::Block;
+                        let expected = if blocked
+                            || matches!(verdict, Verdict::Regression | Verdict::Flaky)
+                            || yes && status == RollbackStatus::Failed
+                        {
+                            Judgement::Rejected
+                        } else if matches!(applied, Applied::Inapplicable(_)) {
+                            Judgement::Inapplicable
+                        } else if matches!(applied, Applied::LabError(_)) || verdict == Verdict::LabError {
+                            Judgement::LabError
+                        } else if verdict == Verdict::Missing
+                            || yes && (status == RollbackStatus::Skipped || evidence.is_empty())
+                        {
+                            Judgement::Missing
+                        } else {
+                            Judgement::Passed
+                        };
+                        let judged = judge(&facts);
+                        assert_eq!(judged.judgement, expected, "{facts:?}");
+                        assert!(!judged.reason.is_empty() && !judged.reason.contains('\n'), "{judged:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioReport>) -> BaselineReport {
+    BaselineReport {
+        name: name.into(),
+        digest: Digest::of(name),
+        verdict,
+        reason: format!("{name} says {verdict}"),
+        clone: None,
+        scenarios,
+        rollback: RollbackReport { status: RollbackStatus::Proven, reason: String::new() },
+        diff: None,
+        transaction: vec!["upgrade nginx amd64 1 -> 2".into()],
+        reboot_needed: false,
+        apply_ms: 1,
+        rollback_ms: 2,
+        total_ms: 3,
+        journal: Vec::new(),
+    }
+}
+
+#[test]
+fn the_whole_is_as_bad_as_its_worst_baseline() {
+    assert_eq!(overall(&[]).judgement, Judgement::Missing);
+    for one in Judgement::ALL {
+        for other in Judgement::ALL {
+            let judged = overall(&[baseline("a@1", one, Vec::new()), baseline("b@1", other, Vec::new())]);
+            assert_eq!(judged.judgement, one.worse(other));
+            let name = if one.worse(other) == one { "a@1" } else { "b@1" };
+            assert!(judged.reason.starts_with(&format!("{name}: ")), "{judged:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The server's API: JSON under `/api/v1`, and the console's status page at `/`.
+//!
+//! Two ways in. The unix socket lies in a folder that only its owner enters: whoever reaches it may change things. Loopback TCP
+//! shows everything and changes nothing, unless the request carries the bearer token from the data folder's `keys/api.token`.
+//! Every body has a limit and every request a time.
+
+mod console;
+mod v1;
+
+pub use v1::{AuditCheck, DeploymentStory, Taken};
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{DefaultBodyLimit, Request},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use patchlab_protocol::Refusal;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pipeline::{Pipeline, PipelineError},
+    store::StoreError,
+    trust::signer::SignerError,
+    verdict::VERDICT_BYTES,
+};
+
+/// Longest time for a request, long polls included.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
+/// Most time a long poll waits.
+pub const WAIT_MOST: Duration = Duration::from_secs(25);
+
+/// How a request came in.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// The unix socket.
+    Socket,
+    /// Loopback TCP, with the token that changes need.
+    Tcp {
+        /// The bearer token.
+        token: Arc<str>,
+    },
+}
+
+/// Who asks, for the audit log.
+#[derive(Debug, Clone)]
+struct Actor(&'static str);
+
+/// What is wrong, as clients get it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    /// `refused`, `not-found`, `conflict`, `input`, `forbidden`, `failed`.
+    pub error: String,
+    /// The gate's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// For people.
+    pub message: String,
+}
+
+/// An error on its way to a client.
+#[derive(Debug)]
+struct ApiError(StatusCode, Problem);
+
+impl ApiError {
+    fn new(status: StatusCode, error: &str, message: impl Into<String>) -> Self {
+        Self(status, Problem { error: error.to_owned(), refusal: None, message: message.into() })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl From<PipelineError> for ApiError {
+    fn from(error: PipelineError) -> Self {
+        match error {
+            PipelineError::Refused(refused) => Self(
+                StatusCode::FORBIDDEN,
+                Problem { error: "refused".into(), refusal: Some(refused.refusal), message: refused.to_string() },
+            ),
+            PipelineError::Store(error) => error.into(),
+            PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
+            PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
+            PipelineError::Artifact(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
+            PipelineError::Signer(error @ SignerError::Absent) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "failed", error.to_string())
+            }
+            other => failed(&other),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", message),
+            StoreError::Conflict { .. } => Self::new(StatusCode::CONFLICT, "conflict", message),
+            // The state machine is part of the gate.
+            StoreError::Transition { .. } => Self::new(StatusCode::CONFLICT, "refused", message),
+            other => failed(&other),
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ApiError {
+    tracing::error!(%error, "request failed");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string())
+}
+
+/// The whole API behind one door.
+pub fn router(pipeline: Arc<Pipeline>, door: Door) -> Router {
+    Router::new()
+        .route("/", get(console::page))
+        .nest("/api/v1", v1::router())
+        .layer(DefaultBodyLimit::max(VERDICT_BYTES))
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn(guard))
+        .layer(Extension(door))
+        .with_state(pipeline)
+}
+
+/// Changes need the socket or the token. Constant-time, so that the token cannot be felt out.
+async fn guard(Extension(door): Extension<Door>, mut request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let actor = match &door {
+        Door::Socket => Actor("local"),
+        Door::Tcp { token } => {
+            let given = request
+                .headers()
+                .get(header::AUTHORIZATION)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|value| value.strip_prefix("Bearer "))
+                .unwrap_or_default();
+            if !reads && !same(given.as_bytes(), token.as_bytes()) {
+                return ApiError::new(
+                    StatusCode::UNAUTHORIZED,
+                    "forbidden",
+                    "changes over TCP need the bearer token in the data folder's keys/api.token",
+                )
+                .into_response();
+            }
+            Actor("token")
+        }
+    };
+    request.extensions_mut().insert(actor);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    );
+    response
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "failed",
+            format!("the request took longer than {} s", REQUEST_TIME.as_secs()),
+        )
+        .into_response(),
+    }
+}
+
+/// Compares digests, so that the time taken says nothing about where two differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    patchlab_protocol::Digest::of(one) == patchlab_protocol::Digest::of(other)
+}

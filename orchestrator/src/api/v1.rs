@@ -1,0 +1,242 @@
+//! `/api/v1`: what clients ask and have done. Each change is one act of [`crate::pipeline`].
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use patchlab_protocol::{Digest, Envelope};
+use serde::{Deserialize, Serialize};
+
+use super::{Actor, ApiError, WAIT_MOST, failed};
+use crate::{
+    audit,
+    pipeline::{ActivationRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError},
+    report::{Bundle, OrderStory},
+    store::{Deployment, DeploymentState, Host, OrderRow, Run},
+};
+
+type Server = State<Arc<Pipeline>>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+pub(super) fn router() -> Router<Arc<Pipeline>> {
+    Router::new()
+        .route("/orders", get(orders).post(submit))
+        .route("/orders/{name}", get(order))
+        .route("/orders/{name}/verdict", post(judge))
+        .route("/orders/{name}/release", post(release))
+        .route("/orders/{name}/approval", post(approve))
+        .route("/orders/{name}/activation", post(activate))
+        .route("/orders/{name}/rollback", post(rollback))
+        .route("/activations/{digest}", get(activation))
+        .route("/hosts", get(hosts).post(enrol))
+        .route("/hosts/{name}", get(host))
+        .route("/enrolment", get(terms))
+        .route("/documents/{digest}", get(document))
+        .route("/audit", get(audit_rows))
+        .route("/audit/verify", get(audit_verify))
+        .route("/report", get(report))
+}
+
+/// Runs an act of the pipeline where it may block.
+async fn act<T: Send + 'static>(
+    pipeline: Arc<Pipeline>,
+    act: impl FnOnce(&Pipeline) -> Result<T, PipelineError> + Send + 'static,
+) -> Answer<T> {
+    match tokio::task::spawn_blocking(move || act(&pipeline)).await {
+        Ok(result) => Ok(Json(result?)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// The answer to a document that was taken in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Taken {
+    /// Its digest.
+    pub digest: Digest,
+}
+
+fn envelope(body: &Bytes) -> Result<Envelope, ApiError> {
+    Envelope::from_bytes(body).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "input", error.to_string()))
+}
+
+async fn orders(State(server): Server) -> Answer<Vec<OrderRow>> {
+    act(server, |p| Ok(p.store.orders()?)).await
+}
+
+async fn order(State(server): Server, Path(name): Path<String>) -> Answer<OrderStory> {
+    act(server, move |p| Ok(OrderStory::read(&p.store, p.store.order(&name)?)?)).await
+}
+
+async fn submit(State(server): Server, Extension(actor): Extension<Actor>, body: Bytes) -> Answer<OrderRow> {
+    let envelope = envelope(&body)?;
+    act(server, move |p| p.submit(&envelope, actor.0)).await
+}
+
+async fn judge(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: String,
+) -> Answer<OrderRow> {
+    act(server, move |p| p.judge(&name, &body, actor.0)).await
+}
+
+async fn release(State(server): Server, Extension(actor): Extension<Actor>, Path(name): Path<String>) -> Answer<Taken> {
+    Ok(Json(Taken { digest: server.release(&name, actor.0).await? }))
+}
+
+async fn approve(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<Taken> {
+    let envelope = envelope(&body)?;
+    act(server, move |p| Ok(Taken { digest: p.approve(&name, &envelope, actor.0)? })).await
+}
+
+async fn activate(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Json(request): Json<ActivationRequest>,
+) -> Answer<Deployment> {
+    let runtime = tokio::runtime::Handle::current();
+    act(server, move |p| {
+        // The executor's task is spawned from a blocking thread.
+        let _inside = runtime.enter();
+        p.activate(&name, &request, actor.0)
+    })
+    .await
+}
+
+async fn rollback(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<Deployment> {
+    let envelope = envelope(&body)?;
+    let runtime = tokio::runtime::Handle::current();
+    act(server, move |p| {
+        let _inside = runtime.enter();
+        p.rollback(&name, &envelope, actor.0)
+    })
+    .await
+}
+
+/// A deployment with its runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeploymentStory {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// One a host, in the order taken.
+    pub runs: Vec<Run>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Wait {
+    /// Seconds to wait for its end.
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn activation(
+    State(server): Server,
+    Path(digest): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Answer<DeploymentStory> {
+    let digest: Digest =
+        digest.parse().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "input", format!("{error}")))?;
+    let until = tokio::time::Instant::now() + Duration::from_secs(wait.wait).min(WAIT_MOST);
+    let mut changes = server.executor.changes.subscribe();
+    loop {
+        let story = act(Arc::clone(&server), move |p| {
+            Ok(DeploymentStory { deployment: p.store.deployment(&digest)?, runs: p.store.runs_of(&digest)? })
+        })
+        .await?;
+        let waiting = story.deployment.state == DeploymentState::Running;
+        if !waiting || tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            return Ok(story);
+        }
+    }
+}
+
+async fn hosts(State(server): Server) -> Answer<Vec<Host>> {
+    act(server, |p| Ok(p.store.hosts()?)).await
+}
+
+async fn host(State(server): Server, Path(name): Path<String>) -> Answer<Host> {
+    act(server, move |p| Ok(p.store.host(&name)?)).await
+}
+
+async fn enrol(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Json(request): Json<EnrolmentRequest>,
+) -> Answer<Host> {
+    act(server, move |p| {
+        p.enrol(&request, actor.0)?;
+        Ok(p.store.host(&request.host.name)?)
+    })
+    .await
+}
+
+async fn terms(State(server): Server) -> Json<EnrolmentTerms> {
+    Json(server.terms())
+}
+
+async fn document(State(server): Server, Path(digest): Path<String>) -> Result<Response, ApiError> {
+    let digest: Digest =
+        digest.parse().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "input", format!("{error}")))?;
+    let found = act(server, move |p| Ok(p.store.document(&digest)?)).await?.0;
+    match found {
+        Some((_, bytes)) => Ok(([("content-type", "application/json")], bytes).into_response()),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "not-found", format!("no document {digest}"))),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    #[serde(default)]
+    after: u64,
+    #[serde(default = "page_rows")]
+    limit: u32,
+}
+
+fn page_rows() -> u32 {
+    1_000
+}
+
+async fn audit_rows(State(server): Server, Query(page): Query<Page>) -> Answer<Vec<audit::Row>> {
+    act(server, move |p| Ok(p.store.audit(page.after, page.limit.min(10_000))?)).await
+}
+
+/// What a check of the audit log found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AuditCheck {
+    /// How many rows there are.
+    pub rows: u64,
+    /// The newest row's digest.
+    pub head: Digest,
+    /// What is wrong; empty when nothing is.
+    pub findings: Vec<audit::Finding>,
+}
+
+async fn audit_verify(State(server): Server) -> Answer<AuditCheck> {
+    act(server, |p| {
+        let (rows, findings) = p.store.audit_verify()?;
+        Ok(AuditCheck { rows, head: p.store.audit_head()?, findings })
+    })
+    .await
+}
+
+async fn report(State(server): Server) -> Answer<Bundle> {
+    act(server, |p| Ok(Bundle::read(&p.store)?)).await
+}

@@ -1,0 +1,251 @@
+//! `patchlab lab`: validations on clones, and what dead ones left behind. Needs no server.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use patchlab_check::Status;
+use patchlab_lab::{
+    ArtifactStore, diff, gc, junit,
+    report::Report,
+    scenario::{Scenario, discover},
+    validation::Reboot,
+    verdict::{Judgement, Verdict},
+};
+use patchlab_protocol::{Digest, Envelope, SigningKey};
+
+use super::{CliError, Exit, Global, Output, progress::Progress};
+use crate::{
+    lab::{validate, worker::Tell},
+    order::compile_file,
+    place::Data,
+};
+
+/// The lab.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Apply an order to a clone, compare it with an unpatched one, and take it back again
+    #[command(after_help = VALIDATE_EXAMPLES)]
+    Validate(Validate),
+    /// Take away what dead workers left behind: machines, files, links
+    Gc {
+        /// Only say what would be taken away
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+const VALIDATE_EXAMPLES: &str = "Examples:
+  patchlab lab validate --order order.toml
+  patchlab lab validate --order order.toml --baseline debian-12-web --json verdict.json --junit junit.xml
+
+Exit codes: 0 passed, 1 rejected, 2 nothing meaningful ran, 3 cannot be applied, 4 the lab broke, 65 wrong input.";
+
+/// A validation.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The order, as drafted
+    #[arg(long, value_name = "ORDER.toml")]
+    order: PathBuf,
+    /// A baseline to validate on; all that represent the order's packages unless given
+    #[arg(long, value_name = "NAME")]
+    baseline: Vec<String>,
+    /// Folder of scenarios, before ./scenarios
+    #[arg(long, value_name = "DIR")]
+    scenarios: Vec<PathBuf>,
+    /// Write JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Sign a release of a passing order with this key, into ORDER.release.json
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
+    /// When clones reboot
+    #[arg(long, value_enum, default_value_t = RebootWhen::Asked)]
+    reboot: RebootWhen,
+}
+
+/// When clones reboot.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RebootWhen {
+    /// When the patched machine asks for it
+    Asked,
+    /// Always
+    Always,
+}
+
+impl LabCommand {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        match self {
+            Self::Validate(validate) => validate.run(global),
+            Self::Gc { dry_run } => {
+                let mode = if dry_run { gc::Mode::DryRun } else { gc::Mode::Collect };
+                let leftovers = gc::collect(&global.data()?.lab(), mode).map_err(CliError::failed)?;
+                let output = global.output();
+                for leftover in &leftovers {
+                    let failure = leftover.failure.as_deref().map(|why| format!("\tleft: {why}")).unwrap_or_default();
+                    output.line(format!("{}\t{}{failure}", leftover.undertaking, leftover.what));
+                }
+                if leftovers.is_empty() {
+                    output.line("nothing to collect");
+                }
+                output.json(&leftovers)?;
+                let failed = leftovers.iter().any(|leftover| leftover.failure.is_some());
+                Ok(if failed { Exit::Broken } else { Exit::Passed })
+            }
+        }
+    }
+}
+
+/// Every scenario in the folders given and in `./scenarios`.
+pub(super) fn scenarios(given: &[PathBuf]) -> Result<Vec<Scenario>, CliError> {
+    let own = PathBuf::from("scenarios");
+    let mut dirs = given.to_vec();
+    if own.is_dir() && !dirs.contains(&own) {
+        dirs.push(own);
+    }
+    discover(&dirs).map_err(CliError::input)
+}
+
+impl Validate {
+    fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let data = global.data()?;
+        let output = global.output();
+        let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
+        let order = compile_file(&self.order, &artifacts).map_err(CliError::input)?;
+        let scenarios = scenarios(&self.scenarios)?;
+        let signer = self.sign_key.as_deref().map(SigningKey::read).transpose().map_err(CliError::input)?;
+        let baselines = validate::baselines(&data, &order, &self.baseline)
+            .map_err(|error| CliError::Input(format!("{error:#}")))?;
+        let reboot = match self.reboot {
+            RebootWhen::Asked => Reboot::WhenAsked,
+            RebootWhen::Always => Reboot::Always,
+        };
+        let mut progress = Progress::new(output.voice());
+        let report =
+            validate::validate(&data, &order, &baselines, &scenarios, reboot, &mut |baseline, tell| match tell {
+                Tell::Phase(phase) => progress.now(&format!("{baseline}: {phase}")),
+                Tell::Agent { action, what } => progress.now(&format!("{baseline}: {action:?}: {what}")),
+                Tell::Step { scenario, step, role, status } => {
+                    if status == Status::Fail {
+                        progress.note(&format!("{scenario}/{step} fails on the {} clone", role.name()));
+                    }
+                }
+                Tell::Note(text) => progress.note(&text),
+                Tell::Done(_) | Tell::Failed(_) => {}
+            })
+            .map_err(|error| CliError::Failed(format!("{error:#}")))?;
+        drop(progress);
+        print(&output, &report);
+        if let Some(path) = &self.junit {
+            let text = junit::render(&report).map_err(CliError::failed)?;
+            std::fs::write(path, text)
+                .map_err(|error| CliError::Failed(format!("--junit {}: {error}", path.display())))?;
+        }
+        if report.verdict == Judgement::Passed {
+            self.sign(&data, &output, &order, &report, signer.as_ref())?;
+        }
+        output.json(&report)?;
+        Ok(exit(report.verdict))
+    }
+
+    /// Ends a passing validation with a release, or says that there is none.
+    fn sign(
+        &self,
+        _data: &Data,
+        output: &Output,
+        order: &patchlab_protocol::document::Order,
+        report: &Report,
+        signer: Option<&SigningKey>,
+    ) -> Result<(), CliError> {
+        let Some(key) = signer else {
+            output.note("unsigned: no --sign-key was given; a server's signer can release it (order release)");
+            return Ok(());
+        };
+        let json = serde_json::to_vec(report).map_err(CliError::failed)?;
+        let verdict = crate::verdict::Verdict::from_json(&json).map_err(CliError::failed)?;
+        let envelope = Envelope::sign(verdict.release(order, jiff::Timestamp::now()), key);
+        let path = self.order.with_extension("release.json");
+        std::fs::write(&path, envelope.to_bytes())
+            .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
+        output.note(format!(
+            "release {} signed by {}: {}",
+            Digest::short(&envelope.digest()),
+            key.public().id(),
+            path.display()
+        ));
+        Ok(())
+    }
+}
+
+fn exit(judgement: Judgement) -> Exit {
+    match judgement {
+        Judgement::Passed => Exit::Passed,
+        Judgement::Rejected => Exit::Rejected,
+        Judgement::Missing => Exit::Missing,
+        Judgement::Inapplicable => Exit::Inapplicable,
+        Judgement::LabError => Exit::Broken,
+    }
+}
+
+/// The report for people: the verdict first, then what ran; for what failed, both clones' words.
+fn print(output: &Output, report: &Report) {
+    output.line(format!("{}\t{}\t{}", report.id, report.verdict, report.reason));
+    let mut rows = Vec::new();
+    for baseline in &report.baselines {
+        for scenario in &baseline.scenarios {
+            for step in &scenario.steps {
+                let status = |outcome: &Option<patchlab_check::Outcome>| {
+                    outcome.as_ref().map_or_else(|| "-".to_owned(), |outcome| outcome.status.to_string())
+                };
+                rows.push(vec![
+                    baseline.name.clone(),
+                    scenario.phase.to_string(),
+                    format!("{}/{}", scenario.name, step.name),
+                    status(&step.control),
+                    status(&step.patched),
+                    step.verdict.map_or("-", Verdict::name).to_owned(),
+                ]);
+            }
+        }
+    }
+    if !rows.is_empty() {
+        output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
+    }
+    for baseline in &report.baselines {
+        for line in &baseline.transaction {
+            output.line(format!("{}\ttransaction\t{line}", baseline.name));
+        }
+        if let Some(diff) = &baseline.diff {
+            diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
+        }
+        failures(output, baseline);
+        if !baseline.journal.is_empty() {
+            output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
+            baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
+        }
+        output.line(format!(
+            "{}\trollback {}\t{}",
+            baseline.name,
+            serde_json::to_value(baseline.rollback.status)
+                .ok()
+                .and_then(|v| v.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+            baseline.rollback.reason
+        ));
+    }
+}
+
+/// What both clones said in every step that the patch broke.
+fn failures(output: &Output, baseline: &patchlab_lab::report::BaselineReport) {
+    for scenario in &baseline.scenarios {
+        for step in
+            scenario.steps.iter().filter(|step| matches!(step.verdict, Some(Verdict::Regression | Verdict::Flaky)))
+        {
+            output.line(format!("{}: {}/{} {}", baseline.name, scenario.name, step.name, scenario.phase));
+            for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
+                let Some(outcome) = outcome else { continue };
+                output.line(format!("  {side}: {} {}", outcome.status, outcome.reason));
+                outcome.output.lines().take(12).for_each(|line| output.line(format!("    | {line}")));
+            }
+        }
+    }
+}

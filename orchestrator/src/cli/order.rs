@@ -1,0 +1,394 @@
+//! `patchlab order`: a patch order on its way.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::{Timestamp, ToSpan as _};
+use patchlab_lab::ArtifactStore;
+use patchlab_protocol::{
+    Digest, Envelope, SigningKey,
+    document::{Action, Activation, Approval, Order, Release},
+    limits,
+};
+use serde_json::json;
+
+use super::{CliError, Client, Exit, Global, Output, client::segment};
+use crate::{
+    api::{DeploymentStory, Taken},
+    deploy::executor,
+    order::compile_file,
+    pipeline::ActivationRequest,
+    place::Data,
+    report::OrderStory,
+    store::{Deployment, DeploymentState, Host, OrderRow, Run},
+    verdict::VERDICT_BYTES,
+};
+
+/// Patch orders.
+#[derive(Debug, Subcommand)]
+pub enum OrderCommand {
+    /// Write the order that apt would carry out on a baseline, and fetch its files
+    Draft(super::draft::Draft),
+    /// Sign an order and hand it in
+    Submit {
+        /// The order, as drafted
+        #[arg(value_name = "ORDER.toml")]
+        file: PathBuf,
+        /// The drafter's key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The lab's verdict on it
+        #[arg(long, value_name = "FILE")]
+        verdict: Option<PathBuf>,
+    },
+    /// Hand in the lab's verdict
+    Verdict {
+        /// Id or digest
+        order: String,
+        /// What `lab validate --json` wrote
+        file: PathBuf,
+    },
+    /// List orders
+    List,
+    /// Show an order and all that came of it
+    Show {
+        /// Id or digest
+        order: String,
+    },
+    /// Have the signer release an order that passed the lab
+    Release {
+        /// Id or digest
+        order: String,
+    },
+    /// Say yes, with your own key: it is read here and never leaves
+    Approve(Approve),
+    /// Carry an order to hosts
+    Activate {
+        /// Id or digest
+        order: String,
+        /// Apply, or roll back
+        #[arg(long, value_enum, default_value_t = ActionName::Apply)]
+        action: ActionName,
+        /// Where, and whether to wait
+        #[command(flatten)]
+        hosts: Hosts,
+    },
+    /// Take an order back from hosts
+    Rollback {
+        /// Id or digest
+        order: String,
+        /// An operator's key: a rollback that needs nobody else
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// Where, and whether to wait
+        #[command(flatten)]
+        hosts: Hosts,
+    },
+}
+
+/// A person's yes.
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// Id or digest
+    order: String,
+    /// Your approver's key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Most hosts that may get it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    hosts: u32,
+    /// Until when, RFC 3339; seven days from now unless given
+    #[arg(long, value_name = "TIME")]
+    not_after: Option<Timestamp>,
+    /// Your name, for people
+    #[arg(long, env = "USER", default_value = "approver")]
+    name: String,
+}
+
+/// Hosts of an activation.
+#[derive(Debug, Args)]
+pub struct Hosts {
+    /// A host, by name; may be given several times
+    #[arg(long = "host", value_name = "NAME", required = true)]
+    hosts: Vec<String>,
+    /// Wait for its end; exit 1 when a host does not end as it should
+    #[arg(long)]
+    wait: bool,
+    /// Seconds the activation is valid
+    #[arg(long, value_name = "SECONDS")]
+    lifetime: Option<u64>,
+}
+
+/// An action by name.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ActionName {
+    /// Install what it names
+    Apply,
+    /// Bring back what it replaced
+    Rollback,
+}
+
+impl OrderCommand {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let client = Client::new(global)?;
+        let output = global.output();
+        match self {
+            Self::Draft(draft) => draft.run(global),
+            Self::Submit { file, key, verdict } => {
+                submit(&global.data()?, &client, &output, &file, &key, verdict.as_deref()).await
+            }
+            Self::Verdict { order, file } => {
+                let row = hand_in(&client, &order, &file).await?;
+                shown(&output, &row)
+            }
+            Self::List => list(&client, &output).await,
+            Self::Show { order } => show(&client, &output, &order).await,
+            Self::Release { order } => {
+                let taken: Taken = client.post(&format!("orders/{}/release", segment(&order)), &json!({})).await?;
+                output.line(taken.digest.to_string());
+                output.json(&taken)?;
+                Ok(Exit::Passed)
+            }
+            Self::Approve(approve) => approve.run(&client, &output).await,
+            Self::Activate { order, action, hosts } => {
+                let action = match action {
+                    ActionName::Apply => Action::Apply,
+                    ActionName::Rollback => Action::Rollback,
+                };
+                hosts.activate(&client, &output, &order, action).await
+            }
+            Self::Rollback { order, key: None, hosts } => {
+                hosts.activate(&client, &output, &order, Action::Rollback).await
+            }
+            Self::Rollback { order, key: Some(key), hosts } => {
+                hosts.roll_back_signed(&client, &output, &order, &key).await
+            }
+        }
+    }
+}
+
+async fn submit(
+    data: &Data,
+    client: &Client,
+    output: &Output,
+    file: &Path,
+    key: &Path,
+    verdict: Option<&Path>,
+) -> Result<Exit, CliError> {
+    let order = read_order(data, file)?;
+    let key = SigningKey::read(key).map_err(CliError::input)?;
+    let envelope = Envelope::sign(order, &key);
+    let mut row: OrderRow = client.post("orders", &envelope).await?;
+    if let Some(verdict) = verdict {
+        row = hand_in(client, &row.id, verdict).await?;
+    }
+    shown(output, &row)
+}
+
+/// An order as drafted, or in its compiled form (`ORDER.json`, as `order draft --json` shows it).
+fn read_order(data: &Data, path: &Path) -> Result<Order, CliError> {
+    if path.extension().is_some_and(|extension| extension == "json") {
+        let text = read(path, limits::DOCUMENT_BYTES)?;
+        return serde_json::from_str(&text)
+            .map_err(|error| CliError::Input(format!("{}: not a compiled order: {error}", path.display())));
+    }
+    let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
+    compile_file(path, &artifacts).map_err(CliError::input)
+}
+
+async fn hand_in(client: &Client, order: &str, file: &Path) -> Result<OrderRow, CliError> {
+    let text = read(file, VERDICT_BYTES as u64)?;
+    client.post_text(&format!("orders/{}/verdict", segment(order)), text).await
+}
+
+fn shown(output: &Output, row: &OrderRow) -> Result<Exit, CliError> {
+    output.line(format!("{}\t{}\t{}", row.id, row.digest, row.state));
+    if !row.reason.is_empty() {
+        output.note(&row.reason);
+    }
+    output.json(row)?;
+    Ok(Exit::Passed)
+}
+
+/// Reads a text file of at most `limit` bytes.
+fn read(path: &Path, limit: u64) -> Result<String, CliError> {
+    let wrong = |reason: String| CliError::Input(format!("{}: {reason}", path.display()));
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let read = file.take(limit + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+    if read as u64 > limit { Err(wrong(format!("larger than {limit} bytes"))) } else { Ok(text) }
+}
+
+async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
+    let orders: Vec<OrderRow> = client.get("orders").await?;
+    let rows: Vec<_> = orders
+        .iter()
+        .map(|o| vec![o.id.clone(), o.state.to_string(), o.title.clone(), o.digest.short(), o.changed_at.clone()])
+        .collect();
+    output.table(&["order", "state", "title", "digest", "changed"], &rows);
+    output.json(&orders)?;
+    Ok(Exit::Passed)
+}
+
+async fn story(client: &Client, order: &str) -> Result<OrderStory, CliError> {
+    client.get(&format!("orders/{}", segment(order))).await
+}
+
+async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, CliError> {
+    let story = story(client, order).await?;
+    let row = &story.order;
+    output.line(format!("{}  {}", row.id, row.title));
+    output.line(format!("digest    {}", row.digest));
+    output.line(format!("state     {}  {}", row.state, row.reason));
+    let verdict = story.verdict.as_ref().and_then(|v| v.get("verdict")).and_then(|v| v.as_str()).unwrap_or("none");
+    output.line(format!("verdict   {verdict}"));
+    output.line(format!("release   {}", story.release.map_or("none".into(), |digest: Digest| digest.to_string())));
+    for approval in &story.approvals {
+        let (who, most, until) = (&approval.approver, approval.hosts_at_most, &approval.not_after);
+        output.line(format!("approval  {who}, at most {most} hosts, until {until}"));
+    }
+    run_table(output, &story.runs);
+    output.json(&story)?;
+    Ok(Exit::Passed)
+}
+
+fn run_table(output: &Output, runs: &[Run]) {
+    let rows: Vec<_> = runs
+        .iter()
+        .map(|run| {
+            let state = run.state.map_or("-", |state| state.name()).to_owned();
+            vec![
+                run.host.clone(),
+                run.run.to_string(),
+                run.stage.to_string(),
+                state,
+                run.verified.to_string(),
+                run.reason.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        output.table(&["host", "run", "stage", "state", "signed", "reason"], &rows);
+    }
+}
+
+impl Approve {
+    async fn run(self, client: &Client, output: &Output) -> Result<Exit, CliError> {
+        let story = story(client, &self.order).await?;
+        let release = story.release.ok_or_else(|| {
+            CliError::Refused(format!("not-released: order {} has no release to say yes to", story.order.id))
+        })?;
+        let key = SigningKey::read(&self.key).map_err(CliError::input)?;
+        // What is signed is what was looked at: both documents are read and compared by their digests here.
+        let order: Order =
+            client.document(&story.order.digest).await?.statement::<Order>().map_err(CliError::failed)?.predicate;
+        let proof: Release =
+            client.document(&release).await?.statement::<Release>().map_err(CliError::failed)?.predicate;
+        if proof.proof.order != story.order.digest {
+            return Err(CliError::Refused("not-released: the release is over another order".into()));
+        }
+        let now = Timestamp::now();
+        let not_after = match self.not_after {
+            Some(time) => time,
+            None => now.checked_add((7 * 24).hours()).map_err(CliError::input)?,
+        };
+        output.note(format!(
+            "{}: {} ({} packages), for at most {} hosts, until {not_after}",
+            order.id,
+            order.title,
+            order.install.len(),
+            self.hosts
+        ));
+        let approval = Approval {
+            approver: self.name,
+            order: story.order.digest,
+            release,
+            hosts_at_most: self.hosts,
+            at: now,
+            not_after,
+        };
+        let envelope = Envelope::sign(approval, &key);
+        let taken: Taken = client.post(&format!("orders/{}/approval", segment(&order.id)), &envelope).await?;
+        output.line(taken.digest.to_string());
+        output.json(&taken)?;
+        Ok(Exit::Passed)
+    }
+}
+
+impl Hosts {
+    async fn activate(self, client: &Client, output: &Output, order: &str, action: Action) -> Result<Exit, CliError> {
+        let request = ActivationRequest { hosts: self.hosts.clone(), action, lifetime_s: self.lifetime };
+        let deployment: Deployment = client.post(&format!("orders/{}/activation", segment(order)), &request).await?;
+        self.follow(client, output, deployment).await
+    }
+
+    /// A rollback on an operator's signature alone.
+    async fn roll_back_signed(
+        self,
+        client: &Client,
+        output: &Output,
+        order: &str,
+        key: &Path,
+    ) -> Result<Exit, CliError> {
+        let key = SigningKey::read(key).map_err(CliError::input)?;
+        let story = story(client, order).await?;
+        let mut site = None;
+        for name in &self.hosts {
+            let host: Host = client.get(&format!("hosts/{}", segment(name))).await?;
+            site.get_or_insert(host.enrolled.site);
+        }
+        let now = Timestamp::now();
+        let lifetime = self.lifetime.map_or(crate::pipeline::ACTIVATION_LIFETIME, Duration::from_secs);
+        let activation = Activation {
+            order: story.order.digest,
+            action: Action::Rollback,
+            site: site.unwrap_or_default(),
+            wave: 1,
+            hosts: executor::sequence(&story.order.digest, &self.hosts),
+            at: now,
+            not_before: now - crate::pipeline::CLOCK_SLACK,
+            not_after: now.checked_add(lifetime).map_err(CliError::input)?,
+        };
+        let envelope = Envelope::sign(activation, &key);
+        let path = format!("orders/{}/rollback", segment(&story.order.id));
+        let deployment: Deployment = client.post(&path, &envelope).await?;
+        self.follow(client, output, deployment).await
+    }
+
+    /// Waits, when that was asked for, and says every change of every host.
+    async fn follow(self, client: &Client, output: &Output, deployment: Deployment) -> Result<Exit, CliError> {
+        if !self.wait {
+            output.line(deployment.activation.to_string());
+            output.json(&deployment)?;
+            return Ok(Exit::Passed);
+        }
+        let mut said: Vec<String> = Vec::new();
+        loop {
+            let story: DeploymentStory = client.get(&format!("activations/{}?wait=2", deployment.activation)).await?;
+            for run in &story.runs {
+                let state = run.state.map_or_else(|| run.stage.to_string(), |state| state.name().to_owned());
+                let line = format!("{}: {state} {}", run.host, run.phase);
+                if !said.contains(&line) {
+                    output.note(line.trim_end());
+                    said.push(line);
+                }
+            }
+            if story.deployment.state == DeploymentState::Running {
+                continue;
+            }
+            run_table(output, &story.runs);
+            output.json(&story)?;
+            if story.deployment.state == DeploymentState::Done {
+                return Ok(Exit::Passed);
+            }
+            output.note(format!("stopped: {}", story.deployment.reason));
+            let refused = story.runs.iter().any(|run| run.refusal.is_some());
+            return Ok(if refused { Exit::Refused } else { Exit::Rejected });
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! One demonstration at a time on one data folder.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Held while a demonstration runs; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct DemoLock {
+    _file: File,
+}
+
+impl DemoLock {
+    /// Takes the lock, or says who has it.
+    pub fn take(path: &Path) -> anyhow::Result<Self> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(path)
+            .with_context(|| format!("open {}", path.display()))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            bail!(
+                "another demonstration is running here (process {}): wait for it, or use another folder with --data DIR",
+                holder.trim()
+            );
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_about_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = DemoLock::take(&path).unwrap();
+        let error = DemoLock::take(&path).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(first);
+        DemoLock::take(&path).unwrap();
+    }
+}

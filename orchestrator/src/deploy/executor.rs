@@ -1,0 +1,440 @@
+//! The executor: takes the hosts of an activation one after the other, in an order that depends on order and host (so that no host
+//! is always first), and stops at the first that does not end as it should.
+//!
+//! Idempotent by (order, host, run index), and journaled: every step is in the store before it is taken. A server that was killed
+//! finds deployments that have not ended and takes them up again; a run that is under way is found on its host by its index.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Digest,
+    document::{Action, RunResult, RunState},
+};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    credentials::Credentials,
+    manager::{Manager, ManagerError},
+    result::{self, Expected, ResultError},
+    row::{self, DeployError, Observer, Progress, Row, RunReport},
+    sink::Bells,
+    snmp::{Patience, SnmpManager},
+};
+use crate::{
+    audit::Event,
+    place::Data,
+    store::{
+        Deployment, DeploymentState, Host, OrderState, Run, RunEnd, RunProgress, Stage, Store, StoreError, Verified,
+    },
+};
+
+/// Longest duration of a run on a host, told to the host with the row.
+const LIFETIME: Duration = Duration::from_secs(1800);
+
+/// What the executor works with.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Credentials lie here.
+    pub data: Data,
+    /// Informs ring here.
+    pub bells: Bells,
+    /// Every change of a deployment is told here: the number only counts.
+    pub changes: watch::Sender<u64>,
+}
+
+/// A host did not end as it should, for a reason that is the executor's.
+#[derive(Debug, thiserror::Error)]
+enum ExecuteError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    #[error(transparent)]
+    Credentials(#[from] super::credentials::CredentialsError),
+    #[error("{0}")]
+    Result(#[from] ResultError),
+}
+
+/// The hosts of an activation in the order in which they are taken.
+pub fn sequence(order: &Digest, hosts: &[String]) -> Vec<String> {
+    let mut hosts = hosts.to_vec();
+    hosts.sort_by_key(|host| Digest::of([order.as_bytes().as_slice(), host.as_bytes()].concat()));
+    hosts.dedup();
+    hosts
+}
+
+/// Whether a run ended as its action wants.
+pub fn ended_well(action: Action, state: RunState) -> bool {
+    match action {
+        Action::Apply => state == RunState::Succeeded,
+        Action::Rollback => state == RunState::RolledBack,
+    }
+}
+
+/// The state an order is in after a deployment, from what its hosts have now and how the deployment went.
+pub fn settled(action: Action, carried: usize, ended: DeploymentState, way_back_failed: WayBack) -> OrderState {
+    match (action, ended, carried) {
+        _ if way_back_failed == WayBack::Failed => OrderState::RollbackFailed,
+        (Action::Apply, DeploymentState::Done, _) => OrderState::Deployed,
+        (Action::Apply, _, 0) => OrderState::Approved,
+        (Action::Rollback, _, 0) => OrderState::RolledBack,
+        (Action::Apply | Action::Rollback, _, _) => OrderState::Partly,
+    }
+}
+
+/// Whether a host could not be brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayBack {
+    /// Every host that was to come back did, or was never tried.
+    Open,
+    /// One is neither here nor there.
+    Failed,
+}
+
+impl Executor {
+    /// Takes up every deployment that has not ended: after a start of the server.
+    pub fn resume(&self) -> Result<usize, StoreError> {
+        let running = self.store.deployments_running()?;
+        let count = running.len();
+        for deployment in running {
+            tracing::info!(order = deployment.order.short(), "taking a deployment up again");
+            self.spawn(deployment);
+        }
+        Ok(count)
+    }
+
+    /// Carries a deployment out in the background.
+    pub fn spawn(&self, deployment: Deployment) {
+        let executor = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = executor.carry_out(&deployment).await {
+                tracing::error!(%error, order = deployment.order.short(), "deployment cannot go on");
+            }
+            executor.told();
+        });
+    }
+
+    async fn carry_out(&self, deployment: &Deployment) -> Result<(), StoreError> {
+        let id = self.store.order(&deployment.order.to_string())?.id;
+        let mut failure = None;
+        for run in self.store.runs_of(&deployment.activation)? {
+            let ended = if run.stage.is_final() { run } else { self.one(deployment, run).await? };
+            let well = ended.verified == Verified::Yes
+                && ended.state.is_some_and(|state| ended_well(deployment.action, state));
+            if !well {
+                let state = ended.state.map_or(ended.stage.name(), RunState::name);
+                failure = Some((ended.state, format!("{}: {state}: {}", ended.host, ended.reason)));
+                break;
+            }
+        }
+        let carried = self.store.hosts()?.iter().filter(|host| host.current_order == Some(deployment.order)).count();
+        let way_back = match &failure {
+            Some((Some(RunState::RollbackFailed), _)) => WayBack::Failed,
+            _ => WayBack::Open,
+        };
+        let (state, reason) = match failure {
+            None => (DeploymentState::Done, String::new()),
+            Some((_, reason)) => (DeploymentState::Stopped, reason),
+        };
+        let next = settled(deployment.action, carried, state, way_back);
+        let event = Event::new(
+            "deployment-ended",
+            id,
+            json!({ "activation": deployment.activation, "state": state, "order": next, "reason": reason }),
+        );
+        self.store.end_deployment(deployment, state, next, &reason, &event)
+    }
+
+    /// One host. Only the store's own failure is an error: whatever the host does, the run has an end.
+    async fn one(&self, deployment: &Deployment, run: Run) -> Result<Run, StoreError> {
+        if let Err(error) = self.follow(deployment, &run).await {
+            let error = match error {
+                ExecuteError::Store(error) => return Err(error),
+                other => other,
+            };
+            let stage = match &error {
+                ExecuteError::Deploy(DeployError::Lost { .. } | DeployError::Manager(ManagerError::Silent { .. })) => {
+                    Stage::Lost
+                }
+                _ => Stage::Finished,
+            };
+            let there = self.store.run(&run.order, &run.host, run.run)?;
+            let end = RunEnd {
+                progress: RunProgress {
+                    stage,
+                    state: there.state,
+                    phase: there.phase,
+                    percent: u32::try_from(there.percent).unwrap_or(0),
+                    refusal: there.refusal,
+                    reason: error.to_string(),
+                },
+                report: String::new(),
+                signed: None,
+                verified: Verified::No,
+                heads: None,
+                current_order: None,
+            };
+            let event = Event::new(
+                "run-failed",
+                &run.host,
+                json!({ "run": run.run, "order": run.order, "reason": error.to_string() }),
+            );
+            self.store.end_run(&run, &end, &event)?;
+        }
+        self.told();
+        self.store.run(&run.order, &run.host, run.run)
+    }
+
+    async fn follow(&self, deployment: &Deployment, run: &Run) -> Result<(), ExecuteError> {
+        let host = self.store.host(&run.host)?;
+        let about_to = RunProgress {
+            stage: Stage::Pushing,
+            state: run.state,
+            phase: "pushing".into(),
+            percent: 0,
+            refusal: None,
+            reason: String::new(),
+        };
+        let detail = json!({ "run": run.run, "order": run.order, "activation": run.activation });
+        self.store.journal_run(run, &about_to, &Event::new("run-pushing", &run.host, detail))?;
+        self.told();
+
+        let manager = self.manager(&host).await?;
+        self.meet(&manager, &host).await?;
+        let row = self.row(deployment, &host)?;
+        let mut watcher = Watcher { executor: self, run, bell: self.bells.of(&run.host) };
+        let report = row::push_and_run(&manager, &row, run.run, &mut watcher).await?;
+        self.end(run, deployment, &host, &manager, report).await
+    }
+
+    /// A manager for an enrolled host.
+    async fn manager(&self, host: &Host) -> Result<SnmpManager, ExecuteError> {
+        let credentials = Credentials::read(&self.data.credentials(&host.enrolled.name))?;
+        let made = SnmpManager::new(
+            &host.enrolled.name,
+            host.enrolled.address,
+            &host.enrolled.engine_id,
+            &credentials.deployer,
+            Patience::default(),
+        );
+        Ok(made.await.map_err(DeployError::from)?)
+    }
+
+    /// Makes sure that this is the host that was enrolled, and tells it the newest audit head.
+    async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
+        let said = match row::scalars(manager).await {
+            Ok(said) => said,
+            // A host that is away is waited for where waiting is bounded: at the push.
+            Err(DeployError::Manager(error)) if error.is_passing() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if said.host != host.enrolled.name {
+            return Err(DeployError::NotTheHost(format!("it calls itself {:?}", said.host)).into());
+        }
+        if said.root != Some(host.enrolled.root) {
+            return Err(DeployError::NotTheHost("it pins another root document".into()).into());
+        }
+        self.store.seen(&host.enrolled.name, &said.class, Timestamp::now())?;
+        let head = self.store.audit_head()?;
+        match row::put_audit_head(manager, &head).await {
+            Err(DeployError::Manager(error)) if error.is_passing() => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn row(&self, deployment: &Deployment, host: &Host) -> Result<Row, ExecuteError> {
+        Ok(Row {
+            index: self.store.order_row(&host.enrolled.name, &deployment.order)?,
+            order: deployment.order,
+            release: deployment.release,
+            approval: deployment.approval,
+            activation: Some(deployment.activation),
+            uri: host.enrolled.payload_uri.clone(),
+            lifetime: LIFETIME,
+        })
+    }
+
+    /// Takes a report in: what counts, what the host has now, and the chain of its results.
+    async fn end(
+        &self,
+        run: &Run,
+        deployment: &Deployment,
+        host: &Host,
+        manager: &dyn Manager,
+        report: RunReport,
+    ) -> Result<(), ExecuteError> {
+        let expected = Expected {
+            host: &host.enrolled.name,
+            key: &host.enrolled.public_key,
+            order: &run.order,
+            run: run.run,
+            state: report.state,
+        };
+        let checked = match result::verify(report.signed.as_ref(), &expected) {
+            Ok(result) => self.chain(host, manager, &result).await?.map(|()| result),
+            Err(error) => Err(error),
+        };
+        let (verified, reason) = match &checked {
+            Ok(_) => (Verified::Yes, said(&report)),
+            Err(error) => (Verified::No, error.to_string()),
+        };
+        let heads = match (&checked, &report.signed) {
+            (Ok(result), Some(signed)) => Some((result::digest(signed), result.audit)),
+            _ => None,
+        };
+        let current_order = match (deployment.action, report.state) {
+            _ if verified != Verified::Yes => None,
+            (Action::Apply, RunState::Succeeded) => Some(Some(run.order)),
+            (Action::Rollback, RunState::RolledBack) => Some(None),
+            _ => None,
+        };
+        let detail = json!({
+            "run": run.run, "order": run.order, "action": deployment.action, "state": report.state, "refusal": report.refusal,
+            "reason": reason, "verified": verified, "result": heads.map(|(head, _)| head), "before": report.before,
+            "after": report.after, "duration_ms": report.duration_ms,
+        });
+        let end = RunEnd {
+            progress: RunProgress {
+                stage: Stage::Finished,
+                state: Some(report.state),
+                phase: String::new(),
+                percent: 100,
+                refusal: report.refusal,
+                reason,
+            },
+            report: serde_json::to_string(&report).unwrap_or_default(),
+            signed: report.signed.map(|signed| (signed.statement, signed.signature)),
+            verified,
+            heads,
+            current_order,
+        };
+        let event = Event::new("run-ended", &run.host, detail).by(format!("host:{}", run.host));
+        Ok(self.store.end_run(run, &end, &event)?)
+    }
+
+    /// Whether a result stands in its place in the host's chain. Signed results that this server had no part in (somebody pushed an
+    /// order past it) are taken note of.
+    async fn chain(
+        &self,
+        host: &Host,
+        manager: &dyn Manager,
+        newest: &RunResult,
+    ) -> Result<Result<(), ResultError>, ExecuteError> {
+        if newest.previous == host.result_head {
+            return Ok(Ok(()));
+        }
+        let others = row::results(manager).await?;
+        let between =
+            match result::bridge(host.result_head, newest, &others, &host.enrolled.name, &host.enrolled.public_key) {
+                Ok(between) => between,
+                Err(error) => return Ok(Err(error)),
+            };
+        for result in between {
+            let detail =
+                json!({ "run": result.run, "order": result.order, "state": result.state, "refusal": result.refusal });
+            self.store.record(
+                &Event::new("foreign-result", &host.enrolled.name, detail).by(format!("host:{}", host.enrolled.name)),
+            )?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn told(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+}
+
+/// What a report says, in one line.
+fn said(report: &RunReport) -> String {
+    match (report.refusal, report.error.is_empty()) {
+        (Some(refusal), _) if report.reason.is_empty() => refusal.to_string(),
+        (Some(_), _) => report.reason.clone(),
+        (None, false) => report.error.clone(),
+        (None, true) => String::new(),
+    }
+}
+
+/// Writes down how a run goes, and listens for its host's bell.
+struct Watcher<'a> {
+    executor: &'a Executor,
+    run: &'a Run,
+    bell: Arc<Notify>,
+}
+
+impl Watcher<'_> {
+    fn note(&self, progress: &RunProgress) {
+        // Progress is for people; the journal entries that matter are made elsewhere and are not ignored.
+        if let Err(error) = self.executor.store.note_run(self.run, progress) {
+            tracing::warn!(%error, host = self.run.host, "progress not stored");
+        }
+        self.executor.told();
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn started(&mut self) {
+        self.note(&RunProgress {
+            stage: Stage::Running,
+            state: None,
+            phase: "started".into(),
+            percent: 0,
+            refusal: None,
+            reason: String::new(),
+        });
+    }
+
+    fn moved(&mut self, progress: &Progress) {
+        self.note(&RunProgress {
+            stage: Stage::Running,
+            state: Some(progress.state),
+            phase: progress.phase.clone(),
+            percent: progress.percent,
+            refusal: None,
+            reason: String::new(),
+        });
+    }
+
+    fn hint(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.bell.notified())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_host_is_always_first_and_none_is_taken_twice() {
+        let hosts: Vec<String> = (0..8).map(|n| format!("web-{n}")).collect();
+        let firsts: std::collections::HashSet<String> =
+            (0..64).map(|n| sequence(&Digest::of(format!("order {n}")), &hosts)[0].clone()).collect();
+        assert!(firsts.len() > 4, "{firsts:?}");
+        let twice = [hosts.clone(), hosts.clone()].concat();
+        assert_eq!(sequence(&Digest::of("x"), &twice).len(), 8);
+        let mut reversed = hosts.clone();
+        reversed.reverse();
+        assert_eq!(sequence(&Digest::of("x"), &reversed), sequence(&Digest::of("x"), &hosts));
+    }
+
+    #[test]
+    fn an_order_settles_by_what_its_hosts_have() {
+        use DeploymentState::{Done, Stopped};
+        use OrderState::{Approved, Deployed, Partly, RollbackFailed, RolledBack};
+        let table = [
+            (Action::Apply, 2, Done, WayBack::Open, Deployed),
+            (Action::Apply, 1, Stopped, WayBack::Open, Partly),
+            (Action::Apply, 0, Stopped, WayBack::Open, Approved),
+            (Action::Rollback, 1, Done, WayBack::Open, Partly),
+            (Action::Rollback, 0, Done, WayBack::Open, RolledBack),
+            (Action::Rollback, 2, Stopped, WayBack::Open, Partly),
+            (Action::Rollback, 1, Stopped, WayBack::Failed, RollbackFailed),
+        ];
+        for (action, carried, ended, way_back, expected) in table {
+            assert_eq!(settled(action, carried, ended, way_back), expected, "{action:?} {carried} {ended:?}");
+        }
+    }
+}

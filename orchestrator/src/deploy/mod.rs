@@ -1,0 +1,19 @@
+//! Stage 5, deploy: an order carried to its hosts by SNMP, and what the hosts say came of it.
+//!
+//! [`manager`] is one host's agent as the pipeline sees it, [`snmp`] speaks to it, [`row`] is the order's way over the MIB
+//! (push, start, follow, report), [`result`] decides what counts, [`sink`] hears informs, and [`executor`] takes the hosts of an
+//! activation one after the other. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that
+//! what is proven is the path that is used.
+
+pub mod credentials;
+pub mod executor;
+pub mod manager;
+pub mod result;
+pub mod row;
+pub mod sink;
+pub mod snmp;
+
+pub use credentials::Credentials;
+pub use manager::{Manager, ManagerError};
+pub use row::{DeployError, Observer, Row, RunReport, push_and_run};
+pub use snmp::{Patience, SnmpManager};

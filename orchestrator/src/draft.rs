@@ -1,0 +1,301 @@
+//! Drafting an order: what would the host's real apt install on that baseline, from which signed sources, and which files of
+//! the baseline's pool bring it back.
+//!
+//! Flow: a [`Request`] (what people want) and a [`Base`] (what the baseline is) go in; apt resolves and fetches ([`apt`]); every file
+//! goes into the artifact store by digest; a [`Written`] order comes out, which a person may read and keep before it is compiled.
+//! Nothing here knows a version or a host name.
+
+mod apt;
+mod error;
+mod files;
+mod transaction;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use patchlab_check::step::PackageName;
+use patchlab_lab::{ArtifactStore, scenario::Scenario};
+use patchlab_protocol::document::{Class, Kind, PackageFile, ProductionCheck, Severity};
+
+pub use error::DraftError;
+pub use transaction::{Installation, Transaction};
+
+use self::{apt::Apt, files::Fetched};
+use crate::order::{Change, On, ReplacedFile, Replaces, Upgrade, Written};
+
+/// What apt needs to know of a baseline; kept beside it when it is built.
+#[derive(Debug, Clone)]
+pub struct AptInputs {
+    /// dpkg's status file.
+    pub status: PathBuf,
+    /// All of its sources, `sources.list` or deb822, updates and security included.
+    pub sources: PathBuf,
+    /// Folder with the keyrings that check them.
+    pub keyrings: PathBuf,
+    /// dpkg architecture, e.g. `amd64`.
+    pub arch: String,
+}
+
+/// The baseline an order is drafted on.
+#[derive(Debug, Clone)]
+pub struct Base<'a> {
+    /// `name@n`.
+    pub name: &'a str,
+    /// The class of hosts it stands for.
+    pub class: &'a Class,
+    /// What apt needs to know.
+    pub apt: &'a AptInputs,
+    /// The package files it was installed from.
+    pub pool: &'a [PackageFile],
+}
+
+/// What people want.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Identifier of the order.
+    pub id: String,
+    /// One line; absent: made from the packages.
+    pub title: Option<String>,
+    /// How bad it is to wait.
+    pub severity: Severity,
+    /// Routine, emergency or workaround.
+    pub kind: Kind,
+    /// Advisories it answers.
+    pub advisories: Vec<String>,
+    /// Installed packages to bring to their newest version.
+    pub upgrade: Vec<PackageName>,
+    /// Package files made locally, installed too; what they depend on is resolved with the rest.
+    pub packages: Vec<PathBuf>,
+    /// What to do when no named package has a newer version.
+    pub when_current: WhenCurrent,
+}
+
+/// What to do when no named package has a newer version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenCurrent {
+    /// Say so and stop.
+    Stop,
+    /// Take the next package of the baseline that has one, aloud; packages that a scenario covers come first.
+    TakeNext,
+}
+
+/// Told while drafting, for people who watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Index files are being brought up to date.
+    Updating,
+    /// apt works out what it would do.
+    Resolving,
+    /// Package files are being fetched.
+    Fetching {
+        /// How many.
+        packages: usize,
+    },
+    /// Something people should know, e.g. that another package was taken.
+    Note(String),
+}
+
+/// Drafts an order and puts its files into `artifacts`. `cache` keeps index files between drafts. Paths in the order are relative
+/// to the folder of `out`, which is not written: see [`render`].
+///
+/// # Errors
+/// A package that is not installed, unknown or up to date; sources that do not check; a transaction that removes packages; apt,
+/// files or the store said no.
+pub fn draft(
+    base: &Base<'_>,
+    request: &Request,
+    scenarios: &[Scenario],
+    artifacts: &ArtifactStore,
+    cache: &Path,
+    out: &Path,
+    observer: &mut dyn FnMut(Progress),
+) -> Result<Written, DraftError> {
+    if request.upgrade.is_empty() && request.packages.is_empty() {
+        return Err(DraftError::NothingAsked);
+    }
+    std::fs::create_dir_all(cache).map_err(|source| DraftError::Io {
+        action: "create",
+        path: cache.to_owned(),
+        source,
+    })?;
+    let apt = Apt::open(base.apt, cache)?;
+    let installed = transaction::installed(apt.status());
+    if let Some(name) = request.upgrade.iter().find(|name| !installed.contains_key(name.as_str())) {
+        return Err(DraftError::NotInstalled { name: name.to_string(), baseline: base.name.to_owned() });
+    }
+    observer(Progress::Updating);
+    apt.update()?;
+    observer(Progress::Resolving);
+    let locals = request.packages.iter().map(|path| files::local(path)).collect::<Result<Vec<_>, _>>()?;
+    let files: Vec<String> = locals.iter().map(|local| local.path.display().to_string()).collect();
+    let (upgrade, transaction) = resolve(&apt, base, request, &files, scenarios, observer)?;
+    let wanted: Vec<String> = upgrade.iter().chain(&files).cloned().collect();
+    if !transaction.remove.is_empty() {
+        return Err(DraftError::Removes { names: transaction.remove.join(", ") });
+    }
+    observer(Progress::Fetching { packages: transaction.install.len() });
+    let downloads = apt.download(&wanted)?;
+    let fetched = files::store(&transaction, &downloads, &locals, artifacts)?;
+    let replaces = replaces(&transaction, base.pool);
+    for lost in replaces.iter().filter(|replaces| replaces.file.is_none()) {
+        observer(Progress::Note(format!(
+            "{} {} is not in the pool of {}: there is no way back to it",
+            lost.name, lost.version, base.name
+        )));
+    }
+    let changed: BTreeSet<String> = transaction.install.iter().map(|installation| installation.name.clone()).collect();
+    let upgrade = upgrade_table(&upgrade, &transaction);
+    let change = Change {
+        on: On {
+            family: base.class.family.clone(),
+            release: base.class.release.clone(),
+            arch: base.class.arch.clone(),
+        },
+        upgrade,
+        packages: request.packages.iter().map(|path| files::relative(path, out)).collect(),
+        script: None,
+        file: fetched.iter().map(|file| file.written(artifacts, out)).collect::<Result<_, _>>()?,
+        replaces,
+    };
+    Ok(Written {
+        id: request.id.clone(),
+        title: request.title.clone().unwrap_or_else(|| title(&change, &fetched)),
+        severity: request.severity,
+        kind: request.kind,
+        advisories: request.advisories.clone(),
+        after: Vec::new(),
+        supersedes: Vec::new(),
+        rollback: None,
+        not_after: None,
+        production: production(scenarios, &changed),
+        change: vec![change],
+    })
+}
+
+fn simulated(text: &str) -> Result<Transaction, DraftError> {
+    transaction::parse_simulation(text).map_err(|line| DraftError::Apt {
+        action: "resolve what to install",
+        reason: format!("its simulation says {line:?}, which is not understood"),
+    })
+}
+
+/// What is upgraded, and all that apt would do for it and for the local `files`. Named packages without a newer version are an
+/// error or are stood in for.
+fn resolve(
+    apt: &Apt,
+    base: &Base<'_>,
+    request: &Request,
+    files: &[String],
+    scenarios: &[Scenario],
+    observer: &mut dyn FnMut(Progress),
+) -> Result<(Vec<String>, Transaction), DraftError> {
+    let simulate = |names: &[String]| {
+        let wanted: Vec<String> = names.iter().chain(files).cloned().collect();
+        simulated(&apt.simulate_install(&wanted)?)
+    };
+    let named: Vec<String> = request.upgrade.iter().map(ToString::to_string).collect();
+    let transaction = simulate(&named)?;
+    let moves = |name: &String| transaction.install.iter().any(|installation| installation.name == *name);
+    let (newer, current): (Vec<String>, Vec<String>) = named.into_iter().partition(moves);
+    if current.is_empty() {
+        return Ok((newer, transaction));
+    }
+    let names = current.join(", ");
+    match request.when_current {
+        WhenCurrent::Stop => Err(DraftError::UpToDate { names, baseline: base.name.to_owned() }),
+        // Packages that do not move change nothing in the transaction.
+        WhenCurrent::TakeNext if !newer.is_empty() => {
+            observer(Progress::Note(format!("no newer version of {names} today: only {} is taken", newer.join(", "))));
+            Ok((newer, transaction))
+        }
+        WhenCurrent::TakeNext => {
+            let upgradable = simulated(&apt.simulate_upgrade()?)?;
+            let next = next_upgradable(&upgradable, scenarios)
+                .ok_or_else(|| DraftError::AllUpToDate { baseline: base.name.to_owned() })?;
+            observer(Progress::Note(format!("no newer version of {names} today: {next} is taken instead")));
+            let next = vec![next];
+            let transaction = simulate(&next)?;
+            Ok((next, transaction))
+        }
+    }
+}
+
+/// The package to take where none of the named has a newer version: the first by name that a scenario covers, else the first.
+fn next_upgradable(upgradable: &Transaction, scenarios: &[Scenario]) -> Option<String> {
+    let names: Vec<&String> = upgradable.install.iter().map(|installation| &installation.name).collect();
+    let covered = |name: &&&String| {
+        let one = BTreeSet::from([(**name).clone()]);
+        scenarios.iter().any(|scenario| scenario.covers(&one))
+    };
+    names.iter().find(covered).or(names.first()).map(|name| (**name).clone())
+}
+
+fn upgrade_table(names: &[String], transaction: &Transaction) -> Vec<Upgrade> {
+    names
+        .iter()
+        .filter_map(|name| {
+            let installation = transaction.install.iter().find(|installation| installation.name == *name)?;
+            Some(Upgrade { name: name.parse().ok()?, to: Some(installation.to.clone()) })
+        })
+        .collect()
+}
+
+/// What the transaction replaces, each with the pool file that brings it back.
+fn replaces(transaction: &Transaction, pool: &[PackageFile]) -> Vec<Replaces> {
+    let mut found = Vec::new();
+    for installation in &transaction.install {
+        let (Some(from), Ok(name)) = (&installation.from, installation.name.parse::<PackageName>()) else { continue };
+        let mut files = pool.iter().filter(|file| file.name == installation.name && file.version == *from);
+        let file = files.clone().find(|file| file.arch == installation.arch).or_else(|| files.next());
+        let arch = file.map_or(&installation.arch, |file| &file.arch).clone();
+        let file =
+            file.map(|file| ReplacedFile { size: file.size, sha256: file.sha256, origin: file.origin, arch: None });
+        found.push(Replaces { name, version: from.clone(), arch, file });
+    }
+    found
+}
+
+/// The production steps of the scenarios that cover a changed package.
+fn production(scenarios: &[Scenario], changed: &BTreeSet<String>) -> Vec<ProductionCheck> {
+    let covering = scenarios.iter().filter(|scenario| scenario.covers(changed));
+    covering
+        .flat_map(|scenario| {
+            let name = scenario.name.clone();
+            scenario.production_steps().map(move |step| ProductionCheck { scenario: name.clone(), step: step.clone() })
+        })
+        .collect()
+}
+
+fn title(change: &Change, fetched: &[Fetched]) -> String {
+    let mut names: Vec<String> =
+        change.upgrade.iter().map(|up| format!("{} {}", up.name, up.to.as_deref().unwrap_or_default())).collect();
+    names.extend(
+        fetched.iter().filter(|file| file.is_local()).map(|file| format!("{} {}", file.name(), file.version())),
+    );
+    names.join(", ").chars().take(200).collect()
+}
+
+/// The text of the order's file.
+///
+/// # Errors
+/// The order has no TOML form, which no value of its types has been seen to cause.
+pub fn render(order: &Written, baseline: &str) -> Result<String, DraftError> {
+    let body = toml::to_string(order).map_err(|error| DraftError::Render { reason: error.to_string() })?;
+    let counts: BTreeMap<&str, usize> = order.change.iter().fold(BTreeMap::new(), |mut counts, change| {
+        *counts.entry("files").or_default() += change.file.len();
+        *counts.entry("replaced").or_default() += change.replaces.len();
+        counts
+    });
+    let count = |name| counts.get(name).copied().unwrap_or(0);
+    Ok(format!(
+        "# Drafted by `patchlab order draft` on baseline {baseline}: {} package files, {} versions replaced.\n\
+         # Every file is named by its digest; apt checked the vendor-signed ones. Read it, then `patchlab lab validate --order`.\n\n{body}",
+        count("files"),
+        count("replaced"),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

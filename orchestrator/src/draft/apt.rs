@@ -1,0 +1,335 @@
+//! The host's real apt, with folders of its own: it sees the baseline's packages, sources and keys, and nothing of the host but
+//! the way to the network (proxies and their credentials).
+//!
+//! ```text
+//! CACHE/apt/<digest of sources>/lists/    index files, kept between drafts, and apt's digest of them beside
+//! CACHE/apt/<digest of sources>/lock      one apt at a time
+//! (temporary)/status                      the baseline's
+//! (temporary)/{sources, keyrings, archives, apt.conf}
+//! ```
+//!
+//! apt's own signature check stays on: every way around it is refused in the sources and switched off in the configuration.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use patchlab_check::Digest;
+
+use super::{AptInputs, DraftError};
+
+/// Largest status or sources file: 64 MiB.
+const INPUT_BYTES: u64 = 64 << 20;
+
+/// Settings of the host's own apt that are about reaching the network, and so are taken over.
+const INHERITED: &[&str] =
+    &["Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4", "Acquire::ForceIPv6"];
+
+/// apt over a baseline's inputs.
+#[derive(Debug)]
+pub(super) struct Apt {
+    dir: tempfile::TempDir,
+    /// Held while this apt lives; the lists are shared.
+    _lock: fs::File,
+    status: String,
+}
+
+fn failed<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> DraftError + 'p {
+    move |source| DraftError::Io { action, path: path.to_owned(), source }
+}
+
+impl Apt {
+    /// Sets the folders up; waits while another draft uses the same lists.
+    pub(super) fn open(inputs: &AptInputs, cache: &Path) -> Result<Self, DraftError> {
+        let status = read_limited(&inputs.status)?;
+        let sources = read_limited(&inputs.sources)?;
+        let shared = cache.join("apt").join(Digest::of(sources.as_bytes()).short());
+        let lists = shared.join("lists");
+        fs::create_dir_all(lists.join("partial")).map_err(failed("create", &lists))?;
+        let lock_path = shared.join("lock");
+        let lock =
+            fs::File::options().create(true).append(true).open(&lock_path).map_err(failed("open", &lock_path))?;
+        lock.lock().map_err(failed("lock", &lock_path))?;
+
+        let dir =
+            tempfile::Builder::new().prefix("draft-").tempdir_in(cache).map_err(failed("create a folder in", cache))?;
+        let root = dir.path();
+        // apt fetches and checks signatures as a user of its own, who must be able to enter.
+        set_mode(root, 0o755)?;
+        for name in ["archives/partial", "keyrings", "sources.d", "empty", "state"] {
+            let path = root.join(name);
+            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        copy_keyrings(&inputs.keyrings, &root.join("keyrings"))?;
+        let rewritten = private_sources(&sources, &root.join("keyrings"))
+            .map_err(|problem| DraftError::Sources { path: inputs.sources.clone(), problem })?;
+        let name = if is_deb822(&sources) { "sources.d/baseline.sources" } else { "sources.d/baseline.list" };
+        write(&root.join(name), &rewritten)?;
+        write(&root.join("status"), &status)?;
+        let configuration = configuration(root, &lists, &inputs.arch, &inherited()?);
+        write(&root.join("apt.conf"), &configuration)?;
+        Ok(Self { dir, _lock: lock, status })
+    }
+
+    /// The file that makes any program of apt see the baseline instead of the host, by `APT_CONFIG`.
+    pub(super) fn configuration_file(&self) -> PathBuf {
+        self.dir.path().join("apt.conf")
+    }
+
+    /// dpkg's status file of the baseline.
+    pub(super) fn status(&self) -> &str {
+        &self.status
+    }
+
+    /// Brings the index files up to date; any that cannot be had or checked is an error.
+    pub(super) fn update(&self) -> Result<(), DraftError> {
+        self.get("fetch the package lists", &["update", "-o", "APT::Update::Error-Mode=any"]).map(drop)
+    }
+
+    /// What apt says it would do to install `packages` (names, or absolute paths of package files).
+    pub(super) fn simulate_install(&self, packages: &[String]) -> Result<String, DraftError> {
+        let mut arguments = vec!["--simulate", "--no-install-recommends", "install", "--"];
+        arguments.extend(packages.iter().map(String::as_str));
+        self.get("resolve what to install", &arguments)
+    }
+
+    /// What apt says it would do to bring everything up to date without installing or removing packages.
+    pub(super) fn simulate_upgrade(&self) -> Result<String, DraftError> {
+        self.get("look for newer packages", &["--simulate", "upgrade"])
+    }
+
+    /// Fetches what [`Self::simulate_install`] said; gives the paths of the package files. apt checks each against the signed lists.
+    pub(super) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>, DraftError> {
+        let mut arguments = vec!["--download-only", "--no-install-recommends", "--no-remove", "install", "--"];
+        arguments.extend(packages.iter().map(String::as_str));
+        self.get("fetch the packages", &arguments)?;
+        let archives = self.dir.path().join("archives");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&archives).map_err(failed("read", &archives))? {
+            let path = entry.map_err(failed("read", &archives))?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn get(&self, action: &'static str, arguments: &[&str]) -> Result<String, DraftError> {
+        let output = Command::new("apt-get")
+            .args(["--yes", "--quiet=1"])
+            .args(arguments)
+            .env("APT_CONFIG", self.configuration_file())
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .output()
+            .map_err(|source| DraftError::NoApt { source })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(DraftError::Apt { action, reason: complaints(&output.stderr, &output.stdout) })
+    }
+}
+
+/// What apt complained of, on one line: its errors, or its warnings where it gave none.
+fn complaints(stderr: &[u8], stdout: &[u8]) -> String {
+    let stderr = String::from_utf8_lossy(stderr);
+    let stdout = String::from_utf8_lossy(stdout);
+    let lines = |sign: &str| {
+        let found: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix(sign)).collect();
+        found.join("; ")
+    };
+    // Why packages do not go together stands on standard output, indented.
+    let unmet: Vec<&str> =
+        stdout.lines().map(str::trim).filter(|line| line.contains("Depends:") || line.contains("Conflicts:")).collect();
+    let reason =
+        [lines("E: "), unmet.join("; ")].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    if !reason.is_empty() {
+        return reason;
+    }
+    match lines("W: ") {
+        warnings if !warnings.is_empty() => warnings,
+        _ => stderr.trim().replace('\n', "; "),
+    }
+}
+
+/// The host's settings for reaching the network, as configuration lines.
+fn inherited() -> Result<String, DraftError> {
+    let output = Command::new("apt-config").arg("dump").output().map_err(|source| DraftError::NoApt { source })?;
+    let dump = String::from_utf8_lossy(&output.stdout);
+    let wanted = |line: &&str| {
+        let key = line.split(' ').next().unwrap_or_default();
+        INHERITED
+            .iter()
+            .any(|prefix| key == *prefix || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("::")))
+    };
+    Ok(dump.lines().filter(wanted).map(|line| format!("{line}\n")).collect())
+}
+
+fn configuration(root: &Path, lists: &Path, arch: &str, inherited: &str) -> String {
+    let at = |name: &str| root.join(name).display().to_string();
+    let lists = lists.display();
+    format!(
+        "{inherited}\
+         Dir::Etc::main \"/dev/null\";\n\
+         Dir::Etc::parts \"{empty}\";\n\
+         Dir::Etc::preferences \"/dev/null\";\n\
+         Dir::Etc::preferencesparts \"{empty}\";\n\
+         Dir::Etc::sourcelist \"/dev/null\";\n\
+         Dir::Etc::sourceparts \"{sources}\";\n\
+         Dir::Etc::trusted \"/dev/null\";\n\
+         Dir::Etc::trustedparts \"{keyrings}\";\n\
+         Dir::State \"{state}\";\n\
+         Dir::State::lists \"{lists}\";\n\
+         Dir::State::status \"{status}\";\n\
+         Dir::State::extended_states \"{state}/extended_states\";\n\
+         Dir::Cache \"{state}\";\n\
+         Dir::Cache::archives \"{archives}\";\n\
+         Dir::Cache::pkgcache \"{state}/pkgcache.bin\";\n\
+         Dir::Cache::srcpkgcache \"{lists}/../srcpkgcache.bin\";\n\
+         Dir::Log \"{state}\";\n\
+         APT::Architecture \"{arch}\";\n\
+         APT::Architectures {{ \"{arch}\"; }};\n\
+         APT::Get::AllowUnauthenticated \"false\";\n\
+         Acquire::AllowInsecureRepositories \"false\";\n\
+         Acquire::AllowWeakRepositories \"false\";\n\
+         Acquire::AllowDowngradeToInsecureRepositories \"false\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+         Binary::apt-get::APT::Keep-Downloaded-Packages \"true\";\n",
+        empty = at("empty"),
+        sources = at("sources.d"),
+        keyrings = at("keyrings"),
+        state = at("state"),
+        status = at("status"),
+        archives = at("archives"),
+    )
+}
+
+fn is_deb822(sources: &str) -> bool {
+    sources.lines().any(|line| line.to_ascii_lowercase().starts_with("types:"))
+}
+
+/// The baseline's sources with `signed-by` pointing to the baseline's keyrings instead of paths of this machine. Options by which
+/// a source goes unchecked are refused.
+fn private_sources(sources: &str, keyrings: &Path) -> Result<String, String> {
+    let mut out = String::new();
+    for line in sources.lines() {
+        let lower = line.to_ascii_lowercase();
+        let said = lower.trim_start();
+        if !said.starts_with('#') {
+            for option in ["trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure"] {
+                let one_line = said.contains(&format!("[{option}=")) || said.contains(&format!(" {option}="));
+                if one_line || said.starts_with(&format!("{option}:")) {
+                    return Err(format!(
+                        "{:?} turns the signature check off: patchlab does not draft from that",
+                        line.trim()
+                    ));
+                }
+            }
+        }
+        out.push_str(&with_private_keyring(line, keyrings));
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+fn with_private_keyring(line: &str, keyrings: &Path) -> String {
+    let lower = line.to_ascii_lowercase();
+    let Some(start) = lower.find("signed-by").map(|at| at + "signed-by".len() + 1) else { return line.to_owned() };
+    let rest = &line[start..];
+    let value = rest.trim_start();
+    let begin = start + (rest.len() - value.len());
+    let end = value.find([' ', ']', ',']).map_or(line.len(), |at| begin + at);
+    let private = Path::new(&line[begin..end]).file_name().map(|name| keyrings.join(name)).filter(|path| path.exists());
+    match private {
+        Some(path) => format!("{}{}{}", &line[..begin], path.display(), &line[end..]),
+        None => line.to_owned(),
+    }
+}
+
+fn copy_keyrings(from: &Path, to: &Path) -> Result<(), DraftError> {
+    let mut copied = 0;
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        let path = entry.map_err(failed("read", from))?.path();
+        let is_key = path.extension().is_some_and(|extension| extension == "gpg" || extension == "asc");
+        // Debian ships keys that it no longer uses beside those it does: trusting a folder must not bring them back.
+        let retired = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("removed-keys"));
+        if let (true, true, false, Some(name)) = (is_key, path.is_file(), retired, path.file_name()) {
+            let target = to.join(name);
+            fs::copy(&path, &target).map_err(failed("copy", &path))?;
+            set_mode(&target, 0o644)?;
+            copied += 1;
+        }
+    }
+    if copied == 0 {
+        return Err(DraftError::Sources {
+            path: from.to_owned(),
+            problem: "no keyring (*.gpg, *.asc): no signature can be checked".into(),
+        });
+    }
+    Ok(())
+}
+
+fn read_limited(path: &Path) -> Result<String, DraftError> {
+    use io::Read as _;
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed("read", path))?;
+    file.take(INPUT_BYTES).read_to_string(&mut text).map_err(failed("read", path))?;
+    Ok(text)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), DraftError> {
+    fs::write(path, text).map_err(failed("write", path))?;
+    set_mode(path, 0o644)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), DraftError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("change the mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_made_private_and_unchecked_ones_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.gpg"), "").unwrap();
+        let at = dir.path().display();
+        let table = [
+            (
+                "deb [signed-by=/usr/share/keyrings/a.gpg arch=amd64] http://h/d s main",
+                format!("deb [signed-by={at}/a.gpg arch=amd64] http://h/d s main\n"),
+            ),
+            ("Signed-By: /usr/share/keyrings/a.gpg", format!("Signed-By: {at}/a.gpg\n")),
+            (
+                "deb [signed-by=/other/b.gpg] http://h/d s main",
+                "deb [signed-by=/other/b.gpg] http://h/d s main\n".into(),
+            ),
+            ("# deb [trusted=yes] http://h/d s main", "# deb [trusted=yes] http://h/d s main\n".into()),
+        ];
+        for (line, expected) in table {
+            assert_eq!(private_sources(line, dir.path()).unwrap(), expected);
+        }
+        for line in [
+            "deb [trusted=yes] http://h/d s main",
+            "deb [arch=amd64 trusted=yes] http://h/d s main",
+            "Trusted: yes",
+            "deb [ allow-insecure=yes ] http://h/d s main",
+        ] {
+            assert!(private_sources(line, dir.path()).unwrap_err().contains("turns the signature check off"), "{line}");
+        }
+    }
+
+    #[test]
+    fn complaints_are_one_line() {
+        let found = complaints(b"W: x\nE: Unable to locate package foo\n", b"");
+        assert_eq!(found, "Unable to locate package foo");
+        assert_eq!(complaints(b"E: broken\n", b" a : Depends: b (>= 2)\n"), "broken; a : Depends: b (>= 2)");
+        assert_eq!(complaints(b"odd\nthings\n", b""), "odd; things");
+    }
+}

@@ -1,0 +1,105 @@
+//! Why an order could not be drafted.
+
+use std::{io, path::PathBuf};
+
+use patchlab_lab::ArtifactError;
+
+/// An order could not be drafted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DraftError {
+    /// Neither a package nor a file was named.
+    #[error("nothing to draft: name packages with --upgrade or files with --package")]
+    NothingAsked,
+    /// A named package is not on the baseline.
+    #[error("package {name} is not installed on baseline {baseline}: an upgrade needs something to replace")]
+    NotInstalled {
+        /// The package.
+        name: String,
+        /// The baseline.
+        baseline: String,
+    },
+    /// Named packages have no newer version.
+    #[error(
+        "no newer version of {names} for baseline {baseline} in its sources: nothing to do (--or-next takes the next package that has one)"
+    )]
+    UpToDate {
+        /// The packages.
+        names: String,
+        /// The baseline.
+        baseline: String,
+    },
+    /// No package has a newer version.
+    #[error("every package of baseline {baseline} is at its newest version: nothing to draft")]
+    AllUpToDate {
+        /// The baseline.
+        baseline: String,
+    },
+    /// The transaction would remove packages.
+    #[error(
+        "apt would remove {names}: an order installs and upgrades only; name the packages so that nothing is removed"
+    )]
+    Removes {
+        /// The packages.
+        names: String,
+    },
+    /// apt is not installed, or could not be started.
+    #[error("apt-get could not be started: {source}; on a Debian host install the package apt")]
+    NoApt {
+        /// Why.
+        source: io::Error,
+    },
+    /// apt said no.
+    #[error("apt could not {action}: {reason}")]
+    Apt {
+        /// What it was to do.
+        action: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// The baseline's sources or keyrings cannot be used.
+    #[error("{path}: {problem}", path = path.display())]
+    Sources {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file is not a Debian package, or not the one that was to come.
+    #[error("{path}: {problem}", path = path.display())]
+    Package {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// apt fetched less than it said.
+    #[error("apt did not fetch {name} {version} ({arch}), which its transaction needs")]
+    NotFetched {
+        /// Package name.
+        name: String,
+        /// Version.
+        version: String,
+        /// Architecture.
+        arch: String,
+    },
+    /// The artifact store said no.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The file system said no.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The order has no text.
+    #[error("the order could not be written as TOML: {reason}")]
+    Render {
+        /// The writer's words.
+        reason: String,
+    },
+}

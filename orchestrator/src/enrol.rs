@@ -1,0 +1,53 @@
+//! What is made anew for every enrolled host, so that no two share a secret: SNMP engine id, users with random passphrases, and the
+//! enrolment key. The lab makes the same for every clone.
+
+use patchlab_protocol::{
+    SigningKey,
+    enrolment::{EngineId, SnmpUser},
+    key::KeyError,
+};
+
+use crate::deploy::Credentials;
+
+/// A host's fresh secrets.
+#[derive(Debug)]
+pub struct Material {
+    /// Its agent's SNMP engine.
+    pub engine_id: EngineId,
+    /// Signs its results.
+    pub key: SigningKey,
+    /// May read.
+    pub monitor: SnmpUser,
+    /// Shared with the manager.
+    pub credentials: Credentials,
+}
+
+impl Material {
+    /// Fresh secrets for the host of that name.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate(host: &str) -> Result<Self, KeyError> {
+        Ok(Self {
+            engine_id: EngineId::generate()?,
+            key: SigningKey::generate()?,
+            monitor: user("monitor")?,
+            credentials: Credentials { deployer: user("deployer")?, inform: user(&inform_name(host)?)? },
+        })
+    }
+}
+
+/// Informs are told apart by their user, so its name is unique among hosts; user names have at most 32 bytes.
+fn inform_name(host: &str) -> Result<String, KeyError> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| KeyError::Entropy(error.to_string()))?;
+    let host: String = host.chars().take(16).collect();
+    Ok(format!("inform-{host}-{}", hex::encode(random)))
+}
+
+/// 128 bits for each passphrase: nobody types them.
+fn user(name: &str) -> Result<SnmpUser, KeyError> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| KeyError::Entropy(error.to_string()))?;
+    Ok(SnmpUser { name: name.to_owned(), auth: hex::encode(&random[..16]), privacy: hex::encode(&random[16..]) })
+}

@@ -1,0 +1,153 @@
+//! The gate: may this order be released, approved, activated? Pure: documents, verdict, root and clock in; yes, or a named
+//! refusal, out. It asks the same rule that every agent enforces, so the server refuses early what a host would refuse anyway;
+//! and the host refuses whatever a broken server lets through.
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Digest, Envelope, Ledger, Refusal, Refused, Role,
+    authorization::{self, Documents, Identity, released, signed},
+    document::{Approval, Class, Order, Release, RollbackClass, Root},
+};
+
+use crate::verdict::{Judgement, Verdict};
+
+/// An order that may be taken in: it is one, and a key that may draft signed it.
+pub fn submit(root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
+    let order: Order =
+        envelope.statement().map_err(|error| Refused::new(Refusal::BadSignature, format!("order: {error}")))?.predicate;
+    if signed(root, envelope, Role::Drafter) {
+        Ok(order)
+    } else {
+        Err(Refused::new(
+            Refusal::BadSignature,
+            format!("order {} is not signed by a key that may draft under this root", order.id),
+        ))
+    }
+}
+
+/// Whether the lab's verdict is a proof over this very order, on which a release may be signed.
+pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Verdict>) -> Result<Order, Refused> {
+    let order = submit(root, envelope)?;
+    let no = |reason: String| Err(Refused::new(Refusal::NotReleased, reason));
+    let Some(verdict) = verdict else {
+        return no(format!("order {} has no verdict: run patchlab lab validate first", order.id));
+    };
+    if verdict.order != envelope.digest() {
+        return no(format!(
+            "the verdict is over order {}, this is {}",
+            verdict.order.short(),
+            envelope.digest().short()
+        ));
+    }
+    if verdict.verdict != Judgement::Passed {
+        return no(format!("the lab's verdict on {} is {}: {}", order.id, verdict.verdict, verdict.reason));
+    }
+    if verdict.baselines.is_empty() {
+        return no(format!("the verdict on {} names no baseline", order.id));
+    }
+    for baseline in &verdict.baselines {
+        if baseline.verdict != Judgement::Passed {
+            return no(format!("{}: the verdict on baseline {} is {}", order.id, baseline.name, baseline.verdict));
+        }
+        // An agent compares its own transaction with the proven one; without lines there is nothing to compare.
+        if baseline.transaction.is_empty() {
+            return no(format!("{}: no transaction was recorded on baseline {}", order.id, baseline.name));
+        }
+        let proven = baseline.rollback.status == patchlab_protocol::document::Rollback::Proven;
+        if matches!(order.rollback, RollbackClass::Proven | RollbackClass::ProvenAfterWrites) && !proven {
+            return no(format!("{}: the way back was not proven on baseline {}", order.id, baseline.name));
+        }
+    }
+    if matches!(order.rollback, RollbackClass::SnapshotOnly | RollbackClass::Impossible) {
+        return no(format!("order {} has no proven way back, which needs a waiver", order.id));
+    }
+    Ok(order)
+}
+
+/// Whether an approval is one of this order and its release, by a key that may approve, and in date.
+pub fn approve(
+    root: &Root,
+    order: &Envelope,
+    release: Option<&Envelope>,
+    approval: &Envelope,
+    now: Timestamp,
+) -> Result<Approval, Refused> {
+    let release_envelope = release.ok_or_else(|| not_released(order))?;
+    let written = submit(root, order)?;
+    released(root, release_envelope, &written, order.digest(), now)?;
+    let no = |reason: &str| Refused::new(Refusal::NotApproved, reason);
+    let said: Approval = approval.statement().map_err(|error| no(&format!("approval: {error}")))?.predicate;
+    if said.order != order.digest() || said.release != release_envelope.digest() {
+        return Err(no("the approval is for another order or another release"));
+    }
+    if !signed(root, approval, Role::Approver) {
+        return Err(Refused::new(
+            Refusal::BadSignature,
+            "the approval is not signed by a key that may approve under this root",
+        ));
+    }
+    if said.hosts_at_most == 0 {
+        return Err(no("the approval is for no host at all"));
+    }
+    if now > said.not_after {
+        return Err(Refused::new(Refusal::Expired, format!("the approval was valid until {}", said.not_after)));
+    }
+    Ok(said)
+}
+
+/// Whether every named host may be told: asks the agent's own rule, with an empty ledger, for each. `class` is what the host last
+/// said of itself; a host that has not been heard is taken at the order's word, and decides for itself.
+pub fn activate<'h>(
+    root: &Root,
+    documents: &Documents<'_>,
+    hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let order = submit(root, documents.order)?;
+    for (host, class) in hosts {
+        let class = class.unwrap_or_else(|| order.class.clone());
+        let identity = Identity { host, class: &class };
+        authorization::authorize(root, &identity, documents, &Ledger::default(), now)
+            .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
+    }
+    Ok(())
+}
+
+/// The release and the approval that an apply rests on: what is missing has a name before anything is signed.
+pub fn ready_to_apply(
+    order: &Envelope,
+    release: Option<Digest>,
+    approval: Option<Digest>,
+) -> Result<(Digest, Digest), Refused> {
+    let release = release.ok_or_else(|| not_released(order))?;
+    let approval = approval.ok_or_else(|| {
+        let reason =
+            format!("order {} is not approved for that many hosts: patchlab order approve --key FILE", name(order));
+        Refused::new(Refusal::NotApproved, reason)
+    })?;
+    Ok((release, approval))
+}
+
+/// A class from its written form `family-release-arch`.
+pub fn class(text: &str) -> Option<Class> {
+    let (family, rest) = text.split_once('-')?;
+    let (release, arch) = rest.rsplit_once('-')?;
+    Some(Class { family: family.into(), release: release.into(), arch: arch.into() })
+}
+
+/// A release, read again after the signer signed it: never trusted unread.
+pub fn check_release(root: &Root, order: &Envelope, release: &Envelope, now: Timestamp) -> Result<Release, Refused> {
+    let written = submit(root, order)?;
+    released(root, release, &written, order.digest(), now)
+}
+
+fn not_released(order: &Envelope) -> Refused {
+    Refused::new(Refusal::NotReleased, format!("order {} has no release: the lab has not passed it", name(order)))
+}
+
+fn name(order: &Envelope) -> String {
+    order.statement::<Order>().map_or_else(|_| order.digest().short(), |statement| statement.predicate.id)
+}
+
+#[cfg(test)]
+mod tests;

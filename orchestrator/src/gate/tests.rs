@@ -1,0 +1,239 @@
+//! The gate as a table: each row changes one thing on a way that is open, and names the refusal it must meet.
+
+use jiff::ToSpan as _;
+use patchlab_protocol::{
+    Audience, SigningKey,
+    document::{Action, Activation, Kind, Origin, PackageFile, Rollback, RootKey, Scheme, Severity},
+};
+use rstest::rstest;
+
+use super::*;
+use crate::trust::signer::{Answer, Request, answer};
+
+const ROLES: [(Role, u8); 6] = [
+    (Role::Root, 1),
+    (Role::Drafter, 2),
+    (Role::Releaser, 3),
+    (Role::Approver, 4),
+    (Role::Activator, 5),
+    (Role::Operator, 6),
+];
+
+fn key(role: Role) -> SigningKey {
+    SigningKey::from_seed(&[ROLES.iter().find(|(r, _)| *r == role).unwrap().1; 32])
+}
+
+fn root() -> Root {
+    Root {
+        version: 1,
+        expires: now().checked_add(1000.hours()).unwrap(),
+        audience: Audience::Production,
+        keys: ROLES
+            .iter()
+            .map(|(role, _)| RootKey {
+                holder: "test".into(),
+                roles: vec![*role],
+                audience: Audience::Production,
+                scheme: Scheme::Ed25519,
+                public: key(*role).public(),
+            })
+            .collect(),
+        thresholds: Default::default(),
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-05-01T12:00:00Z".parse().unwrap()
+}
+
+fn order() -> Order {
+    Order {
+        id: "PO-1".into(),
+        title: "t".into(),
+        severity: Severity::Important,
+        kind: Kind::Routine,
+        advisories: vec![],
+        class: class("debian-12-x86_64").unwrap(),
+        install: vec![PackageFile {
+            name: "nginx".into(),
+            version: "2".into(),
+            arch: "amd64".into(),
+            size: 1,
+            sha256: Digest::of("x"),
+            origin: Origin::VendorSigned,
+        }],
+        replaces: vec![],
+        production: vec![],
+        after: vec![],
+        supersedes: vec![],
+        rollback: RollbackClass::Proven,
+        not_after: None,
+    }
+}
+
+fn sign<P: patchlab_protocol::envelope::Predicate>(_subject: Digest, predicate: P, role: Role) -> Envelope {
+    Envelope::sign(predicate, &key(role))
+}
+
+fn verdict(order: Digest) -> Verdict {
+    let text = serde_json::json!({
+        "order": order, "verdict": "passed", "reason": "", "baselines": [{
+            "name": "b@1", "digest": Digest::of("b"), "verdict": "passed", "rollback": { "status": "proven" },
+            "transaction": ["upgrade nginx amd64 1 -> 2"],
+        }],
+    });
+    Verdict::from_json(text.to_string().as_bytes()).unwrap()
+}
+
+type Change = fn(&mut Order, &mut Verdict);
+
+#[rstest]
+#[case::open(|_: &mut Order, _: &mut Verdict| {}, None)]
+#[case::rejected(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
+#[case::lab_error(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::LabError, Some(Refusal::NotReleased))]
+#[case::missing(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Missing, Some(Refusal::NotReleased))]
+#[case::inapplicable(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Inapplicable, Some(Refusal::NotReleased))]
+#[case::one_baseline_rejected(|_: &mut Order, v: &mut Verdict| v.baselines[0].verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
+#[case::no_baseline(|_: &mut Order, v: &mut Verdict| v.baselines.clear(), Some(Refusal::NotReleased))]
+#[case::another_order(|_: &mut Order, v: &mut Verdict| v.order = Digest::of("another"), Some(Refusal::NotReleased))]
+#[case::rollback_failed(|_: &mut Order, v: &mut Verdict| v.baselines[0].rollback.status = Rollback::Failed, Some(Refusal::NotReleased))]
+#[case::rollback_skipped(|_: &mut Order, v: &mut Verdict| v.baselines[0].rollback.status = Rollback::Skipped, Some(Refusal::NotReleased))]
+#[case::no_transaction(|_: &mut Order, v: &mut Verdict| v.baselines[0].transaction.clear(), Some(Refusal::NotReleased))]
+#[case::no_way_back(|o: &mut Order, _: &mut Verdict| o.rollback = RollbackClass::Impossible, Some(Refusal::NotReleased))]
+fn release_table(#[case] change: Change, #[case] expected: Option<Refusal>) {
+    let mut order = order();
+    let mut found = verdict(Digest::of("set below"));
+    let mut probe = verdict(Digest::of("set below"));
+    change(&mut order, &mut probe);
+    let envelope = sign(Digest::of("x"), order, Role::Drafter);
+    found.order = envelope.digest();
+    change(&mut self::order(), &mut found);
+    assert_eq!(release(&root(), &envelope, Some(&found)).err().map(|refused| refused.refusal), expected);
+}
+
+#[test]
+fn no_verdict_and_no_drafter_release_nothing() {
+    let envelope = sign(Digest::of("x"), order(), Role::Drafter);
+    assert_eq!(release(&root(), &envelope, None).unwrap_err().refusal, Refusal::NotReleased);
+    let stranger = sign(Digest::of("x"), order(), Role::Approver);
+    let found = verdict(stranger.digest());
+    assert_eq!(release(&root(), &stranger, Some(&found)).unwrap_err().refusal, Refusal::BadSignature);
+}
+
+#[test]
+fn the_signer_asks_the_gate_itself() {
+    let envelope = sign(Digest::of("x"), order(), Role::Drafter);
+    let json = |verdict: &str, order: Digest| {
+        serde_json::json!({ "order": order, "verdict": verdict, "reason": "it broke", "baselines": [{
+            "name": "b@1", "digest": Digest::of("b"), "verdict": verdict, "rollback": { "status": "proven" },
+            "transaction": ["upgrade nginx amd64 1 -> 2"] }] })
+        .to_string()
+    };
+    let ask = |verdict: String| {
+        let request = Request { order: envelope.clone(), verdict };
+        answer(&key(Role::Releaser), &root(), &request, now())
+    };
+    match ask(json("passed", envelope.digest())) {
+        Answer::Released(signed) => {
+            let read = check_release(&root(), &envelope, &signed, now()).unwrap();
+            assert_eq!(read.proof.baselines[0].transaction, ["upgrade nginx amd64 1 -> 2"]);
+        }
+        Answer::Refused { reason, .. } => panic!("{reason}"),
+    }
+    for bad in [json("rejected", envelope.digest()), json("passed", Digest::of("another")), "{}".into(), String::new()]
+    {
+        assert!(matches!(ask(bad), Answer::Refused { refusal: Refusal::NotReleased, .. }));
+    }
+}
+
+struct Way {
+    order: Envelope,
+    release: Envelope,
+    approval: Envelope,
+}
+
+fn way() -> Way {
+    let order = sign(Digest::of("x"), order(), Role::Drafter);
+    let proof = verdict(order.digest()).release(&self::order(), now());
+    let release = sign(order.digest(), proof, Role::Releaser);
+    let approval = sign(order.digest(), approval(&order, &release), Role::Approver);
+    Way { order, release, approval }
+}
+
+fn approval(order: &Envelope, release: &Envelope) -> Approval {
+    Approval {
+        approver: "ann".into(),
+        order: order.digest(),
+        release: release.digest(),
+        hosts_at_most: 1,
+        at: now(),
+        not_after: now().checked_add(24.hours()).unwrap(),
+    }
+}
+
+#[rstest]
+#[case::open(|_: &mut Approval| {}, Role::Approver, None)]
+#[case::not_an_approver(|_: &mut Approval| {}, Role::Operator, Some(Refusal::BadSignature))]
+#[case::another_order(|a: &mut Approval| a.order = Digest::of("another"), Role::Approver, Some(Refusal::NotApproved))]
+#[case::another_release(|a: &mut Approval| a.release = Digest::of("another"), Role::Approver, Some(Refusal::NotApproved))]
+#[case::for_nobody(|a: &mut Approval| a.hosts_at_most = 0, Role::Approver, Some(Refusal::NotApproved))]
+#[case::too_late(|a: &mut Approval| a.not_after = "2026-04-01T00:00:00Z".parse().unwrap(), Role::Approver, Some(Refusal::Expired))]
+fn approval_table(#[case] change: fn(&mut Approval), #[case] by: Role, #[case] expected: Option<Refusal>) {
+    let way = way();
+    let mut said = approval(&way.order, &way.release);
+    change(&mut said);
+    let envelope = sign(way.order.digest(), said, by);
+    let asked = approve(&root(), &way.order, Some(&way.release), &envelope, now());
+    assert_eq!(asked.err().map(|refused| refused.refusal), expected);
+    let unreleased = approve(&root(), &way.order, None, &envelope, now());
+    assert_eq!(unreleased.unwrap_err().refusal, Refusal::NotReleased);
+}
+
+#[rstest]
+#[case::open(|_: &mut Activation| {}, Role::Activator, "web-1", "debian-12-x86_64", None)]
+#[case::operators_do_not_apply(|_: &mut Activation| {}, Role::Operator, "web-1", "debian-12-x86_64", Some(Refusal::BadSignature))]
+#[case::operators_roll_back(|a: &mut Activation| a.action = Action::Rollback, Role::Operator, "web-1", "debian-12-x86_64", None)]
+#[case::another_host(|_: &mut Activation| {}, Role::Activator, "web-9", "debian-12-x86_64", Some(Refusal::NotActive))]
+#[case::another_class(|_: &mut Activation| {}, Role::Activator, "web-1", "debian-11-x86_64", Some(Refusal::NotMyClass))]
+#[case::too_many(|a: &mut Activation| a.hosts.push("web-2".into()), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::NotApproved))]
+#[case::too_late(|a: &mut Activation| a.not_after = "2026-04-01T00:00:00Z".parse().unwrap(), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::Expired))]
+#[case::another_order(|a: &mut Activation| a.order = Digest::of("another"), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::NotActive))]
+fn activation_table(
+    #[case] change: fn(&mut Activation),
+    #[case] by: Role,
+    #[case] host: &str,
+    #[case] class: &str,
+    #[case] expected: Option<Refusal>,
+) {
+    let way = way();
+    let mut said = Activation {
+        order: way.order.digest(),
+        action: Action::Apply,
+        site: "lab".into(),
+        wave: 1,
+        hosts: vec!["web-1".into()],
+        at: now(),
+        not_before: now(),
+        not_after: now().checked_add(8.hours()).unwrap(),
+    };
+    change(&mut said);
+    let envelope = sign(way.order.digest(), said, by);
+    let documents = Documents {
+        order: &way.order,
+        release: Some(&way.release),
+        approval: Some(&way.approval),
+        activation: Some(&envelope),
+    };
+    let asked = activate(&root(), &documents, [(host, self::class(class))], now());
+    assert_eq!(asked.err().map(|refused| refused.refusal), expected);
+}
+
+#[test]
+fn what_is_missing_has_a_name() {
+    let way = way();
+    let digest = Some(Digest::of("x"));
+    let refusal = |release, approval| ready_to_apply(&way.order, release, approval).unwrap_err().refusal;
+    assert_eq!(refusal(None, digest), Refusal::NotReleased);
+    assert_eq!(refusal(digest, None), Refusal::NotApproved);
+    assert!(ready_to_apply(&way.order, digest, digest).is_ok());
+}

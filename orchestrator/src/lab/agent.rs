@@ -1,0 +1,89 @@
+//! The agent inside a clone: its identity put there, its program started from the tools disk, its first answer awaited.
+//!
+//! The lab's clones and the demonstration's managed hosts get their agent the same way; only the enrolment differs.
+
+use std::{path::Path, time::Duration};
+
+use patchlab_check::Target as _;
+use patchlab_lab::machine::{Forward, Machine, Protocol};
+use patchlab_protocol::enrolment::FILE_NAME;
+use serde::{Deserialize, Serialize};
+
+use super::tools::{AGENT, MOUNT_POINT};
+
+/// The folder of an enrolment on a host.
+pub const ENROLMENT_DIR: &str = "/etc/patchlab-agent";
+/// The agent's SNMP port on a clone.
+pub const SNMP_PORT: u16 = 161;
+/// How long the guest may take to mount a disk and start a unit; under software emulation this is seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The files of an enrolment, as they are put into a guest.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EnrolmentFiles {
+    /// `agent.toml`.
+    pub config: String,
+    /// `root.json`.
+    pub root: String,
+    /// `host.pem`.
+    pub host_key: String,
+}
+
+/// The agent could not be started in a guest.
+#[derive(Debug, thiserror::Error)]
+#[error("start the agent on {machine}: {reason}")]
+pub struct StartError {
+    machine: String,
+    reason: String,
+}
+
+impl EnrolmentFiles {
+    /// Reads the folder that an enrolment wrote.
+    pub fn read(dir: &Path) -> std::io::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(dir.join(name));
+        Ok(Self { config: read(FILE_NAME)?, root: read("root.json")?, host_key: read("host.pem")? })
+    }
+}
+
+/// The forward by which an agent is reached at `address` of the machine's worker.
+pub fn forward(address: std::net::SocketAddrV4) -> Forward {
+    Forward { protocol: Protocol::Udp, host: address, guest_port: SNMP_PORT }
+}
+
+/// Puts the enrolment into the guest and starts the agent. The agent answers a moment later.
+pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
+    let failed = |reason: String| StartError { machine: machine.name().to_owned(), reason };
+    let put = |name: &str, text: &str| {
+        machine
+            .put_file(&format!("{ENROLMENT_DIR}/{name}"), text.as_bytes(), 0o600)
+            .map_err(|error| failed(error.to_string()))
+    };
+    put(FILE_NAME, &files.config)?;
+    put("root.json", &files.root)?;
+    put("host.pem", &files.host_key)?;
+    launch(machine)
+}
+
+/// Starts the agent of an enrolled guest as a unit of its own: after its enrolment, and after every reboot.
+pub fn launch(machine: &Machine) -> Result<(), StartError> {
+    let failed = |reason: String| StartError { machine: machine.name().to_owned(), reason };
+    let script = format!(
+        "mkdir -p {MOUNT_POINT} && mount -o ro /dev/vdb {MOUNT_POINT} && \
+         systemd-run --quiet --unit=patchlab-agent --property=Restart=on-failure \
+         {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
+    );
+    let ran = machine.guest().run(&script, None, START_TIMEOUT).map_err(|error| failed(error.to_string()))?;
+    if ran.exit != Some(0) {
+        return Err(failed(format!("exit {:?}: {}", ran.exit, ran.stderr.trim())));
+    }
+    Ok(())
+}
+
+/// The agent's last words, for whoever must find out why it does not answer.
+pub fn journal(machine: &Machine) -> String {
+    let command = "journalctl --no-pager --lines=20 --unit=patchlab-agent";
+    match machine.guest().run(command, None, START_TIMEOUT) {
+        Ok(ran) => ran.stdout,
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,373 @@
+//! The lab's applier: tells the agent inside a clone by SNMPv3 what to do, exactly as the deployment tells a managed host.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use patchlab_lab::{
+    applier::{Applied, Applier, ApplierError, Role},
+    machine::{Forward, Machine},
+};
+use patchlab_protocol::{
+    Refusal,
+    document::{Action, RunState},
+    enrolment::{EngineId, Enrolment, InformSink, PinnedRoot},
+    inventory::{Change, PackageId},
+};
+
+use super::{agent, provisional::Provisional};
+use crate::{
+    deploy::{
+        Observer, Patience, Row, RunReport, SnmpManager, push_and_run,
+        row::{self, ItemState, Progress},
+        sink::Bells,
+    },
+    enrol::Material,
+};
+
+/// Where a guest finds its worker's loopback (slirp's host address).
+const HOST_SEEN_FROM_GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// How long an agent may take from its start to its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(90);
+/// Longest duration of one run in the lab.
+const LIFETIME: Duration = Duration::from_secs(1800);
+/// The one row of a clone's order table.
+const ROW: u32 = 1;
+
+/// A clone's identity, made before the clone.
+#[derive(Debug)]
+pub struct CloneIdentity {
+    /// Which clone.
+    pub role: Role,
+    /// The name it is enrolled by.
+    pub host: String,
+    /// Its secrets: engine id, users, enrolment key; never those of a sibling.
+    pub material: Material,
+    /// The worker's address that reaches its SNMP port.
+    pub address: SocketAddrV4,
+}
+
+/// Where the clones find the lab.
+#[derive(Debug, Clone)]
+pub struct LabEndpoints {
+    /// Port of the payload server on the worker's loopback.
+    pub payload_port: u16,
+    /// Port of the inform sink on the worker's loopback.
+    pub inform_port: u16,
+    /// The engine id informs are localized to.
+    pub manager_engine: EngineId,
+}
+
+/// Is told how far an agent is.
+type Moved = dyn Fn(Action, &Progress) + Send + Sync;
+
+/// Tells agents in clones what to do.
+pub struct SnmpApplier {
+    runtime: tokio::runtime::Handle,
+    documents: Provisional,
+    endpoints: LabEndpoints,
+    clones: Vec<CloneIdentity>,
+    managers: Mutex<HashMap<String, Arc<SnmpManager>>>,
+    bells: Bells,
+    tools: PathBuf,
+    moved: Box<Moved>,
+}
+
+impl CloneIdentity {
+    /// A new identity for the clone of `baseline` in `role`.
+    pub fn generate(baseline: &str, role: Role) -> anyhow::Result<Self> {
+        let host = host_name(baseline, role);
+        Ok(Self { role, material: Material::generate(&host)?, address: free_address()?, host })
+    }
+}
+
+/// The name by which a clone of `baseline` is enrolled.
+pub fn host_name(baseline: &str, role: Role) -> String {
+    let name: String = baseline.chars().map(|c| if c == '@' { '-' } else { c }).take(40).collect();
+    format!("{name}-{}", role.name())
+}
+
+/// A UDP port that is free now. The worker is alone in its network namespace, so nobody takes it in between.
+fn free_address() -> std::io::Result<SocketAddrV4> {
+    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
+
+impl SnmpApplier {
+    /// An applier of one order to `clones`.
+    pub fn new(
+        runtime: tokio::runtime::Handle,
+        documents: Provisional,
+        endpoints: LabEndpoints,
+        clones: Vec<CloneIdentity>,
+        bells: Bells,
+        tools: PathBuf,
+        moved: impl Fn(Action, &Progress) + Send + Sync + 'static,
+    ) -> Self {
+        Self { runtime, documents, endpoints, clones, managers: Mutex::default(), bells, tools, moved: Box::new(moved) }
+    }
+
+    fn clone_of(&self, role: Role) -> Result<&CloneIdentity, ApplierError> {
+        self.clones.iter().find(|clone| clone.role == role).ok_or_else(|| ApplierError::Lab {
+            action: "prepare",
+            reason: format!("no identity was made for the {} clone", role.name()),
+        })
+    }
+
+    fn enrolment(&self, clone: &CloneIdentity) -> Result<agent::EnrolmentFiles, ApplierError> {
+        let failed = |reason: String| ApplierError::Lab { action: "enrol the clone", reason };
+        let enrolment = Enrolment {
+            host: clone.host.clone(),
+            listen: patchlab_protocol::enrolment::DEFAULT_LISTEN,
+            state_dir: patchlab_protocol::enrolment::DEFAULT_STATE_DIR.into(),
+            engine_id: Some(clone.material.engine_id.clone()),
+            root: PinnedRoot { path: "root.json".into(), digest: self.documents.root.digest() },
+            host_key: "host.pem".into(),
+            monitor: clone.material.monitor.clone(),
+            deployer: clone.material.credentials.deployer.clone(),
+            inform: Some(InformSink {
+                address: SocketAddr::from((HOST_SEEN_FROM_GUEST, self.endpoints.inform_port)),
+                engine_id: self.endpoints.manager_engine.clone(),
+                user: clone.material.credentials.inform.clone(),
+            }),
+            packages: patchlab_protocol::enrolment::Packages::default(),
+        };
+        let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
+        Ok(agent::EnrolmentFiles {
+            config: toml::to_string(&enrolment).map_err(|error| failed(error.to_string()))?,
+            root: String::from_utf8_lossy(&self.documents.root.to_bytes()).into_owned(),
+            host_key,
+        })
+    }
+
+    /// Waits until the agent answers as the host that it was enrolled as.
+    async fn first_answer(&self, clone: &CloneIdentity) -> Result<(Arc<SnmpManager>, String), String> {
+        let patience = Patience { wait: Duration::from_secs(3), tries: 3 };
+        let manager = SnmpManager::new(
+            &clone.host,
+            clone.address.into(),
+            &clone.material.engine_id,
+            &clone.material.credentials.deployer,
+            patience,
+        )
+        .await
+        .map_err(|error| error.to_string())?;
+        let start = Instant::now();
+        loop {
+            match row::scalars(&manager).await {
+                Ok(found) if found.host == clone.host && found.root == Some(self.documents.root.digest()) => {
+                    let line =
+                        format!("SNMP engine {} answers as {} ({})", clone.material.engine_id, found.host, found.class);
+                    return Ok((Arc::new(manager), line));
+                }
+                Ok(found) => return Err(format!("it answers as {:?} under another root document", found.host)),
+                Err(_) if start.elapsed() < FIRST_ANSWER => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    fn run(&self, action: Action, machine: &Machine) -> Result<Applied, ApplierError> {
+        let lab = |reason: String| ApplierError::Lab { action: name(action), reason };
+        let manager = self.managers.lock().unwrap_or_else(PoisonError::into_inner).get(machine.name()).cloned();
+        let manager = manager.ok_or_else(|| lab(format!("{} was not prepared", machine.name())))?;
+        let row = Row {
+            index: ROW,
+            order: self.documents.order.digest(),
+            release: Some(self.documents.release.digest()),
+            approval: Some(self.documents.approval.digest()),
+            activation: Some(match action {
+                Action::Apply => self.documents.apply.digest(),
+                Action::Rollback => self.documents.rollback.digest(),
+            }),
+            uri: format!("http://{HOST_SEEN_FROM_GUEST}:{}", self.endpoints.payload_port),
+            lifetime: LIFETIME,
+        };
+        let host = self.clone_of(Role::Patched)?.host.clone();
+        let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved };
+        let start = Instant::now();
+        let report = self
+            .runtime
+            .block_on(push_and_run(&*manager, &row, run_index(action), &mut watch))
+            .map_err(|error| lab(format!("{error}; the agent's journal: {}", agent::journal(machine))))?;
+        read(action, report, start.elapsed())
+    }
+}
+
+impl Applier for SnmpApplier {
+    fn tools(&self) -> Option<&Path> {
+        Some(&self.tools)
+    }
+
+    fn forwards(&self, role: Role) -> Vec<Forward> {
+        self.clones.iter().filter(|clone| clone.role == role).map(|clone| agent::forward(clone.address)).collect()
+    }
+
+    fn prepare(&self, role: Role, machine: &Machine) -> Result<Vec<String>, ApplierError> {
+        let failed = |reason: String| ApplierError::Lab { action: "start the agent", reason };
+        let clone = self.clone_of(role)?;
+        agent::start(machine, &self.enrolment(clone)?).map_err(|error| failed(error.to_string()))?;
+        let (manager, evidence) = self
+            .runtime
+            .block_on(self.first_answer(clone))
+            .map_err(|reason| failed(format!("{reason}; its journal: {}", agent::journal(machine))))?;
+        self.managers.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.name().to_owned(), manager);
+        Ok(vec![evidence])
+    }
+
+    fn resume(&self, role: Role, machine: &Machine) -> Result<(), ApplierError> {
+        let failed = |reason: String| ApplierError::Lab { action: "start the agent again", reason };
+        let clone = self.clone_of(role)?;
+        agent::launch(machine).map_err(|error| failed(error.to_string()))?;
+        // Its boots have grown: a manager of before would have to be told.
+        let (manager, _) = self.runtime.block_on(self.first_answer(clone)).map_err(failed)?;
+        self.managers.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.name().to_owned(), manager);
+        Ok(())
+    }
+
+    fn apply(&self, machine: &Machine) -> Result<Applied, ApplierError> {
+        self.run(Action::Apply, machine)
+    }
+
+    fn rollback(&self, machine: &Machine) -> Result<Applied, ApplierError> {
+        self.run(Action::Rollback, machine)
+    }
+}
+
+/// Follows a run for whoever watches the validation, and wakes the poller when the agent informs.
+struct Watch<'a> {
+    action: Action,
+    bell: Arc<tokio::sync::Notify>,
+    moved: &'a Moved,
+}
+
+impl Observer for Watch<'_> {
+    fn moved(&mut self, progress: &Progress) {
+        (self.moved)(self.action, progress);
+    }
+
+    fn hint(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.bell.notified())
+    }
+}
+
+fn name(action: Action) -> &'static str {
+    match action {
+        Action::Apply => "apply",
+        Action::Rollback => "rollback",
+    }
+}
+
+fn run_index(action: Action) -> u32 {
+    match action {
+        Action::Apply => 1,
+        Action::Rollback => 2,
+    }
+}
+
+/// What a finished run says about the patch. Pure.
+fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied, ApplierError> {
+    let wanted = match action {
+        Action::Apply => RunState::Succeeded,
+        Action::Rollback => RunState::RolledBack,
+    };
+    let error = if report.error.is_empty() { report.reason.clone() } else { report.error.clone() };
+    let is_done = report.exit_code == 0 && report.items.iter().all(|item| item.state == ItemState::Done);
+    // The package manager did all of it, and a check on the machine failed afterwards.
+    let is_on_but_complains = action == Action::Apply && report.state == RunState::Failed && is_done;
+    if report.state == wanted || is_on_but_complains {
+        let mut transaction: Vec<String> =
+            report.items.iter().filter(|item| item.state == ItemState::Done).map(transaction_line).collect();
+        transaction.sort();
+        let complaint = is_on_but_complains.then_some(error);
+        return Ok(Applied { transaction, duration, reboot_needed: report.reboot_needed, complaint });
+    }
+    Err(match (report.state, report.refusal) {
+        // The package manager, the class and the versions speak about the order; everything else would be the lab's own mistake.
+        (
+            RunState::Refused,
+            Some(
+                refusal @ (Refusal::NotMyClass
+                | Refusal::VersionsDiffer
+                | Refusal::TransactionDiffers
+                | Refusal::Preflight),
+            ),
+        ) if action == Action::Apply => ApplierError::Inapplicable { reason: format!("{refusal}: {}", report.reason) },
+        (RunState::Refused | RunState::Aborted, refusal) => ApplierError::Lab {
+            action: name(action),
+            reason: format!(
+                "the agent ended it as {}{}: {error}",
+                report.state.name(),
+                refusal.map(|refusal| format!(" ({refusal})")).unwrap_or_default()
+            ),
+        },
+        _ => ApplierError::Failed { action: name(action), reason: format!("{}: {error}", report.state.name()) },
+    })
+}
+
+fn transaction_line(item: &row::Item) -> String {
+    let version = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let id = PackageId::new(&item.name, &item.arch);
+    Change { id, from: version(&item.from), to: version(&item.to) }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: RunState, refusal: Option<Refusal>) -> RunReport {
+        let item = |name: &str, from: &str, to: &str| row::Item {
+            name: name.into(),
+            arch: "amd64".into(),
+            from: from.into(),
+            to: to.into(),
+            state: ItemState::Done,
+        };
+        RunReport {
+            state,
+            refusal,
+            reason: "because".into(),
+            error: String::new(),
+            exit_code: 0,
+            reboot_needed: false,
+            duration_ms: 1,
+            transaction_ms: 1,
+            before: None,
+            after: None,
+            items: vec![item("nginx", "1.0", "1.1"), item("added", "", "2")],
+            signed: None,
+        }
+    }
+
+    #[test]
+    fn a_good_run_tells_its_transaction() {
+        let applied = read(Action::Apply, report(RunState::Succeeded, None), Duration::ZERO).unwrap();
+        assert_eq!(applied.transaction, ["install added amd64 - -> 2", "upgrade nginx amd64 1.0 -> 1.1"]);
+        assert!(read(Action::Rollback, report(RunState::RolledBack, None), Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn what_says_nothing_about_the_patch_is_the_labs_own() {
+        let kind = |action, state, refusal| match read(action, report(state, refusal), Duration::ZERO) {
+            Ok(_) => "ok",
+            Err(ApplierError::Inapplicable { .. }) => "inapplicable",
+            Err(ApplierError::Failed { .. }) => "failed",
+            Err(ApplierError::Lab { .. }) => "lab",
+        };
+        use Refusal::{BadSignature, Expired, NotMyClass, TransactionDiffers, VersionsDiffer};
+        for refusal in [NotMyClass, VersionsDiffer, TransactionDiffers] {
+            assert_eq!(kind(Action::Apply, RunState::Refused, Some(refusal)), "inapplicable");
+        }
+        for refusal in [BadSignature, Expired] {
+            assert_eq!(kind(Action::Apply, RunState::Refused, Some(refusal)), "lab");
+        }
+        assert_eq!(kind(Action::Apply, RunState::Aborted, None), "lab");
+        assert_eq!(kind(Action::Apply, RunState::Failed, None), "ok", "the change is on; the scenarios judge");
+        assert_eq!(kind(Action::Rollback, RunState::RollbackFailed, None), "failed");
+        assert_eq!(kind(Action::Rollback, RunState::Refused, Some(VersionsDiffer)), "lab");
+    }
+}

@@ -1,0 +1,157 @@
+//! A validation's worker: payload server, inform sink and SNMP manager of its own, on the loopback of its own network namespace;
+//! and the lab, which calls the applier that uses them. It holds no key: every document was signed before it started.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use patchlab_check::Status;
+use patchlab_lab::{
+    ArtifactStore, Baseline, Lab,
+    applier::Role,
+    baseline::Baselines,
+    machine::Driver,
+    report::BaselineReport,
+    scenario::{Scenario, discover},
+    validation::{Event, Reboot, Validation},
+    worker::{Inside, Sender},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    applier::{CloneIdentity, LabEndpoints, SnmpApplier},
+    provisional::Provisional,
+};
+use crate::{
+    deploy::sink::{Bells, Sink},
+    payload::{self, InMemory},
+};
+
+/// The folder of the scenarios, in the worker's own.
+pub const SCENARIOS: &str = "scenarios";
+
+/// What a worker is told: validate this order on that baseline.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ask {
+    /// The baseline's digest.
+    pub baseline: String,
+    /// The documents, signed for clones named by [`super::applier::host_name`].
+    pub documents: Provisional,
+    /// Names of the packages that the order changes.
+    pub changed: BTreeSet<String>,
+    /// The tools disk's name in the worker's folder.
+    pub tools: String,
+    /// When clones reboot.
+    pub reboot: Reboot,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tell {
+    /// A phase begins.
+    Phase(String),
+    /// A step ended on a clone.
+    Step {
+        /// The scenario.
+        scenario: String,
+        /// The step.
+        step: String,
+        /// The clone.
+        role: Role,
+        /// How.
+        status: Status,
+    },
+    /// Something people should know.
+    Note(String),
+    /// The agent is this far.
+    Agent {
+        /// Apply or rollback.
+        action: patchlab_protocol::document::Action,
+        /// State and phase.
+        what: String,
+    },
+    /// The end.
+    Done(Box<BaselineReport>),
+    /// The lab could not even begin.
+    Failed(String),
+}
+
+/// The worker's side.
+pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
+    let Some(ask) = inside.receiver.receive::<Ask>()? else { return Ok(()) };
+    let told = match validate(&inside, ask) {
+        Ok(report) => Tell::Done(Box::new(report)),
+        Err(error) => Tell::Failed(format!("{error:#}")),
+    };
+    Ok(inside.sender.send(&told)?)
+}
+
+fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<BaselineReport> {
+    let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
+    let scenarios = discover(&[inside.places.work.join(SCENARIOS)])?;
+    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let clones = [Role::Control, Role::Patched]
+        .into_iter()
+        .map(|role| CloneIdentity::generate(&baseline.full_name(), role))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let bells = Bells::default();
+    let (endpoints, _sink) = runtime.block_on(open_endpoints(inside, &ask.documents, &clones, &bells))?;
+    let teller = inside.sender.clone();
+    let moved = move |action, progress: &crate::deploy::row::Progress| {
+        let what = format!("{} {}% {}", progress.state.name(), progress.percent, progress.phase);
+        // A parent that is gone ends us by other means.
+        let _ = teller.send(&Tell::Agent { action, what });
+    };
+    let tools: PathBuf = inside.places.work.join(&ask.tools);
+    let handle = runtime.handle().clone();
+    let applier = SnmpApplier::new(handle, ask.documents, endpoints, clones, bells, tools, moved);
+    Ok(run(&lab, &baseline, &scenarios, &ask.changed, &applier, ask.reboot, &inside.sender))
+}
+
+fn run(
+    lab: &Lab,
+    baseline: &Baseline,
+    scenarios: &[Scenario],
+    changed: &BTreeSet<String>,
+    applier: &SnmpApplier,
+    reboot: Reboot,
+    teller: &Sender,
+) -> BaselineReport {
+    let observer = |event: Event<'_>| {
+        let told = match event {
+            Event::Phase(name) => Tell::Phase(name.to_owned()),
+            Event::Step { scenario, step, role, status } => {
+                Tell::Step { scenario: scenario.to_owned(), step: step.to_owned(), role, status }
+            }
+            Event::Note(text) => Tell::Note(text.to_owned()),
+        };
+        let _ = teller.send(&told);
+    };
+    Validation { lab, baseline, scenarios, changed, applier, reboot, observer: &observer }.run()
+}
+
+/// Opens the payload server and the inform sink, on ports that the kernel chooses.
+async fn open_endpoints(
+    inside: &Inside,
+    documents: &Provisional,
+    clones: &[CloneIdentity],
+    bells: &Bells,
+) -> anyhow::Result<(LabEndpoints, Sink)> {
+    let artifacts = ArtifactStore::open(&inside.places.artifacts)?;
+    let router = payload::router(Arc::new(InMemory::new(documents.documents(), artifacts)));
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("open the payload server")?;
+    let payload_port = listener.local_addr()?.port();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let senders = clones.iter().map(|clone| (clone.host.clone(), clone.material.credentials.inform.clone())).collect();
+    let kept = inside.places.work.join("manager-engine.json");
+    let sink = Sink::open(&kept, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), senders, bells.clone()).await?;
+    let endpoints =
+        LabEndpoints { payload_port, inform_port: sink.address.port(), manager_engine: sink.engine_id.clone() };
+    Ok((endpoints, sink))
+}

@@ -1,0 +1,14 @@
+//! Orders as people write them, and their meaning.
+//!
+//! `order.toml` ([`Written`]) is drafted by [`crate::draft`] or written by hand, kept in version control and reviewed. It is
+//! compiled ([`compile()`], pure) into the [`Order`](patchlab_protocol::document::Order) that is signed, validated and shipped:
+//! the same file gives the same bytes, so the lab and production speak of one digest.
+
+mod compile;
+mod written;
+
+pub use compile::{OrderError, compile, compile_file};
+pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Upgrade, Written};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! From an order as written to the order that is signed.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use patchlab_check::{
+    Digest,
+    written::{self, WrittenError},
+};
+use patchlab_lab::{ArtifactError, ArtifactStore};
+use patchlab_protocol::{
+    document::{Class, Order, PackageFile, Replaced, RollbackClass},
+    limits,
+};
+
+use super::{Change, File, Replaces, Written};
+
+/// An order cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The file is not an order.
+    #[error(transparent)]
+    Written(#[from] WrittenError),
+    /// The form is right, the meaning is not.
+    #[error("{key}: {problem}")]
+    Meaning {
+        /// The key it is about, dotted, with numbers for elements of arrays.
+        key: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file that the order names is missing or altered.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The file lying at the order's `path` is not the one the order names.
+    #[error("order {id}: artifact {digest} was altered: {path} has digest {found}", path = path.display())]
+    AlteredFile {
+        /// The order.
+        id: String,
+        /// The digest the order names.
+        digest: Digest,
+        /// The digest found.
+        found: Digest,
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+fn wrong<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, OrderError> {
+    Err(OrderError::Meaning { key: key.into(), problem: problem.into() })
+}
+
+/// Reads, compiles and verifies: every file that the order names must be in `artifacts` with its digest. One that is not there
+/// yet but lies where its `path` says is taken in.
+///
+/// # Errors
+/// The file is no order, the order means nothing, or a file is missing or altered (its digest is named).
+pub fn compile_file(path: &Path, artifacts: &ArtifactStore) -> Result<Order, OrderError> {
+    let text = written::read_text(path)?;
+    let written: Written = written::parse(&text, path)?;
+    let order = compile(&written).map_err(|error| match error {
+        OrderError::Meaning { key, problem } => {
+            WrittenError::at_key(path, &text, &key, format!("key {:?}: {problem}", without_numbers(&key))).into()
+        }
+        other => other,
+    })?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    for file in written.change.iter().flat_map(|change| &change.file) {
+        take_in(&order.id, file, dir, artifacts)?;
+    }
+    let back = order.replaces.iter().filter_map(|replaced| replaced.file.as_ref());
+    for file in order.install.iter().chain(back) {
+        artifacts.verify(&file.sha256)?;
+    }
+    Ok(order)
+}
+
+/// Takes a file that is not in the store from where its `path` says it is.
+fn take_in(id: &str, file: &File, dir: &Path, artifacts: &ArtifactStore) -> Result<(), OrderError> {
+    let Some(path) = file.path.as_ref().map(|path| dir.join(path)) else { return Ok(()) };
+    if artifacts.has(&file.sha256) || !path.is_file() {
+        return Ok(());
+    }
+    let (found, _) =
+        Digest::of_file(&path).map_err(|source| ArtifactError::Io { action: "read", path: path.clone(), source })?;
+    if found != file.sha256 {
+        return Err(OrderError::AlteredFile { id: id.to_owned(), digest: file.sha256, found, path });
+    }
+    artifacts.put(&path)?;
+    Ok(())
+}
+
+fn without_numbers(key: &str) -> String {
+    key.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+}
+
+/// The order that `written` means. Pure; equal input gives equal bytes, whatever the order of its lists of files.
+///
+/// # Errors
+/// The key and what is wrong with it.
+pub fn compile(written: &Written) -> Result<Order, OrderError> {
+    let id = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if written.id.is_empty() || written.id.len() > 64 || !written.id.chars().all(id) {
+        return wrong("id", format!("{:?} is not 1 to 64 letters, digits, - _ and .", written.id));
+    }
+    if written.title.trim().is_empty() || written.title.len() > 200 || written.title.chars().any(char::is_control) {
+        return wrong("title", "a title has 1 to 200 characters on one line");
+    }
+    let change = match written.change.as_slice() {
+        [change] => change,
+        [] => return wrong("change", "no [[change]]: the order would change nothing"),
+        _ => return wrong("change.1", "more than one [[change]]: make an order for each class of hosts"),
+    };
+    check_change(change)?;
+    let class =
+        Class { family: change.on.family.clone(), release: change.on.release.clone(), arch: change.on.arch.clone() };
+    let mut install: Vec<PackageFile> = change.file.iter().map(package_file).collect();
+    install.sort_by(|a, b| (&a.name, &a.arch, &a.version).cmp(&(&b.name, &b.arch, &b.version)));
+    let mut replaces: Vec<Replaced> = change.replaces.iter().map(replaced).collect();
+    replaces.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)));
+    let found = match replaces.iter().all(|replaced| replaced.file.is_some()) {
+        true => RollbackClass::Proven,
+        false => RollbackClass::Impossible,
+    };
+    if found == RollbackClass::Impossible
+        && matches!(written.rollback, Some(RollbackClass::Proven | RollbackClass::ProvenAfterWrites))
+    {
+        return wrong("rollback", "a replaced package has no file that brings it back: the way back cannot be proven");
+    }
+    Ok(Order {
+        id: written.id.clone(),
+        title: written.title.clone(),
+        severity: written.severity,
+        kind: written.kind,
+        advisories: written.advisories.clone(),
+        class,
+        install,
+        replaces,
+        production: written.production.clone(),
+        after: written.after.clone(),
+        supersedes: written.supersedes.clone(),
+        rollback: written.rollback.unwrap_or(found),
+        not_after: written.not_after,
+    })
+}
+
+fn check_change(change: &Change) -> Result<(), OrderError> {
+    if change.script.is_some() {
+        return wrong(
+            "change.0.script",
+            "changes by script are not supported yet: this version installs packages only",
+        );
+    }
+    if change.upgrade.is_empty() && change.packages.is_empty() && change.file.is_empty() {
+        return wrong("change.0", "nothing to do: give upgrade, packages, or let `patchlab order draft` write files");
+    }
+    if change.file.is_empty() {
+        return wrong("change.0", "no [[change.file]] yet: let `patchlab order draft` resolve and fetch the packages");
+    }
+    if change.file.len() > limits::FILES_PER_ORDER {
+        return wrong("change.0.file", format!("more than {} files", limits::FILES_PER_ORDER));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, file) in change.file.iter().enumerate() {
+        if !seen.insert((&file.name, &file.arch)) {
+            return wrong(format!("change.0.file.{index}"), format!("a second file for {} ({})", file.name, file.arch));
+        }
+        if file.size == 0 || file.size > limits::PAYLOAD_BYTES {
+            let problem = format!("{} bytes: expected 1 to {}", file.size, limits::PAYLOAD_BYTES);
+            return wrong(format!("change.0.file.{index}.size"), problem);
+        }
+    }
+    for (index, upgrade) in change.upgrade.iter().enumerate() {
+        let key = format!("change.0.upgrade.{index}");
+        match (change.file.iter().find(|file| file.name == upgrade.name), &upgrade.to) {
+            (None, _) => {
+                return wrong(key, format!("no [[change.file]] brings {}: draft the order again", upgrade.name));
+            }
+            (Some(file), Some(to)) if file.version != *to => {
+                let problem =
+                    format!("{} {to} is wanted, the file brings {}: draft the order again", upgrade.name, file.version);
+                return wrong(key, problem);
+            }
+            (Some(_), _) => {}
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, replaces) in change.replaces.iter().enumerate() {
+        let key = format!("change.0.replaces.{index}");
+        if !seen.insert((&replaces.name, &replaces.arch)) {
+            return wrong(key, format!("{} ({}) is replaced twice", replaces.name, replaces.arch));
+        }
+        match change.file.iter().find(|file| file.name == replaces.name) {
+            None => return wrong(key, format!("{} is replaced, but no [[change.file]] brings it", replaces.name)),
+            Some(file) if file.version == replaces.version && file.arch == replaces.arch => {
+                return wrong(key, format!("{} {} would replace itself", replaces.name, replaces.version));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn package_file(file: &File) -> PackageFile {
+    PackageFile {
+        name: file.name.to_string(),
+        version: file.version.clone(),
+        arch: file.arch.clone(),
+        size: file.size,
+        sha256: file.sha256,
+        origin: file.origin,
+    }
+}
+
+fn replaced(replaces: &Replaces) -> Replaced {
+    Replaced {
+        name: replaces.name.to_string(),
+        arch: replaces.arch.clone(),
+        version: replaces.version.clone(),
+        file: replaces.file.as_ref().map(|file| PackageFile {
+            name: replaces.name.to_string(),
+            version: replaces.version.clone(),
+            arch: file.arch.clone().unwrap_or_else(|| replaces.arch.clone()),
+            size: file.size,
+            sha256: file.sha256,
+            origin: file.origin,
+        }),
+    }
+}

@@ -1,0 +1,155 @@
+use std::{fs, path::Path};
+
+use patchlab_check::{Digest, written::parse};
+use patchlab_lab::ArtifactStore;
+use patchlab_protocol::document::RollbackClass;
+
+use super::*;
+
+/// The example of the design, as people write it.
+const BY_HAND: &str = r#"id = "PO-2026-0001"
+title = "nginx security update"
+severity = "important"                         # critical, important, moderate, low
+kind = "routine"                               # routine, emergency, workaround
+advisories = ["CVE-2026-0001"]
+
+[[change]]
+on = { family = "debian", release = "12" }
+upgrade = [{ name = "nginx", to = "1.22.1-9+deb12u11" }]   # or packages = ["./x.deb"], or script = { apply, rollback, verify }
+"#;
+
+fn drafted() -> String {
+    let digest = |text: &str| Digest::of(text);
+    format!(
+        "{BY_HAND}
+[[change.file]]
+name = \"nginx\"
+version = \"1.22.1-9+deb12u11\"
+arch = \"amd64\"
+size = 3
+sha256 = \"{}\"
+origin = \"vendor-signed\"
+path = \"new.deb\"
+
+[[change.file]]
+name = \"nginx-common\"
+version = \"1.22.1-9+deb12u11\"
+arch = \"all\"
+size = 6
+sha256 = \"{}\"
+origin = \"vendor-signed\"
+
+[[change.replaces]]
+name = \"nginx\"
+version = \"1.22.1-9\"
+arch = \"amd64\"
+file = {{ size = 3, sha256 = \"{}\", origin = \"vendor-signed\" }}
+
+[[production]]
+scenario = \"web-smoke\"
+step = {{ name = \"service\", unit = {{ name = \"nginx.service\", state = \"active\" }} }}
+",
+        digest("new"),
+        digest("common"),
+        digest("old")
+    )
+}
+
+fn read(text: &str) -> Written {
+    parse(text, Path::new("order.toml")).unwrap()
+}
+
+#[test]
+fn the_same_order_gives_the_same_bytes() {
+    let written = read(&drafted());
+    let order = compile(&written).unwrap();
+    assert_eq!(order.rollback, RollbackClass::Proven);
+    assert_eq!(order.class.to_string(), "debian-12-x86_64");
+    let bytes = serde_json::to_vec(&order).unwrap();
+    let mut shuffled = written.clone();
+    shuffled.change[0].file.reverse();
+    assert_eq!(serde_json::to_vec(&compile(&shuffled).unwrap()).unwrap(), bytes);
+    // Through its own text, too.
+    let again = read(&toml::to_string(&written).unwrap());
+    assert_eq!(again, written);
+    assert_eq!(serde_json::to_vec(&compile(&again).unwrap()).unwrap(), bytes);
+}
+
+#[test]
+fn without_a_way_back_the_rollback_class_says_so() {
+    let text = drafted();
+    let line = text.lines().find(|line| line.starts_with("file = ")).unwrap();
+    let lost = text.replace(line, "");
+    assert_eq!(compile(&read(&lost)).unwrap().rollback, RollbackClass::Impossible);
+    let claimed = format!("rollback = \"proven\"\n{lost}");
+    assert!(compile(&read(&claimed)).unwrap_err().to_string().contains("the way back cannot be proven"));
+}
+
+#[test]
+fn orders_that_mean_nothing_are_refused_with_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+    let path = dir.path().join("order.toml");
+    let text = drafted();
+    let script = "script = { apply = \"a\", rollback = \"b\", verify = \"c\" }";
+    let upgrade = "upgrade = [{ name = \"nginx\", to = \"1.22.1-9+deb12u11\" }]";
+    let table = [
+        (BY_HAND.to_owned(), r#"7:1: key "change": no [[change.file]] yet: let `patchlab order draft`"#),
+        (BY_HAND.replace(upgrade, script), r#"9:1: key "change.script": changes by script are not supported yet"#),
+        (BY_HAND.replace(upgrade, ""), r#"7:1: key "change": nothing to do"#),
+        (text.replace("PO-2026-0001", "PO 1"), r#"1:1: key "id": "PO 1" is not 1 to 64 letters"#),
+        (text.replace("nginx security update", " "), r#"2:1: key "title": a title has 1 to 200"#),
+        (text.replace("name = \"nginx\", to", "name = \"openssl\", to"), r#"no [[change.file]] brings openssl"#),
+        (
+            text.replace("to = \"1.22.1-9+deb12u11\"", "to = \"2\""),
+            "nginx 2 is wanted, the file brings 1.22.1-9+deb12u11",
+        ),
+        (text.replace("nginx-common", "nginx").replace("\"all\"", "\"amd64\""), "a second file for nginx (amd64)"),
+        (text.replace("size = 6", "size = 0"), r#"24:1: key "change.file.size": 0 bytes: expected 1 to"#),
+        (text.replace("\"1.22.1-9\"", "\"1.22.1-9+deb12u11\""), "would replace itself"),
+        (text.replace("severity", "severty"), r#"3:1: unknown key "severty": did you mean "severity"?"#),
+        (text.replace("\"important\"", "\"high\""), r#"3:12: key "severity": unknown value "high": known values"#),
+        (text.replace("name = \"service\"", "name = \"service\", run = \"x\""), "is of more than one kind (run, unit)"),
+        (
+            format!("{text}[[change]]\non = {{ family = \"debian\", release = \"13\" }}\n"),
+            "make an order for each class",
+        ),
+    ];
+    let mut wrong = String::new();
+    for (text, expected) in table {
+        fs::write(&path, &text).unwrap();
+        let error = compile_file(&path, &store).expect_err(expected).to_string();
+        if !error.starts_with(&path.display().to_string()) || !error.contains(expected) {
+            wrong += &format!("\nexpected {expected}\n   found {error}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn files_are_taken_in_from_their_path_and_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+    let path = dir.path().join("order.toml");
+    fs::write(&path, drafted()).unwrap();
+    let put = |text: &str| {
+        let file = dir.path().join("x");
+        fs::write(&file, text).unwrap();
+        store.put(&file).unwrap().0
+    };
+    let (common, old) = (put("common"), put("old"));
+    let missing = compile_file(&path, &store).unwrap_err().to_string();
+    assert!(missing.starts_with(&format!("artifact {} is missing", Digest::of("new"))), "{missing}");
+    fs::write(dir.path().join("new.deb"), "changed").unwrap();
+    let altered = compile_file(&path, &store).unwrap_err().to_string();
+    assert!(altered.contains(&format!("artifact {} was altered", Digest::of("new"))), "{altered}");
+    fs::write(dir.path().join("new.deb"), "new").unwrap();
+    compile_file(&path, &store).unwrap();
+    assert!(store.has(&Digest::of("new")));
+    for digest in [common, old] {
+        fs::write(store.path(&digest), "altered").unwrap();
+        let error = compile_file(&path, &store).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("artifact {digest} in ")), "{error}");
+        put(if digest == common { "common" } else { "old" });
+    }
+}

@@ -1,0 +1,163 @@
+//! The form of `order.toml`.
+
+use patchlab_check::{Digest, step::PackageName};
+use patchlab_protocol::document::{Kind, Origin, ProductionCheck, RollbackClass, Severity};
+use serde::{Deserialize, Serialize};
+
+/// An order as it is written. `order draft` writes the same form with every file, its digest and the versions replaced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// Identifier for people, e.g. `PO-2026-0001`.
+    pub id: String,
+    /// One line.
+    pub title: String,
+    /// How bad it is to wait.
+    pub severity: Severity,
+    /// Routine, emergency or workaround.
+    #[serde(default = "routine")]
+    pub kind: Kind,
+    /// Advisories it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advisories: Vec<String>,
+    /// Digests of orders that must have succeeded on the host before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Digest>,
+    /// Digests of orders that this one replaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Digest>,
+    /// Expected class of the way back; absent: found from the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackClass>,
+    /// No apply after this moment, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<jiff::Timestamp>,
+    /// What is to change, one entry a class of hosts.
+    pub change: Vec<Change>,
+    /// Steps an agent repeats on the host after the change. Written by draft from the scenarios.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub production: Vec<ProductionCheck>,
+}
+
+fn routine() -> Kind {
+    Kind::Routine
+}
+
+/// What is to change on one class of hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// The class.
+    pub on: On,
+    /// Packages to bring to a newer version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrade: Vec<Upgrade>,
+    /// Package files given by hand, relative to the order's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<String>,
+    /// Scripts instead of packages. Parsed; compiled by a later version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<Script>,
+    /// Every file to install; written by draft.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file: Vec<File>,
+    /// Every version replaced; written by draft.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<Replaces>,
+}
+
+/// A class of hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct On {
+    /// `ID` of os-release(5).
+    pub family: String,
+    /// `VERSION_ID` of os-release(5).
+    pub release: String,
+    /// Machine architecture as uname(2) names it.
+    #[serde(default = "x86_64")]
+    pub arch: String,
+}
+
+fn x86_64() -> String {
+    "x86_64".into()
+}
+
+/// A package to bring to a newer version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upgrade {
+    /// Package name.
+    pub name: PackageName,
+    /// The version to reach; absent: what draft finds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// Scripts that apply a change, take it back, and say whether it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// Applies the change.
+    pub apply: String,
+    /// Takes it back.
+    pub rollback: String,
+    /// Exits 0 when the change is in place.
+    pub verify: String,
+}
+
+/// A package file to install.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Package name.
+    pub name: PackageName,
+    /// Full version.
+    pub version: String,
+    /// Package architecture.
+    pub arch: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the file.
+    pub sha256: Digest,
+    /// Where it came from.
+    #[serde(default = "local")]
+    pub origin: Origin,
+    /// Where the file lies, relative to the order's file; taken into the artifact store from there when it is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+fn local() -> Origin {
+    Origin::Local
+}
+
+/// An installed version that the order expects and replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replaces {
+    /// Package name.
+    pub name: PackageName,
+    /// The version that must be installed before.
+    pub version: String,
+    /// Package architecture.
+    pub arch: String,
+    /// The file that brings it back, from the baseline's pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<ReplacedFile>,
+}
+
+/// The file that brings a replaced version back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplacedFile {
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the file.
+    pub sha256: Digest,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Architecture in the file, where it differs from the installed one's (a package that became `all`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+}

@@ -1,0 +1,401 @@
+//! The pipeline's acts, each a gate and a journaled change: submit, judge, release, approve, activate, roll back, enrol.
+//!
+//! The API calls these; nothing else changes the store. Calls block (disk, hashing of package files) except where they say so.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use patchlab_lab::{ArtifactError, ArtifactStore};
+use patchlab_protocol::{
+    Digest, Envelope, Refusal, Refused, SigningKey,
+    authorization::Documents,
+    document::{Action, Activation, Class, Order},
+    enrolment::EngineId,
+    limits,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    audit::Event,
+    deploy::{
+        credentials::{Credentials, CredentialsError},
+        executor::{self, Executor},
+        sink::Sink,
+    },
+    gate,
+    place::Data,
+    store::{Deployment, NewHost, OrderRow, OrderState, Store, StoreError, action_name},
+    trust::{
+        root::InForce,
+        signer::{Answer, Request, Signer, SignerError},
+    },
+    verdict::{Judgement, Verdict, VerdictError},
+};
+
+/// How far a host's clock may be behind the server's: an activation is valid from that long before it was signed.
+pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
+
+/// How long an activation is valid unless told otherwise: hours, as activations are.
+pub const ACTIVATION_LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// Longest lifetime of an activation.
+const ACTIVATION_LIFETIME_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// The running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// What is remembered.
+    pub store: Arc<Store>,
+    /// Where files lie.
+    pub data: Data,
+    /// Package files.
+    pub artifacts: ArtifactStore,
+    /// Whose signature counts.
+    pub root: InForce,
+    /// Carries activations out.
+    pub executor: Executor,
+    /// Hears informs.
+    pub sink: Sink,
+    /// Where agents fetch documents and files.
+    pub payload: SocketAddr,
+    /// Signs activations.
+    pub activator: SigningKey,
+    /// Signs releases, elsewhere.
+    pub signer: Option<Signer>,
+}
+
+/// An act was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// The gate's no, by name.
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A package file.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The verdict.
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
+    /// The signer.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// A host's credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Input(String),
+}
+
+/// What is to be activated.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationRequest {
+    /// The hosts, by name.
+    pub hosts: Vec<String>,
+    /// Apply or rollback.
+    pub action: Action,
+    /// Seconds it is valid; absent means [`ACTIVATION_LIFETIME`].
+    #[serde(default)]
+    pub lifetime_s: Option<u64>,
+}
+
+/// A host to enrol, with its SNMP credentials.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentRequest {
+    /// The host.
+    pub host: NewHost,
+    /// The users it shares with the manager.
+    pub credentials: Credentials,
+}
+
+/// What whoever enrols a host must know of this server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolmentTerms {
+    /// The root document hosts pin.
+    pub root: Envelope,
+    /// Its digest.
+    pub root_digest: Digest,
+    /// Informs are localized to this engine.
+    pub manager_engine_id: EngineId,
+    /// The sink's address, as bound.
+    pub informs: SocketAddr,
+    /// The payload listener's address, as bound.
+    pub payload: SocketAddr,
+}
+
+impl Pipeline {
+    /// Takes an order in: signed by a drafter, every file there and unaltered.
+    pub fn submit(&self, envelope: &Envelope, actor: &str) -> Result<OrderRow, PipelineError> {
+        let order = gate::submit(&self.root.root, envelope)?;
+        if order.install.len() + order.replaces.len() > limits::FILES_PER_ORDER {
+            return Err(PipelineError::Input(format!(
+                "order {} names more than {} files",
+                order.id,
+                limits::FILES_PER_ORDER
+            )));
+        }
+        for digest in files(&order) {
+            self.artifacts.verify(&digest)?;
+        }
+        let detail = json!({ "digest": envelope.digest(), "title": order.title });
+        Ok(self.store.submit(envelope, &order, &Event::new("order-submitted", &order.id, detail).by(actor))?)
+    }
+
+    /// Takes the lab's verdict in.
+    pub fn judge(&self, name: &str, json: &str, actor: &str) -> Result<OrderRow, PipelineError> {
+        let order = self.store.order(name)?;
+        let verdict = Verdict::from_json(json.as_bytes())?;
+        if verdict.order != order.digest {
+            return Err(PipelineError::Input(format!(
+                "the verdict is over order {}, {} is {}",
+                verdict.order.short(),
+                order.id,
+                order.digest.short()
+            )));
+        }
+        let next = match verdict.verdict {
+            Judgement::Passed => Some(OrderState::Validated),
+            Judgement::Rejected => Some(OrderState::Rejected),
+            // Says nothing about the patch, or not enough: another validation may.
+            Judgement::Inapplicable | Judgement::LabError | Judgement::Missing => None,
+        };
+        let detail = json!({ "verdict": verdict.verdict, "reason": verdict.reason, "json": Digest::of(json) });
+        let event = Event::new("verdict-received", &order.id, detail).by(actor);
+        self.store.judge(&order.digest, &verdict, json, next, &event)?;
+        Ok(self.store.order(name)?)
+    }
+
+    /// Has the signer sign a release over the newest verdict. The gate is asked here for an early answer, and by the signer for the
+    /// one that counts. A no is written into the audit log.
+    pub async fn release(&self, name: &str, actor: &str) -> Result<Digest, PipelineError> {
+        let order = self.store.order(name)?;
+        let envelope = self.store.envelope(&order.digest)?;
+        let verdict = self.store.verdict(&order.digest)?;
+        let read = verdict.as_ref().map(|row| Verdict::from_json(row.json.as_bytes())).transpose()?;
+        let asked = gate::release(&self.root.root, &envelope, read.as_ref()).map(|_| ());
+        self.note_refusal("release-refused", &order.id, actor, asked)?;
+        let json = verdict.map(|row| row.json).unwrap_or_default();
+        let signer = self.signer.as_ref().ok_or(SignerError::Absent)?;
+        let release = match signer.release(&Request { order: envelope.clone(), verdict: json }).await? {
+            Answer::Released(release) => release,
+            Answer::Refused { refusal, reason } => return Err(Refused::new(refusal, reason).into()),
+        };
+        gate::check_release(&self.root.root, &envelope, &release, Timestamp::now())?;
+        let event = Event::new("order-released", &order.id, json!({ "release": release.digest() })).by(actor);
+        Ok(self.store.release(&order.digest, &release, &event)?)
+    }
+
+    /// Takes an approval in, signed elsewhere.
+    pub fn approve(&self, name: &str, envelope: &Envelope, actor: &str) -> Result<Digest, PipelineError> {
+        let order = self.store.order(name)?;
+        let written = self.store.envelope(&order.digest)?;
+        let release = self.store.newest_release(&order.digest)?.map(|d| self.store.envelope(&d)).transpose()?;
+        let asked = gate::approve(&self.root.root, &written, release.as_ref(), envelope, Timestamp::now());
+        let approval = self.note_refusal("approval-refused", &order.id, actor, asked)?;
+        let detail = json!({
+            "approval": envelope.digest(), "approver": approval.approver, "hosts_at_most": approval.hosts_at_most,
+            "not_after": approval.not_after,
+        });
+        Ok(self.store.approve(envelope, &approval, &Event::new("order-approved", &order.id, detail).by(actor))?)
+    }
+
+    /// Signs an activation and has it carried out.
+    pub fn activate(&self, name: &str, request: &ActivationRequest, actor: &str) -> Result<Deployment, PipelineError> {
+        let order = self.store.order(name)?;
+        let envelope = self.store.envelope(&order.digest)?;
+        let hosts = executor::sequence(&order.digest, &request.hosts);
+        let site = self.site(&hosts)?;
+        let rests_on = match request.action {
+            Action::Rollback => None,
+            Action::Apply => {
+                let found = self.rests_on(&order.digest, &envelope, &hosts);
+                Some(self.note_refusal("activation-refused", &order.id, actor, found?)?)
+            }
+        };
+        let lifetime =
+            request.lifetime_s.map_or(ACTIVATION_LIFETIME, Duration::from_secs).min(ACTIVATION_LIFETIME_MOST);
+        let now = Timestamp::now();
+        let activation = Activation {
+            order: order.digest,
+            action: request.action,
+            site,
+            wave: 1,
+            hosts: hosts.clone(),
+            at: now,
+            not_before: now - CLOCK_SLACK,
+            not_after: now.checked_add(lifetime).map_err(|error| PipelineError::Input(format!("lifetime: {error}")))?,
+        };
+        let signed = Envelope::sign(activation, &self.activator);
+        self.begin(name, &signed, rests_on, actor)
+    }
+
+    /// Has a rollback carried out that an operator signed.
+    pub fn rollback(&self, name: &str, envelope: &Envelope, actor: &str) -> Result<Deployment, PipelineError> {
+        self.begin(name, envelope, None, actor)
+    }
+
+    /// The last look before anything is told to a host: the agent's own rule, for every host.
+    fn begin(
+        &self,
+        name: &str,
+        envelope: &Envelope,
+        rests_on: Option<(Digest, Digest)>,
+        actor: &str,
+    ) -> Result<Deployment, PipelineError> {
+        let order = self.store.order(name)?;
+        let written = self.store.envelope(&order.digest)?;
+        let activation: Activation = envelope
+            .statement()
+            .map_err(|error| Refused::new(Refusal::NotActive, format!("activation: {error}")))?
+            .predicate;
+        let (release, approval) = match rests_on {
+            Some((release, approval)) => (Some(self.store.envelope(&release)?), Some(self.store.envelope(&approval)?)),
+            None => (None, None),
+        };
+        let documents = Documents {
+            order: &written,
+            release: release.as_ref(),
+            approval: approval.as_ref(),
+            activation: Some(envelope),
+        };
+        let hosts = executor::sequence(&order.digest, &activation.hosts);
+        let known = hosts.iter().map(|host| self.store.host(host)).collect::<Result<Vec<_>, _>>()?;
+        let classes = known.iter().map(|host| {
+            let class: Option<Class> = host.class.as_deref().and_then(gate::class);
+            (host.enrolled.name.as_str(), class)
+        });
+        let asked = gate::activate(&self.root.root, &documents, classes, Timestamp::now());
+        self.note_refusal("activation-refused", &order.id, actor, asked)?;
+        let action = action_name(activation.action);
+        let detail = json!({
+            "activation": envelope.digest(), "action": action, "hosts": hosts, "not_after": activation.not_after,
+        });
+        let event = Event::new("order-activated", &order.id, detail).by(actor);
+        let deployment = self.store.activate(envelope, &activation, rests_on, &hosts, &event)?;
+        self.executor.spawn(deployment.clone());
+        Ok(deployment)
+    }
+
+    /// The release and the approval that an apply on these hosts rests on.
+    fn rests_on(
+        &self,
+        order: &Digest,
+        envelope: &Envelope,
+        hosts: &[String],
+    ) -> Result<Result<(Digest, Digest), Refused>, StoreError> {
+        let release = self.store.newest_release(order)?;
+        let now = Timestamp::now();
+        let mut fitting = None;
+        for approval in self.store.approvals(order)? {
+            let in_date = approval.not_after.parse::<Timestamp>().is_ok_and(|end| now <= end);
+            let mut all = self.store.hosts_under(&approval.digest)?;
+            all.extend(hosts.iter().cloned());
+            all.sort();
+            all.dedup();
+            if in_date && Some(approval.release) == release && all.len() as u64 <= approval.hosts_at_most {
+                fitting = Some(approval.digest);
+                break;
+            }
+        }
+        Ok(gate::ready_to_apply(envelope, release, fitting))
+    }
+
+    /// The one site of all these hosts.
+    fn site(&self, hosts: &[String]) -> Result<String, PipelineError> {
+        let mut sites = hosts
+            .iter()
+            .map(|host| Ok(self.store.host(host)?.enrolled.site))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        sites.sort();
+        sites.dedup();
+        match sites.as_slice() {
+            [site] => Ok(site.clone()),
+            [] => Err(PipelineError::Input("no host is named: give --host NAME".into())),
+            many => Err(PipelineError::Input(format!(
+                "the hosts are at {} sites ({}): activate them site by site",
+                many.len(),
+                many.join(", ")
+            ))),
+        }
+    }
+
+    /// Enrols a host.
+    pub fn enrol(&self, request: &EnrolmentRequest, actor: &str) -> Result<(), PipelineError> {
+        let host = &request.host;
+        let fits = (1..=limits::HOST_NAME_BYTES).contains(&host.name.len())
+            && !host.name.starts_with('.')
+            && host.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !fits {
+            return Err(PipelineError::Input(format!(
+                "host name {:?}: expected 1 to {} letters, digits, '.', '_' or '-'",
+                host.name,
+                limits::HOST_NAME_BYTES
+            )));
+        }
+        if host.root != self.root.digest {
+            return Err(PipelineError::Input("the host pins another root document than this server's".into()));
+        }
+        let path = self.data.credentials(&host.name);
+        let there = self.store.hosts()?.iter().any(|there| there.enrolled.name == host.name);
+        if !there {
+            request.credentials.write(&path)?;
+        }
+        let detail = json!({
+            "address": host.address, "site": host.site, "engine_id": host.engine_id, "key": host.public_key.id(),
+        });
+        self.store.enrol(host, &Event::new("host-enrolled", &host.name, detail).by(actor))?;
+        self.sink.set_senders(senders(&self.store, &self.data)?);
+        Ok(())
+    }
+
+    /// What whoever enrols a host must know.
+    pub fn terms(&self) -> EnrolmentTerms {
+        EnrolmentTerms {
+            root: self.root.envelope.clone(),
+            root_digest: self.root.digest,
+            manager_engine_id: self.sink.engine_id.clone(),
+            informs: self.sink.address,
+            payload: self.payload,
+        }
+    }
+
+    /// A refusal is an event too: somebody tried.
+    fn note_refusal<T>(
+        &self,
+        event: &'static str,
+        subject: &str,
+        actor: &str,
+        asked: Result<T, Refused>,
+    ) -> Result<T, PipelineError> {
+        if let Err(refused) = &asked {
+            let detail = json!({ "refusal": refused.refusal, "reason": refused.reason });
+            self.store.record(&Event::new(event, subject, detail).by(actor))?;
+        }
+        Ok(asked?)
+    }
+}
+
+/// Who may send informs: every enrolled host with its own user.
+pub fn senders(store: &Store, data: &Data) -> Result<crate::deploy::sink::Senders, PipelineError> {
+    store
+        .hosts()?
+        .into_iter()
+        .map(|host| {
+            let name = host.enrolled.name;
+            let inform = Credentials::read(&data.credentials(&name))?.inform;
+            Ok((name, inform))
+        })
+        .collect()
+}
+
+/// Every file an order names: those it installs and those that bring the old versions back.
+pub fn files(order: &Order) -> Vec<Digest> {
+    let replaced = order.replaces.iter().filter_map(|replaced| replaced.file.as_ref());
+    order.install.iter().chain(replaced).map(|file| file.sha256).collect()
+}

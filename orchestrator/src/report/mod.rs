@@ -1,0 +1,95 @@
+//! Stage 5, audit: the story of every order from verdict to rollback, as one static HTML page and as JSON.
+//!
+//! [`Bundle`] is read from the store by the server; clients get it as JSON and render the page themselves ([`html`]), so that
+//! a report needs nothing but the API.
+
+mod html;
+pub mod style;
+
+use patchlab_protocol::{Digest, Envelope, document::Order};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use html::html;
+
+use crate::{
+    audit,
+    store::{ApprovalRow, Deployment, Host, OrderRow, Run, Store, StoreError},
+};
+
+/// Version of the JSON.
+pub const SCHEMA: &str = "patchlab-report-1";
+
+/// Everything there is to tell.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bundle {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// When it was read, RFC 3339.
+    pub at: String,
+    /// Every order, newest first.
+    pub orders: Vec<OrderStory>,
+    /// Every host.
+    pub hosts: Vec<Host>,
+    /// The audit log.
+    pub audit: Vec<audit::Row>,
+    /// What is wrong with it.
+    pub audit_findings: Vec<audit::Finding>,
+}
+
+/// One order's story.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OrderStory {
+    /// Where it is.
+    pub order: OrderRow,
+    /// What it says.
+    pub document: Value,
+    /// The newest verdict, as the lab wrote it.
+    pub verdict: Option<Value>,
+    /// The newest release.
+    pub release: Option<Digest>,
+    /// Approvals, newest first.
+    pub approvals: Vec<ApprovalRow>,
+    /// Deployments, newest first.
+    pub deployments: Vec<Deployment>,
+    /// Runs, oldest first.
+    pub runs: Vec<Run>,
+}
+
+impl OrderStory {
+    /// Reads an order's story.
+    pub fn read(store: &Store, order: OrderRow) -> Result<Self, StoreError> {
+        let envelope: Envelope = store.envelope(&order.digest)?;
+        let corrupt = |value: String| StoreError::Corrupt { what: "an order", value };
+        let written = envelope.statement::<Order>().map_err(|error| corrupt(error.to_string()))?.predicate;
+        let verdict = match store.verdict(&order.digest)? {
+            Some(row) => Some(serde_json::from_str(&row.json).map_err(|error| corrupt(error.to_string()))?),
+            None => None,
+        };
+        Ok(Self {
+            document: serde_json::to_value(written).map_err(|error| corrupt(error.to_string()))?,
+            verdict,
+            release: store.newest_release(&order.digest)?,
+            approvals: store.approvals(&order.digest)?,
+            deployments: store.deployments_of(&order.digest)?,
+            runs: store.runs_of_order(&order.digest)?,
+            order,
+        })
+    }
+}
+
+impl Bundle {
+    /// Reads everything.
+    pub fn read(store: &Store) -> Result<Self, StoreError> {
+        let orders =
+            store.orders()?.into_iter().map(|order| OrderStory::read(store, order)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            schema: SCHEMA.into(),
+            at: jiff::Timestamp::now().to_string(),
+            orders,
+            hosts: store.hosts()?,
+            audit: store.audit(0, u32::MAX)?,
+            audit_findings: store.audit_verify()?.1,
+        })
+    }
+}

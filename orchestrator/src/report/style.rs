@@ -1,0 +1,5 @@
+//! The one style sheet of console and report: system fonts, light and dark, readable when printed and by people who do not see
+//! colours (every state is written out).
+
+/// The sheet.
+pub const SHEET: &str = include_str!("style.css");

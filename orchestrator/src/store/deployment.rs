@@ -1,0 +1,224 @@
+//! Deployments: an activation being carried to its hosts, one run a host.
+
+use patchlab_protocol::{
+    Digest, Envelope,
+    document::{Action, Activation},
+};
+use rusqlite::{Connection, Row as SqlRow, params};
+use serde::{Deserialize, Serialize};
+
+use super::{DocumentKind, OrderState, Stage, Store, StoreError, Verified, document, failed, named, optional_parsed};
+use super::{optional_text, order, parsed, text};
+use crate::audit::Event;
+
+named! {
+    /// Where a deployment is.
+    DeploymentState {
+        /// Hosts remain.
+        Running = "running",
+        /// Every host ended as it should.
+        Done = "done",
+        /// A host did not, and the rest were left alone.
+        Stopped = "stopped",
+    }
+}
+
+/// An activation being carried out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Digest of the activation.
+    pub activation: Digest,
+    /// Digest of the order.
+    pub order: Digest,
+    /// Apply or rollback.
+    pub action: Action,
+    /// The release it rests on; none for a rollback.
+    pub release: Option<Digest>,
+    /// The approval it rests on; none for a rollback.
+    pub approval: Option<Digest>,
+    /// Where it is.
+    pub state: DeploymentState,
+    /// Why it stopped.
+    pub reason: String,
+    /// When it was activated, RFC 3339.
+    pub at: String,
+    /// When it ended, RFC 3339.
+    pub ended_at: Option<String>,
+}
+
+impl Store {
+    /// Takes an activation in (`rests_on`: release and approval, for apply), with a planned run for each of `hosts` in the given order, and moves the order on: all that a
+    /// killed server needs to carry on. The same activation again changes nothing.
+    pub fn activate(
+        &self,
+        envelope: &Envelope,
+        activation: &Activation,
+        rests_on: Option<(Digest, Digest)>,
+        hosts: &[String],
+        event: &Event,
+    ) -> Result<Deployment, StoreError> {
+        let digest = envelope.digest();
+        if let Ok(there) = self.deployment(&digest) {
+            return Ok(there);
+        }
+        self.change("store an activation", event, |transaction| {
+            document::put(transaction, DocumentKind::Activation, envelope, event.at)?;
+            let next = match activation.action {
+                Action::Apply => OrderState::Active,
+                Action::Rollback => OrderState::RollingBack,
+            };
+            let reason = format!("{} of {} hosts", action_name(activation.action), hosts.len());
+            order::advance(transaction, &activation.order, next, &reason, event.at)?;
+            transaction
+                .execute(
+                    "INSERT INTO activation VALUES (?1, ?2, ?3, ?6, ?7, ?4, '', ?5, NULL)",
+                    params![
+                        digest.to_string(),
+                        activation.order.to_string(),
+                        action_name(activation.action),
+                        DeploymentState::Running.name(),
+                        event.at.to_string(),
+                        rests_on.map(|(release, _)| release.to_string()),
+                        rests_on.map(|(_, approval)| approval.to_string())
+                    ],
+                )
+                .map_err(failed("store an activation"))?;
+            for (position, host) in hosts.iter().enumerate() {
+                plan_run(transaction, activation, &digest, host, position, event)?;
+            }
+            Ok(())
+        })?;
+        self.deployment(&digest)
+    }
+
+    /// A deployment by the digest of its activation.
+    pub fn deployment(&self, activation: &Digest) -> Result<Deployment, StoreError> {
+        self.rows(
+            "find a deployment",
+            "SELECT * FROM activation WHERE digest = ?1",
+            [activation.to_string()],
+            deployment_row,
+        )?
+        .pop()
+        .ok_or_else(|| StoreError::NotFound { what: "activation", name: activation.to_string() })
+    }
+
+    /// Every deployment that has not ended, oldest first.
+    pub fn deployments_running(&self) -> Result<Vec<Deployment>, StoreError> {
+        self.rows(
+            "list deployments",
+            "SELECT * FROM activation WHERE state = ?1 ORDER BY rowid",
+            [DeploymentState::Running.name()],
+            deployment_row,
+        )
+    }
+
+    /// The hosts that were activated for apply under an approval.
+    pub fn hosts_under(&self, approval: &Digest) -> Result<Vec<String>, StoreError> {
+        self.rows(
+            "list hosts of an approval",
+            "SELECT DISTINCT run.host FROM run JOIN activation ON run.activation = activation.digest
+             WHERE activation.approval = ?1 AND run.stage <> 'skipped'",
+            [approval.to_string()],
+            |row| text(row, "host"),
+        )
+    }
+
+    /// An order's deployments, newest first.
+    pub fn deployments_of(&self, order: &Digest) -> Result<Vec<Deployment>, StoreError> {
+        self.rows(
+            "list deployments",
+            "SELECT * FROM activation WHERE patch_order = ?1 ORDER BY rowid DESC",
+            [order.to_string()],
+            deployment_row,
+        )
+    }
+
+    /// Ends a deployment: runs that were never begun are skipped, the order moves on.
+    pub fn end_deployment(
+        &self,
+        deployment: &Deployment,
+        state: DeploymentState,
+        order_state: OrderState,
+        reason: &str,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        self.change("end a deployment", event, |transaction| {
+            transaction
+                .execute(
+                    "UPDATE activation SET state = ?2, reason = ?3, ended_at = ?4 WHERE digest = ?1",
+                    params![deployment.activation.to_string(), state.name(), reason, event.at.to_string()],
+                )
+                .map_err(failed("end a deployment"))?;
+            transaction
+                .execute(
+                    "UPDATE run SET stage = ?2, reason = ?3, ended_at = ?4 WHERE activation = ?1 AND stage = ?5",
+                    params![
+                        deployment.activation.to_string(),
+                        Stage::Skipped.name(),
+                        "left alone: a host before it did not end as it should",
+                        event.at.to_string(),
+                        Stage::Planned.name()
+                    ],
+                )
+                .map_err(failed("skip runs"))?;
+            order::advance(transaction, &deployment.order, order_state, reason, event.at)
+        })
+    }
+}
+
+/// The run index follows the last one of this order on this host: it is the manager's, so a resent start starts nothing twice.
+fn plan_run(
+    connection: &Connection,
+    activation: &Activation,
+    digest: &Digest,
+    host: &str,
+    position: usize,
+    event: &Event,
+) -> Result<(), StoreError> {
+    connection
+        .execute(
+            "INSERT INTO run (patch_order, host, run, activation, position, stage, phase, percent, reason, verified,
+                              started_at)
+             SELECT ?1, ?2, coalesce(max(run), 0) + 1, ?3, ?4, ?5, '', 0, '', ?6, ?7
+             FROM run WHERE patch_order = ?1 AND host = ?2",
+            params![
+                activation.order.to_string(),
+                host,
+                digest.to_string(),
+                super::to_i64(position as u64),
+                Stage::Planned.name(),
+                Verified::Pending.name(),
+                event.at.to_string()
+            ],
+        )
+        .map_err(failed("plan a run"))?;
+    Ok(())
+}
+
+fn deployment_row(row: &SqlRow<'_>) -> Result<Deployment, StoreError> {
+    let action = text(row, "action")?;
+    Ok(Deployment {
+        activation: parsed(row, "digest")?,
+        order: parsed(row, "patch_order")?,
+        action: match action.as_str() {
+            "apply" => Action::Apply,
+            "rollback" => Action::Rollback,
+            _ => return Err(StoreError::Corrupt { what: "action", value: action }),
+        },
+        release: optional_parsed(row, "release")?,
+        approval: optional_parsed(row, "approval")?,
+        state: parsed(row, "state")?,
+        reason: text(row, "reason")?,
+        at: text(row, "at")?,
+        ended_at: optional_text(row, "ended_at")?,
+    })
+}
+
+/// An action's name, as stored and shown.
+pub fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Apply => "apply",
+        Action::Rollback => "rollback",
+    }
+}

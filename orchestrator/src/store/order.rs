@@ -1,0 +1,306 @@
+//! Orders, their verdicts, releases and approvals, and the states an order goes through.
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Digest, Envelope,
+    document::{Approval, Order},
+};
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
+use serde::{Deserialize, Serialize};
+
+use super::{DocumentKind, Store, StoreError, document, failed, named, number, parsed, text};
+use crate::{audit::Event, verdict::Verdict};
+
+named! {
+    /// Where an order is on its way.
+    OrderState {
+        /// Received; its signature and its files were checked.
+        Submitted = "submitted",
+        /// The lab passed it.
+        Validated = "validated",
+        /// The lab rejected it: draft another one.
+        Rejected = "rejected",
+        /// The signer signed the lab's proof.
+        Released = "released",
+        /// A person said yes.
+        Approved = "approved",
+        /// It is being carried to hosts.
+        Active = "active",
+        /// Every host it was activated for has it.
+        Deployed = "deployed",
+        /// Some hosts have it.
+        Partly = "partly",
+        /// It is being taken back.
+        RollingBack = "rolling-back",
+        /// No host has it any more.
+        RolledBack = "rolled-back",
+        /// A way back failed: a person is needed.
+        RollbackFailed = "rollback-failed",
+    }
+}
+
+impl OrderState {
+    /// Whether `next` may follow. A rejection is final: another verdict over the same order would be shopping for one.
+    pub fn allows(self, next: Self) -> bool {
+        use OrderState::{
+            Active, Approved, Deployed, Partly, Rejected, Released, RollbackFailed, RolledBack, RollingBack, Submitted,
+            Validated,
+        };
+        match self {
+            Submitted => matches!(next, Validated | Rejected),
+            Validated => matches!(next, Released | Rejected),
+            Rejected => false,
+            Released => matches!(next, Approved),
+            // A second person may approve for more hosts; nobody has it yet.
+            Approved => matches!(next, Approved | Active | RollingBack),
+            Active => matches!(next, Deployed | Partly | Approved),
+            Deployed | Partly | RolledBack => matches!(next, Approved | Active | RollingBack),
+            RollbackFailed => matches!(next, RollingBack),
+            RollingBack => matches!(next, RolledBack | Partly | Deployed | RollbackFailed),
+        }
+    }
+}
+
+/// An order as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OrderRow {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its name for people.
+    pub id: String,
+    /// One line.
+    pub title: String,
+    /// Where it is.
+    pub state: OrderState,
+    /// Why it is there, for people.
+    pub reason: String,
+    /// When it came, RFC 3339.
+    pub submitted_at: String,
+    /// When its state last changed, RFC 3339.
+    pub changed_at: String,
+}
+
+/// A verdict as it came from the lab.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerdictRow {
+    /// `passed`, `rejected`, …
+    pub verdict: String,
+    /// The whole verdict JSON.
+    pub json: String,
+    /// When it came, RFC 3339.
+    pub at: String,
+}
+
+/// An approval as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApprovalRow {
+    /// Its digest.
+    pub digest: Digest,
+    /// The release it speaks of.
+    pub release: Digest,
+    /// Who.
+    pub approver: String,
+    /// Most hosts.
+    pub hosts_at_most: u64,
+    /// RFC 3339.
+    pub not_after: String,
+}
+
+const COLUMNS: &str = "SELECT digest, id, title, state, reason, submitted_at, changed_at FROM patch_order";
+
+impl Store {
+    /// Takes an order in. The same order again is no error; another one by the same id is.
+    pub fn submit(&self, envelope: &Envelope, order: &Order, event: &Event) -> Result<OrderRow, StoreError> {
+        let digest = envelope.digest();
+        if let Ok(there) = self.order(&order.id) {
+            return if there.digest == digest {
+                Ok(there)
+            } else {
+                Err(StoreError::Conflict {
+                    what: "order",
+                    name: order.id.clone(),
+                    next: "orders are immutable: give the new one another id",
+                })
+            };
+        }
+        self.change("store an order", event, |transaction| {
+            document::put(transaction, DocumentKind::Order, envelope, event.at)?;
+            transaction
+                .execute(
+                    "INSERT INTO patch_order VALUES (?1, ?2, ?3, ?4, '', ?5, ?5)",
+                    params![
+                        digest.to_string(),
+                        order.id,
+                        order.title,
+                        OrderState::Submitted.name(),
+                        event.at.to_string()
+                    ],
+                )
+                .map_err(failed("store an order"))?;
+            find(transaction, &order.id)
+        })
+    }
+
+    /// An order by its id or its digest.
+    pub fn order(&self, name: &str) -> Result<OrderRow, StoreError> {
+        find(&self.read(), name)
+    }
+
+    /// Every order, newest first.
+    pub fn orders(&self) -> Result<Vec<OrderRow>, StoreError> {
+        self.rows("list orders", &format!("{COLUMNS} ORDER BY rowid DESC"), [], order_row)
+    }
+
+    /// Moves an order on, when its state allows it.
+    pub fn advance(&self, digest: &Digest, next: OrderState, reason: &str, event: &Event) -> Result<(), StoreError> {
+        self.change("move an order on", event, |transaction| advance(transaction, digest, next, reason, event.at))
+    }
+
+    /// Takes the lab's verdict in and moves the order on: a pass validates, a rejection rejects, anything else leaves it.
+    pub fn judge(
+        &self,
+        digest: &Digest,
+        verdict: &Verdict,
+        json: &str,
+        next: Option<OrderState>,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        self.change("store a verdict", event, |transaction| {
+            transaction
+                .execute(
+                    "INSERT INTO verdict (patch_order, verdict, json, at) VALUES (?1, ?2, ?3, ?4)",
+                    params![digest.to_string(), verdict.verdict.name(), json, event.at.to_string()],
+                )
+                .map_err(failed("store a verdict"))?;
+            match next {
+                Some(next) => advance(transaction, digest, next, &verdict.reason, event.at),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The newest verdict on an order.
+    pub fn verdict(&self, digest: &Digest) -> Result<Option<VerdictRow>, StoreError> {
+        let rows = self.rows(
+            "read a verdict",
+            "SELECT verdict, json, at FROM verdict WHERE patch_order = ?1 ORDER BY number DESC LIMIT 1",
+            [digest.to_string()],
+            |row| Ok(VerdictRow { verdict: text(row, "verdict")?, json: text(row, "json")?, at: text(row, "at")? }),
+        )?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Takes a release in.
+    pub fn release(&self, order: &Digest, envelope: &Envelope, event: &Event) -> Result<Digest, StoreError> {
+        self.change("store a release", event, |transaction| {
+            let digest = document::put(transaction, DocumentKind::Release, envelope, event.at)?;
+            transaction
+                .execute(
+                    "INSERT INTO release VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                    params![digest.to_string(), order.to_string(), event.at.to_string()],
+                )
+                .map_err(failed("store a release"))?;
+            advance(transaction, order, OrderState::Released, "", event.at)?;
+            Ok(digest)
+        })
+    }
+
+    /// The newest release of an order.
+    pub fn newest_release(&self, order: &Digest) -> Result<Option<Digest>, StoreError> {
+        let rows = self.rows(
+            "read a release",
+            "SELECT digest FROM release WHERE patch_order = ?1 ORDER BY rowid DESC LIMIT 1",
+            [order.to_string()],
+            |row| parsed(row, "digest"),
+        )?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Takes an approval in.
+    pub fn approve(&self, envelope: &Envelope, approval: &Approval, event: &Event) -> Result<Digest, StoreError> {
+        self.change("store an approval", event, |transaction| {
+            let digest = document::put(transaction, DocumentKind::Approval, envelope, event.at)?;
+            transaction
+                .execute(
+                    "INSERT INTO approval VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+                    params![
+                        digest.to_string(),
+                        approval.order.to_string(),
+                        approval.release.to_string(),
+                        approval.approver,
+                        approval.hosts_at_most,
+                        approval.not_after.to_string(),
+                        event.at.to_string()
+                    ],
+                )
+                .map_err(failed("store an approval"))?;
+            let reason = format!("approved by {} for {} hosts", approval.approver, approval.hosts_at_most);
+            advance(transaction, &approval.order, OrderState::Approved, &reason, event.at)?;
+            Ok(digest)
+        })
+    }
+
+    /// An order's approvals, newest first.
+    pub fn approvals(&self, order: &Digest) -> Result<Vec<ApprovalRow>, StoreError> {
+        self.rows(
+            "read approvals",
+            "SELECT * FROM approval WHERE patch_order = ?1 ORDER BY rowid DESC",
+            [order.to_string()],
+            |row| {
+                Ok(ApprovalRow {
+                    digest: parsed(row, "digest")?,
+                    release: parsed(row, "release")?,
+                    approver: text(row, "approver")?,
+                    hosts_at_most: number(row, "hosts_at_most")?,
+                    not_after: text(row, "not_after")?,
+                })
+            },
+        )
+    }
+}
+
+fn order_row(row: &SqlRow<'_>) -> Result<OrderRow, StoreError> {
+    Ok(OrderRow {
+        digest: parsed(row, "digest")?,
+        id: text(row, "id")?,
+        title: text(row, "title")?,
+        state: parsed(row, "state")?,
+        reason: text(row, "reason")?,
+        submitted_at: text(row, "submitted_at")?,
+        changed_at: text(row, "changed_at")?,
+    })
+}
+
+fn find(connection: &Connection, name: &str) -> Result<OrderRow, StoreError> {
+    connection
+        .query_row(&format!("{COLUMNS} WHERE id = ?1 OR digest = ?1"), [name], |row| Ok(order_row(row)))
+        .optional()
+        .map_err(failed("find an order"))?
+        .unwrap_or_else(|| Err(StoreError::NotFound { what: "order", name: name.to_owned() }))
+}
+
+/// Moves an order on inside a transaction. Staying where it is needs no transition.
+pub(super) fn advance(
+    connection: &Connection,
+    digest: &Digest,
+    next: OrderState,
+    reason: &str,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let order = find(connection, &digest.to_string())?;
+    if order.state != next && !order.state.allows(next) {
+        return Err(StoreError::Transition {
+            what: "order",
+            name: order.id,
+            from: order.state.name(),
+            to: next.name(),
+        });
+    }
+    connection
+        .execute(
+            "UPDATE patch_order SET state = ?2, reason = ?3, changed_at = ?4 WHERE digest = ?1",
+            params![digest.to_string(), next.name(), reason, at.to_string()],
+        )
+        .map_err(failed("move an order on"))?;
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! Runs: one execution of an order on a host, journaled before every act.
+
+use patchlab_protocol::{Digest, Refusal, document::RunState};
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, failed, named, number, optional_text, parsed, text};
+use crate::audit::Event;
+
+named! {
+    /// Where a run is, on the manager's side.
+    Stage {
+        /// Nothing was sent.
+        Planned = "planned",
+        /// The order row is about to be, or is being, sent.
+        Pushing = "pushing",
+        /// The host was told to start.
+        Running = "running",
+        /// The host said how it ended.
+        Finished = "finished",
+        /// Silence until its lifetime and more had passed; counts as failure.
+        Lost = "lost",
+        /// Never begun: a host before it failed.
+        Skipped = "skipped",
+    }
+}
+
+impl Stage {
+    /// Whether `next` may follow. Pushing and running may be entered again: a restarted server repeats them, and both are
+    /// idempotent on the host.
+    pub fn allows(self, next: Self) -> bool {
+        use Stage::{Finished, Lost, Planned, Pushing, Running, Skipped};
+        match self {
+            Planned => matches!(next, Pushing | Skipped),
+            Pushing => matches!(next, Pushing | Running | Finished | Lost),
+            Running => matches!(next, Pushing | Running | Finished | Lost),
+            // A host that was silent may still be heard.
+            Lost => matches!(next, Finished),
+            Finished | Skipped => false,
+        }
+    }
+
+    /// Whether nothing follows without somebody's doing.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Lost | Self::Skipped)
+    }
+}
+
+named! {
+    /// What the host's signature says of a result.
+    Verified {
+        /// No result yet.
+        Pending = "pending",
+        /// Signed by the host's enrolment key, about this run, in its place in the host's chain.
+        Yes = "yes",
+        /// Not so: it does not count.
+        No = "no",
+    }
+}
+
+/// A run as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// The order.
+    pub order: Digest,
+    /// The host.
+    pub host: String,
+    /// The run index.
+    pub run: u32,
+    /// The activation it carries out.
+    pub activation: Digest,
+    /// Its place among the activation's hosts.
+    pub position: u64,
+    /// Where it is here.
+    pub stage: Stage,
+    /// Where it is on the host.
+    pub state: Option<RunState>,
+    /// What the host is doing.
+    pub phase: String,
+    /// 0 to 100.
+    pub percent: u64,
+    /// Why the host said no.
+    pub refusal: Option<Refusal>,
+    /// For people.
+    pub reason: String,
+    /// The whole report, JSON.
+    pub report: Option<String>,
+    /// Whether its result counts.
+    pub verified: Verified,
+    /// RFC 3339.
+    pub started_at: String,
+    /// RFC 3339.
+    pub ended_at: Option<String>,
+}
+
+/// What is new about a run.
+#[derive(Debug, Clone)]
+pub struct RunProgress {
+    /// Where it is here.
+    pub stage: Stage,
+    /// Where it is on the host.
+    pub state: Option<RunState>,
+    /// What the host is doing.
+    pub phase: String,
+    /// 0 to 100.
+    pub percent: u32,
+    /// Why the host said no.
+    pub refusal: Option<Refusal>,
+    /// For people.
+    pub reason: String,
+}
+
+/// A verified end of a run: what changes with it, in one transaction.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    /// How it ended.
+    pub progress: RunProgress,
+    /// The whole report, JSON.
+    pub report: String,
+    /// Statement and signature, as they came.
+    pub signed: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether it counts.
+    pub verified: Verified,
+    /// The host's new result head and the audit head it signed.
+    pub heads: Option<(Digest, Option<Digest>)>,
+    /// The order the host has from now on; outer `None` leaves that as it was.
+    pub current_order: Option<Option<Digest>>,
+}
+
+impl Store {
+    /// The runs of a deployment, in the order in which hosts are taken.
+    pub fn runs_of(&self, activation: &Digest) -> Result<Vec<Run>, StoreError> {
+        self.rows(
+            "list runs",
+            "SELECT * FROM run WHERE activation = ?1 ORDER BY position",
+            [activation.to_string()],
+            run_row,
+        )
+    }
+
+    /// Every run, newest first.
+    pub fn runs(&self, limit: u32) -> Result<Vec<Run>, StoreError> {
+        self.rows("list runs", "SELECT * FROM run ORDER BY rowid DESC LIMIT ?1", [limit], run_row)
+    }
+
+    /// The runs of an order, oldest first.
+    pub fn runs_of_order(&self, order: &Digest) -> Result<Vec<Run>, StoreError> {
+        self.rows("list runs", "SELECT * FROM run WHERE patch_order = ?1 ORDER BY rowid", [order.to_string()], run_row)
+    }
+
+    /// One run.
+    pub fn run(&self, order: &Digest, host: &str, run: u32) -> Result<Run, StoreError> {
+        find(&self.read(), order, host, run)
+    }
+
+    /// Journals what is about to be done with a run, before it is done. A run that ends the bounded way is [`Store::end_run`]'s.
+    pub fn journal_run(&self, run: &Run, progress: &RunProgress, event: &Event) -> Result<(), StoreError> {
+        self.change("journal a run", event, |transaction| update(transaction, run, progress))
+    }
+
+    /// Notes how far a run is. The agent's tables are the truth, so this needs no audit row.
+    pub fn note_run(&self, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
+        update(&self.read(), run, progress)
+    }
+
+    /// Ends a run: its report, the host's heads and the order it has, together.
+    pub fn end_run(&self, run: &Run, end: &RunEnd, event: &Event) -> Result<(), StoreError> {
+        self.change("end a run", event, |transaction| {
+            update(transaction, run, &end.progress)?;
+            let (statement, signature) = end.signed.clone().unzip();
+            transaction
+                .execute(
+                    "UPDATE run SET report = ?4, statement = ?5, signature = ?6, verified = ?7, ended_at = ?8
+                     WHERE patch_order = ?1 AND host = ?2 AND run = ?3",
+                    params![
+                        run.order.to_string(),
+                        run.host,
+                        run.run,
+                        end.report,
+                        statement,
+                        signature,
+                        end.verified.name(),
+                        event.at.to_string()
+                    ],
+                )
+                .map_err(failed("end a run"))?;
+            if let Some((result, audit)) = end.heads {
+                transaction
+                    .execute(
+                        "UPDATE host SET result_head = ?2, audit_head = coalesce(?3, audit_head) WHERE name = ?1",
+                        params![run.host, result.to_string(), audit.map(|head| head.to_string())],
+                    )
+                    .map_err(failed("move a host's heads"))?;
+            }
+            if let Some(order) = end.current_order {
+                transaction
+                    .execute(
+                        "UPDATE host SET current_order = ?2 WHERE name = ?1",
+                        params![run.host, order.map(|order| order.to_string())],
+                    )
+                    .map_err(failed("note the order a host has"))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result<Run, StoreError> {
+    connection
+        .query_row(
+            "SELECT * FROM run WHERE patch_order = ?1 AND host = ?2 AND run = ?3",
+            params![order.to_string(), host, run],
+            |row| Ok(run_row(row)),
+        )
+        .optional()
+        .map_err(failed("find a run"))?
+        .unwrap_or_else(|| {
+            Err(StoreError::NotFound { what: "run", name: format!("{} on {host}, {run}", order.short()) })
+        })
+}
+
+fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
+    let there = find(connection, &run.order, &run.host, run.run)?;
+    if !there.stage.allows(progress.stage) {
+        return Err(StoreError::Transition {
+            what: "run",
+            name: format!("{} on {}", run.run, run.host),
+            from: there.stage.name(),
+            to: progress.stage.name(),
+        });
+    }
+    connection
+        .execute(
+            "UPDATE run SET stage = ?4, state = ?5, phase = ?6, percent = ?7, refusal = ?8, reason = ?9
+             WHERE patch_order = ?1 AND host = ?2 AND run = ?3",
+            params![
+                run.order.to_string(),
+                run.host,
+                run.run,
+                progress.stage.name(),
+                progress.state.map(RunState::name),
+                progress.phase,
+                progress.percent,
+                progress.refusal.map(Refusal::name),
+                progress.reason
+            ],
+        )
+        .map_err(failed("journal a run"))?;
+    Ok(())
+}
+
+fn run_row(row: &SqlRow<'_>) -> Result<Run, StoreError> {
+    let named = |column: &'static str| -> Result<Option<serde_json::Value>, StoreError> {
+        Ok(optional_text(row, column)?.map(serde_json::Value::String))
+    };
+    let corrupt =
+        |what: &'static str| move |error: serde_json::Error| StoreError::Corrupt { what, value: error.to_string() };
+    Ok(Run {
+        order: parsed(row, "patch_order")?,
+        host: text(row, "host")?,
+        run: u32::try_from(number(row, "run")?).unwrap_or(u32::MAX),
+        activation: parsed(row, "activation")?,
+        position: number(row, "position")?,
+        stage: parsed(row, "stage")?,
+        state: named("state")?.map(serde_json::from_value).transpose().map_err(corrupt("state"))?,
+        phase: text(row, "phase")?,
+        percent: number(row, "percent")?,
+        refusal: named("refusal")?.map(serde_json::from_value).transpose().map_err(corrupt("refusal"))?,
+        reason: text(row, "reason")?,
+        report: optional_text(row, "report")?,
+        verified: parsed(row, "verified")?,
+        started_at: text(row, "started_at")?,
+        ended_at: optional_text(row, "ended_at")?,
+    })
+}

@@ -1,0 +1,248 @@
+use patchlab_protocol::{
+    Envelope, SigningKey,
+    document::{Action, Activation, Class, Kind, Order, RollbackClass, Severity},
+    enrolment::EngineId,
+};
+use serde_json::json;
+
+use super::*;
+
+fn event() -> Event {
+    Event::new("test", "x", json!({}))
+}
+
+fn order(id: &str) -> (Envelope, Order) {
+    let order = Order {
+        id: id.into(),
+        title: "t".into(),
+        severity: Severity::Low,
+        kind: Kind::Routine,
+        advisories: vec![],
+        class: Class { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
+        install: vec![],
+        replaces: vec![],
+        production: vec![],
+        after: vec![],
+        supersedes: vec![],
+        rollback: RollbackClass::Proven,
+        not_after: None,
+    };
+    (Envelope::sign(order.clone(), &SigningKey::from_seed(&[1; 32])), order)
+}
+
+fn host(name: &str) -> NewHost {
+    NewHost {
+        name: name.into(),
+        site: "lab".into(),
+        address: "127.0.0.1:161".parse().unwrap(),
+        engine_id: EngineId::generate().unwrap(),
+        public_key: SigningKey::from_seed(&[2; 32]).public(),
+        root: Digest::of("root"),
+        payload_uri: "http://127.0.0.1:1".into(),
+    }
+}
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.sqlite")).unwrap();
+    (dir, store)
+}
+
+/// A store with an approved order and an activation for two hosts.
+fn activated() -> (tempfile::TempDir, Store, Deployment) {
+    let (dir, store) = open();
+    let (envelope, written) = order("PO-1");
+    let row = store.submit(&envelope, &written, &event()).unwrap();
+    for state in [OrderState::Validated, OrderState::Released, OrderState::Approved] {
+        store.advance(&row.digest, state, "", &event()).unwrap();
+    }
+    store.enrol(&host("web-1"), &event()).unwrap();
+    store.enrol(&host("web-2"), &event()).unwrap();
+    let now = jiff::Timestamp::now();
+    let activation = Activation {
+        order: row.digest,
+        action: Action::Apply,
+        site: "lab".into(),
+        wave: 1,
+        hosts: vec!["web-2".into(), "web-1".into()],
+        at: now,
+        not_before: now,
+        not_after: now,
+    };
+    let signed = Envelope::sign(activation.clone(), &SigningKey::from_seed(&[3; 32]));
+    let deployment = store.activate(&signed, &activation, None, &activation.hosts, &event()).unwrap();
+    (dir, store, deployment)
+}
+
+fn progress(stage: Stage) -> RunProgress {
+    RunProgress { stage, state: None, phase: String::new(), percent: 0, refusal: None, reason: String::new() }
+}
+
+#[test]
+fn migrations_are_valid_and_opening_again_changes_nothing() {
+    Migrations::from_slice(MIGRATIONS).validate().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let store = Store::open(&path).unwrap();
+    let (envelope, written) = order("PO-1");
+    store.submit(&envelope, &written, &event()).unwrap();
+    drop(store);
+    let again = Store::open(&path).unwrap();
+    assert_eq!(again.orders().unwrap().len(), 1);
+    let mode: String = again.read().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[test]
+fn a_store_of_a_newer_program_is_left_alone() {
+    let (dir, store) = open();
+    store.read().pragma_update(None, "user_version", 99).unwrap();
+    drop(store);
+    let error = Store::open(&dir.path().join("store.sqlite")).unwrap_err();
+    assert!(matches!(error, StoreError::Migrate { .. }), "{error}");
+}
+
+#[test]
+fn every_pair_of_order_states_is_decided() {
+    use OrderState::{
+        Active, Approved, Deployed, Partly, Rejected, Released, RollbackFailed, RolledBack, RollingBack, Submitted,
+        Validated,
+    };
+    let allowed = [
+        (Submitted, Validated),
+        (Submitted, Rejected),
+        (Validated, Released),
+        (Validated, Rejected),
+        (Released, Approved),
+        (Approved, Approved),
+        (Approved, Active),
+        (Approved, RollingBack),
+        (Active, Deployed),
+        (Active, Partly),
+        (Active, Approved),
+        (Deployed, Approved),
+        (Deployed, Active),
+        (Deployed, RollingBack),
+        (Partly, Approved),
+        (Partly, Active),
+        (Partly, RollingBack),
+        (RolledBack, Approved),
+        (RolledBack, Active),
+        (RolledBack, RollingBack),
+        (RollbackFailed, RollingBack),
+        (RollingBack, RolledBack),
+        (RollingBack, Partly),
+        (RollingBack, Deployed),
+        (RollingBack, RollbackFailed),
+    ];
+    for from in OrderState::ALL {
+        for to in OrderState::ALL {
+            assert_eq!(from.allows(*to), allowed.contains(&(*from, *to)), "{from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn a_forbidden_transition_changes_nothing_not_even_the_log() {
+    let (_dir, store) = open();
+    let (envelope, written) = order("PO-1");
+    let row = store.submit(&envelope, &written, &event()).unwrap();
+    let before = store.audit_head().unwrap();
+    let error = store.advance(&row.digest, OrderState::Released, "", &event()).unwrap_err();
+    assert!(matches!(error, StoreError::Transition { from: "submitted", to: "released", .. }), "{error}");
+    assert_eq!(store.audit_head().unwrap(), before);
+    assert_eq!(store.order("PO-1").unwrap().state, OrderState::Submitted);
+}
+
+#[test]
+fn orders_are_immutable_and_submitting_again_is_no_error() {
+    let (_dir, store) = open();
+    let (envelope, written) = order("PO-1");
+    let first = store.submit(&envelope, &written, &event()).unwrap();
+    assert_eq!(store.submit(&envelope, &written, &event()).unwrap().digest, first.digest);
+    let other = Order { title: "another".into(), ..written };
+    let signed = Envelope::sign(other.clone(), &SigningKey::from_seed(&[1; 32]));
+    assert!(matches!(store.submit(&signed, &other, &event()), Err(StoreError::Conflict { .. })));
+}
+
+#[test]
+fn an_activation_is_taken_in_once_with_a_planned_run_a_host() {
+    let (_dir, store, deployment) = activated();
+    let runs = store.runs_of(&deployment.activation).unwrap();
+    let planned: Vec<_> = runs.iter().map(|run| (run.host.as_str(), run.run, run.stage)).collect();
+    assert_eq!(planned, [("web-2", 1, Stage::Planned), ("web-1", 1, Stage::Planned)]);
+    assert_eq!(store.order("PO-1").unwrap().state, OrderState::Active);
+    assert_eq!(store.deployments_running().unwrap().len(), 1);
+    let row = store.order_row("web-1", &deployment.order).unwrap();
+    assert_eq!(store.order_row("web-1", &deployment.order).unwrap(), row, "a row index is chosen once");
+}
+
+#[test]
+fn runs_move_forward_only() {
+    let (_dir, store, deployment) = activated();
+    let run = store.runs_of(&deployment.activation).unwrap().remove(0);
+    assert!(store.journal_run(&run, &progress(Stage::Running), &event()).is_err(), "nothing was sent yet");
+    for stage in [Stage::Pushing, Stage::Running, Stage::Pushing, Stage::Running, Stage::Finished] {
+        store.journal_run(&run, &progress(stage), &event()).unwrap();
+    }
+    let error = store.journal_run(&run, &progress(Stage::Running), &event()).unwrap_err();
+    assert!(matches!(error, StoreError::Transition { what: "run", .. }), "{error}");
+}
+
+#[test]
+fn a_stopped_deployment_leaves_the_rest_alone() {
+    let (_dir, store, deployment) = activated();
+    let runs = store.runs_of(&deployment.activation).unwrap();
+    store.journal_run(&runs[0], &progress(Stage::Pushing), &event()).unwrap();
+    store.journal_run(&runs[0], &progress(Stage::Lost), &event()).unwrap();
+    store.end_deployment(&deployment, DeploymentState::Stopped, OrderState::Approved, "lost", &event()).unwrap();
+    let stages: Vec<_> = store.runs_of(&deployment.activation).unwrap().iter().map(|run| run.stage).collect();
+    assert_eq!(stages, [Stage::Lost, Stage::Skipped]);
+    assert!(store.deployments_running().unwrap().is_empty());
+}
+
+#[test]
+fn the_log_grows_with_every_change_and_holds() {
+    let (_dir, store, _) = activated();
+    let (rows, findings) = store.audit_verify().unwrap();
+    assert_eq!((rows, findings), (7, vec![]));
+    store.read().execute("DELETE FROM audit WHERE seq = 4", []).unwrap();
+    assert_eq!(store.audit_verify().unwrap().1, [audit::Finding::Missing { from: 4, to: 4 }]);
+}
+
+#[test]
+fn a_log_that_was_rewritten_contradicts_what_hosts_have_signed() {
+    let (_dir, store, deployment) = activated();
+    let run = store.runs_of(&deployment.activation).unwrap().remove(0);
+    store.journal_run(&run, &progress(Stage::Pushing), &event()).unwrap();
+    let end = RunEnd {
+        progress: progress(Stage::Finished),
+        report: String::new(),
+        signed: None,
+        verified: Verified::Yes,
+        heads: Some((Digest::of("result"), Some(store.audit_head().unwrap()))),
+        current_order: Some(Some(deployment.order)),
+    };
+    store.end_run(&run, &end, &event()).unwrap();
+    assert_eq!(store.audit_verify().unwrap().1, []);
+    store.read().execute("DELETE FROM audit WHERE seq > 6", []).unwrap();
+    let findings = store.audit_verify().unwrap().1;
+    assert!(
+        matches!(findings.as_slice(), [audit::Finding::Contradicted { host, .. }] if host == "web-2"),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn names_and_engine_ids_of_hosts_are_unique() {
+    let (_dir, store) = open();
+    let one = host("web-1");
+    store.enrol(&one, &event()).unwrap();
+    assert!(store.enrol(&host("web-1"), &event()).is_err());
+    let twin = NewHost { name: "web-2".into(), ..one };
+    assert!(store.enrol(&twin, &event()).is_err());
+    // What clients get can be read back.
+    let text = serde_json::to_string(&store.host("web-1").unwrap()).unwrap();
+    let read: Host = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.enrolled.name, "web-1");
+}

@@ -1,0 +1,182 @@
+//! The manager against a host's tables over real SNMPv3: pushes, follows, repeats, waits, and takes nobody's word but the host's.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod host;
+
+use std::time::Duration;
+
+use host::{Course, TestHost};
+use patchlab::{
+    deploy::{
+        DeployError, Manager, ManagerError, Observer, Patience, Row, SnmpManager, push_and_run,
+        result::{self, Expected},
+        row::{self, Progress, Unobserved},
+        sink::{Bells, Sink},
+    },
+    enrol::Material,
+};
+use patchlab_protocol::{
+    Digest,
+    document::RunState,
+    mib::{agent, order},
+};
+
+const QUICK: Patience = Patience { wait: Duration::from_millis(400), tries: 5 };
+
+fn row(order: &str) -> Row {
+    Row {
+        index: 7,
+        order: Digest::of(order),
+        release: Some(Digest::of("release")),
+        approval: Some(Digest::of("approval")),
+        activation: Some(Digest::of("activation")),
+        uri: "http://127.0.0.1:1".into(),
+        lifetime: Duration::from_secs(60),
+    }
+}
+
+async fn pair(name: &str) -> (TestHost, SnmpManager, Material) {
+    let material = Material::generate(name).unwrap();
+    let key = patchlab_protocol::SigningKey::from_seed(&[9; 32]);
+    let user = &material.credentials.deployer;
+    let host = TestHost::start(name, &material.engine_id, user, key, Digest::of("root")).await;
+    let manager = SnmpManager::new(name, host.address, &material.engine_id, user, QUICK).await.unwrap();
+    (host, manager, material)
+}
+
+#[derive(Default)]
+struct Seen(Vec<RunState>);
+
+impl Observer for Seen {
+    fn moved(&mut self, progress: &Progress) {
+        self.0.push(progress.state);
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_pushed_run_and_reported_with_its_signature() {
+    let (host, manager, _) = pair("web-1").await;
+    let said = row::scalars(&manager).await.unwrap();
+    assert_eq!((said.host.as_str(), said.class.as_str()), ("web-1", "debian-12-x86_64"));
+    let mut seen = Seen::default();
+    let report = push_and_run(&manager, &row("order"), 1, &mut seen).await.unwrap();
+    assert_eq!(report.state, RunState::Succeeded);
+    assert_eq!(seen.0.last(), Some(&RunState::Succeeded));
+    assert_eq!((report.items.len(), report.items[0].name.as_str()), (1, "nginx"));
+    assert_eq!(report.transaction_ms, 1234);
+    assert_eq!(host.starts(), [(7, 1)]);
+    let key = patchlab_protocol::SigningKey::from_seed(&[9; 32]).public();
+    let order = Digest::of("order");
+    let expected = Expected { host: "web-1", key: &key, order: &order, run: 1, state: report.state };
+    result::verify(report.signed.as_ref(), &expected).unwrap();
+}
+
+#[tokio::test]
+async fn doing_it_again_starts_nothing_twice() {
+    let (host, manager, _) = pair("web-1").await;
+    for _ in 0..3 {
+        push_and_run(&manager, &row("order"), 1, &mut Unobserved).await.unwrap();
+        row::start(&manager, 7, 1).await.unwrap();
+    }
+    assert_eq!(host.starts(), [(7, 1)]);
+    // A rollback is another activation on the same row, and the next run.
+    host.will(Course::Ends(RunState::RolledBack));
+    let back = Row { activation: Some(Digest::of("another activation")), ..row("order") };
+    let report = push_and_run(&manager, &back, 2, &mut Unobserved).await.unwrap();
+    assert_eq!((report.state, host.starts()), (RunState::RolledBack, vec![(7, 1), (7, 2)]));
+    let all = row::results(&manager).await.unwrap();
+    assert_eq!(all.len(), 2, "both signed results are still there");
+}
+
+#[tokio::test]
+async fn a_row_that_holds_another_order_is_left_alone() {
+    let (host, manager, _) = pair("web-1").await;
+    push_and_run(&manager, &row("order"), 1, &mut Unobserved).await.unwrap();
+    let error = row::push(&manager, &row("another order")).await.unwrap_err();
+    assert!(matches!(error, DeployError::RowTaken { index: 7, .. }), "{error}");
+    let digest = host.cell(order::ENTRY, order::DIGEST, &[7]).unwrap();
+    assert_eq!(digest, async_snmp::Value::from(&Digest::of("order").as_bytes()[..]));
+}
+
+#[tokio::test]
+async fn a_host_that_starts_late_is_waited_for() {
+    let material = Material::generate("web-1").unwrap();
+    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap();
+    drop(probe);
+    let user = material.credentials.deployer.clone();
+    let manager = SnmpManager::new("web-1", address, &material.engine_id, &user, QUICK).await.unwrap();
+    let error = row::scalars(&manager).await.unwrap_err();
+    assert!(matches!(error, DeployError::Manager(ManagerError::Silent { .. })), "{error}");
+    let wanted = row("order");
+    let mut nobody = Unobserved;
+    let run = push_and_run(&manager, &wanted, 1, &mut nobody);
+    let late = async {
+        // Long enough that the first tries are lost.
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        let key = patchlab_protocol::SigningKey::from_seed(&[9; 32]);
+        TestHost::start_on(&address.to_string(), "web-1", &material.engine_id, &user, key, Digest::of("root")).await
+    };
+    let (run, host) = tokio::join!(run, late);
+    assert_eq!(run.unwrap().state, RunState::Succeeded);
+    assert_eq!(host.starts(), [(7, 1)]);
+}
+
+#[tokio::test]
+async fn wrong_keys_get_nothing() {
+    let (host, _, material) = pair("web-1").await;
+    let mut user = material.credentials.deployer.clone();
+    user.auth = "not the passphrase".into();
+    let manager = SnmpManager::new("web-1", host.address, &material.engine_id, &user, QUICK).await.unwrap();
+    let error = row::push(&manager, &row("order")).await.unwrap_err();
+    assert!(matches!(error, DeployError::Manager(_)), "{error}");
+    assert!(host.cell(order::ENTRY, order::DIGEST, &[7]).is_none());
+}
+
+#[tokio::test]
+async fn a_request_too_large_for_every_path_is_not_sent() {
+    let (_, manager, _) = pair("web-1").await;
+    let oid = patchlab::deploy::manager::Oid::of(agent::GROUP, agent::AUDIT_HEAD, &[0]);
+    let value = patchlab::deploy::manager::Value::Octets(vec![0; 1300]);
+    let error = manager.set(&[(oid, value)]).await.unwrap_err();
+    assert!(matches!(error, ManagerError::TooLarge { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn informs_ring_the_bell_of_the_host_that_signed_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let material = Material::generate("web-1").unwrap();
+    let user = material.credentials.inform.clone();
+    let bells = Bells::default();
+    let kept = dir.path().join("engine.json");
+    let sink = Sink::open(&kept, "127.0.0.1:0".parse().unwrap(), Vec::new(), bells.clone()).await.unwrap();
+    // Enrolled afterwards, as hosts are.
+    sink.set_senders(vec![("web-1".into(), user.clone())]);
+    let inform = |auth: &str| {
+        let mut command = tokio::process::Command::new("snmpinform");
+        command
+            .args(["-v3", "-l", "authPriv", "-a", "SHA-256", "-x", "AES", "-r", "8", "-t", "0.5", "-m", ""])
+            .args(["-u", &user.name, "-A", auth, "-X", &user.privacy])
+            .args(["-e", &format!("0x{}", sink.engine_id)])
+            .args([&format!("udp:{}", sink.address), "", "1.3.6.1.4.1.32473.1.0.1"])
+            .kill_on_drop(true);
+        command
+    };
+    if inform(&user.auth).arg("--version").output().await.is_err() {
+        eprintln!("SKIPPED: snmpinform (package snmp) is not installed");
+        return;
+    }
+    let bell = bells.of("web-1");
+    let acknowledged = inform(&user.auth).status().await.unwrap();
+    assert!(acknowledged.success(), "the inform was not acknowledged");
+    tokio::time::timeout(Duration::from_secs(5), bell.notified()).await.expect("the bell did not ring");
+    let refused = inform("another passphrase").args(["-r", "0"]).status().await.unwrap();
+    assert!(!refused.success());
+    assert!(tokio::time::timeout(Duration::from_millis(200), bell.notified()).await.is_err());
+    // The id that informs are localized to survives.
+    let id = sink.engine_id.clone();
+    drop(sink);
+    let again = Sink::open(&kept, "127.0.0.1:0".parse().unwrap(), Vec::new(), bells).await.unwrap();
+    assert_eq!(again.engine_id, id);
+}

@@ -1,0 +1,104 @@
+//! Benches. `bench clone` measures how fast machines come to life, with bare QEMU as the floor in the same run.
+//!
+//! The numbers are medians of interleaved runs, so that what else the host does meets both sides alike.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use patchlab_lab::{
+    baseline::{Baselines, Built, Progress, serve_freeze},
+    places::Places,
+    worker::{self, Launcher, Network},
+};
+use patchlab_tests::clone_bench::{Order, Word};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Cold boot, template clone, eight clones at once, memory per clone.
+    Clone(CloneArguments),
+    /// Started by the lab: freezes a baseline.
+    #[command(hide = true)]
+    FreezeWorker,
+    /// Started by the bench: clones it.
+    #[command(hide = true)]
+    CloneWorker,
+}
+
+#[derive(clap::Args)]
+struct CloneArguments {
+    /// Where to write the medians, as flat JSON; `-` for standard output.
+    #[arg(long, default_value = "-")]
+    json: PathBuf,
+    /// Recipe of the baseline to clone; built when it is not in the store.
+    #[arg(long, default_value = "images/debian-12-web.toml")]
+    recipe: PathBuf,
+    /// Data folder; its store keeps the baseline for the next run.
+    #[arg(long, default_value = "target/bench-data")]
+    data: PathBuf,
+    /// Template clones to make one after the other, each beside one of bare QEMU.
+    #[arg(long, default_value_t = 7)]
+    runs: u32,
+    /// Cold boots among them.
+    #[arg(long, default_value_t = 2)]
+    cold_boots: u32,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::FreezeWorker => return serve_freeze(),
+        Command::CloneWorker => return patchlab_tests::clone_bench::serve(),
+        Command::Clone(arguments) => clone(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn launcher(command: &str) -> anyhow::Result<Launcher> {
+    Ok(Launcher { program: std::env::current_exe()?, arguments: vec![command.into()] })
+}
+
+fn clone(arguments: &CloneArguments) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&arguments.data)?;
+    let places = Places::of_data(&arguments.data.canonicalize()?);
+    let mut tell = |progress: Progress| {
+        let Progress { step, what, elapsed } = progress;
+        eprintln!("[{:6.1} s] {step}/{} {what}", elapsed.as_secs_f64(), Progress::STEPS);
+    };
+    let built = Baselines::open(&places).build(&arguments.recipe, &launcher("freeze-worker")?, &mut tell)?;
+    match &built {
+        Built::New(baseline) => eprintln!("built {}", baseline.full_name()),
+        Built::Stored(baseline) => eprintln!("{} taken from the store", baseline.full_name()),
+    }
+    let mut worker = worker::spawn(&places, &launcher("clone-worker")?, &Network::Isolated)?;
+    let order =
+        Order { baseline: built.baseline().full_name(), runs: arguments.runs, cold_boots: arguments.cold_boots };
+    worker.sender().send(&order)?;
+    let mut receiver = worker.take_receiver().context("the worker's channel")?;
+    let medians = loop {
+        match receiver.receive()?.context("the worker ended without a word")? {
+            Word::Said(text) => eprintln!("{text}"),
+            Word::Medians(medians) => break medians,
+            Word::Failed(reason) => bail!("{reason}"),
+        }
+    };
+    worker.end()?;
+    let text = serde_json::to_string_pretty(&medians)? + "\n";
+    if arguments.json.as_os_str() == "-" {
+        print!("{text}");
+    } else {
+        std::fs::write(&arguments.json, text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! End-to-end tests, the fleet simulator and benches: what needs the whole workspace at once.
+
+pub mod bare_qemu;
+pub mod clone_bench;
