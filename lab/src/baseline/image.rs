@@ -75,9 +75,21 @@ pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -
     let (root, sources) = (work.join("root"), work.join("sources.list"));
     let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
     let included: Vec<&str> = PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str)).collect();
-    let mut command = Command::new("mmdebstrap");
+    // In namespaces of its own: it dies with this process, with all that it started, and its mounts never show here.
+    let mut command = Command::new("setpriv");
     command
-        .args(["--mode=root", "--variant=minbase", "--format=directory"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "--",
+        ])
+        .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"])
         // The package files stay: they are the baseline's pool.
         .args(["--skip=essential/unlink", "--skip=cleanup/apt/cache"])
         // Its own update would come after the last hook: see `name_check`, which does it first.
