@@ -324,7 +324,7 @@ ready = { units = ["nginx.service"], timeout = "2min" }
             ("[\"main\"]", "[]", "images/x.toml:4:"),
             ("[\"main\"]", "[\"man\"]", "images/x.toml:4:"),
             ("nginx.service", "nginx", "images/x.toml:9:20: key \"ready.units\": expected a unit's full name"),
-            ("2min", "soon", "images/x.toml:9:50: key \"ready.timeout\": expected a length of time such as"),
+            ("2min", "soon", "images/x.toml:9:48: key \"ready.timeout\": expected a length of time such as"),
             ("vcpus = 2", "vcpus = 2\nvcpu = 3", "images/x.toml:8:1: unknown key \"vcpu\": did you mean \"vcpus\"?"),
             ("vcpus = 2", "vcpus = 2\noverlay = \"none/\"", "images/x.toml:8:1: key \"overlay\": expected a folder"),
         ] {

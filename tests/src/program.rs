@@ -3,7 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use crate::mount_namespace::MountNamespace;
@@ -73,6 +73,36 @@ pub fn folder() -> tempfile::TempDir {
 pub struct Patchlab {
     /// The data folder.
     pub data: PathBuf,
+}
+
+/// A command that runs beside the test; killed when it is dropped, also by a test that fails.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("patchlab starts"))
+    }
+
+    /// Waits for its end and says its exit code; absent when a signal ended it.
+    ///
+    /// # Panics
+    /// The kernel does not know it.
+    pub fn code(&mut self) -> Option<i32> {
+        self.0.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// How a command ended.

@@ -20,7 +20,7 @@ use patchlab_lab::{
 };
 use patchlab_tests::{
     mount_namespace::MountNamespace,
-    program::{Ended, Need, Patchlab, folder, obstacle, source},
+    program::{Ended, Need, Patchlab, Running, folder, obstacle, source},
 };
 use serde_json::Value;
 
@@ -300,7 +300,8 @@ fn verify_says_which_file_of_a_baseline_was_altered() {
 #[test]
 fn verify_says_which_file_of_a_real_baseline_was_altered() {
     needs!("verify_says_which_file_of_a_real_baseline_was_altered", Program, Time);
-    let Some(data) = std::env::var_os("PATCHLAB_TEST_BASELINES").map(PathBuf::from) else {
+    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|given| !given.is_empty());
+    let Some(data) = given.map(PathBuf::from) else {
         eprintln!("SKIP verify_says_which_file_of_a_real_baseline: PATCHLAB_TEST_BASELINES names no data folder");
         return;
     };
@@ -379,8 +380,8 @@ fn a_disk_that_becomes_full_during_a_build_is_named_and_nothing_half_is_stored()
     let (namespace, patchlab, data) = small_disk(dir.path(), "5g");
     let recipe = written(dir.path(), "web.toml", RECIPE);
     let mut command = patchlab.command_in(&namespace, &["baseline", "build", &recipe]);
-    let mut build = command.stderr(Stdio::piped()).spawn().expect("patchlab starts");
-    let mut lines = BufReader::new(build.stderr.take().expect("its standard error"));
+    let mut build = Running::start(command.stderr(Stdio::piped()));
+    let mut lines = BufReader::new(build.0.stderr.take().expect("its standard error"));
     let mut line = String::new();
     while !line.contains("installing packages") {
         line.clear();
@@ -390,7 +391,7 @@ fn a_disk_that_becomes_full_during_a_build_is_named_and_nothing_half_is_stored()
     namespace.mount(&["-o", "remount,size=90m", &data]);
     let mut err = String::new();
     lines.read_to_string(&mut err).expect("text");
-    let ended = Ended { code: build.wait().expect("it ends").code(), out: String::new(), err };
+    let ended = Ended { code: build.code(), out: String::new(), err };
     let parts =
         ["baseline web, step 1 of 7", "last-failed-build.log", "the disk is full", &data, "needs about 3.5 GiB"];
     refused(&ended, 4, &parts);
@@ -491,13 +492,12 @@ fn without_a_usable_accelerator_it_falls_back_and_says_how_slow_it_will_be() {
     assert!(times_slower(found).is_some(), "{found}");
     let recipe = written(dir.path(), "web.toml", RECIPE);
     let mut command = patchlab.command_in(&namespace, &["baseline", "build", &recipe]);
-    let mut build = command.stderr(Stdio::piped()).spawn().expect("patchlab starts");
-    let lines = BufReader::new(build.stderr.take().expect("its standard error")).lines();
+    let mut build = Running::start(command.stderr(Stdio::piped()));
+    let lines = BufReader::new(build.0.stderr.take().expect("its standard error")).lines();
     let mut until_installing = lines.map_while(Result::ok).take_while(|line| !line.contains("running apt-get update"));
     assert!(until_installing.any(|line| times_slower(&line).is_some()), "the build does not say how slow it will be");
     // What comes then takes minutes, and other tests look at it.
-    build.kill().expect("it can be killed");
-    build.wait().expect("it ends");
+    drop(build);
     assert_eq!(patchlab.run(&["lab", "gc"]).code, Some(0));
     nothing_to_collect(&patchlab);
     assert_eq!(holdings(&patchlab.data), before);
@@ -519,19 +519,21 @@ fn of_two_quickstarts_at_once_the_second_says_who_was_first_and_disturbs_nothing
     let source = dir.path().join("source").display().to_string();
     let demo = ["demo", "--source", &source, "--listen", "127.0.0.1:0"];
     let mut command = patchlab.command(&demo);
-    let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("patchlab starts");
-    let mut out = BufReader::new(first.stdout.take().expect("its output"));
+    let mut first = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut out = BufReader::new(first.0.stdout.take().expect("its output"));
     let mut line = String::new();
     while !line.starts_with("[1/8]") {
         line.clear();
         assert!(out.read_line(&mut line).expect("readable") > 0, "the first did not begin");
     }
-    let who = format!("(process {})", first.id());
+    let who = format!("(process {})", first.0.id());
     refused(&patchlab.run(&demo), 4, &["another demonstration is running here", &who, "--data DIR"]);
     let mut rest = String::new();
     out.read_to_string(&mut rest).expect("text");
     assert!(rest.contains("=> it can"), "the first was disturbed: {rest}");
-    let ended = first.wait_with_output().expect("it ends").into();
+    let mut err = String::new();
+    first.0.stderr.take().expect("its standard error").read_to_string(&mut err).expect("text");
+    let ended = Ended { code: first.code(), out: rest, err };
     refused(&ended, 4, &["stage 2 of 8"]);
     assert!(ended.err.contains("unknown key \"slip\""), "{}", ended.err);
 }
