@@ -14,7 +14,7 @@ use virt::sys;
 use super::Frozen;
 use crate::{
     accelerator::{Accelerator, host_cpu},
-    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung},
+    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
     manifest,
     worker::{self, Inside},
 };
@@ -112,6 +112,7 @@ fn freeze(inside: &Inside, order: &FreezeOrder) -> Result<Freezer, LabError> {
     let path = work.join("manifest.json");
     let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
+    rehearse(&guest, timeout)?;
     guest.script("sync", &[], timeout)?;
     step(6, "freezing memory and devices");
     let xml = machine.description()?;
