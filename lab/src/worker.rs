@@ -245,6 +245,8 @@ impl Worker {
             match receiver.receive::<Word>() {
                 Ok(Some(Word::Namespaced)) => {
                     if let Network::Joined { link, outside, .. } = &assignment.network {
+                        // Before it is entered as ours: what is ours is taken away again.
+                        link::refuse_taken(link)?;
                         self.ledger.creating(&self.id, Thing::Veth { name: link.clone() })?;
                         self.link = Some(link.clone());
                         link::join(link, outside, pid)?;

@@ -518,7 +518,11 @@ fn of_two_quickstarts_at_once_the_second_says_who_was_first_and_disturbs_nothing
     written(dir.path(), "source/images/debian-12-web.toml", &slip);
     let source = dir.path().join("source").display().to_string();
     let demo = ["demo", "--source", &source, "--listen", "127.0.0.1:0"];
-    let mut command = patchlab.command(&demo);
+    // One demonstration a machine: a runtime folder of the test's own keeps it apart from any other that runs here.
+    let namespace = MountNamespace::new();
+    fs::create_dir_all("/run/patchlab").expect("a folder");
+    namespace.mount(&["-t", "tmpfs", "-o", "mode=700", "tmpfs", "/run/patchlab"]);
+    let mut command = patchlab.command_in(&namespace, &demo);
     let mut first = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut out = BufReader::new(first.0.stdout.take().expect("its output"));
     let mut line = String::new();
@@ -526,8 +530,9 @@ fn of_two_quickstarts_at_once_the_second_says_who_was_first_and_disturbs_nothing
         line.clear();
         assert!(out.read_line(&mut line).expect("readable") > 0, "the first did not begin");
     }
-    let who = format!("(process {})", first.0.id());
-    refused(&patchlab.run(&demo), 4, &["another demonstration is running here", &who, "--data DIR"]);
+    let (who, place) = (format!("process {}", first.0.id()), patchlab.data.join("demo").display().to_string());
+    let parts = ["another demonstration is running", &who, &place, "wait for its end"];
+    refused(&patchlab.run_in(&namespace, &demo), 4, &parts);
     let mut rest = String::new();
     out.read_to_string(&mut rest).expect("text");
     assert!(rest.contains("=> it can"), "the first was disturbed: {rest}");

@@ -17,7 +17,7 @@ use virt::sys;
 use super::{Frozen, Weight};
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
-    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung},
+    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
     manifest,
     worker::{self, Inside},
 };
@@ -139,6 +139,7 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     let path = work.join("manifest.json");
     let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
+    rehearse(&guest, timeout)?;
     guest.script("sync", &[], timeout)?;
     step(6, "freezing memory and devices");
     let xml = machine.description()?;
