@@ -48,6 +48,10 @@ use crate::{
 /// The lab's user, made by `lab/setup-host`.
 pub const USER: &str = "patchlab-lab";
 
+/// How long a worker may take to open libvirt: the first time in a data folder it probes QEMU, which takes 4 to 12 s on an idle
+/// host under software emulation.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// How long the namespaces may take to be set up.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(20);
 

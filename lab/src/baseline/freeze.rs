@@ -1,4 +1,7 @@
 //! A baseline's first boot and its freeze, in a worker.
+//!
+//! The worker is started before the system is installed: what it cannot do (no libvirt, no QEMU) is known in the build's first
+//! seconds, and so is how slow the machine will be.
 
 use std::{
     fs, io,
@@ -11,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use virt::sys;
 
-use super::Frozen;
+use super::{Frozen, Weight};
 use crate::{
-    accelerator::{Accelerator, host_cpu},
+    accelerator::{self, Accelerator, Probed, host_cpu},
     machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
     manifest,
     worker::{self, Inside},
@@ -34,9 +37,20 @@ pub(super) struct FreezeOrder {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum FreezeWord {
-    Step { step: u32, what: String },
+    /// libvirt is open; what will run the machine, as probed.
+    Open {
+        accelerator: Accelerator,
+        probed: String,
+    },
+    Step {
+        step: u32,
+        what: String,
+        weight: Weight,
+    },
     Frozen(Freezer),
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 /// What a machine was frozen on and under.
@@ -67,15 +81,17 @@ echo "the system does not come to rest" >&2
 exit 1
 "#;
 
-/// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, freezes what it is given, says how that went.
+/// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, opens libvirt, freezes what it is given, says how
+/// that went.
 pub fn serve_freeze() -> ExitCode {
     let mut inside = match worker::enter() {
         Ok(inside) => inside,
         Err(code) => return code,
     };
-    let Ok(Some(order)) = inside.receiver.receive::<FreezeOrder>() else { return ExitCode::FAILURE };
-    let word = match freeze(&inside, &order) {
-        Ok(freezer) => FreezeWord::Frozen(freezer),
+    let word = match serve(&mut inside) {
+        Ok(Some(freezer)) => FreezeWord::Frozen(freezer),
+        // The build ended before the system was installed.
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },
     };
     match inside.sender.send(&word) {
@@ -88,18 +104,29 @@ fn with_source(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-fn freeze(inside: &Inside, order: &FreezeOrder) -> Result<Freezer, LabError> {
-    let step = |step: u32, what: &str| {
-        // A parent that is gone ends us by other means.
-        let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned() });
-    };
-    step(3, "opening libvirt");
+fn serve(inside: &mut Inside) -> Result<Option<Freezer>, LabError> {
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
-    let accelerator = choose(&lab, inside, order, &step)?;
+    let probed = accelerator::probe().map_err(|source| LabError::Io {
+        action: "try what runs machines, with",
+        path: "qemu-system-x86_64".into(),
+        source,
+    })?;
+    // A parent that is gone ends us by other means.
+    let _ = inside.sender.send(&FreezeWord::Open { accelerator: probed.accelerator, probed: probed.to_string() });
+    let Ok(Some(order)) = inside.receiver.receive::<FreezeOrder>() else { return Ok(None) };
+    freeze(&lab, inside, &order, &probed).map(Some)
+}
+
+fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> Result<Freezer, LabError> {
+    let say = |step: u32, what: &str, weight: Weight| {
+        let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned(), weight });
+    };
+    let step = |step: u32, what: &str| say(step, what, Weight::Passing);
+    let accelerator = choose(lab, inside, order, probed, &say)?;
     step(3, &format!("booting by its own bootloader ({accelerator:?})"));
     let work = &inside.places.work;
     let machine =
-        lab.start_as(plan(&lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
+        lab.start_as(plan(lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
     let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
     machine.wait_agent(timeout)?;
     machine.wait_units(timeout)?;
@@ -152,28 +179,31 @@ fn plan(
     })
 }
 
-/// kvm only when this very system boots under it: a device that opens proves nothing.
-fn choose(lab: &Lab, inside: &Inside, order: &FreezeOrder, step: &dyn Fn(u32, &str)) -> Result<Accelerator, LabError> {
-    if !Accelerator::Kvm.opens() {
+/// kvm only when this very system boots under it: neither a device that opens nor a payload that runs proves that.
+fn choose(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    probed: &Probed,
+    say: &dyn Fn(u32, &str, Weight),
+) -> Result<Accelerator, LabError> {
+    if probed.accelerator == Accelerator::Tcg {
         return Ok(Accelerator::Tcg);
     }
-    step(3, "trying kvm with a boot of its own");
+    say(3, "trying kvm with a boot of its own", Weight::Passing);
     let begun = Instant::now();
-    let probed = lab
+    let booted = lab
         .start_as(plan(lab, inside, order, Accelerator::Kvm, Memory::Plain, DiskFate::Remove)?)
         .and_then(|machine| machine.wait_agent(Duration::from_secs(60)));
-    match probed {
+    match booted {
         Ok(()) => {
-            step(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()));
+            say(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()), Weight::Passing);
             Ok(Accelerator::Kvm)
         }
         Err(error) => {
-            step(
-                3,
-                &format!(
-                    "kvm opens but does not boot this system ({error}): software emulation, about ten times slower"
-                ),
-            );
+            let what =
+                format!("kvm runs a payload but does not boot this system ({error}): software emulation, slower");
+            say(3, &what, Weight::Lasting);
             Ok(Accelerator::Tcg)
         }
     }
