@@ -64,11 +64,15 @@ pub(super) struct Freezer {
 /// How long the freeze itself may take: it writes the device state alone.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until the system is up and its processors are at rest: two seconds in a row with less than a tenth busy.
+/// How long the system may take to come to rest, with kvm.
+const REST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until the system is up and its processors are at rest: two seconds in a row with less than a tenth busy. Gives up after as
+/// many seconds as its argument says, and shows what was busy.
 const SETTLE: &str = r#"
 systemctl is-system-running --wait >/dev/null 2>&1
 rest=0
-for _ in $(seq 120); do
+for _ in $(seq "$1"); do
   read -r _ u n s i w q t _ </proc/stat
   busy=$((u + n + s + q + t)); all=$((busy + i + w))
   sleep 1
@@ -77,7 +81,7 @@ for _ in $(seq 120); do
   if [ $(((now - busy) * 10)) -lt $((total - all)) ]; then rest=$((rest + 1)); else rest=0; fi
   [ "$rest" -lt 2 ] || exit 0
 done
-echo "the system does not come to rest" >&2
+echo "the system does not come to rest within $1 s; busiest:" $(ps -eo comm= --sort=-pcpu | head -n 3) >&2
 exit 1
 "#;
 
@@ -132,7 +136,8 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     machine.wait_units(timeout)?;
     step(4, "letting it come to rest");
     let guest = machine.guest();
-    guest.script(SETTLE, &[], timeout + Duration::from_secs(180))?;
+    let patience = REST_TIMEOUT * accelerator.factor();
+    guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2)?;
     step(5, "taking the manifest");
     let at = machine.clock()?;
     let manifest = manifest::collect(&machine)?;
