@@ -8,6 +8,7 @@
 //! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
 //! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
 
+mod journal;
 mod round;
 
 use std::{
@@ -16,8 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use patchlab_check::Target as _;
-
+use self::journal::journal;
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
@@ -31,8 +31,6 @@ use crate::{
 
 /// Time for a reboot with kvm; scaled by the accelerator's factor.
 const REBOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Lines of the patched clone's journal that are kept of a validation that did not pass.
-const JOURNAL_LINES: u32 = 60;
 
 /// What is validated, on what.
 pub struct Validation<'a> {
@@ -178,7 +176,7 @@ impl Validation<'_> {
             }
             Err(ApplierError::Inapplicable { reason }) => return Ok(Applied::Inapplicable(reason)),
             Err(error @ ApplierError::Failed { .. }) => {
-                report.journal = journal(&clones.patched);
+                report.journal = self.journal(&clones);
                 return Ok(Applied::Inapplicable(error.to_string()));
             }
             Err(error) => return Err(other("apply", error)),
@@ -197,13 +195,13 @@ impl Validation<'_> {
             .any(|ran| matches!(ran.verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky))
         {
             // Rejected whatever the way back does; what broke is still there to be read.
-            report.journal = journal(&clones.patched);
+            report.journal = self.journal(&clones);
             report.rollback = skipped("the patch was rejected before");
             return Ok(Applied::Yes);
         }
         // No scenario saw it, but a host's agent would fail for it.
         if let Some(complaint) = complaint {
-            report.journal = journal(&clones.patched);
+            report.journal = self.journal(&clones);
             return Ok(Applied::Inapplicable(format!("the checks that hosts repeat fail: {complaint}")));
         }
         self.roll_back(&scenarios, &clones, &manifest, report)?;
@@ -221,7 +219,7 @@ impl Validation<'_> {
         match self.applier.rollback(&clones.patched) {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
             Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
-                report.journal = journal(&clones.patched);
+                report.journal = self.journal(clones);
                 report.rollback = RollbackReport { status: RollbackStatus::Failed, reason: error.to_string() };
                 return Ok(());
             }
@@ -242,6 +240,11 @@ impl Validation<'_> {
     /// What a clone is made of now; what has not changed since the freeze is not read again.
     fn state(&self, machine: &Machine, baseline: &Manifest) -> Result<Manifest, LabError> {
         manifest::collect_since(machine, baseline, self.baseline.record.frozen.at)
+    }
+
+    /// What the patched clone's journal says since its baseline was frozen.
+    fn journal(&self, clones: &Clones) -> Vec<String> {
+        journal(&clones.patched, self.baseline.record.frozen.at)
     }
 
     fn phase(&self, name: &str) {
@@ -331,19 +334,4 @@ fn skipped(reason: &str) -> RollbackReport {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The last lines of a machine's journal; what cannot be read is said instead.
-fn journal(machine: &Machine) -> Vec<String> {
-    let command = format!("journalctl --boot --no-pager --output=short --lines={JOURNAL_LINES}");
-    match machine.guest().run(&command, None, Duration::from_secs(60)) {
-        // The lab's own questions to the machine are no news about the patch; their lines go on, indented, without a name.
-        Ok(ran) => ran
-            .stdout
-            .lines()
-            .filter(|line| !line.contains(" qemu-ga[") && !line.starts_with("    "))
-            .map(str::to_owned)
-            .collect(),
-        Err(error) => vec![format!("the journal could not be read: {error}")],
-    }
 }
