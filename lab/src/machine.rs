@@ -8,6 +8,7 @@ mod domain;
 mod guest;
 mod handshake;
 mod libvirt;
+mod saved;
 mod serial;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     guest::{Answer, Guest, GuestError},
     handshake::{Handshake, Reseed},
     libvirt::{Driver, Lab, Versions},
+    saved::{Saved, SavedFile},
     serial::{Failure, FailureKind, failures, failures_in},
 };
 pub(crate) use self::{
