@@ -11,6 +11,7 @@ pub mod baseline;
 pub mod diff;
 pub mod gc;
 pub mod junit;
+pub mod kept;
 pub mod ledger;
 pub mod machine;
 pub mod manifest;

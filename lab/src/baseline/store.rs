@@ -9,7 +9,7 @@ use std::{
 use patchlab_check::Digest;
 
 use super::{Baseline, Record, StoreError};
-use crate::places::Places;
+use crate::{kept::KeptClones, places::Places};
 
 /// Bytes of a record that are read: 16 MiB.
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
@@ -75,9 +75,14 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away. Its package files stay in the artifact store: orders may need them.
+    /// Takes a baseline away, unless kept clones need it: their disks are layers over its disk. Its package files stay in the artifact store: orders may need them.
     pub fn remove(&self, wanted: &str) -> Result<Baseline, StoreError> {
         let baseline = self.get(wanted)?;
+        let needing = KeptClones::open(&self.places).needing(&baseline.digest)?;
+        if !needing.is_empty() {
+            let kept = needing.into_iter().map(|kept| kept.record.name).collect();
+            return Err(StoreError::Needed { baseline: baseline.full_name(), kept });
+        }
         let mut names = self.names()?;
         names.retain(|_, digest| *digest != baseline.digest);
         self.write_names(&names)?;

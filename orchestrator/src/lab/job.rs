@@ -18,6 +18,8 @@ pub enum Job {
     Validate,
     /// Is a managed host of the demonstration.
     Host,
+    /// Lets a kept clone go on and runs commands in it.
+    Shell,
 }
 
 /// How this program is started for a job.
@@ -33,6 +35,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Freeze => return patchlab_lab::baseline::serve_freeze(),
         Job::Validate => super::worker::serve,
         Job::Host => super::managed::serve,
+        Job::Shell => super::shell::serve,
     };
     let inside = match worker::enter() {
         Ok(inside) => inside,
