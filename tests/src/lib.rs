@@ -2,3 +2,4 @@
 
 pub mod bare_qemu;
 pub mod clone_bench;
+pub mod isolation;
