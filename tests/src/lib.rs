@@ -3,3 +3,5 @@
 pub mod bare_qemu;
 pub mod clone_bench;
 pub mod isolation;
+pub mod killed;
+pub mod third_opinion;

@@ -11,7 +11,7 @@ use patchlab_lab::{
     report::{BaselineReport, Report, SCHEMA},
     scenario::Scenario,
     verdict::{Judged, LAB_ERROR_REQUEUES, overall},
-    worker::{Network, Worker},
+    worker::{ChannelError, Network, Worker},
 };
 use patchlab_protocol::{document::Order, envelope::digest_of};
 
@@ -136,7 +136,12 @@ impl OnBaseline<'_> {
         })?;
         let mut phase = String::from("start");
         loop {
-            match receiver.receive::<Tell>()? {
+            let tell = match receiver.receive::<Tell>() {
+                // Its end of the socket went with something unread.
+                Err(ChannelError::Io(_)) => None,
+                other => other?,
+            };
+            match tell {
                 Some(Tell::Done { mut report, saved }) => {
                     if !saved.is_empty() {
                         report.kept = self.keep(&worker, &report, saved, told);
