@@ -15,7 +15,7 @@ fn walk(address: SocketAddr, credentials: &[&str]) -> Output {
     Command::new("snmpwalk")
         .args(credentials)
         .args(["-t", "3", "-r", "1", "-m", "", "-Oqn", "-Ox"])
-        .args([address.to_string(), oid(&mib::MIB)])
+        .args([address.to_string(), oid(mib::MIB)])
         .env("LC_ALL", "C")
         .output()
         .expect("snmpwalk runs: package snmp, which tests/run installs")
@@ -48,9 +48,7 @@ pub fn reads_with_credentials_alone(address: SocketAddr, host: &str, user: &Snmp
     let read = walk(address, &good);
     assert!(read.status.success(), "{host}: {}", String::from_utf8_lossy(&read.stderr));
     let all = lines(&read);
-    for (table, entry) in
-        [("order", &mib::order::ENTRY[..]), ("run", &mib::run::ENTRY[..]), ("item", &mib::item::ENTRY[..])]
-    {
+    for (table, entry) in [("order", mib::order::ENTRY), ("run", mib::run::ENTRY), ("item", mib::item::ENTRY)] {
         let prefix = format!("{}.", oid(entry));
         assert!(
             all.iter().any(|line| line.starts_with(&prefix)),
@@ -58,7 +56,7 @@ pub fn reads_with_credentials_alone(address: SocketAddr, host: &str, user: &Snmp
             all.join("\n")
         );
     }
-    let name = format!("{}.{}.0 ", oid(&mib::agent::GROUP), mib::agent::HOST);
+    let name = format!("{}.{}.0 ", oid(mib::agent::GROUP), mib::agent::HOST);
     let digits: String = host.bytes().map(|byte| format!("{byte:02X} ")).collect();
     assert!(all.iter().any(|line| line.starts_with(&name) && line.contains(digits.trim_end())), "{host}: {all:?}");
 

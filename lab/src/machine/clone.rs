@@ -127,27 +127,9 @@ impl Lab {
         let loading = Instant::now();
         let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
         machine.monitor("migrate-set-capabilities", capability)?;
-        let state = baseline.file("state");
-        machine.monitor("migrate-incoming", json!({ "uri": format!("file:{}", state.display()) }))?;
-        // A resume sent while the state still comes in is accepted and leaves the machine paused for ever.
-        machine.await_monitor(
-            "the template's state loaded",
-            "query-status",
-            timeout,
-            |status| match status["status"].as_str() {
-                Some("paused") => Ok(true),
-                Some("inmigrate") => Ok(false),
-                other => Err(format!("unexpected state {other:?} while the template's state was loading")),
-            },
-        )?;
+        machine.load(&baseline.file("state"), timeout)?;
         machine.report.incoming_ms = millis(loading);
-        machine.domain.resume().map_err(|error| LabError::Libvirt {
-            action: "resume",
-            subject: machine.name.clone(),
-            reason: error.message().to_owned(),
-        })?;
-        machine.await_monitor("running", "query-status", timeout, |status| Ok(status["status"] == "running"))?;
-        machine.wait_agent(timeout)?;
+        machine.go_on(timeout)?;
         machine.report.ready_ms = millis(begun);
         Ok(machine)
     }

@@ -96,17 +96,26 @@ impl Machine {
         Ok(Saved { machine, hardware, versions: lab.versions().clone(), host_cpu: host_cpu() })
     }
 
-    /// Loads a whole state and waits until all of it is there.
-    fn load(&self, state: &Path, timeout: Duration) -> Result<(), LabError> {
+    /// Loads a state into a machine that waits for one, until all of it is there.
+    pub(super) fn load(&self, state: &Path, timeout: Duration) -> Result<(), LabError> {
         self.monitor("migrate-incoming", json!({ "uri": format!("file:{}", state.display()) }))?;
         // A resume sent while the state still comes in is accepted and leaves the machine paused for ever.
-        self.await_monitor("the saved state loaded", "query-status", timeout, |status| {
-            match status["status"].as_str() {
-                Some("paused") => Ok(true),
-                Some("inmigrate") => Ok(false),
-                other => Err(format!("unexpected state {other:?} while the saved state was loading")),
-            }
+        self.await_monitor("its state loaded", "query-status", timeout, |status| match status["status"].as_str() {
+            Some("paused") => Ok(true),
+            Some("inmigrate") => Ok(false),
+            other => Err(format!("unexpected state {other:?} while its state was loading")),
         })
+    }
+
+    /// Lets a machine whose state is loaded go on, until its guest agent answers.
+    pub(super) fn go_on(&self, timeout: Duration) -> Result<(), LabError> {
+        self.domain.resume().map_err(|error| LabError::Libvirt {
+            action: "resume",
+            subject: self.name.clone(),
+            reason: error.message().to_owned(),
+        })?;
+        self.await_monitor("running", "query-status", timeout, |status| Ok(status["status"] == "running"))?;
+        self.wait_agent(timeout)
     }
 }
 
@@ -118,7 +127,7 @@ impl Lab {
     /// It keeps the identity it was saved with.
     pub fn resume(&self, saved: &Saved, folder: &Path, tools: &Path) -> Result<Machine, LabError> {
         let fallback = match unfit(&saved.versions, &saved.host_cpu, self.versions(), &saved.hardware) {
-            None => match self.go_on(saved, folder, tools) {
+            None => match self.go_on_from(saved, folder, tools) {
                 Ok(machine) => return Ok(machine),
                 Err(error) => error.to_string(),
             },
@@ -134,7 +143,7 @@ impl Lab {
         Ok(machine)
     }
 
-    fn go_on(&self, saved: &Saved, folder: &Path, tools: &Path) -> Result<Machine, LabError> {
+    fn go_on_from(&self, saved: &Saved, folder: &Path, tools: &Path) -> Result<Machine, LabError> {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * saved.hardware.accelerator.factor();
         let mut machine = self.start_saved(saved, folder, tools, Memory::Saved)?;
@@ -142,13 +151,7 @@ impl Lab {
         let loading = Instant::now();
         machine.load(&saved.file(folder, SavedFile::State), timeout)?;
         machine.report.incoming_ms = millis(loading);
-        machine.domain.resume().map_err(|error| LabError::Libvirt {
-            action: "resume",
-            subject: machine.name.clone(),
-            reason: error.message().to_owned(),
-        })?;
-        machine.await_monitor("running", "query-status", timeout, |status| Ok(status["status"] == "running"))?;
-        machine.wait_agent(timeout)?;
+        machine.go_on(timeout)?;
         machine.report.ready_ms = millis(begun);
         Ok(machine)
     }

@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn ages_are_short() {
-        let age = |hours| super::hours(jiff::SignedDuration::from_mins(hours * 60 + 5));
+        let age = |hours: i32| super::hours(jiff::SignedDuration::from_mins(i64::from(hours) * 60 + 5));
         assert_eq!([0, 1, 47, 71].map(age), ["5 min", "1 h", "47 h", "2 d 23 h"]);
     }
 }
