@@ -8,8 +8,9 @@
 //!                control.console     what its console said
 //! ```
 //!
-//! The validation's worker saves both ([`save`]), its parent takes them over ([`KeptClones::adopt`]): the ledger first, the name
-//! last. What is kept never changes; every look at it starts from the same moment, and it expires after [`LIFETIME`].
+//! The validation's worker saves both ([`save`]), its parent takes them over ([`KeptClones::adopt`]): the ledger first,
+//! the name last. What is kept never changes; every look at it starts from the same moment, and it expires after
+//! [`LIFETIME`].
 
 use std::{
     fs::{self, File},
@@ -200,7 +201,8 @@ fn listed(names: &[String]) -> String {
     if names.is_empty() { "are none".into() } else { format!("are {}", names.join(", ")) }
 }
 
-/// Saves clones into `folder`, in their worker; nothing is left there when that fails. `tools` is the image of their second disk.
+/// Saves clones into `folder`, in their worker; nothing is left there when that fails. `tools` is the image of their
+/// second disk.
 pub fn save(
     lab: &Lab,
     clones: Vec<(Role, Machine)>,

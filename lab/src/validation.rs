@@ -178,8 +178,8 @@ impl Validation<'_> {
         (report, clones)
     }
 
-    /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the lab breaks
-    /// on the way.
+    /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the
+    /// lab breaks on the way.
     fn phases(&self, report: &mut BaselineReport, clones: &mut Option<Clones>) -> Result<Applied, Broke> {
         let manifest = self.manifest()?;
         let scenarios = self.applicable(&manifest);

@@ -202,7 +202,8 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     until("the host has seen an audit head", || !site.ok_json(&["host", "show", "web-1"])["audit_head"].is_null());
 }
 
-/// The server dies while a real agent's package manager is at work. Its successor finds the run where it is, and goes on.
+/// The server dies while a real agent's package manager is at work. Its successor finds the run where it is, and goes
+/// on.
 #[test]
 fn a_server_killed_in_the_middle_of_a_real_agents_run_carries_on_and_starts_nothing_twice() {
     let Some(program) = program() else { return };

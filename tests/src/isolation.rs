@@ -1,5 +1,5 @@
-//! A clone in a worker of its own, as a validation has one, with the lab's payload server beside it: where its guest gets through to,
-//! and where its worker does. Both sides of it.
+//! A clone in a worker of its own, as a validation has one, with the lab's payload server beside it: where its guest
+//! gets through to, and where its worker does. Both sides of it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,7 +20,8 @@ use patchlab_lab::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How long a connection may take; under emulation, and beside others, a guest's own start of a program is a good part of it.
+/// How long a connection may take; under emulation, and beside others, a guest's own start of a program is a good part
+/// of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The guest's web server.
 const GUEST_PORT: u16 = 80;

@@ -56,7 +56,8 @@ pub struct Process {
     pub is_worker: bool,
 }
 
-/// Every process whose command line, environment or mounts name `mark`: a worker's, and its emulators', show it the folder it works in.
+/// Every process whose command line, environment or mounts name `mark`: a worker's, and its emulators', show it the
+/// folder it works in.
 pub fn processes_of(mark: &str) -> Vec<Process> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -137,7 +138,8 @@ impl Victim<'_> {
         self.leaves_nothing("one worker was killed");
     }
 
-    /// Kills up to `times` workers, each as soon as one of its clones is prepared. How the validation ended, and how many died.
+    /// Kills up to `times` workers, each as soon as one of its clones is prepared. How the validation ended, and how
+    /// many died.
     fn kill_workers(&self, arguments: &[&str], times: usize) -> (ExitStatus, usize) {
         let (mut validation, mut lines) = self.start(arguments);
         let mut deaths = 0;

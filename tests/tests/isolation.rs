@@ -1,6 +1,7 @@
 //! A guest reaches the lab's own endpoints and nothing else: looked at from inside one, by TCP.
 //!
-//! Everything that must be out of reach is shown to be there: whoever may reach it does so first. Skips aloud where the whole path does.
+//! Everything that must be out of reach is shown to be there: whoever may reach it does so first. Skips aloud where the
+//! whole path does.
 
 use std::{
     io::Write as _,
@@ -13,7 +14,12 @@ use std::{
     },
 };
 
-use patchlab_lab::{Places, baseline::Baselines, machine::HOST_ADDRESS, worker::Launcher};
+use patchlab_lab::{
+    Baseline, Places,
+    baseline::{Baselines, Progress},
+    machine::HOST_ADDRESS,
+    worker::Launcher,
+};
 use patchlab_tests::isolation::{From, Isolated, Ports, exchange};
 
 /// Documentation addresses (RFC 5737): nobody answers there, but packets to them must not even leave.
@@ -66,22 +72,24 @@ fn ip(arguments: &[&str], word: &str) -> Vec<String> {
     followers.map(|pair| pair[1].split('/').next().unwrap_or_default().to_owned()).collect()
 }
 
+/// A store with a baseline. It stays for the next run, so that the baseline is built once.
+fn store() -> (Places, Baseline) {
+    let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
+    std::fs::create_dir_all(&data).expect("a folder");
+    let places = Places::of_data(&data);
+    let recipe = source().join("images/debian-12-web.toml");
+    let mut tell = |progress: Progress| eprintln!("{}", progress.what);
+    let built = Baselines::open(&places).build(&recipe, &launcher("freeze"), &mut tell).expect("a baseline");
+    (places, built.baseline().clone())
+}
+
 #[test]
 fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     if let Some(why) = obstacle() {
         eprintln!("SKIP a_guest_reaches_the_labs_endpoints_and_nothing_else: {why}");
         return;
     }
-    // Stays for the next run, so that the baseline is built once.
-    let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
-    std::fs::create_dir_all(&data).expect("a folder");
-    let places = Places::of_data(&data);
-    let built = Baselines::open(&places)
-        .build(&source().join("images/debian-12-web.toml"), &launcher("freeze"), &mut |progress| {
-            eprintln!("{}", progress.what);
-        })
-        .expect("a baseline");
-    let baseline = built.baseline();
+    let (places, baseline) = store();
     let file = &baseline.record.pool.first().expect("a pool").sha256;
     let head = format!("HEAD /artifacts/{file} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
     let page = "GET / HTTP/1.0\r\n\r\n";
@@ -112,7 +120,8 @@ fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     let by_host = addresses.len();
     assert_eq!(connected.load(Ordering::SeqCst), by_host);
 
-    // What must not be: the host by any of its addresses and by the guest's name for its worker, and the other clone's worker.
+    // What must not be: the host by any of its addresses and by the guest's name for its worker, and the other clone's
+    // worker.
     addresses.push(HOST_ADDRESS.to_owned());
     let mut closed: Vec<(String, u16)> = addresses.into_iter().map(|address| (address, port)).collect();
     closed.extend([other.ports.payload, other.ports.forward].map(|port| (HOST_ADDRESS.to_owned(), port)));

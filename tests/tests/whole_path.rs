@@ -1,5 +1,5 @@
-//! The whole path on real machines: what `./quickstart` shows, looked at from outside, also by Net-SNMP, and validations killed
-//! in the middle.
+//! The whole path on real machines: what `./quickstart` shows, looked at from outside, also by Net-SNMP, and
+//! validations killed in the middle.
 //!
 //! Skips aloud where it cannot run: without root, without the lab's packages, or when only quick tests were asked for.
 
@@ -120,7 +120,8 @@ fn the_whole_path_on_real_machines() {
     killed_anywhere(&demo, folder.path(), &order("good"));
 }
 
-/// Killed by signal 9 wherever it is, a validation leaves nothing and hinders nobody; a worker that is killed never blames the patch.
+/// Killed by signal 9 wherever it is, a validation leaves nothing and hinders nobody; a worker that is killed never
+/// blames the patch.
 fn killed_anywhere(demo: &Patchlab, folder: &Path, order: &Path) {
     let is_soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
     let moments: &[Moment] = match is_soak {

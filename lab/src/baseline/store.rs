@@ -75,7 +75,8 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away, unless kept clones need it: their disks are layers over its disk. Its package files stay in the artifact store: orders may need them.
+    /// Takes a baseline away, unless kept clones need it: their disks are layers over its disk. Its package files stay
+    /// in the artifact store: orders may need them.
     pub fn remove(&self, wanted: &str) -> Result<Baseline, StoreError> {
         let baseline = self.get(wanted)?;
         let needing = KeptClones::open(&self.places).needing(&baseline.digest)?;

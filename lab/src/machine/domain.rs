@@ -151,7 +151,8 @@ impl Description<'_> {
             Memory::Clone(file, Opening::ReadWrite) => from(file, "share=off"),
         };
         let size = self.hardware.memory_mib;
-        // The id must be the same in a machine and all that go on from its state; a second -machine merges with libvirt's own.
+        // The id must be the same in a machine and all that go on from its state; a second -machine merges with
+        // libvirt's own.
         let mut arguments = vec![
             "-object".into(),
             format!("memory-backend-{backend},id=lab-memory,size={size}M"),

@@ -1,7 +1,8 @@
 //! A machine saved whole, memory, devices and disk of one moment in files, and machines that go on from there.
 //!
-//! The second rung of the clone ladder. A template's memory is a file that its clones map; a clone's own memory is a private
-//! mapping, so here all of it is written out with the devices' state, and read back into memory of the new machine's own.
+//! The second rung of the clone ladder. A template's memory is a file that its clones map; a clone's own memory is a
+//! private mapping, so here all of it is written out with the devices' state, and read back into memory of the new
+//! machine's own.
 
 use std::{
     fs,
@@ -23,7 +24,8 @@ use crate::accelerator::host_cpu;
 /// How long writing a machine's whole state may take: some hundred MiB, beside others who write.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Bytes per second at which QEMU may write a state. Its own limit is meant for a network and a machine that runs meanwhile.
+/// Bytes per second at which QEMU may write a state. Its own limit is meant for a network and a machine that runs
+/// meanwhile.
 const SAVE_BANDWIDTH: u64 = 16 << 30;
 
 /// A machine as it was at one moment; its files are in a folder, named by [`Saved::file`].
@@ -68,8 +70,8 @@ fn named(folder: &Path, machine: &str, file: SavedFile) -> PathBuf {
 }
 
 impl Machine {
-    /// Stops its processors and writes its memory, devices, disk and console to `folder`, which must be on the file system of its
-    /// lab's own folder. It does not run again.
+    /// Stops its processors and writes its memory, devices, disk and console to `folder`, which must be on the file
+    /// system of its lab's own folder. It does not run again.
     pub fn save(self, lab: &Lab, folder: &Path) -> Result<Saved, LabError> {
         self.pause()?;
         let file = |file| named(folder, &self.name, file);
@@ -120,9 +122,10 @@ impl Machine {
 }
 
 impl Lab {
-    /// A machine that goes on from the moment in which `saved` was saved, on a new layer over its disk: `folder` never changes.
-    /// `tools` is the image that was its second disk. Where the state does not fit this host, the disk is booted instead, and the
-    /// report says why.
+    /// A machine that goes on from the moment in which `saved` was saved, on a new layer over its disk: `folder` never
+    /// changes.
+    /// `tools` is the image that was its second disk. Where the state does not fit this host, the disk is booted
+    /// instead, and the report says why.
     ///
     /// It keeps the identity it was saved with.
     pub fn resume(&self, saved: &Saved, folder: &Path, tools: &Path) -> Result<Machine, LabError> {

@@ -12,17 +12,18 @@ use crate::machine::Machine;
 /// Lines that are kept of a validation that did not pass.
 const LINES: usize = 60;
 
-/// Asks for the clock's offset, what dpkg did, and the journal's entries since `$SINCE`, without the lab's own questions to the
-/// machine: they are no news about the patch and far more than everything else. An entry is one line of JSON whatever its message
-/// holds, so a line can be left out; the bounds are on what the journal reads (entries) and on what the guest sends (bytes; a first
-/// line that they cut is skipped).
+/// Asks for the clock's offset, what dpkg did, and the journal's entries since `$SINCE`, without the lab's own
+/// questions to the machine: they are no news about the patch and far more than everything else. An entry is one line
+/// of JSON whatever its message holds, so a line can be left out; the bounds are on what the journal reads (entries)
+/// and on what the guest sends (bytes; a first line that they cut is skipped).
 const COMMAND: &str = r#"date +%:z
 grep -hE '^[^ ]+ [^ ]+ (install|upgrade|configure|trigproc|remove|purge) ' /var/log/dpkg.log 2>/dev/null | tail -n 40
 journalctl --boot --since="@$SINCE" --no-pager --lines=6000 --output=json \
   --output-fields=PRIORITY,SYSLOG_IDENTIFIER,_COMM,SYSLOG_PID,_PID,MESSAGE |
   grep -v -e '"SYSLOG_IDENTIFIER":"qemu-ga"' -e '"_COMM":"qemu-ga"' | tail --bytes=200000"#;
 
-/// Words of messages that matter whatever their priority: what a program prints has the priority *info*, also when it dies of it.
+/// Words of messages that matter whatever their priority: what a program prints has the priority *info*, also when it
+/// dies of it.
 const WORDS: &[&str] = &["fail", "error", "emerg", "fatal", "panic", "cannot", "unable", "dpkg", "killed"];
 
 /// As `journalctl` writes a time.
@@ -31,7 +32,8 @@ const TIME: &str = "%b %d %H:%M:%S";
 /// Priorities that matter by themselves (syslog.h): emergency to warning.
 const WARNING: u8 = 4;
 
-/// The lines of a machine's journal since then that people want to see, with dpkg's log; what cannot be read is said instead.
+/// The lines of a machine's journal since then that people want to see, with dpkg's log; what cannot be read is said
+/// instead.
 pub(super) fn journal(machine: &Machine, since: Timestamp) -> Vec<String> {
     let command = format!("SINCE={}; {COMMAND}", since.as_second());
     match machine.guest().run(&command, None, Duration::from_secs(120)) {

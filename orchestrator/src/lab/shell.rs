@@ -1,4 +1,5 @@
-//! A look into a kept clone: a worker of its own goes on from the moment in which the clone was saved, and runs commands in it.
+//! A look into a kept clone: a worker of its own goes on from the moment in which the clone was saved, and runs
+//! commands in it.
 //!
 //! What is kept is never changed: the machine works on a new layer over the kept disk, which goes with its worker.
 

@@ -1,5 +1,5 @@
-//! Started by the tests that make machines themselves: becomes a worker, whose first act must come before any thread, so that a
-//! test's own program cannot be one.
+//! Started by the tests that make machines themselves: becomes a worker, whose first act must come before any thread,
+//! so that a test's own program cannot be one.
 
 use std::process::ExitCode;
 
