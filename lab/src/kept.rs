@@ -14,8 +14,8 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -373,11 +373,22 @@ fn place(from: &Path, record: &Record, to: &Path) -> Result<(), KeptError> {
     let kept = to.parent().unwrap_or(to);
     fs::create_dir_all(kept).map_err(failed("create", kept))?;
     fs::rename(from, to).map_err(failed("move", from))?;
+    // Its worker may still live, and may no longer be ours: from here on it can change no name in this folder.
+    let found = fs::symlink_metadata(to).map_err(failed("look at", to))?;
+    if !found.is_dir() {
+        return Err(failed("take over", from)(io::Error::other("its worker left something else than a folder")));
+    }
+    lchown(to, Some(rustix::process::geteuid().as_raw()), Some(found.gid())).map_err(failed("take over", to))?;
     // The memory of a machine is nobody's business but the lab's.
     fs::set_permissions(to, fs::Permissions::from_mode(0o750)).map_err(failed("restrict", to))?;
     let path = to.join(RECORD);
     let text = serde_json::to_vec_pretty(record).map_err(|error| failed("write", &path)(error.into()))?;
-    fs::write(&path, text).map_err(failed("write", &path))?;
+    // Written beside and renamed: a link that lies there under that name is replaced, not followed.
+    let mut file = tempfile::NamedTempFile::new_in(to).map_err(failed("write", &path))?;
+    file.write_all(&text).map_err(failed("write", &path))?;
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o640)).map_err(failed("restrict", &path))?;
+    lchown(file.path(), None, Some(found.gid())).map_err(failed("hand over", &path))?;
+    file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
     let folder = File::open(to).map_err(failed("open", to))?;
     rustix::fs::syncfs(&folder).map_err(|error| failed("write out", to)(error.into()))
 }
