@@ -20,29 +20,15 @@ use patchlab_lab::{
     machine::HOST_ADDRESS,
     worker::Launcher,
 };
-use patchlab_tests::isolation::{From, Isolated, Ports, exchange};
+use patchlab_tests::{
+    isolation::{From, Isolated, Ports, exchange},
+    program::{Need, obstacle, source},
+};
 
 /// Documentation addresses (RFC 5737): nobody answers there, but packets to them must not even leave.
 const OUTSIDE: [&str; 2] = ["198.51.100.1", "203.0.113.1"];
 /// What the host's service says to whoever connects.
 const HOST_SAYS: &str = "the host\n";
-
-/// Why this machine cannot run it.
-fn obstacle() -> Option<String> {
-    if std::env::var_os("PATCHLAB_QUICK").is_some_and(|quick| !quick.is_empty()) {
-        return Some("only quick tests were asked for".into());
-    }
-    let id = Command::new("id").arg("-u").output().ok()?;
-    if String::from_utf8_lossy(&id.stdout).trim() != "0" {
-        return Some("not root".into());
-    }
-    let ready = Command::new(source().join("lab/setup-host")).arg("--check").output().ok()?;
-    (!ready.status.success()).then(|| String::from_utf8_lossy(&ready.stdout).trim().to_owned())
-}
-
-fn source() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
 
 fn launcher(job: &str) -> Launcher {
     Launcher { program: env!("CARGO_BIN_EXE_lab-worker").into(), arguments: vec![job.into()] }
@@ -85,7 +71,7 @@ fn store() -> (Places, Baseline) {
 
 #[test]
 fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
-    if let Some(why) = obstacle() {
+    if let Some(why) = obstacle(&[Need::Time, Need::Lab]) {
         eprintln!("SKIP a_guest_reaches_the_labs_endpoints_and_nothing_else: {why}");
         return;
     }
