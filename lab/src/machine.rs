@@ -11,6 +11,7 @@ mod handshake;
 mod libvirt;
 mod saved;
 mod serial;
+mod stream;
 
 use std::{
     fs, io,
@@ -33,6 +34,7 @@ pub use self::{
 pub(crate) use self::{
     clone::{DiskFate, Plan},
     domain::{Description, Memory, Opening},
+    stream::Carried,
 };
 pub(crate) use handshake::rehearse;
 pub(crate) use libvirt::{exists, remove};

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::Shutdown,
     os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
@@ -37,7 +38,7 @@ pub fn ready_ms(command_line: &[String], baseline: &Baseline, work: &Path) -> an
         .stderr(output)
         .spawn()?;
     let mut running = Running(child);
-    let ready = clone(&mut running, baseline, &monitor, &agent)
+    let ready = clone(&mut running, baseline, work, &monitor, &agent)
         .with_context(|| format!("{arguments:?}: {}", fs::read_to_string(&log).unwrap_or_default()));
     let elapsed = begun.elapsed();
     drop(running);
@@ -57,14 +58,18 @@ impl Drop for Running {
     }
 }
 
-fn clone(running: &mut Running, baseline: &Baseline, monitor: &Path, agent: &Path) -> anyhow::Result<()> {
+fn clone(running: &mut Running, baseline: &Baseline, work: &Path, monitor: &Path, agent: &Path) -> anyhow::Result<()> {
     let mut monitor = connect(running, monitor)?;
     read(&mut monitor)?;
     ask(&mut monitor, "qmp_capabilities", json!({}))?;
     let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
     ask(&mut monitor, "migrate-set-capabilities", capability)?;
-    let uri = format!("file:{}", baseline.file("state").display());
-    ask(&mut monitor, "migrate-incoming", json!({ "uri": uri }))?;
+    let socket = work.join("bare-stream");
+    ask(&mut monitor, "migrate-incoming", json!({ "uri": format!("unix:{}", socket.display()) }))?;
+    let mut stream = UnixStream::connect(&socket)?;
+    io::copy(&mut fs::File::open(baseline.file("state"))?, &mut stream)?;
+    stream.shutdown(Shutdown::Write)?;
+    let _ = fs::remove_file(&socket);
     let deadline = Instant::now() + TIMEOUT;
     while ask(&mut monitor, "query-status", json!({}))?["status"] != "paused" {
         ensure!(Instant::now() < deadline, "the state was not loaded");

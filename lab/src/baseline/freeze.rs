@@ -11,13 +11,12 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use virt::sys;
 
 use super::{Frozen, Weight};
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
-    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
+    machine::{Carried, CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
     manifest,
     worker::{self, Inside},
 };
@@ -149,7 +148,7 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     step(6, "freezing memory and devices");
     let xml = machine.description()?;
     let hardware = Hardware { machine: machine_type(&xml), ..machine.hardware().clone() };
-    write_state(&machine, inside)?;
+    machine.write_state(&work.join("state"), Carried::Devices, FREEZE_TIMEOUT)?;
     let path = work.join("domain.xml");
     fs::write(&path, xml).map_err(|source| LabError::Io { action: "write", path, source })?;
     machine.destroy()?;
@@ -212,22 +211,6 @@ fn choose(
             Ok(Accelerator::Tcg)
         }
     }
-}
-
-/// Stops the machine and writes its devices' state; its memory is in a file already.
-fn write_state(machine: &Machine, inside: &Inside) -> Result<(), LabError> {
-    machine.pause()?;
-    let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
-    machine.monitor("migrate-set-capabilities", capability)?;
-    let state = inside.places.work.join("state");
-    machine.monitor("migrate", json!({ "uri": format!("file:{}", state.display()) }))?;
-    machine.await_monitor("the device state written", "query-migrate", FREEZE_TIMEOUT, |status| match status["status"]
-        .as_str()
-    {
-        Some("completed") => Ok(true),
-        Some("failed") => Err(format!("{}", status["error-desc"])),
-        _ => Ok(false),
-    })
 }
 
 /// The machine type that libvirt made of `q35`: clones name it, whatever a later QEMU makes of the alias.

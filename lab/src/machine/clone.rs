@@ -8,11 +8,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use virt::sys;
 
 use super::{
-    Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, TOOLS_BYTES, Versions, failed, handshake,
+    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, TOOLS_BYTES, Versions, failed,
+    handshake,
 };
 use crate::{accelerator::Accelerator, baseline::Baseline};
 
@@ -125,9 +125,7 @@ impl Lab {
         let mut machine = self.start(baseline, spec, memory, sys::VIR_DOMAIN_START_PAUSED, Rung::TemplateClone)?;
         machine.report.start_ms = millis(begun);
         let loading = Instant::now();
-        let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
-        machine.monitor("migrate-set-capabilities", capability)?;
-        machine.load(&baseline.file("state"), timeout)?;
+        machine.load(&baseline.file("state"), Carried::Devices, timeout)?;
         machine.report.incoming_ms = millis(loading);
         machine.go_on(timeout)?;
         machine.report.ready_ms = millis(begun);

@@ -11,11 +11,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use virt::sys;
 
 use super::{
-    Hardware, Lab, LabError, Machine, Memory, Plan, Rung, Versions,
+    Carried, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, Versions,
     clone::{BOOT_TIMEOUT, CLONE_TIMEOUT, DiskFate, millis, unfit},
     failed,
 };
@@ -23,10 +22,6 @@ use crate::accelerator::host_cpu;
 
 /// How long writing a machine's whole state may take: some hundred MiB, beside others who write.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Bytes per second at which QEMU may write a state. Its own limit is meant for a network and a machine that runs
-/// meanwhile.
-const SAVE_BANDWIDTH: u64 = 16 << 30;
 
 /// A machine as it was at one moment; its files are in a folder, named by [`Saved::file`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,21 +68,8 @@ impl Machine {
     /// Stops its processors and writes its memory, devices, disk and console to `folder`, which must be on the file
     /// system of its lab's own folder. It does not run again.
     pub fn save(self, lab: &Lab, folder: &Path) -> Result<Saved, LabError> {
-        self.pause()?;
         let file = |file| named(folder, &self.name, file);
-        // Set for a template clone when it was made; the stream of a whole machine has another form.
-        let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": false }] });
-        self.monitor("migrate-set-capabilities", capability)?;
-        self.monitor("migrate-set-parameters", json!({ "max-bandwidth": SAVE_BANDWIDTH }))?;
-        let state = file(SavedFile::State);
-        self.monitor("migrate", json!({ "uri": format!("file:{}", state.display()) }))?;
-        self.await_monitor("its state written", "query-migrate", SAVE_TIMEOUT, |status| {
-            match status["status"].as_str() {
-                Some("completed") => Ok(true),
-                Some("failed") => Err(format!("its state was not written: {}", status["error-desc"])),
-                _ => Ok(false),
-            }
-        })?;
+        self.write_state(&file(SavedFile::State), Carried::DevicesAndMemory, SAVE_TIMEOUT)?;
         // QEMU has handed its disk over: what it held of it in memory is in the file.
         let disk = file(SavedFile::Disk);
         fs::rename(&self.disk, &disk).map_err(failed("keep", &self.disk))?;
@@ -96,17 +78,6 @@ impl Machine {
         let (machine, hardware) = (self.name.clone(), self.hardware.clone());
         self.destroy()?;
         Ok(Saved { machine, hardware, versions: lab.versions().clone(), host_cpu: host_cpu() })
-    }
-
-    /// Loads a state into a machine that waits for one, until all of it is there.
-    pub(super) fn load(&self, state: &Path, timeout: Duration) -> Result<(), LabError> {
-        self.monitor("migrate-incoming", json!({ "uri": format!("file:{}", state.display()) }))?;
-        // A resume sent while the state still comes in is accepted and leaves the machine paused for ever.
-        self.await_monitor("its state loaded", "query-status", timeout, |status| match status["status"].as_str() {
-            Some("paused") => Ok(true),
-            Some("inmigrate") => Ok(false),
-            other => Err(format!("unexpected state {other:?} while its state was loading")),
-        })
     }
 
     /// Lets a machine whose state is loaded go on, until its guest agent answers.
@@ -152,7 +123,7 @@ impl Lab {
         let mut machine = self.start_saved(saved, folder, tools, Memory::Saved)?;
         machine.report.start_ms = millis(begun);
         let loading = Instant::now();
-        machine.load(&saved.file(folder, SavedFile::State), timeout)?;
+        machine.load(&saved.file(folder, SavedFile::State), Carried::DevicesAndMemory, timeout)?;
         machine.report.incoming_ms = millis(loading);
         machine.go_on(timeout)?;
         machine.report.ready_ms = millis(begun);
