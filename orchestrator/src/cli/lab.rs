@@ -17,7 +17,7 @@ use super::{CliError, Exit, Global, Output, progress::Progress};
 use crate::{
     lab::{validate, worker::Tell},
     order::compile_file,
-    place::Data,
+    trust::release::release,
 };
 
 /// The lab.
@@ -123,7 +123,7 @@ impl Validate {
         let report =
             validate::validate(&data, &order, &baselines, &scenarios, reboot, &mut |baseline, tell| match tell {
                 Tell::Phase(phase) => progress.now(&format!("{baseline}: {phase}")),
-                Tell::Agent { action, what } => progress.now(&format!("{baseline}: {action:?}: {what}")),
+                Tell::Agent { what, .. } => progress.detail(&what),
                 Tell::Step { scenario, step, role, status } => {
                     if status == Status::Fail {
                         progress.note(&format!("{scenario}/{step} fails on the {} clone", role.name()));
@@ -141,7 +141,7 @@ impl Validate {
                 .map_err(|error| CliError::Failed(format!("--junit {}: {error}", path.display())))?;
         }
         if report.verdict == Judgement::Passed {
-            self.sign(&data, &output, &order, &report, signer.as_ref())?;
+            self.sign(&output, &order, &report, signer.as_ref())?;
         }
         output.json(&report)?;
         Ok(exit(report.verdict))
@@ -150,7 +150,6 @@ impl Validate {
     /// Ends a passing validation with a release, or says that there is none.
     fn sign(
         &self,
-        _data: &Data,
         output: &Output,
         order: &patchlab_protocol::document::Order,
         report: &Report,
@@ -160,9 +159,7 @@ impl Validate {
             output.note("unsigned: no --sign-key was given; a server's signer can release it (order release)");
             return Ok(());
         };
-        let json = serde_json::to_vec(report).map_err(CliError::failed)?;
-        let verdict = crate::verdict::Verdict::from_json(&json).map_err(CliError::failed)?;
-        let envelope = Envelope::sign(verdict.release(order, jiff::Timestamp::now()), key);
+        let envelope = Envelope::sign(release(report, order, jiff::Timestamp::now()), key);
         let path = self.order.with_extension("release.json");
         std::fs::write(&path, envelope.to_bytes())
             .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
@@ -222,15 +219,7 @@ fn print(output: &Output, report: &Report) {
             output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
             baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
         }
-        output.line(format!(
-            "{}\trollback {}\t{}",
-            baseline.name,
-            serde_json::to_value(baseline.rollback.status)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default(),
-            baseline.rollback.reason
-        ));
+        output.line(format!("{}\trollback {}\t{}", baseline.name, baseline.rollback.status, baseline.rollback.reason));
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, ToSpan as _};
-use patchlab_lab::ArtifactStore;
+use patchlab_lab::{ArtifactStore, report::REPORT_BYTES};
 use patchlab_protocol::{
     Digest, Envelope, SigningKey,
     document::{Action, Activation, Approval, Order, Release},
@@ -26,7 +26,6 @@ use crate::{
     place::Data,
     report::OrderStory,
     store::{Deployment, DeploymentState, Host, OrderRow, Run},
-    verdict::VERDICT_BYTES,
 };
 
 /// Patch orders.
@@ -202,7 +201,7 @@ fn read_order(data: &Data, path: &Path) -> Result<Order, CliError> {
 }
 
 async fn hand_in(client: &Client, order: &str, file: &Path) -> Result<OrderRow, CliError> {
-    let text = read(file, VERDICT_BYTES as u64)?;
+    let text = read(file, REPORT_BYTES as u64)?;
     client.post_text(&format!("orders/{}/verdict", segment(order)), text).await
 }
 

@@ -1,6 +1,7 @@
 //! Orders, their verdicts, releases and approvals, and the states an order goes through.
 
 use jiff::Timestamp;
+use patchlab_lab::report::Report;
 use patchlab_protocol::{
     Digest, Envelope,
     document::{Approval, Order},
@@ -9,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentKind, Store, StoreError, document, failed, named, number, parsed, text};
-use crate::{audit::Event, verdict::Verdict};
+use crate::audit::Event;
 
 named! {
     /// Where an order is on its way.
@@ -160,7 +161,7 @@ impl Store {
     pub fn judge(
         &self,
         digest: &Digest,
-        verdict: &Verdict,
+        verdict: &Report,
         json: &str,
         next: Option<OrderState>,
         event: &Event,
