@@ -1,9 +1,10 @@
-//! Durations, moments and digests as people read them: on terminals, in the console, in reports. Programs get JSON, with milliseconds,
+//! Durations, moments and particulars as people read them: on terminals, in the console, in reports. Programs get JSON, with milliseconds,
 //! RFC 3339 and whole digests.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use patchlab_protocol::Digest;
 
 /// A duration: `270 ms`, `4.2 s`, `73 s`, `3 min 39 s`.
 pub fn duration(duration: Duration) -> String {
@@ -31,6 +32,27 @@ pub fn moment_of(text: &str) -> String {
     text.parse().map_or_else(|_| text.to_owned(), moment)
 }
 
+/// Particulars that travel as a JSON object: `action apply, hosts web-2 web-1, not_after 2026-11-24 06:58:03 UTC`. Digests are
+/// shortened, what is empty is left out; anything but an object is shown as it is.
+pub fn particulars(json: &str) -> String {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(json) else { return json.to_owned() };
+    let shown = fields.iter().map(|(name, value)| (name, particular(value))).filter(|(_, value)| !value.is_empty());
+    shown.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+}
+
+fn particular(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => match text.parse::<Digest>() {
+            Ok(digest) => digest.short(),
+            Err(_) => moment_of(text),
+        },
+        Value::Array(items) => items.iter().map(particular).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +71,18 @@ mod tests {
         ] {
             assert_eq!(millis(ms), text);
         }
+    }
+
+    #[test]
+    fn particulars_are_words() {
+        let json = format!(
+            r#"{{"activation":"{}","hosts":["web-2","web-1"],"not_after":"2026-11-24T06:58:03.95Z","reason":"","run":1}}"#,
+            "ab".repeat(32)
+        );
+        let said = "activation abababababab, hosts web-2 web-1, not_after 2026-11-24 06:58:03 UTC, run 1";
+        assert_eq!(particulars(&json), said);
+        assert_eq!(particulars("{}"), "");
+        assert_eq!(particulars("no object"), "no object");
     }
 
     #[test]

@@ -38,11 +38,11 @@ impl AuditCommand {
                     .map(|row| {
                         vec![
                             row.seq.to_string(),
-                            row.at.clone(),
+                            output.moment(&row.at),
                             row.actor.clone(),
                             row.event.clone(),
                             row.subject.clone(),
-                            row.detail.clone(),
+                            output.particulars(&row.detail),
                         ]
                     })
                     .collect();

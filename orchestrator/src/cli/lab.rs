@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use patchlab_check::Status;
 use patchlab_lab::{
-    ArtifactStore, diff, gc, junit,
+    ArtifactStore, gc, junit,
     report::Report,
     scenario::{Scenario, discover},
     validation::Reboot,
-    verdict::{Judgement, Verdict},
+    verdict::Judgement,
 };
 use patchlab_protocol::{Digest, Envelope, SigningKey};
 
-use super::{CliError, Exit, Global, Output, progress::Progress};
+use super::{CliError, Exit, Global, Output, progress::Progress, verdict};
 use crate::{
     lab::{validate, worker::Tell},
     order::compile_file,
@@ -134,7 +134,7 @@ impl Validate {
             })
             .map_err(|error| CliError::Failed(format!("{error:#}")))?;
         drop(progress);
-        print(&output, &report);
+        verdict::print(&output, &report);
         if let Some(path) = &self.junit {
             let text = junit::render(&report).map_err(CliError::failed)?;
             std::fs::write(path, text)
@@ -180,61 +180,5 @@ fn exit(judgement: Judgement) -> Exit {
         Judgement::Missing => Exit::Missing,
         Judgement::Inapplicable => Exit::Inapplicable,
         Judgement::LabError => Exit::Broken,
-    }
-}
-
-/// The report for people: the verdict first, then what ran; for what failed, both clones' words.
-fn print(output: &Output, report: &Report) {
-    output.line(format!("{}\t{}\t{}", report.id, report.verdict, report.reason));
-    let mut rows = Vec::new();
-    for baseline in &report.baselines {
-        for scenario in &baseline.scenarios {
-            for step in &scenario.steps {
-                let status = |outcome: &Option<patchlab_check::Outcome>| {
-                    outcome.as_ref().map_or_else(|| "-".to_owned(), |outcome| outcome.status.to_string())
-                };
-                rows.push(vec![
-                    baseline.name.clone(),
-                    scenario.phase.to_string(),
-                    format!("{}/{}", scenario.name, step.name),
-                    status(&step.control),
-                    status(&step.patched),
-                    step.verdict.map_or("-", Verdict::name).to_owned(),
-                ]);
-            }
-        }
-    }
-    if !rows.is_empty() {
-        output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
-    }
-    for baseline in &report.baselines {
-        for line in &baseline.transaction {
-            output.line(format!("{}\ttransaction\t{line}", baseline.name));
-        }
-        if let Some(diff) = &baseline.diff {
-            diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
-        }
-        failures(output, baseline);
-        if !baseline.journal.is_empty() {
-            output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
-            baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
-        }
-        output.line(format!("{}\trollback {}\t{}", baseline.name, baseline.rollback.status, baseline.rollback.reason));
-    }
-}
-
-/// What both clones said in every step that the patch broke.
-fn failures(output: &Output, baseline: &patchlab_lab::report::BaselineReport) {
-    for scenario in &baseline.scenarios {
-        for step in
-            scenario.steps.iter().filter(|step| matches!(step.verdict, Some(Verdict::Regression | Verdict::Flaky)))
-        {
-            output.line(format!("{}: {}/{} {}", baseline.name, scenario.name, step.name, scenario.phase));
-            for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
-                let Some(outcome) = outcome else { continue };
-                output.line(format!("  {side}: {} {}", outcome.status, outcome.reason));
-                outcome.output.lines().take(12).for_each(|line| output.line(format!("    | {line}")));
-            }
-        }
     }
 }

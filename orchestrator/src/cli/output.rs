@@ -2,10 +2,14 @@
 
 use std::{convert::Infallible, fs, io::IsTerminal as _, io::Write as _, path::PathBuf, str::FromStr};
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use super::CliError;
+use crate::legible;
+
+/// A line under the header, and nothing else that is not content.
+const LINES: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// Where JSON goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,24 @@ impl Output {
         }
     }
 
+    /// A moment (RFC 3339): as people read it on a terminal, as it is for programs.
+    pub fn moment(&self, at: &str) -> String {
+        if self.terminal { legible::moment_of(at) } else { at.to_owned() }
+    }
+
+    /// Particulars (JSON): likewise.
+    pub fn particulars(&self, json: &str) -> String {
+        if self.terminal { legible::particulars(json) } else { json.to_owned() }
+    }
+
+    /// Names and values, one a line: aligned for people, tab-separated for programs.
+    pub fn pairs(&self, pairs: &[(&str, String)]) {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in pairs {
+            self.line(if self.terminal { format!("{name:<width$}  {value}") } else { format!("{name}\t{value}") });
+        }
+    }
+
     /// Rows: a table for people, lines of tab-separated fields for programs.
     pub fn table(&self, header: &[&str], rows: &[Vec<String>]) {
         if !self.terminal {
@@ -94,7 +116,7 @@ impl Output {
             return;
         }
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(LINES).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
         for row in rows {
             table.add_row(row.iter().map(|text| colour(text)));
@@ -107,13 +129,12 @@ impl Output {
 fn colour(text: &str) -> Cell {
     let cell = Cell::new(text);
     match text {
-        "succeeded" | "deployed" | "released" | "approved" | "validated" | "passed" | "yes" | "done" => {
-            cell.fg(Color::Green)
-        }
-        "failed" | "rejected" | "refused" | "lost" | "no" | "rollback-failed" | "aborted" | "stopped" => {
-            cell.fg(Color::Red)
-        }
-        "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" => cell.fg(Color::Yellow),
+        "succeeded" | "deployed" | "released" | "approved" | "validated" | "passed" | "pass" | "fixed" | "yes"
+        | "done" => cell.fg(Color::Green),
+        "failed" | "rejected" | "fail" | "regression" | "refused" | "lost" | "no" | "rollback-failed" | "aborted"
+        | "stopped" => cell.fg(Color::Red),
+        "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" | "flaky" | "pre-existing"
+        | "lab-error" | "missing" | "slow" => cell.fg(Color::Yellow),
         _ => cell,
     }
 }
