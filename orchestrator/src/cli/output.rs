@@ -115,14 +115,40 @@ impl Output {
             rows.iter().for_each(|row| self.line(row.join("\t")));
             return;
         }
-        let mut table = Table::new();
-        table.load_style(LINES).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
-        for row in rows {
-            table.add_row(row.iter().map(|text| colour(text)));
-        }
+        let mut table = table(header, rows);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
         self.line(table.to_string());
     }
+
+    /// The same for rows with a long particular each: for people it stands on a line of its own under its row, for programs it is
+    /// the last field.
+    pub fn annotated(&self, header: &[&str], rows: &[(Vec<String>, String)]) {
+        if !self.terminal {
+            rows.iter().for_each(|(row, particular)| self.line(format!("{}\t{particular}", row.join("\t"))));
+            return;
+        }
+        let fields: Vec<_> = rows.iter().map(|(row, _)| row.clone()).collect();
+        let mut particulars = rows.iter().map(|(_, particular)| particular.as_str());
+        for (number, line) in table(header, &fields).lines().enumerate() {
+            self.line(line);
+            // The header and the line under it come first; without an arrangement every row is one line.
+            let particular = if number < 2 { None } else { particulars.next() };
+            if let Some(particular) = particular.filter(|text| !text.is_empty()) {
+                self.line(format!("       {particular}"));
+            }
+        }
+    }
+}
+
+/// A table without an arrangement: every row is one line.
+fn table(header: &[&str], rows: &[Vec<String>]) -> Table {
+    let mut table = Table::new();
+    table.load_style(LINES);
+    table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    for row in rows {
+        table.add_row(row.iter().map(|text| colour(text)));
+    }
+    table
 }
 
 /// States are coloured; every one is also written out.
@@ -136,5 +162,17 @@ fn colour(text: &str) -> Cell {
         "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" | "flaky" | "pre-existing"
         | "lab-error" | "missing" | "slow" => cell.fg(Color::Yellow),
         _ => cell,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_a_table_is_one_line_after_two_for_the_header() {
+        let row = |name: &str| vec![name.to_owned(), "a long text that would be wrapped on a narrow screen ".repeat(9)];
+        let lines = table(&["name", "text"], &[row("first"), row("second")]).lines().count();
+        assert_eq!(lines, 4);
     }
 }
