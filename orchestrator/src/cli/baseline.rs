@@ -68,7 +68,7 @@ impl BaselineCommand {
                 };
                 let baseline = built.baseline();
                 output.line(format!("{}\t{}\t{whence}", baseline.full_name(), baseline.digest));
-                output.note(format!("{whence} in {:.1} s", took.as_secs_f64()));
+                output.note(format!("{whence} in {}", crate::legible::duration(took)));
                 let mut shown = summary(baseline);
                 shown["from_store"] = json!(matches!(built, Built::Stored(_)));
                 shown["ms"] = json!(took.as_millis() as u64);

@@ -207,7 +207,7 @@ async fn hand_in(client: &Client, order: &str, file: &Path) -> Result<OrderRow, 
 }
 
 fn shown(output: &Output, row: &OrderRow) -> Result<Exit, CliError> {
-    output.line(format!("{}\t{}\t{}", row.id, row.digest, row.state));
+    output.fields(&[&row.id, &row.digest.to_string(), row.state.name()]);
     if !row.reason.is_empty() {
         output.note(&row.reason);
     }

@@ -101,6 +101,17 @@ impl Output {
         if self.terminal { legible::particulars(json) } else { json.to_owned() }
     }
 
+    /// The fields of a single result: for people with states in colour, for programs tab-separated.
+    pub fn fields(&self, fields: &[&str]) {
+        // https://no-color.org: set and not empty.
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        self.line(match (self.terminal, is_plain) {
+            (false, _) => fields.join("\t"),
+            (true, true) => fields.join("  "),
+            (true, false) => fields.iter().map(|field| coloured(field)).collect::<Vec<_>>().join("  "),
+        });
+    }
+
     /// Names and values, one a line: aligned for people, tab-separated for programs.
     pub fn pairs(&self, pairs: &[(&str, String)]) {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -146,28 +157,67 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> Table {
     table.load_style(LINES);
     table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     for row in rows {
-        table.add_row(row.iter().map(|text| colour(text)));
+        table.add_row(row.iter().map(|text| cell(text)));
     }
     table
 }
 
-/// States are coloured; every one is also written out.
-fn colour(text: &str) -> Cell {
-    let cell = Cell::new(text);
-    match text {
+/// What a state means to who looks for trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    /// As it should be.
+    Good,
+    /// Somebody should look.
+    Bad,
+    /// On its way, or neither.
+    Busy,
+}
+
+fn tone(state: &str) -> Option<Tone> {
+    Some(match state {
         "succeeded" | "deployed" | "released" | "approved" | "validated" | "passed" | "pass" | "fixed" | "yes"
-        | "done" => cell.fg(Color::Green),
+        | "done" => Tone::Good,
         "failed" | "rejected" | "fail" | "regression" | "refused" | "lost" | "no" | "rollback-failed" | "aborted"
-        | "stopped" => cell.fg(Color::Red),
+        | "stopped" => Tone::Bad,
         "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" | "flaky" | "pre-existing"
-        | "lab-error" | "missing" | "slow" => cell.fg(Color::Yellow),
-        _ => cell,
+        | "lab-error" | "missing" | "inapplicable" | "slow" => Tone::Busy,
+        _ => return None,
+    })
+}
+
+/// States are coloured; every one is also written out.
+fn cell(text: &str) -> Cell {
+    let cell = Cell::new(text);
+    match tone(text) {
+        Some(Tone::Good) => cell.fg(Color::Green),
+        Some(Tone::Bad) => cell.fg(Color::Red),
+        Some(Tone::Busy) => cell.fg(Color::Yellow),
+        None => cell,
+    }
+}
+
+/// The same outside of tables (ECMA-48 colours, as every terminal since knows them).
+fn coloured(text: &str) -> String {
+    match tone(text) {
+        Some(Tone::Good) => format!("\x1b[32m{text}\x1b[39m"),
+        Some(Tone::Bad) => format!("\x1b[31m{text}\x1b[39m"),
+        Some(Tone::Busy) => format!("\x1b[33m{text}\x1b[39m"),
+        None => text.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_is_written_out_whatever_its_colour() {
+        for state in ["passed", "rejected", "partly", "nginx"] {
+            assert!(coloured(state).contains(state));
+        }
+        assert_ne!(coloured("passed"), coloured("rejected").replace("rejected", "passed"));
+        assert_eq!(coloured("nginx"), "nginx");
+    }
 
     #[test]
     fn every_row_of_a_table_is_one_line_after_two_for_the_header() {

@@ -16,7 +16,7 @@ const LINES: usize = 12;
 
 /// Prints a validation's report.
 pub(super) fn print(output: &Output, report: &Report) {
-    output.line(format!("{}\t{}\t{}", report.id, report.verdict, report.reason));
+    output.fields(&[&report.id, report.verdict.name(), &report.reason]);
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
         output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
@@ -56,7 +56,8 @@ fn failures(output: &Output, baseline: &BaselineReport) {
             output.line(format!("{}: {}/{} {}", baseline.name, ran.name, step.name, ran.phase));
             for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
                 let Some(outcome) = outcome else { continue };
-                output.line(format!("  {side}: {} {}", outcome.status, outcome.reason).trim_end());
+                let reason = if outcome.reason.is_empty() { "" } else { ": " };
+                output.line(format!("  {side}  {}{reason}{}", outcome.status, outcome.reason));
                 outcome.output.lines().take(LINES).for_each(|line| output.line(format!("    | {line}")));
             }
         }
