@@ -383,7 +383,9 @@ impl Hosts {
             let story: DeploymentStory = client.get(&format!("activations/{}?wait=2", deployment.activation)).await?;
             for run in &story.runs {
                 let state = run.state.map_or_else(|| run.stage.to_string(), |state| state.name().to_owned());
-                let line = format!("{}: {state} {}", run.host, run.phase);
+                // At the beginning and the end of a run the phase is the state.
+                let phase = if run.phase == state { "" } else { &run.phase };
+                let line = format!("{}: {state} {phase}", run.host);
                 if !said.contains(&line) {
                     output.note(line.trim_end());
                     said.push(line);
