@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use patchlab_check::written::{self, WrittenError};
 use patchlab_protocol::{
     Envelope, SigningKey,
     authorization::{RootError, pinned_root},
     document::Root,
-    enrolment::{BadEnrolment, Enrolment},
+    enrolment::Enrolment,
     envelope::EnvelopeError,
     key::KeyError,
     limits,
@@ -36,22 +37,9 @@ pub enum ConfigurationError {
         /// Its mode.
         mode: u32,
     },
-    /// It is not an enrolment file.
-    #[error("{path}: {reason}")]
-    NotAnEnrolment {
-        /// The file.
-        path: PathBuf,
-        /// The parser's words, with line and key.
-        reason: String,
-    },
-    /// A value cannot be.
-    #[error("{path}: {source}")]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Which, and what is expected.
-        source: BadEnrolment,
-    },
+    /// It is not an enrolment file, or a value in it cannot be.
+    #[error(transparent)]
+    Written(#[from] WrittenError),
     /// The root document is no envelope.
     #[error("root document {path}: {source}")]
     Envelope {
@@ -94,10 +82,11 @@ pub fn enrolment(path: &Path) -> Result<Enrolment, ConfigurationError> {
     if mode & 0o077 != 0 {
         return Err(ConfigurationError::Exposed { path: path.to_owned(), mode });
     }
-    let text = String::from_utf8(read(path)?).map_err(|error| file(io::Error::other(error)))?;
-    let enrolment: Enrolment = toml::from_str(&text)
-        .map_err(|error| ConfigurationError::NotAnEnrolment { path: path.to_owned(), reason: error.to_string() })?;
-    enrolment.check().map_err(|source| ConfigurationError::Value { path: path.to_owned(), source })?;
+    let text = written::read_text(path)?;
+    let enrolment: Enrolment = written::parse(&text, path)?;
+    enrolment
+        .check()
+        .map_err(|bad| WrittenError::at_key(path, &text, bad.key, format!("key {:?}: {}", bad.key, bad.reason)))?;
     let absolute = path.canonicalize().map_err(file)?;
     Ok(enrolment.located_in(absolute.parent().unwrap_or(Path::new("/"))))
 }

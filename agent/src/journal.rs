@@ -58,7 +58,20 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    whole: u64,
+    /// Bytes since the last snapshot.
     grown: u64,
+    tail: Tail,
+}
+
+/// What the file ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    /// A whole line.
+    Whole,
+    /// Perhaps a part of a line that could not be written: the next would be joined to it, and the journal damaged.
+    Torn,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
@@ -107,8 +120,8 @@ impl Journal {
     pub fn open(folder: &Path) -> Result<(Self, State), JournalError> {
         let path = folder.join(FILE_NAME);
         let state = read(&path)?;
-        let file = rewrite(&path, &state)?;
-        Ok((Self { path, file, grown: 0 }, state))
+        let (file, whole) = rewrite(&path, &state)?;
+        Ok((Self { path, file, whole, grown: 0, tail: Tail::Whole }, state))
     }
 
     /// Enters an event. When this returns, it is on the disk.
@@ -117,7 +130,13 @@ impl Journal {
     /// When it could not be written: then nothing it announces may be done.
     pub fn enter(&mut self, event: &Event) -> Result<(), JournalError> {
         let line = encode(event, &self.path)?;
+        if self.tail == Tail::Torn {
+            self.file.set_len(self.whole).map_err(failed("cut the torn end off", &self.path))?;
+        }
+        self.tail = Tail::Torn;
         self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed("write", &self.path))?;
+        self.tail = Tail::Whole;
+        self.whole += line.len() as u64;
         self.grown += line.len() as u64;
         Ok(())
     }
@@ -128,8 +147,8 @@ impl Journal {
     /// When the snapshot could not be written; the old file is as it was.
     pub fn fold(&mut self, state: &State) -> Result<(), JournalError> {
         if self.grown > FOLD_BYTES {
-            self.file = rewrite(&self.path, state)?;
-            self.grown = 0;
+            (self.file, self.whole) = rewrite(&self.path, state)?;
+            (self.grown, self.tail) = (0, Tail::Whole);
         }
         Ok(())
     }
@@ -141,11 +160,12 @@ fn encode(event: &Event, path: &Path) -> Result<Vec<u8>, JournalError> {
     Ok(line)
 }
 
-/// Replaces the file by one snapshot, whole or not at all, and opens it for appending.
-fn rewrite(path: &Path, state: &State) -> Result<File, JournalError> {
+/// Replaces the file by one snapshot, whole or not at all, and opens it for appending; with its length in bytes.
+fn rewrite(path: &Path, state: &State) -> Result<(File, u64), JournalError> {
     let line = encode(&Event::Snapshot(Box::new(state.clone())), path)?;
     replace(path, &line).map_err(failed("replace", path))?;
-    OpenOptions::new().append(true).open(path).map_err(failed("open", path))
+    let file = OpenOptions::new().append(true).open(path).map_err(failed("open", path))?;
+    Ok((file, line.len() as u64))
 }
 
 /// Writes a private file beside `path`, syncs it, and renames it over `path`.
@@ -183,6 +203,17 @@ mod tests {
         assert_eq!(state.sequence, 3);
         started(&mut journal, 1);
         assert_eq!(read(&folder.path().join(FILE_NAME)).unwrap().sequence, 4);
+    }
+
+    #[test]
+    fn an_event_that_a_full_disk_cut_short_does_not_damage_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(folder.path()).unwrap();
+        started(&mut journal, 1);
+        journal.file.write_all(b"\"star").unwrap();
+        journal.tail = Tail::Torn;
+        started(&mut journal, 1);
+        assert_eq!(read(&folder.path().join(FILE_NAME)).unwrap().sequence, 2);
     }
 
     #[test]

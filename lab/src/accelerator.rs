@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// What runs a machine's processors.
@@ -55,56 +56,152 @@ pub struct Probed {
     pub took: Duration,
     /// Why it is not kvm, when it is not.
     pub why_not_kvm: Option<String>,
+    /// How many times slower than this host's processor the guest's is, measured; absent where it was not.
+    pub slowdown: Option<u32>,
 }
 
 impl fmt::Display for Probed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.took.as_millis();
-        match (&self.accelerator, &self.why_not_kvm) {
-            (Accelerator::Kvm, _) => {
-                write!(f, "kvm runs a payload in {ms} ms; a baseline's first boot tries a whole kernel")
-            }
-            (Accelerator::Tcg, Some(why)) => write!(f, "software emulation ({ms} ms for a payload): {why}"),
-            (Accelerator::Tcg, None) => write!(f, "software emulation ({ms} ms for a payload)"),
+        if self.accelerator == Accelerator::Kvm {
+            return write!(f, "kvm runs a payload in {ms} ms; a baseline's first boot tries a whole kernel");
+        }
+        match self.slowdown {
+            Some(times) => write!(
+                f,
+                "software emulation, measured about {times} times slower than this processor at arithmetic, and more for a \
+                 whole system"
+            )?,
+            None => write!(f, "software emulation ({ms} ms for a payload)")?,
+        }
+        match &self.why_not_kvm {
+            Some(why) => write!(f, ", because {why}"),
+            None => Ok(()),
         }
     }
 }
 
-/// Longest time for the payload of one sector.
+/// Longest time for the payload of one sector under emulation.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A kvm that takes more than this many times as long as emulation is none.
+const KVM_FACTOR: u32 = 2;
 /// QEMU's exit status after the payload's marker: isa-debug-exit gives `2 * value + 1`.
 const MARKER_STATUS: i32 = 33;
+/// Rounds of the loop that measures how slow emulation is: some tenths of a second of it, since a clock tick is a hundredth.
+const ROUNDS: u32 = 20_000_000;
+/// The same for the processor itself.
+const NATIVE_ROUNDS: u32 = 80_000_000;
+/// Of `/proc/PID/stat` on x86-64.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// What the loop begins with; anything but 0.
+const SEED: u32 = 2_463_534_242;
 
 /// Runs a payload of one sector under emulation and under kvm. A kvm that is slower than emulation is none: on some hosts each exit
 /// from the guest takes so long that a stock kernel seems to hang. A payload is not a kernel, either: a baseline's first boot
-/// tries a whole one under kvm before it is believed.
+/// tries a whole one under kvm before it is believed. Where emulation it is, says how slow that is on this very host.
 ///
 /// # Errors
 /// QEMU does not even run the payload under emulation, or is not there.
 pub fn probe() -> io::Result<Probed> {
-    let emulated = run_payload(Accelerator::Tcg)?;
-    let why_not_kvm = match run_payload(Accelerator::Kvm) {
-        Ok(took) if took <= emulated * 2 => {
-            return Ok(Probed { accelerator: Accelerator::Kvm, took, why_not_kvm: None });
+    let emulated = run(Accelerator::Tcg, &marker(), PROBE_TIMEOUT).map_err(|error| {
+        io::Error::new(error.kind(), format!("qemu-system-x86_64 (package qemu-system-x86) runs no payload: {error}"))
+    })?;
+    let why_not_kvm = match run(Accelerator::Kvm, &marker(), emulated * KVM_FACTOR) {
+        Ok(took) => {
+            return Ok(Probed { accelerator: Accelerator::Kvm, took, why_not_kvm: None, slowdown: None });
         }
-        Ok(took) => format!("kvm takes {} ms for it: not usable", took.as_millis()),
-        Err(error) => format!("kvm: {error}"),
+        Err(error) => format!("kvm is not usable: {error}"),
     };
-    Ok(Probed { accelerator: Accelerator::Tcg, took: emulated, why_not_kvm: Some(why_not_kvm) })
+    let slowdown = slowdown().ok();
+    Ok(Probed { accelerator: Accelerator::Tcg, took: emulated, why_not_kvm: Some(why_not_kvm), slowdown })
 }
 
-fn run_payload(accelerator: Accelerator) -> io::Result<Duration> {
+/// How many times slower the emulated processor runs a loop of arithmetic and memory than this one does. Processor time, not the
+/// clock's: a busy host makes both wait, and neither slower.
+fn slowdown() -> io::Result<u32> {
+    let spent_on = |code: &[u8]| -> io::Result<f64> {
+        let before = children_ticks()?;
+        run(Accelerator::Tcg, code, PROBE_TIMEOUT)?;
+        Ok(children_ticks()?.saturating_sub(before) as f64 / TICKS_PER_SECOND)
+    };
+    let empty = spent_on(&marker())?;
+    let emulated = (spent_on(&busy())? - empty).max(1.0 / TICKS_PER_SECOND) / f64::from(ROUNDS);
+    let native = natively().as_secs_f64() / f64::from(NATIVE_ROUNDS);
+    // Emulation is never faster; what is too short to measure may look so.
+    Ok((emulated / native).round().clamp(1.0, 1000.0) as u32)
+}
+
+/// Processor time of all children that ended, in clock ticks: fields 16 and 17 of `/proc/self/stat` (proc(5)), of which the name
+/// in parentheses may hold spaces itself.
+fn children_ticks() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(13).take(2));
+    let ticks: Option<u64> = fields.and_then(|fields| fields.map(|field| field.parse::<u64>().ok()).sum());
+    ticks.ok_or_else(|| io::Error::other("/proc/self/stat has no times of children"))
+}
+
+/// The marker alone.
+fn marker() -> Vec<u8> {
+    // mov dx, 0xf4; mov al, 0x10; out dx, al; hlt
+    vec![0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee, 0xf4]
+}
+
+/// The loop of [`natively`] in real mode, then the marker.
+fn busy() -> Vec<u8> {
+    let mut code = vec![0xfa, 0x31, 0xc0, 0x8e, 0xd8]; // cli; xor ax, ax; mov ds, ax
+    code.extend([0x66, 0xb8]); // mov eax, SEED
+    code.extend(SEED.to_le_bytes());
+    code.extend([0x66, 0xb9]); // mov ecx, ROUNDS
+    code.extend(ROUNDS.to_le_bytes());
+    let begin = code.len();
+    code.extend([0x66, 0x89, 0xc3, 0x66, 0xc1, 0xe3, 13, 0x66, 0x31, 0xd8]); // ebx = eax; ebx <<= 13; eax ^= ebx
+    code.extend([0x66, 0x89, 0xc3, 0x66, 0xc1, 0xeb, 17, 0x66, 0x31, 0xd8]); // ebx = eax; ebx >>= 17; eax ^= ebx
+    code.extend([0x66, 0x89, 0xc3, 0x66, 0xc1, 0xe3, 5, 0x66, 0x31, 0xd8]); // ebx = eax; ebx <<= 5; eax ^= ebx
+    code.extend([0x89, 0xc7, 0x81, 0xe7, 0xfc, 0x1f]); // di = ax & 0x1ffc
+    code.extend([0x66, 0x01, 0x85, 0x00, 0x10]); // [di + 0x1000] += eax: free memory below the sector
+    code.extend([0x66, 0x49]); // dec ecx
+    code.extend(jump_back(begin, code.len()));
+    code.extend(marker());
+    code
+}
+
+/// Processor time of the loop of [`busy`] on this processor. A program built without optimisation makes it look slower.
+fn natively() -> Duration {
+    let spent = || {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    };
+    let before = spent();
+    let mut memory = [0_u32; 2048];
+    let mut value = SEED;
+    for _ in 0..NATIVE_ROUNDS {
+        value ^= value << 13;
+        value ^= value >> 17;
+        value ^= value << 5;
+        let word = &mut memory[(value >> 2) as usize % 2048];
+        *word = word.wrapping_add(value);
+    }
+    std::hint::black_box(memory);
+    spent().saturating_sub(before)
+}
+
+/// `jnz` to `begin` from `at`.
+fn jump_back(begin: usize, at: usize) -> [u8; 2] {
+    let distance = at as i64 + 2 - begin as i64;
+    [0x75, (-distance) as i8 as u8]
+}
+
+/// How long QEMU takes from its start to the marker of a payload that fits into a boot sector.
+fn run(accelerator: Accelerator, code: &[u8], limit: Duration) -> io::Result<Duration> {
     if !accelerator.opens() {
         return Err(io::Error::other("/dev/kvm cannot be opened by this user"));
     }
-    // mov dx, 0xf4; mov al, 0x10; out dx, al; hlt
-    let mut sector = vec![0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee, 0xf4];
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    let mut disk = tempfile::NamedTempFile::new()?;
     // A disk of one sector is too small for the machine's firmware.
-    sector.resize(1 << 20, 0);
-    disk.write_all(&sector)?;
+    let mut sectors = vec![0; 1 << 20];
+    sectors[..code.len()].copy_from_slice(code);
+    sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut disk = tempfile::NamedTempFile::new()?;
+    disk.write_all(&sectors)?;
     let name = match accelerator {
         Accelerator::Kvm => "kvm",
         Accelerator::Tcg => "tcg",
@@ -125,11 +222,44 @@ fn run_payload(accelerator: Accelerator) -> io::Result<Duration> {
                 _ => Err(io::Error::other(format!("QEMU ended with {status} before the payload's marker"))),
             };
         }
-        if begun.elapsed() > PROBE_TIMEOUT {
+        if begun.elapsed() > limit {
             qemu.kill()?;
             qemu.wait()?;
-            return Err(io::Error::other(format!("no marker within {} s", PROBE_TIMEOUT.as_secs())));
+            return Err(io::Error::other(format!("no marker of a payload within {} ms", limit.as_millis())));
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_fits_before_the_partition_table_and_jumps_to_its_beginning() {
+        let code = busy();
+        assert!(code.len() < 440);
+        // jnz is the last instruction before the marker.
+        let jump = code.len() - marker().len() - 2;
+        assert_eq!((code[jump], jump as i64 + 2 + i64::from(code[jump + 1] as i8)), (0x75, 17));
+    }
+
+    #[test]
+    fn processor_time_passes() {
+        assert!(natively() > Duration::ZERO);
+        children_ticks().unwrap();
+    }
+
+    #[test]
+    fn emulation_says_how_slow_it_is_and_why_it_is_taken() {
+        let why_not_kvm = Some("kvm is not usable: no".to_owned());
+        let took = Duration::from_millis(300);
+        let probed = Probed { accelerator: Accelerator::Tcg, took, why_not_kvm, slowdown: Some(7) };
+        let text = probed.to_string();
+        assert_eq!(
+            text,
+            "software emulation, measured about 7 times slower than this processor at arithmetic, and more for a whole \
+             system, because kvm is not usable: no"
+        );
     }
 }

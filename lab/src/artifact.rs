@@ -7,6 +7,8 @@ use std::{
 
 use patchlab_check::Digest;
 
+use crate::room::{self, Bytes};
+
 /// A folder of files, each named by its digest. Files are put in whole or not at all, and never changed.
 #[derive(Debug, Clone)]
 pub struct ArtifactStore {
@@ -25,7 +27,10 @@ pub enum ArtifactError {
         dir: PathBuf,
     },
     /// There, with another content.
-    #[error("artifact {digest} in {dir} was altered: its content now has digest {found}")]
+    #[error(
+        "artifact {digest} in {dir} was altered: its content now has digest {found}: remove that file, then draft the order \
+         again, or build its baseline again"
+    )]
     Altered {
         /// The digest it is named by.
         digest: Digest,
@@ -33,6 +38,21 @@ pub enum ArtifactError {
         found: Digest,
         /// The store.
         dir: PathBuf,
+    },
+    /// No room for it. The store is as it was.
+    #[error(
+        "artifact store {dir}: the disk is full: {file} needs {needed}, and {free} are free: make room there, or choose \
+         another folder with --data DIR"
+    )]
+    Full {
+        /// The store.
+        dir: PathBuf,
+        /// What was to be stored.
+        file: PathBuf,
+        /// Its size.
+        needed: Bytes,
+        /// What was free when it failed, without the part that was written.
+        free: Bytes,
     },
     /// The file system said no.
     #[error("artifact store: {action} {path}: {source}")]
@@ -60,7 +80,22 @@ impl ArtifactStore {
     }
 
     /// Copies a file in and says its digest and size in bytes. Storing the same content again changes nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the store not written; a full disk is named as such. The store is then as it was.
     pub fn put(&self, source: &Path) -> Result<(Digest, u64), ArtifactError> {
+        self.copy_in(source).map_err(|error| match error {
+            ArtifactError::Io { source: cause, .. } if room::is_full(&cause) => ArtifactError::Full {
+                dir: self.dir.clone(),
+                file: source.to_owned(),
+                needed: Bytes(fs::metadata(source).map_or(0, |metadata| metadata.len())),
+                free: room::free(&self.dir).unwrap_or(Bytes(0)),
+            },
+            other => other,
+        })
+    }
+
+    fn copy_in(&self, source: &Path) -> Result<(Digest, u64), ArtifactError> {
         let mut temporary = tempfile::Builder::new()
             .prefix(".incoming-")
             .tempfile_in(&self.dir)

@@ -34,6 +34,7 @@ use crate::{
     ledger::LedgerError,
     machine::{Hardware, Versions},
     recipe::RecipeError,
+    room::{Bytes, NoRoom},
     worker::{ChannelError, WorkerError},
 };
 
@@ -162,12 +163,24 @@ pub struct Progress {
     pub step: u32,
     /// What is being done, for people.
     pub what: String,
+    /// For how long people want to see it.
+    pub weight: Weight,
     /// Since the build began.
     pub elapsed: Duration,
 }
 
+/// For how long people want to see what a build says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// Until the next: what is being done now.
+    Passing,
+    /// To the end: something to know.
+    Lasting,
+}
+
 impl Progress {
-    /// Steps of a build: install, disk, boot, settle, manifest, freeze, store.
+    /// Steps of a build: install (libvirt opened first), disk, boot, settle, manifest, freeze, store.
     pub const STEPS: u32 = 7;
 }
 
@@ -178,21 +191,59 @@ pub enum BuildError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The suite does not have it.
-    #[error("no package named {package:?} in the recipe's suite and pockets")]
+    /// The suites do not have them.
+    #[error(
+        "no package named {packages} in {suites}: correct `packages` in {recipe}, or add the pocket that has it to its source"
+    )]
     NoSuchPackage {
-        /// The name.
-        package: String,
+        /// Their names.
+        packages: String,
+        /// Where they were looked for.
+        suites: String,
+        /// Who asks for them.
+        recipe: PathBuf,
+    },
+    /// A step of the build failed. Nothing was stored.
+    #[error("baseline {name}, step {step} of {steps} ({what}{log})", steps = Progress::STEPS, log = logged(.log.as_deref()))]
+    Step {
+        /// The baseline.
+        name: String,
+        /// Which step.
+        step: u32,
+        /// What was being done.
+        what: String,
+        /// Where its log lies.
+        log: Option<PathBuf>,
+        /// Why it failed.
+        source: Box<BuildError>,
+    },
+    /// There is not enough room to begin.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The disk became full in the middle.
+    #[error(
+        "the disk is full: {free} were free in {folder} when it failed, and a build needs about {needed}: make room there, or \
+         choose another folder with --data DIR"
+    )]
+    Full {
+        /// Where.
+        folder: PathBuf,
+        /// What was free when it failed.
+        free: Bytes,
+        /// What a build needs.
+        needed: Bytes,
+        /// What failed first.
+        source: Box<BuildError>,
     },
     /// A tool failed.
-    #[error("{tool}: {reason} (see {log})")]
+    #[error("{tool} on {subject}: {reason}")]
     Tool {
         /// The tool.
         tool: &'static str,
+        /// What it worked on.
+        subject: String,
         /// What it said.
         reason: String,
-        /// Its log, or what it worked on.
-        log: PathBuf,
     },
     /// Some installed package's file was not kept.
     #[error(
@@ -206,7 +257,7 @@ pub enum BuildError {
         first: String,
     },
     /// The first boot or the freeze failed.
-    #[error("freeze: {reason}")]
+    #[error("first boot and freeze: {reason}")]
     Freeze {
         /// Why.
         reason: String,
@@ -238,6 +289,10 @@ pub enum BuildError {
     },
 }
 
+fn logged(log: Option<&Path>) -> String {
+    log.map_or_else(String::new, |log| format!("; log {}", log.display()))
+}
+
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
     let path = path.to_owned();
     move |source| BuildError::Io { action, path, source }
@@ -256,7 +311,10 @@ pub enum StoreError {
         known: Vec<String>,
     },
     /// A file is not what it was.
-    #[error("baseline {baseline}: {file} was altered: its content now has digest {found}, not {expected}")]
+    #[error(
+        "baseline {baseline}: {file} was altered: its content now has digest {found}, not {expected}: take it away with \
+         `patchlab baseline rm {baseline}` and build it again"
+    )]
     Altered {
         /// Which baseline.
         baseline: String,
@@ -268,7 +326,9 @@ pub enum StoreError {
         expected: Digest,
     },
     /// A file is gone.
-    #[error("baseline {baseline}: {file} is missing")]
+    #[error(
+        "baseline {baseline}: {file} is missing: take it away with `patchlab baseline rm {baseline}` and build it again"
+    )]
     Missing {
         /// Which baseline.
         baseline: String,

@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod places;
 pub mod recipe;
 pub mod report;
+pub mod room;
 pub mod scenario;
 pub mod validation;
 pub mod verdict;

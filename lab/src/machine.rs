@@ -23,7 +23,7 @@ pub use self::{
     clone::{CloneReport, CloneSpec, Rung},
     domain::{Forward, GUEST_ADDRESS, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
     guest::{Answer, Guest, GuestError},
-    handshake::{Handshake, Reseed},
+    handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
     serial::{Failure, FailureKind, failures, failures_in},
 };
@@ -31,6 +31,7 @@ pub(crate) use self::{
     clone::{DiskFate, Plan},
     domain::{Description, Memory, Opening},
 };
+pub(crate) use handshake::rehearse;
 pub(crate) use libvirt::{exists, remove};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.

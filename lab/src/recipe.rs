@@ -9,49 +9,34 @@ use std::{
     time::Duration,
 };
 
-use patchlab_check::Digest;
-use serde::{Deserialize, de::DeserializeOwned};
+use patchlab_check::{
+    Digest,
+    written::{self, ByteSize, Span, WrittenError},
+};
+use serde::Deserialize;
 
 use crate::baseline::{Os, Represents};
 
-/// Bytes of a recipe that are read: 1 MiB.
-const RECIPE_LIMIT: u64 = 1024 * 1024;
-
 /// Files of an overlay that are read.
 const OVERLAY_LIMIT: usize = 10_000;
+/// How long a system may take to be ready, with kvm, unless its recipe says otherwise.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
-    /// It cannot be read.
-    #[error("recipe {path}: cannot {action}")]
-    Io {
+    /// The file is not a recipe, or a value in it makes no sense.
+    #[error(transparent)]
+    Written(#[from] WrittenError),
+    /// A file of its overlay cannot be read.
+    #[error("recipe {recipe}: cannot read {path} of its overlay: make it readable, or take it out of the overlay")]
+    Overlay {
+        /// The recipe.
+        recipe: PathBuf,
         /// The file.
         path: PathBuf,
-        /// What was tried.
-        action: &'static str,
         /// Why it failed.
         source: io::Error,
-    },
-    /// It is not what a recipe looks like.
-    #[error("{path}: {reason}")]
-    Form {
-        /// The file.
-        path: PathBuf,
-        /// Line, key, and what was expected.
-        reason: String,
-    },
-    /// A value has the right form but makes no sense.
-    #[error("{path}: {key} = {value:?}: {expected}")]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// What it says.
-        value: String,
-        /// What it should say.
-        expected: &'static str,
     },
 }
 
@@ -65,9 +50,9 @@ struct Written {
     #[serde(default)]
     packages: Vec<String>,
     overlay: Option<String>,
-    memory: String,
+    memory: ByteSize,
     vcpus: u32,
-    disk: String,
+    disk: ByteSize,
     #[serde(default)]
     ready: WrittenReady,
     #[serde(default)]
@@ -78,7 +63,62 @@ struct Written {
 #[serde(deny_unknown_fields, default)]
 struct WrittenReady {
     units: Vec<String>,
-    timeout: Option<String>,
+    timeout: Option<Span>,
+}
+
+/// A value of the right type that makes no sense: the key, dotted, with numbers for elements of arrays, and what it should be.
+struct Senseless {
+    key: String,
+    problem: String,
+}
+
+impl Written {
+    /// Checks what types alone do not. `overlay` is the folder that the recipe names, found from the recipe's own.
+    fn check(&self, overlay: Option<&Path>) -> Result<(), Senseless> {
+        let wrong = |key: &str, expected: &str, found: &dyn std::fmt::Display| {
+            Err(Senseless { key: key.to_owned(), problem: format!("expected {expected}, found {found}") })
+        };
+        if !is_name(&self.name, 64) {
+            let expected = "up to 64 letters, digits, dots and dashes, beginning with a letter";
+            return wrong("name", expected, &format!("{:?}", self.name));
+        }
+        if self.os.arch != "x86_64" {
+            return wrong("os.arch", "\"x86_64\", which is all that the lab runs", &format!("{:?}", self.os.arch));
+        }
+        let Source::Mmdebstrap { suite, pockets } = &self.source;
+        if !is_name(suite, 64) {
+            return wrong("source.suite", "the name of a suite, e.g. \"bookworm\"", &format!("{suite:?}"));
+        }
+        if pockets.is_empty() {
+            return wrong("source.pockets", "at least one of \"main\", \"updates\", \"security\"", &"none");
+        }
+        if let Some((index, package)) = self.packages.iter().enumerate().find(|(_, package)| !is_package(package)) {
+            let expected = "a package's name (lower-case letters, digits, + - .)";
+            return wrong(&format!("packages.{index}"), expected, &format!("{package:?}"));
+        }
+        if !(128 << 20..=64 << 30).contains(&self.memory.bytes()) {
+            return wrong("memory", "a size between \"128MiB\" and \"64GiB\"", &self.memory);
+        }
+        if !(1 << 30..=1 << 40).contains(&self.disk.bytes()) {
+            return wrong("disk", "a size between \"1GiB\" and \"1TiB\"", &self.disk);
+        }
+        if !(1..=64).contains(&self.vcpus) {
+            return wrong("vcpus", "a number between 1 and 64", &self.vcpus);
+        }
+        let is_unit = |unit: &str| unit.contains('.') && !unit.starts_with('-');
+        if let Some((index, unit)) = self.ready.units.iter().enumerate().find(|(_, unit)| !is_unit(unit)) {
+            let expected = "a unit's full name, e.g. \"nginx.service\"";
+            return wrong(&format!("ready.units.{index}"), expected, &format!("{unit:?}"));
+        }
+        if let Some(overlay) = overlay.filter(|overlay| !overlay.is_dir()) {
+            return wrong(
+                "overlay",
+                "a folder, relative to the recipe",
+                &format!("no folder at {}", overlay.display()),
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Where a baseline's system comes from.
@@ -150,52 +190,21 @@ pub struct Recipe {
 
 impl Recipe {
     /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// The file is no recipe: line, key and what is expected are named.
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
-        let text = read_limited(path)?;
-        let written: Written = parse(&text, path)?;
-        Self::check(written, text, path)
+        let text = written::read_text(path)?;
+        Self::parse(text, path)
     }
 
-    fn check(written: Written, text: String, path: &Path) -> Result<Self, RecipeError> {
-        let wrong = |key, value: &str, expected| RecipeError::Value {
-            path: path.to_owned(),
-            key,
-            value: value.to_owned(),
-            expected,
-        };
-        if !is_name(&written.name, 64) {
-            return Err(wrong("name", &written.name, "letters, digits, dots and dashes, beginning with a letter"));
-        }
-        if written.os.arch != "x86_64" {
-            return Err(wrong("os.arch", &written.os.arch, "the lab runs x86_64 only"));
-        }
-        let Source::Mmdebstrap { suite, pockets } = &written.source;
-        if !is_name(suite, 64) {
-            return Err(wrong("source.suite", suite, "the name of a suite, e.g. \"bookworm\""));
-        }
-        if pockets.is_empty() {
-            return Err(wrong("source.pockets", "[]", "at least one of \"main\", \"updates\", \"security\""));
-        }
-        if let Some(package) = written.packages.iter().find(|package| !is_package(package)) {
-            return Err(wrong("packages", package, "a package's name: lower-case letters, digits, + - ."));
-        }
-        let memory = bytes(&written.memory).filter(|bytes| (128 << 20..=64 << 30).contains(bytes));
-        let memory = memory.ok_or_else(|| wrong("memory", &written.memory, "between \"128MiB\" and \"64GiB\""))?;
-        let disk_bytes = bytes(&written.disk).filter(|bytes| (1 << 30..=1 << 40).contains(bytes));
-        let disk_bytes = disk_bytes.ok_or_else(|| wrong("disk", &written.disk, "between \"1GiB\" and \"1024GiB\""))?;
-        if !(1..=64).contains(&written.vcpus) {
-            return Err(wrong("vcpus", &written.vcpus.to_string(), "between 1 and 64"));
-        }
-        if let Some(unit) = written.ready.units.iter().find(|unit| !unit.contains('.') || unit.starts_with('-')) {
-            return Err(wrong("ready.units", unit, "a unit's full name, e.g. \"nginx.service\""));
-        }
-        let timeout = written.ready.timeout.as_deref().unwrap_or("120s");
-        let ready_timeout = span(timeout).ok_or_else(|| wrong("ready.timeout", timeout, "e.g. \"120s\", \"3min\""))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let overlay = written.overlay.map(|overlay| folder.join(overlay));
-        if let Some(overlay) = overlay.as_ref().filter(|overlay| !overlay.is_dir()) {
-            return Err(wrong("overlay", &overlay.display().to_string(), "a folder, relative to the recipe"));
-        }
+    fn parse(text: String, path: &Path) -> Result<Self, RecipeError> {
+        let written: Written = written::parse(&text, path)?;
+        let overlay = written.overlay.as_ref().map(|overlay| path.parent().unwrap_or(Path::new(".")).join(overlay));
+        written.check(overlay.as_deref()).map_err(|Senseless { key, problem }| {
+            let shown: Vec<&str> = key.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+            WrittenError::at_key(path, &text, &key, format!("key {:?}: {problem}", shown.join(".")))
+        })?;
         Ok(Self {
             path: path.to_owned(),
             text,
@@ -204,11 +213,12 @@ impl Recipe {
             source: written.source,
             packages: written.packages,
             overlay,
-            memory_mib: memory >> 20,
+            memory_mib: written.memory.mebibytes(),
             vcpus: written.vcpus,
-            disk_bytes,
+            // Whole sectors, whatever unit it was written in.
+            disk_bytes: written.disk.mebibytes() << 20,
             ready_units: written.ready.units,
-            ready_timeout,
+            ready_timeout: written.ready.timeout.map_or(READY_TIMEOUT, |Span(timeout)| timeout),
             represents: written.represents,
         })
     }
@@ -218,8 +228,8 @@ impl Recipe {
         use std::os::unix::fs::PermissionsExt as _;
         let mut listed = format!("builder {builder}\nrecipe {}\n", Digest::of(&self.text));
         let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RecipeError::Io { path, action: "read its overlay", source }
+            let (recipe, path) = (self.path.clone(), path.to_owned());
+            move |source| RecipeError::Overlay { recipe, path, source }
         };
         if let Some(overlay) = &self.overlay {
             let mut paths = Vec::new();
@@ -255,19 +265,6 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn read_limited(path: &Path) -> Result<String, RecipeError> {
-    use io::Read as _;
-    let failed = |source| RecipeError::Io { path: path.to_owned(), action: "read it", source };
-    let mut text = String::new();
-    fs::File::open(path).map_err(failed)?.take(RECIPE_LIMIT).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
-}
-
-/// The one place where a recipe's TOML becomes a type.
-fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
-    toml::from_str(text).map_err(|error| RecipeError::Form { path: path.to_owned(), reason: error.to_string() })
-}
-
 fn is_name(text: &str, limit: usize) -> bool {
     text.len() <= limit
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -278,24 +275,6 @@ fn is_package(text: &str) -> bool {
     text.len() >= 2
         && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
-}
-
-/// `"512MiB"`, `"4GiB"`: bytes.
-fn bytes(text: &str) -> Option<u64> {
-    let (number, shift) = match text {
-        _ if text.ends_with("MiB") => (text.strip_suffix("MiB")?, 20),
-        _ => (text.strip_suffix("GiB")?, 30),
-    };
-    number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// `"120s"`, `"3min"`.
-fn span(text: &str) -> Option<Duration> {
-    let (number, seconds) = match text.strip_suffix("min") {
-        Some(number) => (number, 60),
-        None => (text.strip_suffix('s')?, 1),
-    };
-    Some(Duration::from_secs(number.trim().parse::<u64>().ok()?.checked_mul(seconds)?))
 }
 
 #[cfg(test)]
@@ -314,10 +293,7 @@ ready = { units = ["nginx.service"], timeout = "2min" }
 "#;
 
     fn read(text: &str) -> Result<Recipe, String> {
-        let path = Path::new("images/x.toml");
-        parse(text, path)
-            .and_then(|written| Recipe::check(written, text.into(), path))
-            .map_err(|error| error.to_string())
+        Recipe::parse(text.into(), Path::new("images/x.toml")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -335,21 +311,25 @@ ready = { units = ["nginx.service"], timeout = "2min" }
     }
 
     #[test]
-    fn bad_values_name_file_key_and_what_is_expected() {
-        for (from, to, part) in [
-            ("debian-12-web", "../x", "images/x.toml: name"),
-            ("512MiB", "512", "memory"),
-            ("4GiB", "4MiB", "disk"),
-            ("vcpus = 2", "vcpus = 0", "vcpus"),
-            ("\"nginx\"", "\"nginx; reboot\"", "packages"),
-            ("x86_64", "arm64", "os.arch"),
-            ("[\"main\"]", "[]", "source.pockets"),
-            ("nginx.service", "nginx", "ready.units"),
-            ("2min", "soon", "ready.timeout"),
-            ("vcpus = 2", "vcpus = 2\nvcpu = 3", "unknown field `vcpu`"),
+    fn every_slip_names_file_line_key_and_what_is_expected() {
+        for (from, to, expected) in [
+            ("debian-12-web", "../x", "images/x.toml:2:1: key \"name\": expected up to 64 letters"),
+            ("512MiB", "64MiB", "images/x.toml:6:1: key \"memory\": expected a size between \"128MiB\" and"),
+            ("512MiB", "512", "images/x.toml:6:10: key \"memory\": expected a size such as"),
+            ("\"512MiB\"", "512", "images/x.toml:6:10: key \"memory\": expected a size such as \"512MiB\" or"),
+            ("4GiB", "4MiB", "images/x.toml:8:1: key \"disk\": expected a size between"),
+            ("vcpus = 2", "vcpus = 0", "images/x.toml:7:1: key \"vcpus\": expected a number between 1 and 64, found 0"),
+            ("\"nginx\"]", "\"a2\", \"nginx; reboot\"]", "images/x.toml:5:19: key \"packages\": expected a package's"),
+            ("x86_64", "arm64", "images/x.toml:3:"),
+            ("[\"main\"]", "[]", "images/x.toml:4:"),
+            ("[\"main\"]", "[\"man\"]", "images/x.toml:4:"),
+            ("nginx.service", "nginx", "images/x.toml:9:20: key \"ready.units\": expected a unit's full name"),
+            ("2min", "soon", "images/x.toml:9:48: key \"ready.timeout\": expected a length of time such as"),
+            ("vcpus = 2", "vcpus = 2\nvcpu = 3", "images/x.toml:8:1: unknown key \"vcpu\": did you mean \"vcpus\"?"),
+            ("vcpus = 2", "vcpus = 2\noverlay = \"none/\"", "images/x.toml:8:1: key \"overlay\": expected a folder"),
         ] {
             let error = read(&GOOD.replacen(from, to, 1)).unwrap_err();
-            assert!(error.contains(part), "{to}: {error}");
+            assert!(error.starts_with(expected), "{to}\nexpected {expected}\n   found {error}");
         }
     }
 }

@@ -48,6 +48,10 @@ use crate::{
 /// The lab's user, made by `lab/setup-host`.
 pub const USER: &str = "patchlab-lab";
 
+/// How long a worker may take to open libvirt: the first time in a data folder it probes QEMU, which takes 4 to 12 s on an idle
+/// host under software emulation.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// How long the namespaces may take to be set up.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -241,6 +245,8 @@ impl Worker {
             match receiver.receive::<Word>() {
                 Ok(Some(Word::Namespaced)) => {
                     if let Network::Joined { link, outside, .. } = &assignment.network {
+                        // Before it is entered as ours: what is ours is taken away again.
+                        link::refuse_taken(link)?;
                         self.ledger.creating(&self.id, Thing::Veth { name: link.clone() })?;
                         self.link = Some(link.clone());
                         link::join(link, outside, pid)?;

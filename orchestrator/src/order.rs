@@ -7,7 +7,7 @@
 mod compile;
 mod written;
 
-pub use compile::{OrderError, compile, compile_file};
+pub use compile::{OrderError, Place, compile, compile_file};
 pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Upgrade, Written};
 
 #[cfg(test)]

@@ -126,17 +126,22 @@ impl Data {
     /// The API's socket; its folder is made, for its owner alone.
     pub fn socket(&self) -> Result<PathBuf, PlaceError> {
         use std::os::unix::ffi::OsStrExt as _;
-        let uid = rustix::process::geteuid();
-        let base = match env::var_os("XDG_RUNTIME_DIR") {
-            _ if uid.is_root() => PathBuf::from("/run/patchlab"),
-            Some(dir) if !dir.is_empty() => PathBuf::from(dir).join("patchlab"),
-            _ => env::temp_dir().join(format!("patchlab-{}", uid.as_raw())),
-        };
-        let folder = base.join(&Digest::of(self.dir.as_os_str().as_bytes()).short()[..8]);
-        private_folder(&base)?;
+        let folder = runtime_folder()?.join(&Digest::of(self.dir.as_os_str().as_bytes()).short()[..8]);
         private_folder(&folder)?;
         Ok(folder.join("api.sock"))
     }
+}
+
+/// The user's runtime folder: one for all data folders of this machine, gone with its boot. Made for its owner alone.
+pub fn runtime_folder() -> Result<PathBuf, PlaceError> {
+    let uid = rustix::process::geteuid();
+    let folder = match env::var_os("XDG_RUNTIME_DIR") {
+        _ if uid.is_root() => PathBuf::from("/run/patchlab"),
+        Some(dir) if !dir.is_empty() => PathBuf::from(dir).join("patchlab"),
+        _ => env::temp_dir().join(format!("patchlab-{}", uid.as_raw())),
+    };
+    private_folder(&folder)?;
+    Ok(folder)
 }
 
 /// Makes a folder (mode 0700) or checks that the one there is ours.

@@ -92,6 +92,8 @@ fn from_submit_to_rollback() {
     runtime.block_on(async {
         let page = reqwest::get(&console).await.unwrap().text().await.unwrap();
         assert!(page.contains("PO-1") && page.contains("web-2"));
+        let rebound = reqwest::Client::new().get(&console).header("host", "evil.example").send().await.unwrap();
+        assert_eq!(rebound.status(), 421);
         // TCP shows; it does not change without the token.
         let change = reqwest::Client::new().post(format!("{console}api/v1/orders/PO-1/release")).send().await.unwrap();
         assert_eq!(change.status(), 401);

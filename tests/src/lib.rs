@@ -2,3 +2,5 @@
 
 pub mod bare_qemu;
 pub mod clone_bench;
+pub mod mount_namespace;
+pub mod program;

@@ -5,53 +5,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
 };
 
+use patchlab_tests::program::{Need, Patchlab, folder, obstacle};
 use serde_json::Value;
-
-/// Where `tests/build` puts the programs: beside this test's folder.
-fn program(name: &str) -> Option<PathBuf> {
-    let test = std::env::current_exe().ok()?;
-    let path = test.parent()?.parent()?.join(name);
-    path.is_file().then_some(path)
-}
-
-/// Why this machine cannot run it.
-fn obstacle() -> Option<String> {
-    if std::env::var_os("PATCHLAB_QUICK").is_some_and(|quick| !quick.is_empty()) {
-        return Some("only quick tests were asked for".into());
-    }
-    let id = Command::new("id").arg("-u").output().ok()?;
-    if String::from_utf8_lossy(&id.stdout).trim() != "0" {
-        return Some("not root".into());
-    }
-    let agent = std::env::var_os("PATCHLAB_AGENT").is_some_and(|path| Path::new(&path).is_file());
-    if program("patchlab").is_none() || !agent {
-        return Some("patchlab is not built or PATCHLAB_AGENT names no static agent: tests/run sees to both".into());
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/setup-host");
-    let ready = Command::new(source).arg("--check").output().ok()?;
-    (!ready.status.success()).then(|| String::from_utf8_lossy(&ready.stdout).trim().to_owned())
-}
-
-struct Patchlab {
-    data: PathBuf,
-}
-
-impl Patchlab {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("patchlab").expect("patchlab is built"));
-        command.arg("--data").arg(&self.data).args(arguments);
-        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("patchlab starts")
-    }
-}
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
@@ -65,14 +24,11 @@ fn machines_of(worker: &str) -> Vec<String> {
 
 #[test]
 fn the_whole_path_on_real_machines() {
-    if let Some(why) = obstacle() {
+    if let Some(why) = obstacle(&[Need::Time, Need::Program, Need::Lab, Need::Agent]) {
         eprintln!("SKIP the_whole_path_on_real_machines: {why}");
         return;
     }
-    let parent = std::env::var_os("PATCHLAB_TEST_DATA").unwrap_or_else(|| "/var/tmp".into());
-    let folder = tempfile::Builder::new().prefix("patchlab-test-").tempdir_in(parent).expect("a folder");
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("open to the lab's user");
+    let folder = folder();
     let shown = folder.path().join("shown.json");
     let outer = Patchlab { data: folder.path().to_owned() };
     let status = outer
@@ -91,7 +47,7 @@ fn the_whole_path_on_real_machines() {
     assert_eq!(bad["verdict"], "rejected");
     assert!(bad["baselines"][0]["journal"].as_array().is_some_and(|lines| !lines.is_empty()));
     let gc = demo.run(&["lab", "gc", "--dry-run"]);
-    assert_eq!(String::from_utf8_lossy(&gc.stdout).trim(), "nothing to collect");
+    assert_eq!(gc.out.trim(), "nothing to collect");
 
     killed_in_the_middle(&demo, &order("good"));
 }
@@ -110,13 +66,12 @@ fn killed_in_the_middle(demo: &Patchlab, order: &Path) {
     validation.kill().expect("it can be killed");
     validation.wait().expect("it ends");
     let collected = demo.run(&["lab", "gc"]);
-    assert!(collected.status.success());
+    assert_eq!(collected.code, Some(0));
     let again = demo.run(&["lab", "gc"]);
-    assert_eq!(String::from_utf8_lossy(&again.stdout).trim(), "nothing to collect");
+    assert_eq!(again.out.trim(), "nothing to collect");
     let work = fs::read_dir(demo.data.join("work")).map(|entries| entries.count()).unwrap_or(0);
     assert_eq!(work, 0, "folders of dead workers are left");
-    let collected = String::from_utf8_lossy(&collected.stdout).into_owned();
-    for worker in collected.lines().filter_map(|line| line.split('\t').next()) {
+    for worker in collected.out.lines().filter_map(|line| line.split('\t').next()) {
         assert_eq!(machines_of(worker), Vec::<String>::new());
     }
 }

@@ -25,7 +25,7 @@ pub const FILE_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum WrittenError {
     /// The file could not be read.
-    #[error("{path}: cannot be read: {source}", path = path.display())]
+    #[error("{path}: cannot be read: {source}; is it the right file?", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -10,19 +11,22 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Baseline, Baselines, BuildError, PoolFile, Progress, Record, StoredFile, failed,
+    Baseline, Baselines, BuildError, PoolFile, Progress, Record, StoredFile, Weight, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer},
     image, pool,
 };
 use crate::{
+    accelerator::Accelerator,
     artifact::ArtifactStore,
     ledger::{Ledger, Thing},
+    places::Places,
     recipe::{Recipe, Source},
-    worker::{self, Launcher, Network},
+    room::{self, Bytes},
+    worker::{self, Launcher, Network, OPEN_TIMEOUT, Receiver, Worker},
 };
 
 /// What decides what is built, beside recipe and overlay: this builder. Raised when its images change.
-const BUILDER: &str = "2";
+const BUILDER: &str = "3";
 
 /// Files that the worker leaves for the baseline.
 const FROZEN_FILES: &[&str] = &["disk.qcow2", "ram", "state", "domain.xml", "manifest.json"];
@@ -45,27 +49,41 @@ impl Built {
     }
 }
 
-/// Passes on what the build is at.
+/// Passes on what the build is at, and remembers it for the error that may come.
 struct Narrator<'a> {
     begun: Instant,
     step: u32,
+    what: String,
     tell: &'a mut dyn FnMut(Progress),
 }
 
 impl Narrator<'_> {
     fn step(&mut self, step: u32, what: &str) {
         self.step = step;
-        self.say(what);
+        what.clone_into(&mut self.what);
+        self.say(what, Weight::Passing);
     }
 
-    fn say(&mut self, what: &str) {
-        (self.tell)(Progress { step: self.step, what: what.to_owned(), elapsed: self.begun.elapsed() });
+    fn say(&mut self, what: &str, weight: Weight) {
+        (self.tell)(Progress { step: self.step, what: what.to_owned(), weight, elapsed: self.begun.elapsed() });
     }
 }
+
+/// What a build needs beside the machine's memory: the installed root, its package files twice, and the disk made of it twice.
+const SYSTEM_BYTES: u64 = 3 << 30;
+/// Less than this left after a failure means that the disk is full, whatever the failure says: QEMU dies without a word.
+const FULL_BYTES: Bytes = Bytes(4 << 20);
+/// The log of the last build that failed, in the lab's folder.
+const FAILED_LOG: &str = "last-failed-build.log";
+/// Of each log that explains a failure, the last bytes are kept: 1 MiB.
+const EVIDENCE_BYTES: usize = 1 << 20;
 
 impl Baselines {
     /// Builds the recipe's baseline, or takes it from the store when recipe, overlay and builder are the same as then.
     /// `launcher` is a command line of this program that calls [`super::serve_freeze`]. One build at a time: a second waits.
+    ///
+    /// # Errors
+    /// The recipe is wrong, there is no room, or a step failed; the store is then as it was, and the log's place is named.
     pub fn build(
         &self,
         recipe: &Path,
@@ -79,16 +97,18 @@ impl Baselines {
         if let Some(baseline) = self.built_from(inputs)? {
             return Ok(Built::Stored(baseline));
         }
-        let mut narrator = Narrator { begun: Instant::now(), step: 0, tell: progress };
+        let mut narrator = Narrator { begun: Instant::now(), step: 0, what: String::new(), tell: progress };
         let lock = folder.join(".building");
         let file = fs::File::create(&lock).map_err(failed("create", &lock))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            narrator.say("waiting for another build to end");
+            narrator.say("waiting for another build to end", Weight::Passing);
             flock(&file, FlockOperation::LockExclusive).map_err(|error| failed("lock", &lock)(error.into()))?;
             if let Some(baseline) = self.built_from(inputs)? {
                 return Ok(Built::Stored(baseline));
             }
         }
+        let needed = needed(&recipe);
+        room::require(folder, needed, &format!("building baseline {}", recipe.name))?;
         crate::gc::collect(&self.places, crate::gc::Mode::Collect)?;
         let ledger = Ledger::open(&self.places)?;
         let id = format!("b-{}-{}", inputs.short(), std::process::id());
@@ -96,21 +116,37 @@ impl Baselines {
         ledger.begin(&id)?;
         ledger.creating(&id, Thing::Folder { path: work.clone() })?;
         let result = self.build_in(&recipe, &work, launcher, &mut narrator, inputs);
-        let keeps_evidence = matches!(&result, Err(BuildError::Tool { .. }));
-        let log = work.join("install.log");
-        if keeps_evidence && log.exists() {
-            // The log outlives the build that it explains.
-            let kept = self.places.lab.join("last-failed-build.log");
-            fs::copy(&log, &kept).map_err(failed("keep", &log))?;
+        // Before the folder goes: it may be what fills the disk.
+        let result = result.map_err(|error| self.name_full(error, needed));
+        let evidence = result.is_err().then(|| tail(&work.join(image::LOG))).flatten();
+        match fs::remove_dir_all(&work) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &work)(error)),
+            _ => {}
         }
-        fs::remove_dir_all(&work).map_err(failed("remove", &work))?;
         ledger.end(&id)?;
-        result.map(Built::New).map_err(|error| match error {
-            BuildError::Tool { tool, reason, log: named } if named == log => {
-                BuildError::Tool { tool, reason, log: self.places.lab.join("last-failed-build.log") }
-            }
-            other => other,
+        result.map(Built::New).map_err(|source| BuildError::Step {
+            name: recipe.name.clone(),
+            step: narrator.step,
+            what: narrator.what,
+            log: evidence.and_then(|text| self.keep_log(&text)),
+            source: Box::new(source),
         })
+    }
+
+    /// The log outlives the build that it explains. One that cannot be kept is no reason for another error.
+    fn keep_log(&self, text: &[u8]) -> Option<PathBuf> {
+        let kept = self.places.lab.join(FAILED_LOG);
+        fs::write(&kept, text).ok().map(|()| kept)
+    }
+
+    /// Says that the disk is full where that is why the build failed.
+    fn name_full(&self, error: BuildError, needed: Bytes) -> BuildError {
+        let folder = self.places.work.clone();
+        let free = room::free(&folder).unwrap_or(Bytes(0));
+        if matches!(error, BuildError::NoRoom(_)) || !(room::ran_out(&error) || free < FULL_BYTES) {
+            return error;
+        }
+        BuildError::Full { folder, free, needed, source: Box::new(error) }
     }
 
     fn build_in(
@@ -123,9 +159,11 @@ impl Baselines {
     ) -> Result<Baseline, BuildError> {
         let staged = work.join("baseline");
         fs::create_dir_all(&staged).map_err(failed("create", &staged))?;
+        narrator.step(1, "opening libvirt");
+        let worker = FreezeWorker::open(&self.places, launcher, narrator)?;
         let Source::Mmdebstrap { suite, .. } = &recipe.source;
         narrator.step(1, &format!("installing packages from {suite}"));
-        let installed = image::install(recipe, work, &mut |what| narrator.say(what))?;
+        let installed = image::install(recipe, work, &mut |what| narrator.say(what, Weight::Passing))?;
         narrator.step(2, "writing the disk");
         let pool = pool::keep(&installed.root, &installed.packages, &ArtifactStore::open(&self.places.artifacts)?)?;
         keep_apt_inputs(&installed, &staged.join("apt"))?;
@@ -133,49 +171,10 @@ impl Baselines {
         let disk = image::disk(recipe, &installed.root, work)?;
         // The root holds what the disk now holds; a full disk is nearer with both.
         fs::remove_dir_all(&installed.root).map_err(failed("remove", &installed.root))?;
-        let freezer = self.freeze(recipe, &disk, &staged, launcher, narrator)?;
+        let freezer = worker.freeze(recipe, &disk, &staged, &work.join(image::LOG), narrator)?;
         narrator.step(7, "storing, by digest");
         let record = self.record(recipe, inputs, pool, freezer, &staged)?;
         Ok(self.adopt(&staged, &record)?)
-    }
-
-    /// Lets a worker boot the disk and freeze it, and takes over what it made.
-    fn freeze(
-        &self,
-        recipe: &Recipe,
-        disk: &Path,
-        staged: &Path,
-        launcher: &Launcher,
-        narrator: &mut Narrator<'_>,
-    ) -> Result<Freezer, BuildError> {
-        let mut worker = worker::spawn(&self.places, launcher, &Network::Isolated)?;
-        let home = fs::metadata(worker.folder()).map_err(failed("read", worker.folder()))?;
-        let given = worker.folder().join("disk.qcow2");
-        fs::rename(disk, &given).map_err(failed("hand over", disk))?;
-        let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&home), std::os::unix::fs::MetadataExt::gid(&home));
-        std::os::unix::fs::chown(&given, Some(uid), Some(gid)).map_err(failed("hand over", &given))?;
-        worker.sender().send(&FreezeOrder {
-            memory_mib: recipe.memory_mib,
-            vcpus: recipe.vcpus,
-            ready_units: recipe.ready_units.clone(),
-            ready_timeout_s: recipe.ready_timeout.as_secs(),
-        })?;
-        let gone = || BuildError::Freeze { reason: "its worker ended without a word".into() };
-        let mut receiver = worker.take_receiver().ok_or_else(gone)?;
-        let freezer = loop {
-            match receiver.receive()?.ok_or_else(gone)? {
-                FreezeWord::Step { step, what } => narrator.step(step, &what),
-                FreezeWord::Frozen(freezer) => break freezer,
-                FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
-            }
-        };
-        for name in FROZEN_FILES {
-            let (from, to) = (worker.folder().join(name), staged.join(name));
-            fs::rename(&from, &to).map_err(failed("take over", &from))?;
-            std::os::unix::fs::chown(&to, Some(0), Some(0)).map_err(failed("take over", &to))?;
-        }
-        worker.end()?;
-        Ok(freezer)
     }
 
     fn record(
@@ -208,6 +207,100 @@ impl Baselines {
             files,
             pool,
         })
+    }
+}
+
+/// What a build of the recipe needs at its peak: the memory file is as long as the memory.
+fn needed(recipe: &Recipe) -> Bytes {
+    Bytes(SYSTEM_BYTES + (recipe.memory_mib << 20))
+}
+
+/// The end of a log; nothing when there is none.
+fn tail(path: &Path) -> Option<Vec<u8>> {
+    let text = fs::read(path).ok()?;
+    Some(text[text.len().saturating_sub(EVIDENCE_BYTES)..].to_vec())
+}
+
+/// The worker that boots and freezes, with libvirt open.
+struct FreezeWorker {
+    worker: Worker,
+    receiver: Receiver,
+}
+
+impl FreezeWorker {
+    fn gone() -> BuildError {
+        BuildError::Freeze { reason: "its worker ended without a word".into() }
+    }
+
+    /// Starts it and waits until it has libvirt open; says what will run the machine, and how slow that is.
+    fn open(places: &Places, launcher: &Launcher, narrator: &mut Narrator<'_>) -> Result<Self, BuildError> {
+        let mut worker = worker::spawn(places, launcher, &Network::Isolated)?;
+        let mut receiver = worker.take_receiver().ok_or_else(Self::gone)?;
+        receiver.set_timeout(Some(OPEN_TIMEOUT))?;
+        match receiver.receive()?.ok_or_else(Self::gone)? {
+            FreezeWord::Open { accelerator: Accelerator::Kvm, probed } => narrator.say(&probed, Weight::Passing),
+            FreezeWord::Open { accelerator: Accelerator::Tcg, probed } => narrator.say(&probed, Weight::Lasting),
+            FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
+            word => return Err(BuildError::Freeze { reason: format!("its worker spoke out of turn: {word:?}") }),
+        }
+        receiver.set_timeout(None)?;
+        Ok(Self { worker, receiver })
+    }
+
+    /// Lets it boot the disk and freeze it, and takes over what it made. Its logs are added to `log` when it fails.
+    fn freeze(
+        mut self,
+        recipe: &Recipe,
+        disk: &Path,
+        staged: &Path,
+        log: &Path,
+        narrator: &mut Narrator<'_>,
+    ) -> Result<Freezer, BuildError> {
+        let folder = self.worker.folder().to_owned();
+        let home = fs::metadata(&folder).map_err(failed("read", &folder))?;
+        let given = folder.join("disk.qcow2");
+        fs::rename(disk, &given).map_err(failed("hand over", disk))?;
+        chown(&given, Some(home.uid()), Some(home.gid())).map_err(failed("hand over", &given))?;
+        let freezer = self.converse(recipe, narrator).inspect_err(|_| add_logs(&folder, log))?;
+        for name in FROZEN_FILES {
+            let (from, to) = (folder.join(name), staged.join(name));
+            fs::rename(&from, &to).map_err(failed("take over", &from))?;
+            chown(&to, Some(0), Some(0)).map_err(failed("take over", &to))?;
+        }
+        self.worker.end()?;
+        Ok(freezer)
+    }
+
+    fn converse(&mut self, recipe: &Recipe, narrator: &mut Narrator<'_>) -> Result<Freezer, BuildError> {
+        self.worker.sender().send(&FreezeOrder {
+            memory_mib: recipe.memory_mib,
+            vcpus: recipe.vcpus,
+            ready_units: recipe.ready_units.clone(),
+            ready_timeout_s: recipe.ready_timeout.as_secs(),
+        })?;
+        loop {
+            match self.receiver.receive()?.ok_or_else(Self::gone)? {
+                FreezeWord::Step { step, what, weight: Weight::Passing } => narrator.step(step, &what),
+                FreezeWord::Step { what, weight, .. } => narrator.say(&what, weight),
+                FreezeWord::Open { probed, .. } => narrator.say(&probed, Weight::Passing),
+                FreezeWord::Frozen(freezer) => return Ok(freezer),
+                FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
+            }
+        }
+    }
+}
+
+/// Adds the ends of the worker's log and of its machines' consoles to the build's log: the worker's folder is about to go.
+fn add_logs(folder: &Path, log: &Path) {
+    let Ok(mut kept) = fs::OpenOptions::new().create(true).append(true).open(log) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|kind| kind == "log" || kind == "console")
+            && let Some(text) = tail(&path)
+        {
+            // What does not fit on a full disk is lost.
+            let _ = writeln!(kept, "=== {}", path.display()).and_then(|()| kept.write_all(&text));
+        }
     }
 }
 

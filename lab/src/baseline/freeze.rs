@@ -1,4 +1,7 @@
 //! A baseline's first boot and its freeze, in a worker.
+//!
+//! The worker is started before the system is installed: what it cannot do (no libvirt, no QEMU) is known in the build's first
+//! seconds, and so is how slow the machine will be.
 
 use std::{
     fs, io,
@@ -11,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use virt::sys;
 
-use super::Frozen;
+use super::{Frozen, Weight};
 use crate::{
-    accelerator::{Accelerator, host_cpu},
-    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung},
+    accelerator::{self, Accelerator, Probed, host_cpu},
+    machine::{CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
     manifest,
     worker::{self, Inside},
 };
@@ -34,9 +37,20 @@ pub(super) struct FreezeOrder {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum FreezeWord {
-    Step { step: u32, what: String },
+    /// libvirt is open; what will run the machine, as probed.
+    Open {
+        accelerator: Accelerator,
+        probed: String,
+    },
+    Step {
+        step: u32,
+        what: String,
+        weight: Weight,
+    },
     Frozen(Freezer),
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 /// What a machine was frozen on and under.
@@ -50,11 +64,15 @@ pub(super) struct Freezer {
 /// How long the freeze itself may take: it writes the device state alone.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until the system is up and its processors are at rest: two seconds in a row with less than a tenth busy.
+/// How long the system may take to come to rest, with kvm.
+const REST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until the system is up and its processors are at rest: two seconds in a row with less than a tenth busy. Gives up after as
+/// many seconds as its argument says, and shows what was busy.
 const SETTLE: &str = r#"
 systemctl is-system-running --wait >/dev/null 2>&1
 rest=0
-for _ in $(seq 120); do
+for _ in $(seq "$1"); do
   read -r _ u n s i w q t _ </proc/stat
   busy=$((u + n + s + q + t)); all=$((busy + i + w))
   sleep 1
@@ -63,19 +81,21 @@ for _ in $(seq 120); do
   if [ $(((now - busy) * 10)) -lt $((total - all)) ]; then rest=$((rest + 1)); else rest=0; fi
   [ "$rest" -lt 2 ] || exit 0
 done
-echo "the system does not come to rest" >&2
+echo "the system does not come to rest within $1 s; busiest:" $(ps -eo comm= --sort=-pcpu | head -n 3) >&2
 exit 1
 "#;
 
-/// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, freezes what it is given, says how that went.
+/// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, opens libvirt, freezes what it is given, says how
+/// that went.
 pub fn serve_freeze() -> ExitCode {
     let mut inside = match worker::enter() {
         Ok(inside) => inside,
         Err(code) => return code,
     };
-    let Ok(Some(order)) = inside.receiver.receive::<FreezeOrder>() else { return ExitCode::FAILURE };
-    let word = match freeze(&inside, &order) {
-        Ok(freezer) => FreezeWord::Frozen(freezer),
+    let word = match serve(&mut inside) {
+        Ok(Some(freezer)) => FreezeWord::Frozen(freezer),
+        // The build ended before the system was installed.
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },
     };
     match inside.sender.send(&word) {
@@ -88,30 +108,43 @@ fn with_source(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-fn freeze(inside: &Inside, order: &FreezeOrder) -> Result<Freezer, LabError> {
-    let step = |step: u32, what: &str| {
-        // A parent that is gone ends us by other means.
-        let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned() });
-    };
-    step(3, "opening libvirt");
+fn serve(inside: &mut Inside) -> Result<Option<Freezer>, LabError> {
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
-    let accelerator = choose(&lab, inside, order, &step)?;
+    let probed = accelerator::probe().map_err(|source| LabError::Io {
+        action: "try what runs machines, with",
+        path: "qemu-system-x86_64".into(),
+        source,
+    })?;
+    // A parent that is gone ends us by other means.
+    let _ = inside.sender.send(&FreezeWord::Open { accelerator: probed.accelerator, probed: probed.to_string() });
+    let Ok(Some(order)) = inside.receiver.receive::<FreezeOrder>() else { return Ok(None) };
+    freeze(&lab, inside, &order, &probed).map(Some)
+}
+
+fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> Result<Freezer, LabError> {
+    let say = |step: u32, what: &str, weight: Weight| {
+        let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned(), weight });
+    };
+    let step = |step: u32, what: &str| say(step, what, Weight::Passing);
+    let accelerator = choose(lab, inside, order, probed, &say)?;
     step(3, &format!("booting by its own bootloader ({accelerator:?})"));
     let work = &inside.places.work;
     let machine =
-        lab.start_as(plan(&lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
+        lab.start_as(plan(lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
     let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
     machine.wait_agent(timeout)?;
     machine.wait_units(timeout)?;
     step(4, "letting it come to rest");
     let guest = machine.guest();
-    guest.script(SETTLE, &[], timeout + Duration::from_secs(180))?;
+    let patience = REST_TIMEOUT * accelerator.factor();
+    guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2)?;
     step(5, "taking the manifest");
     let at = machine.clock()?;
     let manifest = manifest::collect(&machine)?;
     let path = work.join("manifest.json");
     let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
+    rehearse(&guest, timeout)?;
     guest.script("sync", &[], timeout)?;
     step(6, "freezing memory and devices");
     let xml = machine.description()?;
@@ -151,28 +184,31 @@ fn plan(
     })
 }
 
-/// kvm only when this very system boots under it: a device that opens proves nothing.
-fn choose(lab: &Lab, inside: &Inside, order: &FreezeOrder, step: &dyn Fn(u32, &str)) -> Result<Accelerator, LabError> {
-    if !Accelerator::Kvm.opens() {
+/// kvm only when this very system boots under it: neither a device that opens nor a payload that runs proves that.
+fn choose(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    probed: &Probed,
+    say: &dyn Fn(u32, &str, Weight),
+) -> Result<Accelerator, LabError> {
+    if probed.accelerator == Accelerator::Tcg {
         return Ok(Accelerator::Tcg);
     }
-    step(3, "trying kvm with a boot of its own");
+    say(3, "trying kvm with a boot of its own", Weight::Passing);
     let begun = Instant::now();
-    let probed = lab
+    let booted = lab
         .start_as(plan(lab, inside, order, Accelerator::Kvm, Memory::Plain, DiskFate::Remove)?)
         .and_then(|machine| machine.wait_agent(Duration::from_secs(60)));
-    match probed {
+    match booted {
         Ok(()) => {
-            step(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()));
+            say(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()), Weight::Passing);
             Ok(Accelerator::Kvm)
         }
         Err(error) => {
-            step(
-                3,
-                &format!(
-                    "kvm opens but does not boot this system ({error}): software emulation, about ten times slower"
-                ),
-            );
+            let what =
+                format!("kvm runs a payload but does not boot this system ({error}): software emulation, slower");
+            say(3, &what, Weight::Lasting);
             Ok(Accelerator::Tcg)
         }
     }

@@ -8,7 +8,15 @@ use std::{
 };
 
 use super::{BuildError, failed};
-use crate::recipe::{Recipe, Source};
+use crate::{
+    recipe::{Recipe, Source},
+    room,
+};
+
+/// The installer's log in the build's folder.
+pub(super) const LOG: &str = "install.log";
+/// Lines of the installer's that an error repeats.
+const REASON_LINES: usize = 4;
 
 /// What every baseline has beside its recipe's packages.
 const PACKAGES: &[&str] = &[
@@ -66,15 +74,30 @@ pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -
     let Source::Mmdebstrap { suite, pockets } = &recipe.source;
     let (root, sources) = (work.join("root"), work.join("sources.list"));
     let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
-    let included = PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str));
-    let mut command = Command::new("mmdebstrap");
+    let included: Vec<&str> = PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str)).collect();
+    // In namespaces of its own: it dies with this process, with all that it started, and its mounts never show here.
+    let mut command = Command::new("setpriv");
     command
-        .args(["--mode=root", "--variant=minbase", "--format=directory"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "--",
+        ])
+        .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"])
         // The package files stay: they are the baseline's pool.
         .args(["--skip=essential/unlink", "--skip=cleanup/apt/cache"])
-        .arg(format!("--include={}", included.collect::<Vec<_>>().join(",")))
+        // Its own update would come after the last hook: see `name_check`, which does it first.
+        .arg("--skip=update")
+        .arg(format!("--include={}", included.join(",")))
         .arg(format!("--setup-hook=cp \"$1/etc/apt/sources.list\" {}", quoted(&sources)))
         .arg(format!("--setup-hook={}", pocket_filter(&suites)))
+        .arg(format!("--setup-hook={}", name_check(&included)))
         .arg(suite)
         .arg(&root)
         .env("TMPDIR", work)
@@ -82,7 +105,15 @@ pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    run_installer(&mut command, &work.join("install.log"), say)?;
+    let subject = || format!("{} from {}", recipe.name, suites.join(", "));
+    run_installer(&mut command, &work.join(LOG), say).map_err(|failure| match failure {
+        InstallerFailure::NoSuchPackage(packages) => BuildError::NoSuchPackage {
+            packages: packages.join(", "),
+            suites: suites.join(", "),
+            recipe: recipe.path.clone(),
+        },
+        InstallerFailure::Said(reason) => BuildError::Tool { tool: "mmdebstrap", subject: subject(), reason },
+    })?;
     let packages = work.join("packages");
     fs::create_dir_all(&packages).map_err(failed("create", &packages))?;
     let archives = root.join("var/cache/apt/archives");
@@ -108,42 +139,71 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// Runs the installer, passes on what it is at, and finds out which package it misses.
-fn run_installer(command: &mut Command, log: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BuildError> {
-    let mut child = command.spawn().map_err(|source| BuildError::Tool {
-        tool: "mmdebstrap",
-        reason: format!("does not start: {source}; run lab/setup-host"),
-        log: log.to_owned(),
-    })?;
-    let mut written = File::create(log).map_err(failed("create", log))?;
+/// A hook that updates the index files and then asks apt for every package by name: one that is not there is an error now, and
+/// not after the download of all the others. Whatever else the simulation says is left to the installation itself.
+fn name_check(packages: &[&str]) -> String {
+    format!(
+        "export APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\"; echo 'I: running apt-get update...' >&2; \
+         apt-get -qq update --error-on=any >&2 || exit 1; \
+         said=$(apt-get -qq --simulate install {} 2>&1 >/dev/null) || true; \
+         if echo \"$said\" | grep -E \"Unable to locate package|has no installation candidate\" >&2; then exit 1; fi",
+        packages.join(" ")
+    )
+}
+
+/// Why the installer ended.
+enum InstallerFailure {
+    /// The suites do not have these packages.
+    NoSuchPackage(Vec<String>),
+    /// Something else, in its own words.
+    Said(String),
+}
+
+/// Runs the installer, passes on what it is at, and finds out which packages it misses. Its log may end early where the disk is
+/// full; the installer itself is always waited for.
+fn run_installer(command: &mut Command, log: &Path, say: &mut dyn FnMut(&str)) -> Result<(), InstallerFailure> {
+    let said = |action: &str| {
+        let action = action.to_owned();
+        move |error: io::Error| InstallerFailure::Said(format!("{action}: {error}"))
+    };
+    let mut written = File::create(log).map_err(said(&format!("cannot create its log {}", log.display())))?;
+    let mut child = command.spawn().map_err(said("does not start (run lab/setup-host)"))?;
     let mut lines = Vec::new();
     if let Some(output) = child.stderr.take() {
         let mut reader = BufReader::new(output);
         let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).map_err(failed("hear", log))? > 0 {
-            written.write_all(&bytes).map_err(failed("write", log))?;
+        // An output that cannot be read is at its end: the exit status says the rest.
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
+            let _ = written.write_all(&bytes);
             let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-            if let Some(stage) = line.strip_prefix("I: ").filter(|stage| stage.ends_with("...")) {
+            if let Some(stage) =
+                line.strip_prefix("I: ").filter(|stage| stage.ends_with("...") && !stage.contains("signal"))
+            {
                 say(stage.trim_end_matches('.'));
             }
             lines.push(line);
             bytes.clear();
         }
     }
-    let status = child.wait().map_err(failed("wait for the installer of", log))?;
+    let status = child.wait().map_err(said("cannot be waited for"))?;
     if status.success() {
         return Ok(());
     }
-    if let Some(package) = lines.iter().find_map(|line| missing_package(line)) {
-        return Err(BuildError::NoSuchPackage { package });
+    let mut missing: Vec<String> = lines.iter().filter_map(|line| missing_package(line)).collect();
+    if !missing.is_empty() {
+        missing.sort();
+        missing.dedup();
+        return Err(InstallerFailure::NoSuchPackage(missing));
     }
-    let errors: Vec<&str> = lines
-        .iter()
-        .filter(|line| line.starts_with("E:") || line.contains("No space left"))
-        .map(String::as_str)
-        .collect();
-    let reason = if errors.is_empty() { format!("{status}") } else { errors.join("; ") };
-    Err(BuildError::Tool { tool: "mmdebstrap", reason, log: log.to_owned() })
+    let errors: Vec<&str> = lines.iter().map(String::as_str).filter(|line| is_cause(line)).take(REASON_LINES).collect();
+    Err(InstallerFailure::Said(if errors.is_empty() { status.to_string() } else { errors.join("; ") }))
+}
+
+/// Whether a line of the installer's says why it failed, rather than that it did.
+fn is_cause(line: &str) -> bool {
+    let noise = ["E: command failed:", "E: run_chroot failed", "E: mmdebstrap failed to run"];
+    let is_error = line.starts_with("E:") || room::says_full(line);
+    is_error && !noise.iter().any(|noise| line.starts_with(noise))
 }
 
 /// apt's two ways to say that a package is not there.
@@ -186,7 +246,7 @@ pub(super) fn prepare(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
     link(&format!("/lib/systemd/system/{networkd}"), units.join("multi-user.target.wants").join(networkd))?;
     if let Some(overlay) = &recipe.overlay {
         let source = overlay.join(".");
-        run("cp", Command::new("cp").args(["-a", "--no-preserve=ownership"]).arg(source).arg(root), &recipe.path)?;
+        run("cp", Command::new("cp").args(["-a", "--no-preserve=ownership"]).arg(source).arg(root), overlay)?;
     }
     Ok(())
 }
@@ -236,7 +296,7 @@ pub(super) fn disk(recipe: &Recipe, root: &Path, work: &Path) -> Result<PathBuf,
 
 fn partition(raw: &Path) -> Result<(), BuildError> {
     let tool = "sfdisk (package fdisk)";
-    let spoken = |reason: String| BuildError::Tool { tool, reason, log: raw.to_owned() };
+    let spoken = |reason: String| BuildError::Tool { tool, subject: raw.display().to_string(), reason };
     let mut child = Command::new("sfdisk")
         .arg("--quiet")
         .arg(raw)
@@ -279,7 +339,7 @@ fn write_bootloader(raw: &Path, core: &Path) -> Result<(), BuildError> {
 }
 
 fn run(tool: &'static str, command: &mut Command, subject: &Path) -> Result<(), BuildError> {
-    let broken = |reason: String| BuildError::Tool { tool, reason, log: subject.to_owned() };
+    let broken = |reason: String| BuildError::Tool { tool, subject: subject.display().to_string(), reason };
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -300,6 +360,19 @@ mod tests {
             assert_eq!(missing_package(line).as_deref(), Some("nginxx"));
         }
         assert_eq!(missing_package("E: apt-get failed"), None);
+    }
+
+    #[test]
+    fn an_error_repeats_causes_only() {
+        for (line, cause) in [
+            ("E: Write error - write (28: No space left on device)", true),
+            ("tar: x: Cannot write: No space left on device", true),
+            ("E: command failed: export APT_CONFIG", false),
+            ("E: mmdebstrap failed to run", false),
+            ("I: running apt-get update...", false),
+        ] {
+            assert_eq!(is_cause(line), cause, "{line}");
+        }
     }
 
     #[test]

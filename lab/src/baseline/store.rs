@@ -36,18 +36,25 @@ impl Baselines {
 
     /// All of them, by name and number.
     pub fn list(&self) -> Result<Vec<Baseline>, StoreError> {
-        self.names()?.into_values().map(|digest| self.load(digest)).collect()
+        let names = self.names()?.into_iter();
+        names.map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest)).collect()
     }
 
     /// The one with that full name, or the newest of that name, or the one with that digest (or its first 12 digits).
     pub fn get(&self, wanted: &str) -> Result<Baseline, StoreError> {
+        let (name, digest) = self.find(wanted)?;
+        self.load(&name, digest)
+    }
+
+    /// Full name and digest, as the file of names has them.
+    fn find(&self, wanted: &str) -> Result<(String, Digest), StoreError> {
         let names = self.names()?;
         let newest = names.iter().filter(|((name, _), _)| name == wanted).max_by_key(|((_, number), _)| *number);
         let exact = names.iter().find(|((name, number), digest)| {
             format!("{name}@{number}") == wanted || (wanted.len() >= 12 && digest.to_string().starts_with(wanted))
         });
         match newest.or(exact) {
-            Some((_, digest)) => self.load(*digest),
+            Some(((name, number), digest)) => Ok((format!("{name}@{number}"), *digest)),
             None => {
                 let known = names.keys().map(|(name, number)| format!("{name}@{number}")).collect();
                 Err(StoreError::Unknown { wanted: wanted.into(), known })
@@ -75,24 +82,30 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away. Its package files stay in the artifact store: orders may need them.
-    pub fn remove(&self, wanted: &str) -> Result<Baseline, StoreError> {
-        let baseline = self.get(wanted)?;
+    /// Takes a baseline away, an altered one too, and says its full name and digest. Its package files stay in the artifact
+    /// store: orders may need them.
+    pub fn remove(&self, wanted: &str) -> Result<(String, Digest), StoreError> {
+        let (name, digest) = self.find(wanted)?;
         let mut names = self.names()?;
-        names.retain(|_, digest| *digest != baseline.digest);
+        names.retain(|_, known| *known != digest);
         self.write_names(&names)?;
-        fs::remove_dir_all(&baseline.folder).map_err(failed("remove", &baseline.folder))?;
-        Ok(baseline)
+        let folder = self.folder(digest);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &folder)(error)),
+            _ => Ok((name, digest)),
+        }
     }
 
-    /// The one that was built from the same inputs, whole as far as lengths tell.
+    /// The one that was built from the same inputs, whole as far as lengths tell. An altered one is none.
     pub(super) fn built_from(&self, inputs: Digest) -> Result<Option<Baseline>, StoreError> {
         let whole = |baseline: &Baseline| {
             let mut files = baseline.record.files.iter();
             files.all(|(file, stored)| fs::metadata(baseline.file(file)).is_ok_and(|found| found.len() == stored.size))
         };
-        let newest_first = self.list()?.into_iter().rev();
-        Ok(newest_first.into_iter().find(|baseline| baseline.record.inputs == inputs && whole(baseline)))
+        let newest_first = self.names()?.into_iter().rev();
+        let mut readable =
+            newest_first.filter_map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest).ok());
+        Ok(readable.find(|baseline| baseline.record.inputs == inputs && whole(baseline)))
     }
 
     /// The next number for a name.
@@ -101,8 +114,8 @@ impl Baselines {
         Ok(taken.unwrap_or(0) + 1)
     }
 
-    /// Puts a finished folder in its place and gives it its name.
-    pub(super) fn adopt(&self, staged: &Path, record: &Record) -> Result<Baseline, StoreError> {
+    /// Puts a finished folder in its place and gives it its name. The folder must lie on the store's file system.
+    pub fn adopt(&self, staged: &Path, record: &Record) -> Result<Baseline, StoreError> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
         let digest = Digest::of(&text);
@@ -111,7 +124,7 @@ impl Baselines {
         // One call for all files of the folder: they are large, and most are on the disk already.
         let folder = fs::File::open(staged).map_err(failed("open", staged))?;
         rustix::fs::syncfs(&folder).map_err(|error| failed("write out", staged)(error.into()))?;
-        let home = self.places.baselines.join(digest.to_string());
+        let home = self.folder(digest);
         fs::rename(staged, &home).map_err(failed("put in place", &home))?;
         let mut names = self.names()?;
         names.insert((record.name.clone(), record.number), digest);
@@ -119,23 +132,36 @@ impl Baselines {
         Ok(Baseline { digest, folder: home, record: record.clone() })
     }
 
-    /// A baseline by its digest; its record must have that very digest.
-    fn load(&self, digest: Digest) -> Result<Baseline, StoreError> {
-        let folder = self.places.baselines.join(digest.to_string());
+    /// The baseline of that full name; its record must have that very digest.
+    fn load(&self, name: &str, digest: Digest) -> Result<Baseline, StoreError> {
+        let folder = self.folder(digest);
         let path = folder.join(RECORD);
         let wrong = |reason: String| StoreError::Record { path: path.clone(), reason };
-        let length = fs::metadata(&path).map_err(failed("read", &path))?.len();
+        let length = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { baseline: name.to_owned(), file: RECORD.into() });
+            }
+            other => other.map_err(failed("read", &path))?.len(),
+        };
         if length > RECORD_LIMIT {
             return Err(wrong(format!("{length} bytes are too many")));
         }
         let text = fs::read(&path).map_err(failed("read", &path))?;
         let found = Digest::of(&text);
-        let record: Record = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         if found != digest {
-            let baseline = format!("{}@{}", record.name, record.number);
-            return Err(StoreError::Altered { baseline, file: RECORD.into(), found, expected: digest });
+            return Err(StoreError::Altered {
+                baseline: name.to_owned(),
+                file: RECORD.into(),
+                found,
+                expected: digest,
+            });
         }
+        let record: Record = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         Ok(Baseline { digest, folder, record })
+    }
+
+    fn folder(&self, digest: Digest) -> PathBuf {
+        self.places.baselines.join(digest.to_string())
     }
 
     fn names_path(&self) -> PathBuf {
@@ -258,10 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_one_is_gone() {
+    fn a_removed_one_is_gone_even_when_it_was_altered() {
         let (_dir, store) = store();
-        let removed = store.remove("web@2").unwrap();
-        assert!(!removed.folder.exists());
+        let second = store.get("web@2").unwrap();
+        fs::write(second.file(RECORD), "{}").unwrap();
+        assert!(matches!(store.get("web").unwrap_err(), StoreError::Altered { baseline, .. } if baseline == "web@2"));
+        assert!(store.built_from(Digest::of(b"one")).unwrap().is_some(), "an altered one blocks no other");
+        assert_eq!(store.remove("web").unwrap(), ("web@2".into(), second.digest));
+        assert!(!second.folder.exists());
         assert_eq!(store.get("web").unwrap().record.number, 1);
     }
 }

@@ -1,6 +1,6 @@
 //! The worker's network: alone, or joined to the parent's by a pair of virtual links.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,16 @@ pub enum Network {
 
 /// Name of the worker's end.
 const INSIDE: &str = "uplink";
+
+/// A link of that name that is there already is somebody else's.
+pub(super) fn refuse_taken(link: &str) -> Result<(), WorkerError> {
+    if !Path::new("/sys/class/net").join(link).exists() {
+        return Ok(());
+    }
+    let reason = "a network link of that name is there already: another managed host has it, or `patchlab lab gc` \
+                  takes it away if its owner is dead";
+    Err(WorkerError::Link { link: link.to_owned(), reason: reason.to_owned() })
+}
 
 /// Makes the pair and moves the far end into the namespaces of process `pid`.
 pub(super) fn join(link: &str, outside: &str, pid: u32) -> Result<(), WorkerError> {

@@ -9,12 +9,12 @@ mod v1;
 
 pub use v1::{AuditCheck, DeploymentStory, Taken};
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, Request},
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -133,6 +133,14 @@ async fn guard(Extension(door): Extension<Door>, mut request: Request, next: Nex
     let actor = match &door {
         Door::Socket => Actor("local"),
         Door::Tcp { token } => {
+            if !names_this_machine(request.headers()) {
+                return ApiError::new(
+                    StatusCode::MISDIRECTED_REQUEST,
+                    "forbidden",
+                    "the console answers under localhost or a loopback address only",
+                )
+                .into_response();
+            }
             let given = request
                 .headers()
                 .get(header::AUTHORIZATION)
@@ -174,7 +182,39 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
+/// Whether the request was addressed to a loopback name. A page from elsewhere can make a browser connect to this machine under
+/// its own name (DNS rebinding); it cannot make it send another `Host`.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let named = headers.get(header::HOST).and_then(|value| value.to_str().ok()?.parse::<Authority>().ok());
+    named.is_some_and(|authority| {
+        let host = authority.host();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
 /// Compares digests, so that the time taken says nothing about where two differ.
 fn same(one: &[u8], other: &[u8]) -> bool {
     patchlab_protocol::Digest::of(one) == patchlab_protocol::Digest::of(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("127.0.0.1:8470", true)]
+    #[case("[::1]:8470", true)]
+    #[case("LocalHost", true)]
+    #[case("localhost.example:8470", false)]
+    #[case("127.0.0.1.example", false)]
+    #[case("192.0.2.1:8470", false)]
+    #[case("", false)]
+    fn only_loopback_names_are_answered(#[case] host: &str, #[case] answered: bool) {
+        let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_str(host).unwrap())]);
+        assert_eq!(names_this_machine(&headers), answered);
+        assert!(!names_this_machine(&HeaderMap::new()));
+    }
 }

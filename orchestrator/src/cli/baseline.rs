@@ -6,7 +6,7 @@ use clap::Subcommand;
 use patchlab_lab::{
     Baseline, Manifest,
     artifact::ArtifactStore,
-    baseline::{Baselines, BuildError, Built, StoreError},
+    baseline::{Baselines, BuildError, Built, StoreError, Weight},
 };
 use serde_json::json;
 
@@ -51,13 +51,12 @@ impl BaselineCommand {
                 let mut progress = Progress::new(output.voice());
                 let launcher = launcher(Job::Freeze).map_err(CliError::failed)?;
                 let built = baselines
-                    .build(&recipe, &launcher, &mut |step| {
-                        progress.now(&format!(
-                            "{}/{} {}",
-                            step.step,
-                            patchlab_lab::baseline::Progress::STEPS,
-                            step.what
-                        ));
+                    .build(&recipe, &launcher, &mut |told| {
+                        let line = format!("{}/{} {}", told.step, patchlab_lab::baseline::Progress::STEPS, told.what);
+                        match told.weight {
+                            Weight::Passing => progress.now(&line),
+                            Weight::Lasting => progress.note(&line),
+                        }
                     })
                     .map_err(classify_build)?;
                 let took = progress.elapsed();
@@ -121,12 +120,13 @@ impl BaselineCommand {
                 output.json(record)?;
             }
             Self::Verify { name } => {
-                let baseline = baselines.verify(&name).map_err(|error| CliError::Failed(error.to_string()))?;
+                let baseline = baselines.verify(&name).map_err(classify)?;
                 let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
                 for file in &baseline.record.pool {
-                    artifacts
-                        .verify(&file.sha256)
-                        .map_err(|error| CliError::Failed(format!("{} {}: {error}", file.name, file.version)))?;
+                    artifacts.verify(&file.sha256).map_err(|error| {
+                        let (baseline, name, version) = (baseline.full_name(), &file.name, &file.version);
+                        CliError::Failed(format!("baseline {baseline}: {name} {version} of its pool: {error}"))
+                    })?;
                 }
                 let (files, pool) = (baseline.record.files.len(), baseline.record.pool.len());
                 output.line(format!("{}\tintact\t{files} files\t{pool} package files", baseline.full_name()));
@@ -134,9 +134,9 @@ impl BaselineCommand {
                     .json(&json!({ "baseline": baseline.full_name(), "intact": true, "files": files, "pool": pool }))?;
             }
             Self::Rm { name } => {
-                let removed = baselines.remove(&name).map_err(classify)?;
-                output.line(format!("{}\tremoved", removed.full_name()));
-                output.json(&json!({ "removed": removed.full_name(), "digest": removed.digest }))?;
+                let (removed, digest) = baselines.remove(&name).map_err(classify)?;
+                output.line(format!("{removed}\tremoved"));
+                output.json(&json!({ "removed": removed, "digest": digest }))?;
             }
         }
         Ok(Exit::Passed)
@@ -159,10 +159,13 @@ fn summary(baseline: &Baseline) -> serde_json::Value {
 }
 
 fn classify_build(error: BuildError) -> CliError {
-    match error {
-        BuildError::Recipe(_) | BuildError::NoSuchPackage { .. } => CliError::Input(chain(&error)),
-        other => CliError::Failed(chain(&other)),
-    }
+    let is_input = match &error {
+        BuildError::Recipe(_) => true,
+        BuildError::Step { source, .. } => matches!(**source, BuildError::NoSuchPackage { .. }),
+        _ => false,
+    };
+    let text = chain(&error);
+    if is_input { CliError::Input(text) } else { CliError::Failed(text) }
 }
 
 fn classify(error: StoreError) -> CliError {

@@ -1,13 +1,19 @@
 //! `patchlab doctor`: can this machine run the lab? Every finding with its remedy.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use clap::Args;
-use patchlab_lab::accelerator::Accelerator;
+use patchlab_lab::{
+    accelerator::{self, Accelerator},
+    room::{self, Bytes},
+};
 use serde::Serialize;
 
-use super::{CliError, Exit, Global};
-use crate::{lab::tools, place::Data};
+use super::{CliError, Exit, Global, progress::Progress};
+use crate::{
+    lab::{tools, versions},
+    place::Data,
+};
 
 /// Programs that the lab starts, and the package each comes from.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -22,13 +28,20 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
 ];
-/// Free disk that a baseline and its clones want: 4 GiB.
-const DISK_BYTES: u64 = 4 << 30;
+/// Free disk that a baseline and its clones want.
+const DISK: Bytes = Bytes(4 << 30);
 /// Memory that two clones and their template want, kB: 2 GiB.
 const MEMORY_KB: u64 = 2 << 20;
 
+const EXAMPLES: &str = "Examples:
+  patchlab doctor
+  patchlab doctor --data /srv/patchlab --json -
+
+Exit codes: 0 it can, 4 it cannot: the rows that say no name the remedy.";
+
 /// The doctor.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Doctor {}
 
 /// One finding.
@@ -46,6 +59,8 @@ struct Finding {
 enum State {
     Good,
     Slow,
+    /// Not tried, since something else that is needed for it is missing.
+    Untried,
     Bad,
 }
 
@@ -54,6 +69,7 @@ impl State {
         match self {
             Self::Good => "yes",
             Self::Slow => "slow",
+            Self::Untried => "not tried",
             Self::Bad => "no",
         }
     }
@@ -62,8 +78,15 @@ impl State {
 impl Doctor {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
-        let findings = [programs(), root(), libvirt(), accelerator(), disk(&data), memory(), agent()];
         let output = global.output();
+        let mut progress = Progress::new(output.voice());
+        let (programs, rights) = (programs(), rights());
+        progress.now("opening libvirt, which the first time takes some seconds");
+        let libvirt = libvirt(&data, &rights);
+        progress.now("running a payload");
+        let accelerator = accelerator();
+        drop(progress);
+        let findings = [programs, rights, libvirt, accelerator, disk(&data), memory(), agent()];
         let rows: Vec<_> = findings
             .iter()
             .map(|finding| {
@@ -110,7 +133,7 @@ fn programs() -> Finding {
     finding("programs", State::Good, version.unwrap_or_default(), "")
 }
 
-fn root() -> Finding {
+fn rights() -> Finding {
     let is_root = rustix::process::geteuid().is_root();
     let user = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let has_user = user.lines().any(|line| line.starts_with(&format!("{}:", patchlab_lab::worker::USER)));
@@ -128,22 +151,36 @@ fn root() -> Finding {
     }
 }
 
-fn libvirt() -> Finding {
-    let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    let driver = dirs
-        .iter()
-        .map(|dir| Path::new(dir).join("libvirt/connection-driver/libvirt_driver_qemu.so"))
-        .find(|path| path.exists());
-    match driver {
-        Some(path) => finding("libvirt", State::Good, format!("embedded driver {}", path.display()), ""),
-        None => {
-            finding("libvirt", State::Bad, "no QEMU driver", "install libvirt-daemon-driver-qemu (lab/setup-host does)")
+/// Opens libvirt for real, in a worker, as every lab command does.
+fn libvirt(data: &Data, rights: &Finding) -> Finding {
+    if rights.state != State::Good {
+        return finding(
+            "libvirt",
+            State::Untried,
+            "the worker that opens it needs what is missing above",
+            &rights.remedy,
+        );
+    }
+    match versions::ask(data) {
+        Ok(versions) => finding(
+            "libvirt",
+            State::Good,
+            format!("embedded driver of libvirt {} opens, with QEMU {}", versions.libvirt, versions.qemu),
+            "",
+        ),
+        Err(error) => {
+            let remedy = if room::ran_out(&*error) {
+                "make room, or choose another folder with --data"
+            } else {
+                "install libvirt-daemon-driver-qemu and qemu-system-x86 (lab/setup-host as root does)"
+            };
+            finding("libvirt", State::Bad, format!("{error:#}"), remedy)
         }
     }
 }
 
 fn accelerator() -> Finding {
-    match patchlab_lab::accelerator::probe() {
+    match accelerator::probe() {
         Ok(probed) if probed.accelerator == Accelerator::Kvm => {
             finding("accelerator", State::Good, probed.to_string(), "")
         }
@@ -151,19 +188,18 @@ fn accelerator() -> Finding {
             "accelerator",
             State::Slow,
             probed.to_string(),
-            "about ten times slower than kvm; use a host whose /dev/kvm runs a kernel",
+            "everything works, and takes longer; use a host whose /dev/kvm runs a kernel",
         ),
         Err(error) => finding("accelerator", State::Bad, error.to_string(), "run lab/setup-host as root"),
     }
 }
 
 fn disk(data: &Data) -> Finding {
-    match rustix::fs::statvfs(data.dir()) {
-        Ok(found) => {
-            let free = found.f_bavail * found.f_frsize;
-            let state = if free < DISK_BYTES { State::Bad } else { State::Good };
-            let text = format!("{} GiB free in {}", free >> 30, data.dir().display());
-            finding("disk", state, text, "4 GiB are needed: make room, or choose another folder with --data")
+    match room::free(data.dir()) {
+        Ok(free) => {
+            let state = if free < DISK { State::Bad } else { State::Good };
+            let remedy = format!("{DISK} are needed: make room, or choose another folder with --data");
+            finding("disk", state, format!("{free} free in {}", data.dir().display()), &remedy)
         }
         Err(error) => finding(
             "disk",

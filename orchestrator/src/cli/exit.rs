@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::order::OrderError;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -73,5 +75,11 @@ impl CliError {
     /// A failure from whatever explains itself.
     pub fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<OrderError> for CliError {
+    fn from(error: OrderError) -> Self {
+        if error.is_machines() { Self::Failed(error.to_string()) } else { Self::Input(error.to_string()) }
     }
 }

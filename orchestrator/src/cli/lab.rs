@@ -110,7 +110,7 @@ impl Validate {
         let data = global.data()?;
         let output = global.output();
         let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
-        let order = compile_file(&self.order, &artifacts).map_err(CliError::input)?;
+        let order = compile_file(&self.order, &artifacts).map_err(CliError::from)?;
         let scenarios = scenarios(&self.scenarios)?;
         let signer = self.sign_key.as_deref().map(SigningKey::read).transpose().map_err(CliError::input)?;
         let baselines = validate::baselines(&data, &order, &self.baseline)

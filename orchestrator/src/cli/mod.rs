@@ -30,7 +30,7 @@ pub use client::Client;
 pub use exit::{CliError, Exit};
 pub use output::{JsonTo, Output};
 
-use crate::place::Data;
+use crate::place::{Data, PlaceError};
 
 /// Proves a patch before it ships.
 #[derive(Debug, Parser)]
@@ -64,7 +64,10 @@ pub struct Global {
 impl Global {
     /// The data folder.
     pub fn data(&self) -> Result<Data, CliError> {
-        Data::open(self.data.clone()).map_err(|error| CliError::Input(error.to_string()))
+        Data::open(self.data.clone()).map_err(|error| match error {
+            PlaceError::NoHome => CliError::Input(error.to_string()),
+            other => CliError::Input(format!("data folder: {other}; choose another with --data DIR")),
+        })
     }
 
     /// Where results go.

@@ -198,7 +198,7 @@ fn read_order(data: &Data, path: &Path) -> Result<Order, CliError> {
             .map_err(|error| CliError::Input(format!("{}: not a compiled order: {error}", path.display())));
     }
     let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
-    compile_file(path, &artifacts).map_err(CliError::input)
+    compile_file(path, &artifacts).map_err(CliError::from)
 }
 
 async fn hand_in(client: &Client, order: &str, file: &Path) -> Result<OrderRow, CliError> {

@@ -31,7 +31,7 @@ use crate::{
         managed::{ManagedHost, Segment},
     },
     legible::millis,
-    place::{Data, private_folder},
+    place::{Data, private_folder, runtime_folder},
 };
 
 /// The baseline that the demonstration builds, and the package whose update it proves.
@@ -82,7 +82,7 @@ pub struct Shown {
 pub fn run(data: &Data, options: &Options) -> anyhow::Result<Shown> {
     let dir = data.dir().join("demo");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let _lock = DemoLock::take(&dir.join("lock"))?;
+    let _lock = DemoLock::take(&runtime_folder()?.join("demo.lock"), &dir)?;
     let data = Data::open(Some(dir))?;
     forget_pipeline(&data)?;
     let program = std::env::current_exe().context("find this program's own file")?;

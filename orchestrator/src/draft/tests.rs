@@ -186,10 +186,10 @@ fn the_real_update_of_nginx_is_drafted_compiled_and_guarded(world: &World) {
     let digest = order.install[0].sha256;
     fs::write(world.artifacts.path(&digest), "x").unwrap();
     let error = crate::order::compile_file(&out, &world.artifacts).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("artifact {digest} in ")) && error.contains("was altered"), "{error}");
+    assert!(error.contains(&format!("artifact {digest} in ")) && error.contains("was altered"), "{error}");
     fs::remove_file(world.artifacts.path(&digest)).unwrap();
     let error = crate::order::compile_file(&out, &world.artifacts).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("artifact {digest} is missing")), "{error}");
+    assert!(error.contains(&format!("artifact {digest} is missing")), "{error}");
 }
 
 fn what_cannot_be_drafted_says_why(world: &World) {

@@ -18,6 +18,8 @@ pub enum Job {
     Validate,
     /// Is a managed host of the demonstration.
     Host,
+    /// Opens libvirt and says its versions.
+    Versions,
 }
 
 /// How this program is started for a job.
@@ -33,6 +35,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Freeze => return patchlab_lab::baseline::serve_freeze(),
         Job::Validate => super::worker::serve,
         Job::Host => super::managed::serve,
+        Job::Versions => super::versions::serve,
     };
     let inside = match worker::enter() {
         Ok(inside) => inside,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -32,13 +33,23 @@ pub enum OrderError {
         problem: String,
     },
     /// A file that the order names is missing or altered.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    #[error("{place}, {what}: {source}")]
+    Artifact {
+        /// Where the order names it.
+        place: Box<Place>,
+        /// What it is there for, with name, version and architecture.
+        what: String,
+        /// Why it cannot be used.
+        source: Box<ArtifactError>,
+    },
     /// The file lying at the order's `path` is not the one the order names.
-    #[error("order {id}: artifact {digest} was altered: {path} has digest {found}", path = path.display())]
+    #[error(
+        "{place}: artifact {digest} was altered: {path} has digest {found}: put the file back that the order was drafted \
+         with, or draft the order again", path = path.display()
+    )]
     AlteredFile {
-        /// The order.
-        id: String,
+        /// Where the order names it.
+        place: Box<Place>,
         /// The digest the order names.
         digest: Digest,
         /// The digest found.
@@ -46,6 +57,31 @@ pub enum OrderError {
         /// Where.
         path: PathBuf,
     },
+}
+
+impl OrderError {
+    /// Whether the order is blameless: this machine could not read or keep its files.
+    pub fn is_machines(&self) -> bool {
+        let Self::Artifact { source, .. } = self else { return false };
+        matches!(**source, ArtifactError::Full { .. } | ArtifactError::Io { .. })
+    }
+}
+
+/// A line of an order's file.
+#[derive(Debug)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// The order's id.
+    pub id: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: order {}", self.path.display(), self.line, self.id)
+    }
 }
 
 fn wrong<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, OrderError> {
@@ -66,30 +102,64 @@ pub fn compile_file(path: &Path, artifacts: &ArtifactStore) -> Result<Order, Ord
         }
         other => other,
     })?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    for file in written.change.iter().flat_map(|change| &change.file) {
-        take_in(&order.id, file, dir, artifacts)?;
-    }
-    let back = order.replaces.iter().filter_map(|replaced| replaced.file.as_ref());
-    for file in order.install.iter().chain(back) {
-        artifacts.verify(&file.sha256)?;
-    }
+    Files { path, text: &text, id: &order.id, artifacts }.check(&written)?;
     Ok(order)
 }
 
-/// Takes a file that is not in the store from where its `path` says it is.
-fn take_in(id: &str, file: &File, dir: &Path, artifacts: &ArtifactStore) -> Result<(), OrderError> {
-    let Some(path) = file.path.as_ref().map(|path| dir.join(path)) else { return Ok(()) };
-    if artifacts.has(&file.sha256) || !path.is_file() {
-        return Ok(());
+/// The files that an order names, against the artifact store.
+struct Files<'a> {
+    path: &'a Path,
+    text: &'a str,
+    id: &'a str,
+    artifacts: &'a ArtifactStore,
+}
+
+impl Files<'_> {
+    fn check(&self, written: &Written) -> Result<(), OrderError> {
+        for (c, change) in written.change.iter().enumerate() {
+            for (f, file) in change.file.iter().enumerate() {
+                let key = format!("change.{c}.file.{f}.sha256");
+                let what = format!("which installs {} {} ({})", file.name, file.version, file.arch);
+                self.take_in(file, &key, &what)?;
+                self.verify(&file.sha256, &key, &what)?;
+            }
+            for (r, replaces) in change.replaces.iter().enumerate() {
+                let Some(back) = &replaces.file else { continue };
+                let key = format!("change.{c}.replaces.{r}.file.sha256");
+                let what = format!("whose way back is {} {} ({})", replaces.name, replaces.version, replaces.arch);
+                self.verify(&back.sha256, &key, &what)?;
+            }
+        }
+        Ok(())
     }
-    let (found, _) =
-        Digest::of_file(&path).map_err(|source| ArtifactError::Io { action: "read", path: path.clone(), source })?;
-    if found != file.sha256 {
-        return Err(OrderError::AlteredFile { id: id.to_owned(), digest: file.sha256, found, path });
+
+    fn place(&self, key: &str) -> Box<Place> {
+        let line = WrittenError::at_key(self.path, self.text, key, "").line().unwrap_or(1);
+        Box::new(Place { path: self.path.to_owned(), line, id: self.id.to_owned() })
     }
-    artifacts.put(&path)?;
-    Ok(())
+
+    fn verify(&self, digest: &Digest, key: &str, what: &str) -> Result<(), OrderError> {
+        self.artifacts.verify(digest).map(drop).map_err(|source| self.failed(source, key, what))
+    }
+
+    fn failed(&self, source: ArtifactError, key: &str, what: &str) -> OrderError {
+        OrderError::Artifact { place: self.place(key), what: what.to_owned(), source: Box::new(source) }
+    }
+
+    /// Takes a file that is not in the store from where its `path` says it is.
+    fn take_in(&self, file: &File, key: &str, what: &str) -> Result<(), OrderError> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let Some(path) = file.path.as_ref().map(|path| dir.join(path)) else { return Ok(()) };
+        if self.artifacts.has(&file.sha256) || !path.is_file() {
+            return Ok(());
+        }
+        let unreadable = |source| ArtifactError::Io { action: "read", path: path.clone(), source };
+        let (found, _) = Digest::of_file(&path).map_err(|error| self.failed(unreadable(error), key, what))?;
+        if found != file.sha256 {
+            return Err(OrderError::AlteredFile { place: self.place(key), digest: file.sha256, found, path });
+        }
+        self.artifacts.put(&path).map(drop).map_err(|error| self.failed(error, key, what))
+    }
 }
 
 fn without_numbers(key: &str) -> String {

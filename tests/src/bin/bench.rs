@@ -73,7 +73,7 @@ fn clone(arguments: &CloneArguments) -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.data)?;
     let places = Places::of_data(&arguments.data.canonicalize()?);
     let mut tell = |progress: Progress| {
-        let Progress { step, what, elapsed } = progress;
+        let Progress { step, what, elapsed, .. } = progress;
         eprintln!("[{:6.1} s] {step}/{} {what}", elapsed.as_secs_f64(), Progress::STEPS);
     };
     let built = Baselines::open(&places).build(&arguments.recipe, &launcher("freeze-worker")?, &mut tell)?;

@@ -1,0 +1,167 @@
+//! The program `patchlab` as a user would type it, and what a machine must have for a test of it.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::mount_namespace::MountNamespace;
+
+/// Something that a test needs and a machine may not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// `patchlab`, built.
+    Program,
+    /// Root and the lab's packages and user.
+    Lab,
+    /// A static agent, named by `PATCHLAB_AGENT`.
+    Agent,
+    /// Minutes: not when only quick tests were asked for.
+    Time,
+}
+
+/// Why this machine cannot run a test that has these needs.
+pub fn obstacle(needs: &[Need]) -> Option<String> {
+    needs.iter().find_map(|need| match need {
+        Need::Program => program("patchlab").is_none().then(|| "patchlab is not built: tests/run sees to it".into()),
+        Need::Lab => lab_obstacle(),
+        Need::Agent => {
+            let agent = std::env::var_os("PATCHLAB_AGENT").is_some_and(|path| Path::new(&path).is_file());
+            (!agent).then(|| "PATCHLAB_AGENT names no static agent: tests/run sees to it".into())
+        }
+        Need::Time => {
+            let quick = std::env::var_os("PATCHLAB_QUICK").is_some_and(|quick| !quick.is_empty());
+            quick.then(|| "only quick tests were asked for".into())
+        }
+    })
+}
+
+fn lab_obstacle() -> Option<String> {
+    let id = Command::new("id").arg("-u").output().ok()?;
+    if String::from_utf8_lossy(&id.stdout).trim() != "0" {
+        return Some("not root".into());
+    }
+    let ready = Command::new(source().join("lab/setup-host")).arg("--check").output().ok()?;
+    (!ready.status.success()).then(|| String::from_utf8_lossy(&ready.stdout).trim().to_owned())
+}
+
+/// Where `tests/build` puts the programs: beside the test's folder.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let test = std::env::current_exe().ok()?;
+    let path = test.parent()?.parent()?.join(name);
+    path.is_file().then_some(path)
+}
+
+/// The folder of the sources, with `images` and `scenarios`.
+pub fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A folder for one test, on a disk and open to the lab's user; gone when it is dropped.
+///
+/// # Panics
+/// It cannot be made.
+pub fn folder() -> tempfile::TempDir {
+    let parent = std::env::var_os("PATCHLAB_TEST_DATA").unwrap_or_else(|| "/var/tmp".into());
+    let folder = tempfile::Builder::new().prefix("patchlab-test-").tempdir_in(parent).expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("open to the lab's user");
+    folder
+}
+
+/// `patchlab` on a data folder.
+#[derive(Debug)]
+pub struct Patchlab {
+    /// The data folder.
+    pub data: PathBuf,
+}
+
+/// A command that runs beside the test; killed when it is dropped, also by a test that fails.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("patchlab starts"))
+    }
+
+    /// Waits for its end and says its exit code; absent when a signal ended it.
+    ///
+    /// # Panics
+    /// The kernel does not know it.
+    pub fn code(&mut self) -> Option<i32> {
+        self.0.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; absent when a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+impl Patchlab {
+    /// `patchlab --data DATA ARGUMENTS`, run where the sources lie.
+    ///
+    /// # Panics
+    /// It is not built.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("patchlab").expect("patchlab is built"));
+        self.finish(&mut command, arguments);
+        command
+    }
+
+    /// The same, in a mount namespace.
+    ///
+    /// # Panics
+    /// It is not built.
+    pub fn command_in(&self, namespace: &MountNamespace, arguments: &[&str]) -> Command {
+        let mut command = namespace.command(program("patchlab").expect("patchlab is built"));
+        self.finish(&mut command, arguments);
+        command
+    }
+
+    fn finish(&self, command: &mut Command, arguments: &[&str]) {
+        command.arg("--data").arg(&self.data).args(arguments).current_dir(source()).stdin(Stdio::null());
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        self.command(arguments).output().expect("patchlab starts").into()
+    }
+
+    /// Runs it to its end in a mount namespace.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn run_in(&self, namespace: &MountNamespace, arguments: &[&str]) -> Ended {
+        self.command_in(namespace, arguments).output().expect("patchlab starts").into()
+    }
+}
