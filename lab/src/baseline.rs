@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{build::Built, freeze::serve_freeze, store::Baselines};
 use crate::{
     artifact::ArtifactError,
+    kept::KeptError,
     ledger::LedgerError,
     machine::{Hardware, Versions},
     recipe::RecipeError,
@@ -335,6 +336,20 @@ pub enum StoreError {
         /// Which of its files.
         file: String,
     },
+    /// Kept clones are layers over its disk.
+    #[error(
+        "baseline {baseline} is needed by kept clones {}: remove them first, with `patchlab lab rm {}`",
+        kept.join(", "), kept.join(" ")
+    )]
+    Needed {
+        /// Which baseline.
+        baseline: String,
+        /// By what.
+        kept: Vec<String>,
+    },
+    /// The kept clones cannot be looked through.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// A record cannot be read.
     #[error("baseline record {path}: {reason}")]
     Record {

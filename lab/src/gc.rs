@@ -1,11 +1,16 @@
 //! Brings the ledger and the host back together: what a dead owner left behind goes.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use crate::{
+    kept::KeptClones,
     ledger::{Ledger, LedgerError, Locked, Thing, Undertaking},
     places::Places,
 };
@@ -42,7 +47,10 @@ pub fn collect(places: &Places, mode: Mode) -> Result<Vec<Leftover>, LedgerError
     for undertaking in dead {
         collect_undertaking(&locked, &undertaking, mode, &mut leftovers)?;
     }
-    collect_unannounced(places, &alive, mode, &mut leftovers);
+    collect_unannounced(&folders(&places.work, |_| true), &alive, mode, &mut leftovers);
+    // What is on its way to being kept, or away from it.
+    collect_unannounced(&folders(&places.kept, |name| name.starts_with('.')), &alive, mode, &mut leftovers);
+    collect_expired(places, mode, &mut leftovers);
     if mode == Mode::Collect {
         locked.compact()?;
     }
@@ -71,10 +79,28 @@ fn collect_undertaking(
     Ok(())
 }
 
+/// What is in a folder, by name.
+fn folders(dir: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| is_wanted(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect()
+}
+
+/// Kept clones whose time is over.
+fn collect_expired(places: &Places, mode: Mode, leftovers: &mut Vec<Leftover>) {
+    let kept = KeptClones::open(places);
+    for one in kept.expired(jiff::Timestamp::now()).into_iter().flatten() {
+        let failure = match mode {
+            Mode::DryRun => None,
+            Mode::Collect => kept.remove(&one.record.name).err().map(|error| error.to_string()),
+        };
+        let what = format!("kept clones {}, expired {}", one.record.name, one.record.expires);
+        leftovers.push(Leftover { undertaking: "kept".into(), what, failure });
+    }
+}
+
 /// Folders that no line announces: the ledger itself was lost.
-fn collect_unannounced(places: &Places, alive: &[Undertaking], mode: Mode, leftovers: &mut Vec<Leftover>) {
-    let Ok(entries) = fs::read_dir(&places.work) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
+fn collect_unannounced(paths: &[PathBuf], alive: &[Undertaking], mode: Mode, leftovers: &mut Vec<Leftover>) {
+    for path in paths {
         let thing = Thing::Folder { path: path.clone() };
         if alive.iter().any(|undertaking| undertaking.things.contains(&thing)) {
             continue;

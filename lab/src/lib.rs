@@ -2,7 +2,8 @@
 //!
 //! A [`baseline`] is built from a recipe and frozen while it runs; a [`machine`] is a clone of one, made through libvirt inside a
 //! [`worker`] that lives in a network namespace of its own; a [`scenario`] is a folder of steps; a [`verdict`] is what control
-//! and patched clone say together. How a patch gets onto a machine is the caller's business: [`applier::Applier`].
+//! and patched clone say together; [`kept`] clones can be looked into later. How a patch gets onto a machine is the
+//! caller's business: [`applier::Applier`].
 
 pub mod accelerator;
 pub mod applier;
@@ -11,6 +12,7 @@ pub mod baseline;
 pub mod diff;
 pub mod gc;
 pub mod junit;
+pub mod kept;
 pub mod ledger;
 pub mod machine;
 pub mod manifest;

@@ -1,13 +1,15 @@
 //! Machines: clones of a baseline under libvirt, made inside a worker.
 //!
 //! [`Lab`] is the connection to libvirt; [`Lab::clone_baseline`] takes the clone ladder and gives a [`Machine`], whose inside
-//! is a [`Guest`]. Dropping a machine destroys it. All calls block; a caller with an executor moves them off it.
+//! is a [`Guest`]; [`Lab::resume`] goes on from one that was saved ([`Machine::save`]). Dropping a machine destroys it.
+//! All calls block; a caller with an executor moves them off it.
 
 mod clone;
 mod domain;
 mod guest;
 mod handshake;
 mod libvirt;
+mod saved;
 mod serial;
 
 use std::{
@@ -25,6 +27,7 @@ pub use self::{
     guest::{Answer, Guest, GuestError},
     handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
+    saved::{Saved, SavedFile},
     serial::{Failure, FailureKind, failures, failures_in},
 };
 pub(crate) use self::{

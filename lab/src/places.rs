@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// DATA/baselines/DIGEST/   a baseline, never changed      (worker: read only)
 /// DATA/artifacts/          package files by digest         (worker: read only)
 /// DATA/work               a folder for each worker's files              (worker: its own alone)
+/// DATA/kept/NAME/          clones kept of a validation     (worker: read only)
 /// DATA/lab/cache/          libvirt's capability cache      (worker: shared)
 /// DATA/lab/ledger.jsonl    what was made on this host
 /// ```
@@ -19,6 +20,8 @@ pub struct Places {
     pub artifacts: PathBuf,
     /// Workers' folders; in a worker: its own folder.
     pub work: PathBuf,
+    /// Clones kept of validations.
+    pub kept: PathBuf,
     /// What makes the next start faster, and may be lost.
     pub cache: PathBuf,
     /// Ledger and its lock.
@@ -33,6 +36,7 @@ impl Places {
             baselines: data.join("baselines"),
             artifacts: data.join("artifacts"),
             work: data.join("work"),
+            kept: data.join("kept"),
             cache: lab.join("cache"),
             lab,
         }
@@ -45,6 +49,7 @@ impl Places {
             baselines: root.join("baselines"),
             artifacts: root.join("artifacts"),
             work: root.join("work"),
+            kept: root.join("kept"),
             cache: root.join("cache"),
             lab: root.join("lab"),
         }

@@ -108,6 +108,35 @@ pub struct BaselineReport {
     /// The last lines of the patched clone's journal, when the verdict is not `passed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<String>,
+    /// The name under which both clones were kept; absent when they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
+impl BaselineReport {
+    /// What is known before anything ran: nothing, so the lab's failure until something better is known.
+    pub fn begun(name: String, digest: Digest) -> Self {
+        Self {
+            name,
+            digest,
+            verdict: Judgement::LabError,
+            reason: String::new(),
+            clone: None,
+            scenarios: Vec::new(),
+            rollback: RollbackReport {
+                status: RollbackStatus::Skipped,
+                reason: "the patch was not applied".to_owned(),
+            },
+            diff: None,
+            transaction: Vec::new(),
+            reboot_needed: false,
+            apply_ms: 0,
+            rollback_ms: 0,
+            total_ms: 0,
+            journal: Vec::new(),
+            kept: None,
+        }
+    }
 }
 
 /// How a clone was made.

@@ -8,20 +8,23 @@
 //! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
 //! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
 
+mod journal;
 mod round;
 
 use std::{
     collections::BTreeSet,
+    error::Error as _,
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use patchlab_check::Target as _;
-
+use self::journal::journal;
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
     diff::{diff, equal_to_baseline, summary},
+    kept::{self, Keep, SavedClone},
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus},
@@ -31,8 +34,6 @@ use crate::{
 
 /// Time for a reboot with kvm; scaled by the accelerator's factor.
 const REBOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Lines of the patched clone's journal that are kept of a validation that did not pass.
-const JOURNAL_LINES: u32 = 60;
 
 /// What is validated, on what.
 pub struct Validation<'a> {
@@ -48,6 +49,8 @@ pub struct Validation<'a> {
     pub applier: &'a dyn Applier,
     /// When clones reboot.
     pub reboot: Reboot,
+    /// When clones are kept, and where they are saved to.
+    pub keep: (Keep, &'a Path),
     /// Told what happens, from several threads.
     pub observer: &'a (dyn Fn(Event<'_>) + Sync),
 }
@@ -99,6 +102,15 @@ fn other(phase: &'static str, reason: impl ToString) -> Broke {
     Broke::Other { phase, reason: reason.to_string() }
 }
 
+/// What a validation leaves.
+#[derive(Debug)]
+pub struct Validated {
+    /// What was found.
+    pub report: BaselineReport,
+    /// The clones that were saved to be kept; none when they were not to be, or could not be.
+    pub saved: Vec<SavedClone>,
+}
+
 /// Both clones.
 struct Clones {
     control: Machine,
@@ -107,38 +119,41 @@ struct Clones {
 
 impl Validation<'_> {
     /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch.
-    pub fn run(&self) -> BaselineReport {
+    pub fn run(&self) -> Validated {
         let begun = Instant::now();
         let mut tries = 0;
         loop {
-            let mut report = self.once(begun);
+            let (mut report, clones) = self.once(begun);
             if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
                 report.total_ms = millis(begun.elapsed());
-                return report;
+                let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
+                return Validated { report, saved };
             }
+            drop(clones);
             tries += 1;
             (self.observer)(Event::Note(&format!("the lab broke ({}): once more, on fresh clones", report.reason)));
         }
     }
 
-    fn once(&self, begun: Instant) -> BaselineReport {
-        let mut report = BaselineReport {
-            name: self.baseline.full_name(),
-            digest: self.baseline.digest,
-            verdict: Judgement::LabError,
-            reason: String::new(),
-            clone: None,
-            scenarios: Vec::new(),
-            rollback: skipped("the patch was not applied"),
-            diff: None,
-            transaction: Vec::new(),
-            reboot_needed: false,
-            apply_ms: 0,
-            rollback_ms: 0,
-            total_ms: 0,
-            journal: Vec::new(),
-        };
-        let applied = match self.phases(&mut report) {
+    /// Saves the clones when they are to be kept. A failure is told and changes nothing else: the verdict stands.
+    fn save(&self, clones: Clones, verdict: Judgement) -> Vec<SavedClone> {
+        let (keep, folder) = self.keep;
+        if !keep.wants(verdict) {
+            return Vec::new();
+        }
+        self.phase("save the clones");
+        let clones = vec![(Role::Control, clones.control), (Role::Patched, clones.patched)];
+        kept::save(self.lab, clones, self.applier.tools(), folder).unwrap_or_else(|error| {
+            let reason = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            (self.observer)(Event::Note(&format!("the clones are not kept: {reason}")));
+            Vec::new()
+        })
+    }
+
+    fn once(&self, begun: Instant) -> (BaselineReport, Option<Clones>) {
+        let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
+        let mut clones = None;
+        let applied = match self.phases(&mut report, &mut clones) {
             Ok(applied) => applied,
             Err(broke) => Applied::LabError(broke.to_string()),
         };
@@ -160,14 +175,15 @@ impl Validation<'_> {
         });
         (report.verdict, report.reason) = (judged.judgement, judged.reason);
         report.total_ms = millis(begun.elapsed());
-        report
+        (report, clones)
     }
 
-    /// Everything up to the judgement. What is known so far is in `report`, also when the lab breaks on the way.
-    fn phases(&self, report: &mut BaselineReport) -> Result<Applied, Broke> {
+    /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the
+    /// lab breaks on the way.
+    fn phases(&self, report: &mut BaselineReport, clones: &mut Option<Clones>) -> Result<Applied, Broke> {
         let manifest = self.manifest()?;
         let scenarios = self.applicable(&manifest);
-        let clones = self.clones(report)?;
+        let clones = clones.insert(self.clones(report)?);
         self.phase("apply");
         let complaint = match self.applier.apply(&clones.patched) {
             Ok(applied) => {
@@ -178,15 +194,15 @@ impl Validation<'_> {
             }
             Err(ApplierError::Inapplicable { reason }) => return Ok(Applied::Inapplicable(reason)),
             Err(error @ ApplierError::Failed { .. }) => {
-                report.journal = journal(&clones.patched);
+                report.journal = self.journal(clones);
                 return Ok(Applied::Inapplicable(error.to_string()));
             }
             Err(error) => return Err(other("apply", error)),
         };
-        self.round(&scenarios, &clones, Phase::Applied, report)?;
+        self.round(&scenarios, clones, Phase::Applied, report)?;
         if self.reboot == Reboot::Always || report.reboot_needed {
-            self.reboot(&clones)?;
-            self.round(&scenarios, &clones, Phase::Rebooted, report)?;
+            self.reboot(clones)?;
+            self.round(&scenarios, clones, Phase::Rebooted, report)?;
         }
         self.phase("state of the patched clone");
         let now = self.state(clones.of(Role::Patched), &manifest).map_err(lab("state of the patched clone"))?;
@@ -197,16 +213,16 @@ impl Validation<'_> {
             .any(|ran| matches!(ran.verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky))
         {
             // Rejected whatever the way back does; what broke is still there to be read.
-            report.journal = journal(&clones.patched);
+            report.journal = self.journal(clones);
             report.rollback = skipped("the patch was rejected before");
             return Ok(Applied::Yes);
         }
         // No scenario saw it, but a host's agent would fail for it.
         if let Some(complaint) = complaint {
-            report.journal = journal(&clones.patched);
+            report.journal = self.journal(clones);
             return Ok(Applied::Inapplicable(format!("the checks that hosts repeat fail: {complaint}")));
         }
-        self.roll_back(&scenarios, &clones, &manifest, report)?;
+        self.roll_back(&scenarios, clones, &manifest, report)?;
         Ok(Applied::Yes)
     }
 
@@ -221,7 +237,7 @@ impl Validation<'_> {
         match self.applier.rollback(&clones.patched) {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
             Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
-                report.journal = journal(&clones.patched);
+                report.journal = self.journal(clones);
                 report.rollback = RollbackReport { status: RollbackStatus::Failed, reason: error.to_string() };
                 return Ok(());
             }
@@ -242,6 +258,11 @@ impl Validation<'_> {
     /// What a clone is made of now; what has not changed since the freeze is not read again.
     fn state(&self, machine: &Machine, baseline: &Manifest) -> Result<Manifest, LabError> {
         manifest::collect_since(machine, baseline, self.baseline.record.frozen.at)
+    }
+
+    /// What the patched clone's journal says since its baseline was frozen.
+    fn journal(&self, clones: &Clones) -> Vec<String> {
+        journal(&clones.patched, self.baseline.record.frozen.at)
     }
 
     fn phase(&self, name: &str) {
@@ -331,19 +352,4 @@ fn skipped(reason: &str) -> RollbackReport {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The last lines of a machine's journal; what cannot be read is said instead.
-fn journal(machine: &Machine) -> Vec<String> {
-    let command = format!("journalctl --boot --no-pager --output=short --lines={JOURNAL_LINES}");
-    match machine.guest().run(&command, None, Duration::from_secs(60)) {
-        // The lab's own questions to the machine are no news about the patch; their lines go on, indented, without a name.
-        Ok(ran) => ran
-            .stdout
-            .lines()
-            .filter(|line| !line.contains(" qemu-ga[") && !line.starts_with("    "))
-            .map(str::to_owned)
-            .collect(),
-        Err(error) => vec![format!("the journal could not be read: {error}")],
-    }
 }

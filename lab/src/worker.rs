@@ -129,6 +129,7 @@ struct PlacesOnHost {
     baselines: PathBuf,
     artifacts: PathBuf,
     work: PathBuf,
+    kept: PathBuf,
     cache: PathBuf,
 }
 
@@ -187,6 +188,7 @@ pub fn spawn(places: &Places, launcher: &Launcher, network: &Network) -> Result<
             baselines: places.baselines.clone(),
             artifacts: places.artifacts.clone(),
             work: worker.folder.clone(),
+            kept: places.kept.clone(),
             cache: places.cache.clone(),
         },
         network: network.clone(),
@@ -313,7 +315,7 @@ fn new_id() -> Result<String, WorkerError> {
 }
 
 fn make_folder(places: &Places, folder: &Path, user: &user::User) -> Result<(), WorkerError> {
-    for path in [&places.baselines, &places.artifacts, &places.cache, &folder.to_owned()] {
+    for path in [&places.baselines, &places.artifacts, &places.kept, &places.cache, &folder.to_owned()] {
         fs::create_dir_all(path).map_err(failed("create", path))?;
     }
     for path in [&places.cache, folder] {

@@ -36,8 +36,8 @@ fn on_path(tool: &str) -> bool {
     Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// A tiny package, built on the spot.
-fn package(dir: &Path, version: &str) -> PathBuf {
+/// A tiny package, built on the spot; `postinst` is its script, if it has one.
+fn package(dir: &Path, version: &str, postinst: Option<&str>) -> PathBuf {
     let tree = dir.join(format!("demo-{version}"));
     fs::create_dir_all(tree.join("DEBIAN")).unwrap();
     fs::create_dir_all(tree.join("usr/share/demo")).unwrap();
@@ -46,6 +46,12 @@ fn package(dir: &Path, version: &str) -> PathBuf {
         "Package: demo\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: demo\n"
     );
     fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    if let Some(script) = postinst {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = tree.join("DEBIAN/postinst");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     let file = dir.join(format!("demo_{version}_all.deb"));
     let built = Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&file).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
@@ -62,6 +68,22 @@ fn package_root(dir: &Path, old: &Path) {
     let installed = Command::new("dpkg").arg(format!("--root={}", dir.display())).arg("-i").arg(old).output().unwrap();
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
 }
+
+/// A shell for a package's script below a package root, and the gate that [`WAITS`] stands before.
+fn give_shell_and_gate(root: &Path) {
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for file in listed.split_whitespace().filter(|word| word.starts_with('/')).chain(["/bin/sh"]) {
+        let to = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(file, to).unwrap();
+    }
+    let made = Command::new("mkfifo").arg(root.join("gate")).status().unwrap();
+    assert!(made.success());
+}
+
+/// A package's script that says that it was run, and waits until the gate is opened.
+const WAITS: &str = "#!/bin/sh\necho run >>/begun\nread line </gate\n";
 
 /// A running agent, killed when dropped.
 struct Agent {
@@ -133,7 +155,7 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     let mut site = Site::new();
     let packages = site.path("packages");
     fs::create_dir(&packages).unwrap();
-    let (old, new) = (package(&packages, "1.0-1"), package(&packages, "1.0-2"));
+    let (old, new) = (package(&packages, "1.0-1", None), package(&packages, "1.0-2", None));
     site.serve();
     let agents = ["web-1", "web-2"].map(|name| Agent::start(&site, &program, name, &old));
 
@@ -178,4 +200,37 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     assert_eq!(shown["order"]["state"], "partly");
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
     until("the host has seen an audit head", || !site.ok_json(&["host", "show", "web-1"])["audit_head"].is_null());
+}
+
+/// The server dies while a real agent's package manager is at work. Its successor finds the run where it is, and goes
+/// on.
+#[test]
+fn a_server_killed_in_the_middle_of_a_real_agents_run_carries_on_and_starts_nothing_twice() {
+    let Some(program) = program() else { return };
+    let mut site = Site::new();
+    let packages = site.path("packages");
+    fs::create_dir(&packages).unwrap();
+    let (old, new) = (package(&packages, "1.0-1", None), package(&packages, "1.0-2", Some(WAITS)));
+    site.serve();
+    let agents = ["web-1", "web-2"].map(|name| Agent::start(&site, &program, name, &old));
+    agents.iter().for_each(|agent| give_shell_and_gate(&agent.root));
+    let (to, from) = (site.package(&new, "demo", "all", "1.0-2"), site.package(&old, "demo", "all", "1.0-1"));
+    site.submit_order(&order("PO-1", to, from), "passed", "upgrade demo all 1.0-1 -> 1.0-2");
+    site.to_approved("PO-1");
+    site.ok(&["order", "activate", "PO-1", "--host", "web-1", "--host", "web-2"]);
+    let begun = |agent: &Agent| fs::read_to_string(agent.root.join("begun")).unwrap_or_default();
+    until("a package manager is at work", || agents.iter().any(|agent| !begun(agent).is_empty()));
+    site.kill();
+
+    // The host goes on without its server; the other one waits at its gate until somebody comes.
+    for agent in &agents {
+        let gate = agent.root.join("gate");
+        std::thread::spawn(move || fs::write(gate, "go\n"));
+    }
+    site.serve();
+    until("the order is deployed", || site.ok_json(&["order", "show", "PO-1"])["order"]["state"] == "deployed");
+    for agent in &agents {
+        assert_eq!((agent.version().as_str(), begun(agent).as_str()), ("1.0-2", "run\n"), "{}", agent.enrolment.host);
+    }
+    assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
 }

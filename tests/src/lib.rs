@@ -2,5 +2,8 @@
 
 pub mod bare_qemu;
 pub mod clone_bench;
+pub mod isolation;
+pub mod killed;
 pub mod mount_namespace;
 pub mod program;
+pub mod third_opinion;

@@ -285,10 +285,15 @@ fn named_commands(text: &str) -> BTreeSet<String> {
         let column = format!("`{}", row.split('|').next().unwrap_or_default());
         for span in quoted(&[&column]) {
             let (first, others) = span.split_once('\u{1}').unwrap_or((span, ""));
-            let first = first.trim();
-            named.insert(first.to_owned());
-            let noun = first.split_whitespace().next().unwrap_or_default();
-            let others = others.split('\u{1}').map(str::trim).filter(|verb| !verb.is_empty());
+            // What a reader puts in, as NAME, is not part of a command's name.
+            let words = |part: &str| {
+                let is_name = |word: &&str| !word.chars().all(|c| c.is_ascii_uppercase());
+                part.split_whitespace().filter(is_name).collect::<Vec<_>>().join(" ")
+            };
+            let first = words(first);
+            let noun = first.split_whitespace().next().unwrap_or_default().to_owned();
+            named.insert(first);
+            let others = others.split('\u{1}').map(words).filter(|verb| !verb.is_empty());
             named.extend(others.map(|verb| format!("{noun} {verb}")));
         }
     }
@@ -318,8 +323,9 @@ fn every_command_stands_in_the_list_of_commands_and_no_other() {
 
 #[test]
 fn the_list_of_commands_is_read_as_people_read_it() {
-    let named =
-        named_commands("| `key generate`, `root init \\| sign` | keys | no |\n| `doctor` | can `this` run | no |\n");
+    let named = named_commands(
+        "| `key generate`, `root init \\| sign KEY` | keys | no |\n| `doctor` | can `this` run | no |\n",
+    );
     assert_eq!(named, ["doctor", "key generate", "root init", "root sign"].map(str::to_owned).into());
 }
 

@@ -1,4 +1,5 @@
-//! The whole path on real machines: what `./quickstart` shows, looked at from outside, and a validation killed in the middle.
+//! The whole path on real machines: what `./quickstart` shows, looked at from outside, also by Net-SNMP, and
+//! validations killed in the middle.
 //!
 //! Skips aloud where it cannot run: without root, without the lab's packages, or when only quick tests were asked for.
 
@@ -9,17 +10,38 @@ use std::{
     process::{Command, Stdio},
 };
 
-use patchlab_tests::program::{Need, Patchlab, folder, obstacle};
+use patchlab::{deploy::Credentials, lab::managed::Segment};
+use patchlab_tests::{
+    killed::{APPLY, CLONE, Moment, PREPARE, ROLLBACK, SCENARIOS, Victim},
+    program::{Need, Patchlab, Running, folder, obstacle},
+    third_opinion,
+};
 use serde_json::Value;
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
 }
 
-/// Processes of the lab's user whose command line names this data folder's workers are all gone.
-fn machines_of(worker: &str) -> Vec<String> {
-    let list = Command::new("pgrep").args(["-a", "-f", worker]).output().expect("pgrep runs");
-    String::from_utf8_lossy(&list.stdout).lines().map(str::to_owned).collect()
+/// Runs the demonstration, and while it stays on, lets Net-SNMP look at its managed hosts; then ends it as Ctrl-C does.
+fn demonstration(outer: &Patchlab, shown: &Path) {
+    let shown = shown.display().to_string();
+    let mut command = outer.command(&["demo", "--keep", "--listen", "127.0.0.1:0", "--json", &shown]);
+    let mut demo = Running::start(command.stdout(Stdio::piped()));
+    let mut lines = BufReader::new(demo.0.stdout.take().expect("its standard output")).lines().map_while(Result::ok);
+    let ready = lines.by_ref().inspect(|line| println!("{line}")).any(|line| line.contains("until Ctrl-C"));
+    if !ready {
+        panic!("the demonstration ended with {:?}", demo.code());
+    }
+    for (number, host) in [(0, "web-1"), (1, "web-2")] {
+        let secrets = outer.data.join("demo/keys/hosts").join(host).with_extension("json");
+        let credentials = Credentials::read(&secrets).expect("the host's credentials");
+        let address = Segment::new(number).agent().into();
+        third_opinion::reads_with_credentials_alone(address, host, &credentials.deployer);
+    }
+    let interrupted = Command::new("kill").args(["-INT", &demo.0.id().to_string()]).status().expect("kill runs");
+    assert!(interrupted.success());
+    lines.for_each(|line| println!("{line}"));
+    assert_eq!(demo.code(), Some(0), "how the demonstration ended");
 }
 
 #[test]
@@ -31,11 +53,7 @@ fn the_whole_path_on_real_machines() {
     let folder = folder();
     let shown = folder.path().join("shown.json");
     let outer = Patchlab { data: folder.path().to_owned() };
-    let status = outer
-        .command(&["demo", "--listen", "127.0.0.1:0", "--json", &shown.display().to_string()])
-        .status()
-        .expect("patchlab starts");
-    assert!(status.success(), "the demonstration ended with {status}");
+    demonstration(&outer, &shown);
     assert_eq!(json(&shown)["stages"].as_array().map(Vec::len), Some(8));
 
     let demo = Patchlab { data: folder.path().join("demo") };
@@ -45,33 +63,33 @@ fn the_whole_path_on_real_machines() {
     assert_eq!(good["baselines"][0]["clone"]["rung"], "template-clone");
     let bad = json(&order("bad").with_file_name("verdict.json"));
     assert_eq!(bad["verdict"], "rejected");
-    assert!(bad["baselines"][0]["journal"].as_array().is_some_and(|lines| !lines.is_empty()));
+    let journal = bad["baselines"][0]["journal"].to_string();
+    for reason in ["[emerg] ", "Failed to start nginx.service", "dpkg: configure nginx-tuning-demo"] {
+        assert!(journal.contains(reason), "{reason:?} is not in {journal}");
+    }
     let gc = demo.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(gc.out.trim(), "nothing to collect");
 
-    killed_in_the_middle(&demo, &order("good"));
+    killed_anywhere(&demo, folder.path(), &order("good"));
 }
 
-/// A validation killed with -9 while the patch is being applied: after the next `gc` nothing of it is left.
-fn killed_in_the_middle(demo: &Patchlab, order: &Path) {
-    let mut validation = demo
-        .command(&["lab", "validate", "--order", &order.display().to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("patchlab starts");
-    let lines = BufReader::new(validation.stderr.take().expect("its standard error")).lines();
-    let applying = lines.map_while(Result::ok).any(|line| line.contains(": apply"));
-    assert!(applying, "the validation never came to apply");
-    validation.kill().expect("it can be killed");
-    validation.wait().expect("it ends");
-    let collected = demo.run(&["lab", "gc"]);
-    assert_eq!(collected.code, Some(0));
-    let again = demo.run(&["lab", "gc"]);
-    assert_eq!(again.out.trim(), "nothing to collect");
-    let work = fs::read_dir(demo.data.join("work")).map(|entries| entries.count()).unwrap_or(0);
-    assert_eq!(work, 0, "folders of dead workers are left");
-    for worker in collected.out.lines().filter_map(|line| line.split('\t').next()) {
-        assert_eq!(machines_of(worker), Vec::<String>::new());
+/// Killed by signal 9 wherever it is, a validation leaves nothing and hinders nobody; a worker that is killed never
+/// blames the patch.
+fn killed_anywhere(demo: &Patchlab, folder: &Path, order: &Path) {
+    let is_soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
+    let moments: &[Moment] = match is_soak {
+        true => &[CLONE, PREPARE, APPLY, SCENARIOS, ROLLBACK],
+        false => &[CLONE, APPLY],
+    };
+    let mark = folder.file_name().expect("a name").to_string_lossy();
+    let victim = Victim { patchlab: &|arguments| demo.command(arguments), data: &demo.data, mark: &mark, order };
+    for moment in moments {
+        victim.is_killed_at(*moment);
+    }
+    victim.loses_every_worker();
+    if is_soak {
+        victim.loses_one_worker();
+        let again = demo.run(&["lab", "validate", "--order", &order.display().to_string()]);
+        assert_eq!(again.code, Some(0), "{}", again.err);
     }
 }

@@ -265,6 +265,11 @@ impl FreezeWorker {
         for name in FROZEN_FILES {
             let (from, to) = (folder.join(name), staged.join(name));
             fs::rename(&from, &to).map_err(failed("take over", &from))?;
+            // Whoever broke out of a machine may have left a link to a file of ours there.
+            if !fs::symlink_metadata(&to).map_err(failed("look at", &to))?.is_file() {
+                let source = io::Error::other("its worker left something else than a regular file");
+                return Err(failed("take over", &from)(source));
+            }
             chown(&to, Some(0), Some(0)).map_err(failed("take over", &to))?;
         }
         self.worker.end()?;

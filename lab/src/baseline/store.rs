@@ -9,7 +9,7 @@ use std::{
 use patchlab_check::Digest;
 
 use super::{Baseline, Record, StoreError};
-use crate::places::Places;
+use crate::{kept::KeptClones, places::Places};
 
 /// Bytes of a record that are read: 16 MiB.
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
@@ -82,10 +82,15 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away, an altered one too, and says its full name and digest. Its package files stay in the artifact
-    /// store: orders may need them.
+    /// Takes a baseline away, an altered one too, and says its full name and digest; unless kept clones need it: their disks are
+    /// layers over its disk. Its package files stay in the artifact store: orders may need them.
     pub fn remove(&self, wanted: &str) -> Result<(String, Digest), StoreError> {
         let (name, digest) = self.find(wanted)?;
+        let needing = KeptClones::open(&self.places).needing(&digest)?;
+        if !needing.is_empty() {
+            let kept = needing.into_iter().map(|kept| kept.record.name).collect();
+            return Err(StoreError::Needed { baseline: name, kept });
+        }
         let mut names = self.names()?;
         names.retain(|_, known| *known != digest);
         self.write_names(&names)?;

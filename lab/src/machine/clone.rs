@@ -14,10 +14,7 @@ use virt::sys;
 use super::{
     Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, TOOLS_BYTES, Versions, failed, handshake,
 };
-use crate::{
-    accelerator::Accelerator,
-    baseline::{Baseline, Frozen},
-};
+use crate::{accelerator::Accelerator, baseline::Baseline};
 
 /// What a clone is to be.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +33,8 @@ pub struct CloneSpec {
 pub enum Rung {
     /// Its memory is mapped copy-on-write from a running template's.
     TemplateClone,
+    /// Its memory and devices were loaded from what was saved of a machine.
+    SaveImage,
     /// It booted its own disk.
     ColdBoot,
 }
@@ -45,6 +44,7 @@ impl Rung {
     pub fn name(self) -> &'static str {
         match self {
             Self::TemplateClone => "template-clone",
+            Self::SaveImage => "save-image",
             Self::ColdBoot => "cold-boot",
         }
     }
@@ -93,15 +93,16 @@ pub(crate) enum DiskFate {
 }
 
 /// How long the steps of a template clone may take, with kvm.
-const CLONE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLONE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a cold boot may take until the agent answers, with kvm.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Lab {
     /// A running clone of a baseline, by the highest rung that works; with its handshake done.
     pub fn clone_baseline(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
-        let fallback = match unfit(&baseline.record.frozen, self.versions(), &baseline.record.hardware) {
+        let frozen = &baseline.record.frozen;
+        let fallback = match unfit(&frozen.versions, &frozen.host_cpu, self.versions(), &baseline.record.hardware) {
             None => match self.template_clone(baseline, spec) {
                 Ok(machine) => return self.introduce(machine),
                 Err(error) => error.to_string(),
@@ -126,27 +127,9 @@ impl Lab {
         let loading = Instant::now();
         let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
         machine.monitor("migrate-set-capabilities", capability)?;
-        let state = baseline.file("state");
-        machine.monitor("migrate-incoming", json!({ "uri": format!("file:{}", state.display()) }))?;
-        // A resume sent while the state still comes in is accepted and leaves the machine paused for ever.
-        machine.await_monitor(
-            "the template's state loaded",
-            "query-status",
-            timeout,
-            |status| match status["status"].as_str() {
-                Some("paused") => Ok(true),
-                Some("inmigrate") => Ok(false),
-                other => Err(format!("unexpected state {other:?} while the template's state was loading")),
-            },
-        )?;
+        machine.load(&baseline.file("state"), timeout)?;
         machine.report.incoming_ms = millis(loading);
-        machine.domain.resume().map_err(|error| LabError::Libvirt {
-            action: "resume",
-            subject: machine.name.clone(),
-            reason: error.message().to_owned(),
-        })?;
-        machine.await_monitor("running", "query-status", timeout, |status| Ok(status["status"] == "running"))?;
-        machine.wait_agent(timeout)?;
+        machine.go_on(timeout)?;
         machine.report.ready_ms = millis(begun);
         Ok(machine)
     }
@@ -239,7 +222,7 @@ impl Lab {
     }
 
     /// A baseline frozen under kvm may be booted cold where there is none.
-    fn usable(&self, hardware: &Hardware) -> Accelerator {
+    pub(super) fn usable(&self, hardware: &Hardware) -> Accelerator {
         match hardware.accelerator {
             Accelerator::Kvm if !Accelerator::Kvm.opens() => Accelerator::Tcg,
             other => other,
@@ -260,19 +243,16 @@ impl Lab {
     }
 }
 
-/// Why a template frozen like this cannot be cloned here; `None` when it can.
-fn unfit(frozen: &Frozen, here: &Versions, hardware: &Hardware) -> Option<String> {
-    if frozen.versions.qemu != here.qemu {
-        return Some(format!(
-            "the template was frozen under QEMU {}, this host has {}",
-            frozen.versions.qemu, here.qemu
-        ));
+/// Why a state that was made like this is of no use here; `None` when it is.
+pub(super) fn unfit(made_by: &Versions, made_on: &str, here: &Versions, hardware: &Hardware) -> Option<String> {
+    if made_by.qemu != here.qemu {
+        return Some(format!("it was frozen under QEMU {}, this host has {}", made_by.qemu, here.qemu));
     }
     if hardware.accelerator == Accelerator::Kvm && !Accelerator::Kvm.opens() {
-        return Some("the template was frozen under kvm, which this host does not offer to the lab".into());
+        return Some("it was frozen under kvm, which this host does not offer to the lab".into());
     }
-    if hardware.accelerator == Accelerator::Kvm && frozen.host_cpu != crate::accelerator::host_cpu() {
-        return Some(format!("the template was frozen on another processor ({})", frozen.host_cpu));
+    if hardware.accelerator == Accelerator::Kvm && made_on != crate::accelerator::host_cpu() {
+        return Some(format!("it was frozen on another processor ({made_on})"));
     }
     None
 }
@@ -288,7 +268,7 @@ fn check_tools(path: &Path) -> Result<&Path, LabError> {
     if found == TOOLS_BYTES { Ok(path) } else { Err(LabError::ToolsSize { path: path.to_owned(), found }) }
 }
 
-fn millis(begun: Instant) -> u64 {
+pub(super) fn millis(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -304,15 +284,9 @@ mod tests {
     #[test]
     fn another_qemu_needs_a_cold_boot_and_says_so() {
         let versions = |qemu: &str| Versions { qemu: qemu.into(), libvirt: "9.0.0".into() };
-        let frozen = Frozen {
-            versions: versions("10.0.2"),
-            host_cpu: "x".into(),
-            kernel: "6.1".into(),
-            at: jiff::Timestamp::UNIX_EPOCH,
-        };
         let hardware = Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into() };
-        assert_eq!(unfit(&frozen, &versions("10.0.2"), &hardware), None);
-        let reason = unfit(&frozen, &versions("7.2.0"), &hardware).unwrap();
+        assert_eq!(unfit(&versions("10.0.2"), "x", &versions("10.0.2"), &hardware), None);
+        let reason = unfit(&versions("10.0.2"), "x", &versions("7.2.0"), &hardware).unwrap();
         assert!(reason.contains("10.0.2") && reason.contains("7.2.0"), "{reason}");
     }
 }

@@ -84,6 +84,8 @@ pub(crate) enum Memory {
     Template(PathBuf),
     /// Mapped from a template's file, copied on write; the device state comes by monitor command.
     Clone(PathBuf, Opening),
+    /// Anonymous; its content comes with the device state by monitor command: a saved machine that goes on.
+    Saved,
 }
 
 /// How QEMU opens a template's memory file. It never writes to it.
@@ -146,28 +148,28 @@ impl Description<'_> {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let backing = match &self.memory {
-            Memory::Plain => None,
-            Memory::Template(file) => Some((file, "share=on")),
-            Memory::Clone(file, Opening::ReadOnly) => Some((file, "share=off,readonly=on,rom=off")),
-            Memory::Clone(file, Opening::ReadWrite) => Some((file, "share=off")),
+        let from = |file: &Path, mapping: &str| format!("file,mem-path={},{mapping}", file.display());
+        let backend = match &self.memory {
+            Memory::Plain | Memory::Saved => "ram".to_owned(),
+            Memory::Template(file) => from(file, "share=on"),
+            Memory::Clone(file, Opening::ReadOnly) => from(file, "share=off,readonly=on,rom=off"),
+            Memory::Clone(file, Opening::ReadWrite) => from(file, "share=off"),
         };
-        let mut arguments = Vec::new();
-        if let Some((file, mapping)) = backing {
-            let size = self.hardware.memory_mib;
-            let file = file.display();
-            // The id must be the same in template and clone; a second -machine merges with libvirt's own.
-            arguments.push("-object".into());
-            arguments.push(format!("memory-backend-file,id=lab-memory,mem-path={file},{mapping},size={size}M"));
-            arguments.push("-machine".into());
-            arguments.push("memory-backend=lab-memory".into());
-        }
+        let size = self.hardware.memory_mib;
+        // The id must be the same in a machine and all that go on from its state; a second -machine merges with
+        // libvirt's own.
+        let mut arguments = vec![
+            "-object".into(),
+            format!("memory-backend-{backend},id=lab-memory,size={size}M"),
+            "-machine".into(),
+            "memory-backend=lab-memory".into(),
+        ];
         arguments.push("-netdev".into());
         arguments.push(netdev(self.forwards));
         arguments.push("-device".into());
         // The address is migrated state: all clones share it, each alone in its own user network.
         arguments.push("virtio-net-pci,netdev=lab-net,mac=52:54:00:12:34:56,addr=0x1d".into());
-        if matches!(self.memory, Memory::Clone(..)) {
+        if matches!(self.memory, Memory::Clone(..) | Memory::Saved) {
             arguments.push("-incoming".into());
             arguments.push("defer".into());
         }
@@ -225,6 +227,16 @@ mod tests {
         );
         assert_eq!(clone, expected);
         assert!(clone.contains("<name>a&amp;b</name>"));
+    }
+
+    #[test]
+    fn a_saved_machine_goes_on_as_any_other_with_memory_of_its_own_that_waits() {
+        let expected = xml(Memory::Plain, &[]).replace(
+            "\n  </qemu:commandline>",
+            "\n    <qemu:arg value='-incoming'/>\n    <qemu:arg value='defer'/>\n  </qemu:commandline>",
+        );
+        assert_eq!(xml(Memory::Saved, &[]), expected);
+        assert!(expected.contains("memory-backend-ram,id=lab-memory,size=512M"));
     }
 
     #[test]

@@ -112,7 +112,8 @@ fn machine_id(mut bytes: [u8; 16]) -> String {
 }
 
 fn parse(output: &str, clock_offset_ms: i128) -> Option<Handshake> {
-    let mut lines = output.lines();
+    // The last line is whole only with its end.
+    let mut lines = output.strip_suffix('\n')?.lines();
     Some(Handshake {
         drawn: Digest::of(lines.next()?),
         machine_id: lines.next()?.to_owned(),

@@ -216,6 +216,7 @@ pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioRe
         rollback_ms: 2,
         total_ms: 3,
         journal: Vec::new(),
+        kept: None,
     }
 }
 

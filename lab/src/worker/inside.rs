@@ -103,7 +103,8 @@ fn mount_places(assignment: &Assignment) -> Result<(), WorkerError> {
         fs::create_dir_all(to).map_err(failed("create", to))?;
         mount_bind(from, to).map_err(failed("show the worker", from))
     };
-    for (from, to) in [(&host.baselines, &here.baselines), (&host.artifacts, &here.artifacts)] {
+    for (from, to) in [(&host.baselines, &here.baselines), (&host.artifacts, &here.artifacts), (&host.kept, &here.kept)]
+    {
         bind(from, to)?;
         mount_remount(to, MountFlags::BIND | MountFlags::RDONLY | flags, "").map_err(failed("protect", to))?;
     }

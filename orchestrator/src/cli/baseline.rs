@@ -177,6 +177,7 @@ fn classify_build(error: BuildError) -> CliError {
 fn classify(error: StoreError) -> CliError {
     match error {
         StoreError::Unknown { .. } => CliError::Input(error.to_string()),
+        StoreError::Needed { .. } => CliError::Refused(error.to_string()),
         other => CliError::Failed(chain(&other)),
     }
 }

@@ -8,28 +8,48 @@ use crate::order::OrderError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// As asked; the patch passed.
-    Passed = 0,
+    Passed,
     /// The patch is rejected; a check of the audit log found something; a deployment did not end as it should.
-    Rejected = 1,
+    Rejected,
     /// Nothing meaningful ran.
-    Missing = 2,
+    Missing,
     /// The patch cannot be applied.
-    Inapplicable = 3,
+    Inapplicable,
     /// The lab, the server or the machine broke.
-    Broken = 4,
+    Broken,
     /// Refused by gate or policy.
-    Refused = 5,
+    Refused,
     /// Wrong usage.
-    Usage = 64,
+    Usage,
     /// Wrong input.
-    Input = 65,
+    Input,
     /// Interrupted.
-    Interrupted = 130,
+    Interrupted,
+    /// What a command in a kept clone ended with.
+    Command(u8),
+}
+
+impl Exit {
+    /// Its number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Rejected => 1,
+            Self::Missing => 2,
+            Self::Inapplicable => 3,
+            Self::Broken => 4,
+            Self::Refused => 5,
+            Self::Usage => 64,
+            Self::Input => 65,
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 

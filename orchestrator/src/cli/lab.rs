@@ -13,9 +13,17 @@ use patchlab_lab::{
 };
 use patchlab_protocol::{Digest, Envelope, SigningKey};
 
-use super::{CliError, Exit, Global, Output, progress::Progress, verdict};
+use super::{
+    CliError, Exit, Global, Output,
+    kept::{self, KeepWhen},
+    progress::Progress,
+    verdict,
+};
 use crate::{
-    lab::{validate, worker::Tell},
+    lab::{
+        validate,
+        worker::{Manner, Tell},
+    },
     order::compile_file,
     trust::release::release,
 };
@@ -26,7 +34,21 @@ pub enum LabCommand {
     /// Apply an order to a clone, compare it with an unpatched one, and take it back again
     #[command(after_help = VALIDATE_EXAMPLES)]
     Validate(Validate),
-    /// Take away what dead workers left behind: machines, files, links
+    /// List the clones that were kept of validations
+    #[command(after_help = kept::KEPT_EXAMPLES)]
+    Kept,
+    /// Look into a kept clone: run commands in it, from the moment in which it was saved
+    #[command(after_help = kept::SHELL_EXAMPLES)]
+    Shell(kept::ShellCommand),
+    /// Take kept clones away
+    #[command(after_help = kept::RM_EXAMPLES)]
+    Rm {
+        /// Names of kept clones, or how only one of them begins
+        #[arg(required = true)]
+        name: Vec<String>,
+    },
+    /// Take away what dead workers left behind (machines, files, links) and kept clones whose time is over
+    #[command(after_help = GC_EXAMPLES)]
     Gc {
         /// Only say what would be taken away
         #[arg(long)]
@@ -34,9 +56,14 @@ pub enum LabCommand {
     },
 }
 
+const GC_EXAMPLES: &str = "Examples:
+  patchlab lab gc --dry-run
+  patchlab lab gc";
+
 const VALIDATE_EXAMPLES: &str = "Examples:
   patchlab lab validate --order order.toml
   patchlab lab validate --order order.toml --baseline debian-12-web --json verdict.json --junit junit.xml
+  patchlab lab validate --order order.toml --keep on-failure     # then: patchlab lab kept, patchlab lab shell NAME
 
 Exit codes: 0 passed, 1 rejected, 2 nothing meaningful ran, 3 cannot be applied, 4 the lab broke, 65 wrong input.";
 
@@ -61,6 +88,9 @@ pub struct Validate {
     /// When clones reboot
     #[arg(long, value_enum, default_value_t = RebootWhen::Asked)]
     reboot: RebootWhen,
+    /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
+    #[arg(long, value_enum, default_value_t = KeepWhen::Never)]
+    keep: KeepWhen,
 }
 
 /// When clones reboot.
@@ -76,6 +106,9 @@ impl LabCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         match self {
             Self::Validate(validate) => validate.run(global),
+            Self::Kept => kept::list(global),
+            Self::Shell(shell) => shell.run(global),
+            Self::Rm { name } => kept::remove(global, &name),
             Self::Gc { dry_run } => {
                 let mode = if dry_run { gc::Mode::DryRun } else { gc::Mode::Collect };
                 let leftovers = gc::collect(&global.data()?.lab(), mode).map_err(CliError::failed)?;
@@ -119,9 +152,10 @@ impl Validate {
             RebootWhen::Asked => Reboot::WhenAsked,
             RebootWhen::Always => Reboot::Always,
         };
+        let manner = Manner { reboot, keep: self.keep.into() };
         let mut progress = Progress::new(output.voice());
         let report =
-            validate::validate(&data, &order, &baselines, &scenarios, reboot, &mut |baseline, tell| match tell {
+            validate::validate(&data, &order, &baselines, &scenarios, manner, &mut |baseline, tell| match tell {
                 Tell::Phase(phase) => progress.now(&format!("{baseline}: {phase}")),
                 Tell::Agent { what, .. } => progress.detail(&what),
                 Tell::Step { scenario, step, role, status } => {
@@ -130,7 +164,7 @@ impl Validate {
                     }
                 }
                 Tell::Note(text) => progress.note(&text),
-                Tell::Done(_) | Tell::Failed(_) => {}
+                Tell::Done { .. } | Tell::Failed(_) => {}
             })
             .map_err(|error| CliError::Failed(format!("{error:#}")))?;
         drop(progress);

@@ -11,6 +11,7 @@ mod doctor;
 mod draft;
 mod exit;
 mod host;
+mod kept;
 mod key;
 mod lab;
 mod order;

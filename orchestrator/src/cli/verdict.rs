@@ -100,5 +100,8 @@ fn end(output: &Output, baseline: &BaselineReport) {
         pairs.push(("clone ready in", format!("{}, by {}", millis(clone.ready_ms), clone.rung)));
     }
     pairs.push(("all took", millis(baseline.total_ms)));
+    if let Some(kept) = &baseline.kept {
+        pairs.push(("kept", format!("{kept}  (patchlab lab shell {kept})")));
+    }
     output.pairs(&pairs);
 }

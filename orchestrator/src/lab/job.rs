@@ -20,6 +20,8 @@ pub enum Job {
     Host,
     /// Opens libvirt and says its versions.
     Versions,
+    /// Lets a kept clone go on and runs commands in it.
+    Shell,
 }
 
 /// How this program is started for a job.
@@ -36,6 +38,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Validate => super::worker::serve,
         Job::Host => super::managed::serve,
         Job::Versions => super::versions::serve,
+        Job::Shell => super::shell::serve,
     };
     let inside = match worker::enter() {
         Ok(inside) => inside,

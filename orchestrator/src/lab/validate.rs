@@ -7,11 +7,11 @@ use patchlab_lab::{
     Baseline,
     applier::Role,
     baseline::Baselines,
+    kept::{KeptClones, Record, SavedClone},
     report::{BaselineReport, Report, SCHEMA},
     scenario::Scenario,
-    validation::Reboot,
-    verdict::{Judged, overall},
-    worker::{Network, Worker},
+    verdict::{Judged, LAB_ERROR_REQUEUES, overall},
+    worker::{ChannelError, Network, Worker},
 };
 use patchlab_protocol::{document::Order, envelope::digest_of};
 
@@ -20,7 +20,7 @@ use super::{
     job::{Job, launcher},
     provisional::Provisional,
     tools,
-    worker::{Ask, SCENARIOS, Tell},
+    worker::{Ask, Manner, SAVED, SCENARIOS, Tell},
 };
 use crate::place::Data;
 
@@ -60,15 +60,15 @@ pub fn validate(
     order: &Order,
     baselines: &[Baseline],
     scenarios: &[Scenario],
-    reboot: Reboot,
+    manner: Manner,
     observer: &mut dyn FnMut(&str, Tell),
 ) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let mut reports = Vec::new();
     for baseline in baselines {
         let mut told = |tell| observer(&baseline.full_name(), tell);
-        let report = on_baseline(data, order, baseline, scenarios, reboot, &mut told)
-            .with_context(|| format!("validation on {}", baseline.full_name()))?;
+        let validation = OnBaseline { data, order, baseline, scenarios, manner };
+        let report = validation.run(&mut told).with_context(|| format!("validation on {}", baseline.full_name()))?;
         reports.push(report);
     }
     let Judged { judgement, reason } = overall(&reports);
@@ -79,40 +79,117 @@ pub fn validate(
         verdict: judgement,
         reason,
         baselines: reports,
-        total_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        total_ms: millis(begun),
     })
 }
 
-fn on_baseline(
-    data: &Data,
-    order: &Order,
-    baseline: &Baseline,
-    scenarios: &[Scenario],
-    reboot: Reboot,
-    told: &mut dyn FnMut(Tell),
-) -> anyhow::Result<BaselineReport> {
-    let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Validate)?, &Network::Isolated)?;
-    let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
-    put_scenarios(&worker, scenarios)?;
-    let hosts = [Role::Control, Role::Patched].map(|role| host_name(&baseline.full_name(), role));
-    worker.sender().send(&Ask {
-        baseline: baseline.digest.to_string(),
-        documents: Provisional::sign(order, &hosts, jiff::Timestamp::now())?,
-        changed: changed(order),
-        tools: tools::disk_in_worker(data, &worker)?,
-        reboot,
-    })?;
-    loop {
-        match receiver.receive::<Tell>()? {
-            Some(Tell::Done(report)) => {
-                worker.end()?;
-                return Ok(*report);
+/// One order on one baseline.
+struct OnBaseline<'a> {
+    data: &'a Data,
+    order: &'a Order,
+    baseline: &'a Baseline,
+    scenarios: &'a [Scenario],
+    manner: Manner,
+}
+
+/// How a worker ended.
+enum Ended {
+    /// It said what it found.
+    Told(Box<BaselineReport>),
+    /// It was gone before it could; why, as far as that is known.
+    Died(String),
+}
+
+impl OnBaseline<'_> {
+    /// Runs it in a worker; one that dies is replaced a bounded number of times, and its death never blames the patch.
+    fn run(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<BaselineReport> {
+        let begun = Instant::now();
+        let mut deaths = 0;
+        loop {
+            match self.in_worker(told)? {
+                Ended::Told(report) => return Ok(*report),
+                Ended::Died(reason) if deaths < LAB_ERROR_REQUEUES => {
+                    told(Tell::Note(format!("{reason}: once more, in a fresh worker")));
+                    deaths += 1;
+                }
+                Ended::Died(reason) => {
+                    let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
+                    (report.reason, report.total_ms) = (reason, millis(begun));
+                    return Ok(report);
+                }
             }
-            Some(Tell::Failed(reason)) => bail!("{reason}"),
-            Some(tell) => told(tell),
-            None => bail!("its worker ended without a verdict"),
         }
     }
+
+    fn in_worker(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+        let (data, baseline) = (self.data, self.baseline);
+        let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Validate)?, &Network::Isolated)?;
+        let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
+        put_scenarios(&worker, self.scenarios)?;
+        let hosts = [Role::Control, Role::Patched].map(|role| host_name(&baseline.full_name(), role));
+        worker.sender().send(&Ask {
+            baseline: baseline.digest.to_string(),
+            documents: Provisional::sign(self.order, &hosts, jiff::Timestamp::now())?,
+            changed: changed(self.order),
+            tools: tools::disk_in_worker(data, &worker)?,
+            manner: self.manner,
+        })?;
+        let mut phase = String::from("start");
+        loop {
+            let tell = match receiver.receive::<Tell>() {
+                // Its end of the socket went with something unread.
+                Err(ChannelError::Io(_)) => None,
+                other => other?,
+            };
+            match tell {
+                Some(Tell::Done { mut report, saved }) => {
+                    if !saved.is_empty() {
+                        report.kept = self.keep(&worker, &report, saved, told);
+                    }
+                    worker.end()?;
+                    return Ok(Ended::Told(report));
+                }
+                Some(Tell::Failed(reason)) => bail!("{reason}"),
+                Some(tell) => {
+                    if let Tell::Phase(name) = &tell {
+                        phase.clone_from(name);
+                    }
+                    told(tell);
+                }
+                None => return Ok(Ended::Died(died(&worker, &phase))),
+            }
+        }
+    }
+
+    /// Takes over the clones that the worker saved. That they cannot be kept is told, and changes no verdict.
+    fn keep(
+        &self,
+        worker: &Worker,
+        report: &BaselineReport,
+        saved: Vec<SavedClone>,
+        told: &mut dyn FnMut(Tell),
+    ) -> Option<String> {
+        let order = (self.order.id.as_str(), digest_of(self.order.clone()));
+        let record = Record::new(order, report, saved, jiff::Timestamp::now());
+        match KeptClones::open(&self.data.lab()).adopt(&worker.folder().join(SAVED), record) {
+            Ok(kept) => Some(kept.record.name),
+            Err(error) => {
+                told(Tell::Note(format!("the clones are not kept: {error}")));
+                None
+            }
+        }
+    }
+}
+
+/// Why a worker is gone: its last word, since its log goes with it.
+fn died(worker: &Worker, phase: &str) -> String {
+    let log = fs::read_to_string(worker.folder().join("worker.log")).unwrap_or_default();
+    let last = log.trim_end().lines().last().map(|line| format!(" (it wrote: {line})")).unwrap_or_default();
+    format!("the worker {} died in the phase {phase}{last}", worker.id())
+}
+
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Copies the scenarios' folders to where the worker, who may not read people's folders, finds them.

@@ -11,14 +11,15 @@ use std::{
 use anyhow::Context as _;
 use patchlab_check::Status;
 use patchlab_lab::{
-    ArtifactStore, Baseline, Lab,
+    ArtifactStore, Lab,
     applier::Role,
     baseline::Baselines,
+    kept::{Keep, SavedClone},
     machine::Driver,
     report::BaselineReport,
-    scenario::{Scenario, discover},
-    validation::{Event, Reboot, Validation},
-    worker::{Inside, Sender},
+    scenario::discover,
+    validation::{Event, Reboot, Validated, Validation},
+    worker::Inside,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,8 @@ use crate::{
 
 /// The folder of the scenarios, in the worker's own.
 pub const SCENARIOS: &str = "scenarios";
+/// The folder of clones that are to be kept, in the worker's own.
+pub const SAVED: &str = "saved";
 
 /// What a worker is told: validate this order on that baseline.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,8 +48,17 @@ pub struct Ask {
     pub changed: BTreeSet<String>,
     /// The tools disk's name in the worker's folder.
     pub tools: String,
+    /// How.
+    pub manner: Manner,
+}
+
+/// How an order is validated.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Manner {
     /// When clones reboot.
     pub reboot: Reboot,
+    /// When clones are kept.
+    pub keep: Keep,
 }
 
 /// What a worker says.
@@ -76,7 +88,12 @@ pub enum Tell {
         what: String,
     },
     /// The end.
-    Done(Box<BaselineReport>),
+    Done {
+        /// What was found.
+        report: Box<BaselineReport>,
+        /// The clones that were saved, in the worker's folder [`SAVED`].
+        saved: Vec<SavedClone>,
+    },
     /// The lab could not even begin.
     Failed(String),
 }
@@ -85,13 +102,13 @@ pub enum Tell {
 pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
     let Some(ask) = inside.receiver.receive::<Ask>()? else { return Ok(()) };
     let told = match validate(&inside, ask) {
-        Ok(report) => Tell::Done(Box::new(report)),
+        Ok(Validated { report, saved }) => Tell::Done { report: Box::new(report), saved },
         Err(error) => Tell::Failed(format!("{error:#}")),
     };
     Ok(inside.sender.send(&told)?)
 }
 
-fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<BaselineReport> {
+fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
     let scenarios = discover(&[inside.places.work.join(SCENARIOS)])?;
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
@@ -111,18 +128,6 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<BaselineReport> {
     let tools: PathBuf = inside.places.work.join(&ask.tools);
     let handle = runtime.handle().clone();
     let applier = SnmpApplier::new(handle, ask.documents, endpoints, clones, bells, tools, moved);
-    Ok(run(&lab, &baseline, &scenarios, &ask.changed, &applier, ask.reboot, &inside.sender))
-}
-
-fn run(
-    lab: &Lab,
-    baseline: &Baseline,
-    scenarios: &[Scenario],
-    changed: &BTreeSet<String>,
-    applier: &SnmpApplier,
-    reboot: Reboot,
-    teller: &Sender,
-) -> BaselineReport {
     let observer = |event: Event<'_>| {
         let told = match event {
             Event::Phase(name) => Tell::Phase(name.to_owned()),
@@ -131,9 +136,19 @@ fn run(
             }
             Event::Note(text) => Tell::Note(text.to_owned()),
         };
-        let _ = teller.send(&told);
+        let _ = inside.sender.send(&told);
     };
-    Validation { lab, baseline, scenarios, changed, applier, reboot, observer: &observer }.run()
+    let validation = Validation {
+        lab: &lab,
+        baseline: &baseline,
+        scenarios: &scenarios,
+        changed: &ask.changed,
+        applier: &applier,
+        reboot: ask.manner.reboot,
+        keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
+        observer: &observer,
+    };
+    Ok(validation.run())
 }
 
 /// Opens the payload server and the inform sink, on ports that the kernel chooses.

@@ -22,6 +22,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_patchlab");
 pub struct Site {
     dir: tempfile::TempDir,
     server: Option<Child>,
+    /// Where hosts find the member. A restarted server is where it was: hosts were told at their enrolment.
+    payload: SocketAddr,
+    informs: SocketAddr,
 }
 
 pub struct Ran {
@@ -32,7 +35,8 @@ pub struct Ran {
 
 impl Site {
     pub fn new() -> Self {
-        let site = Self { dir: tempfile::tempdir().unwrap(), server: None };
+        let (dir, payload, informs) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+        let site = Self { dir, server: None, payload, informs };
         fs::create_dir(site.path("keys")).unwrap();
         for role in ["root", "drafter", "releaser", "approver", "operator"] {
             site.ok(&["key", "generate", "--role", role, "--out", &site.key(role)]);
@@ -98,9 +102,9 @@ impl Site {
                 "--listen",
                 "127.0.0.1:0",
                 "--payload",
-                "127.0.0.1:0",
+                &self.payload.to_string(),
                 "--informs",
-                "127.0.0.1:0",
+                &self.informs.to_string(),
                 "--release-key",
                 &self.key("releaser"),
             ])

@@ -1,0 +1,294 @@
+//! `patchlab lab kept`, `shell` and `rm`: the clones of a validation, kept to be looked into. Need no server.
+
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use patchlab_check::target::OUTPUT_LIMIT;
+use patchlab_lab::{
+    applier::Role,
+    kept::{Keep, Kept, KeptClones, KeptError},
+};
+use serde_json::{Value, json};
+
+use super::{CliError, Exit, Global, Output};
+use crate::lab::shell::{Ended, Ran, Shell};
+
+/// When the clones of a validation are kept.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KeepWhen {
+    /// They are not
+    Never,
+    /// When the verdict is not `passed`
+    OnFailure,
+    /// Whatever the verdict is
+    Always,
+}
+
+impl From<KeepWhen> for Keep {
+    fn from(when: KeepWhen) -> Self {
+        match when {
+            KeepWhen::Never => Self::Never,
+            KeepWhen::OnFailure => Self::OnFailure,
+            KeepWhen::Always => Self::Always,
+        }
+    }
+}
+
+/// One of the two clones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// The one without the patch
+    Control,
+    /// The one with the patch
+    Patched,
+}
+
+impl From<Which> for Role {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Control => Self::Control,
+            Which::Patched => Self::Patched,
+        }
+    }
+}
+
+pub(super) const KEPT_EXAMPLES: &str = "Examples:
+  patchlab lab validate --order order.toml --keep on-failure
+  patchlab lab kept
+  patchlab lab kept --json -";
+
+pub(super) const SHELL_EXAMPLES: &str = "Examples:
+  patchlab lab shell PO-2026-0002 -- systemctl status nginx
+  patchlab lab shell PO-2026-0002 --clone control -- sh -c 'nginx -t && journalctl -u nginx | tail'
+  patchlab lab shell PO-2026-0002 < commands.txt
+
+With COMMAND, its output and exit code are passed on. Without, every line of standard input is run in a shell of its own, and the last
+exit code is passed on. Every call goes on from the moment in which the clone was saved: what one changes, the next does not see.
+255 stands for a command that a signal ended, 124 for one that took too long, 4 (with a message) for a lab that broke.";
+
+pub(super) const RM_EXAMPLES: &str = "Examples:
+  patchlab lab rm PO-2026-0002-debian-12-web@1-1231-120000
+
+Kept clones whose time is over go with `patchlab lab gc`, and before every validation.";
+
+/// A shell in a kept clone.
+#[derive(Debug, Args)]
+pub struct ShellCommand {
+    /// Name of the kept clones, or how only one of them begins
+    name: String,
+    /// Which of the two
+    #[arg(long = "clone", value_enum, default_value_t = Which::Patched)]
+    which: Which,
+    /// How long one command may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// A program and its arguments, as they are; without, lines of standard input
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Lists what is kept.
+pub(super) fn list(global: &Global) -> Result<Exit, CliError> {
+    let all = KeptClones::open(&global.data()?.lab()).list().map_err(classify)?;
+    let output = global.output();
+    let now = jiff::Timestamp::now();
+    let rows: Vec<_> = all
+        .iter()
+        .map(|kept| {
+            let record = &kept.record;
+            vec![
+                record.name.clone(),
+                record.verdict.to_string(),
+                hours(now.duration_since(record.created)),
+                if kept.is_expired(now) { "expired".into() } else { hours(record.expires.duration_since(now)) },
+                format!("{} MiB", kept.size >> 20),
+                record.reason.clone(),
+            ]
+        })
+        .collect();
+    output.table(&["name", "verdict", "age", "expires in", "size", "reason"], &rows);
+    if all.is_empty() {
+        output.note(
+            "none are kept: `patchlab lab validate --keep on-failure` keeps the clones of a validation that fails",
+        );
+    }
+    output.json(&all.iter().map(shown).collect::<Vec<_>>())?;
+    Ok(Exit::Passed)
+}
+
+/// Takes kept clones away.
+pub(super) fn remove(global: &Global, names: &[String]) -> Result<Exit, CliError> {
+    let kept = KeptClones::open(&global.data()?.lab());
+    let output = global.output();
+    let mut removed = Vec::new();
+    for name in names {
+        let name = kept.remove(name).map_err(classify)?;
+        output.line(format!("{name}\tremoved"));
+        removed.push(name);
+    }
+    output.json(&json!({ "removed": removed }))?;
+    Ok(Exit::Passed)
+}
+
+impl ShellCommand {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let data = global.data()?;
+        let output = global.output();
+        let kept = KeptClones::open(&data.lab()).get(&self.name).map_err(classify)?;
+        let broken = |error: anyhow::Error| CliError::Failed(format!("{}: {error:#}", kept.record.name));
+        let mut shell = Shell::open(&data, &kept, self.which.into()).map_err(broken)?;
+        if let Some(reason) = &shell.report.fallback {
+            output.note(format!("booted from its disk, what was only in its memory is lost: {reason}"));
+        }
+        let timeout = Duration::from_secs(self.timeout);
+        let mut session = Session { output: &output, commands: Vec::new() };
+        if self.command.is_empty() {
+            session.lines(&mut shell, &prompt(&kept, self.which), timeout).map_err(broken)?;
+        } else {
+            session.show(shell.run(&quoted(&self.command), timeout).map_err(broken)?).map_err(broken)?;
+        }
+        let (rung, ready_ms) = (shell.report.rung, shell.report.ready_ms);
+        shell.end().map_err(broken)?;
+        let exit = session.commands.last().map_or(Exit::Passed, exit);
+        let role = Role::from(self.which).name();
+        output.json(&json!({
+            "kept": kept.record.name, "clone": role, "rung": rung, "ready_ms": ready_ms, "commands": session.commands,
+        }))?;
+        Ok(exit)
+    }
+}
+
+/// The commands of one call, and where their output goes.
+struct Session<'a> {
+    output: &'a Output,
+    commands: Vec<Ran>,
+}
+
+impl Session<'_> {
+    /// Runs lines of standard input until its end; on a terminal with a prompt.
+    fn lines(&mut self, shell: &mut Shell, prompt: &str, timeout: Duration) -> anyhow::Result<()> {
+        let is_terminal = std::io::stdin().is_terminal();
+        let ask = || {
+            if is_terminal {
+                eprint!("{prompt}");
+            }
+        };
+        ask();
+        for line in std::io::stdin().lock().lines() {
+            let line = line?;
+            if !line.trim().is_empty() {
+                self.show(shell.run(&line, timeout)?)?;
+            }
+            ask();
+        }
+        if is_terminal {
+            eprintln!();
+        }
+        Ok(())
+    }
+
+    /// Passes on what a command wrote, unless standard output is for a program.
+    fn show(&mut self, ran: Ran) -> anyhow::Result<()> {
+        if !self.output.is_machine_read() {
+            let mut out = std::io::stdout().lock();
+            out.write_all(ran.stdout.as_bytes())?;
+            out.flush()?;
+            std::io::stderr().write_all(ran.stderr.as_bytes())?;
+        }
+        for (stream, text) in [("output", &ran.stdout), ("errors", &ran.stderr)] {
+            if text.len() as u64 >= OUTPUT_LIMIT {
+                self.output.note(format!("its {stream} were cut at {OUTPUT_LIMIT} bytes"));
+            }
+        }
+        match (ran.exit, ran.ended) {
+            (Some(_), _) => {}
+            (None, Ended::ByTimeout) => self.output.note("it took too long and was ended (--timeout)"),
+            (None, Ended::ByItself) => self.output.note("a signal ended it"),
+        }
+        self.commands.push(ran);
+        Ok(())
+    }
+}
+
+fn exit(ran: &Ran) -> Exit {
+    match (ran.exit, ran.ended) {
+        (Some(code), _) => Exit::Command(u8::try_from(code).unwrap_or(u8::MAX)),
+        (None, Ended::ByTimeout) => Exit::Command(124),
+        (None, Ended::ByItself) => Exit::Command(255),
+    }
+}
+
+fn prompt(kept: &Kept, which: Which) -> String {
+    format!("{} of {}> ", Role::from(which).name(), kept.record.name)
+}
+
+/// A program and its arguments as a command line that means just them.
+fn quoted(argv: &[String]) -> String {
+    let words = argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn hours(time: jiff::SignedDuration) -> String {
+    match (time.as_hours(), time.as_mins()) {
+        (0, minutes) => format!("{minutes} min"),
+        (hours @ ..48, _) => format!("{hours} h"),
+        (hours, _) => format!("{} d {} h", hours / 24, hours % 24),
+    }
+}
+
+fn shown(kept: &Kept) -> Value {
+    let record = &kept.record;
+    json!({
+        "name": record.name,
+        "order": record.order,
+        "order_digest": record.order_digest,
+        "baseline": record.baseline,
+        "baseline_digest": record.baseline_digest,
+        "verdict": record.verdict,
+        "reason": record.reason,
+        "created": record.created,
+        "expires": record.expires,
+        "clones": record.clones.iter().map(|clone| clone.role).collect::<Vec<_>>(),
+        "bytes": kept.size,
+        "folder": kept.folder,
+    })
+}
+
+fn classify(error: KeptError) -> CliError {
+    match error {
+        KeptError::Unknown { .. } => CliError::Input(error.to_string()),
+        KeptError::InUse { .. } => CliError::Refused(error.to_string()),
+        other => CliError::Failed(super::baseline::chain(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_reach_the_guest_as_they_are() {
+        let argv = ["sh", "-c", "echo 'it''s' $HOME", ""].map(str::to_owned);
+        let output = std::process::Command::new("sh").args(["-c", &format!("printf '%s|' {}", quoted(&argv))]).output();
+        assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), "sh|-c|echo 'it''s' $HOME||");
+    }
+
+    #[test]
+    fn a_commands_end_becomes_the_programs() {
+        let ran =
+            |exit, ended| Ran { command: String::new(), exit, stdout: String::new(), stderr: String::new(), ended };
+        let codes =
+            [(Some(0), Ended::ByItself), (Some(3), Ended::ByItself), (None, Ended::ByTimeout), (None, Ended::ByItself)]
+                .map(|(code, ended)| exit(&ran(code, ended)));
+        assert_eq!(codes, [0, 3, 124, 255].map(Exit::Command));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let age = |hours: i32| super::hours(jiff::SignedDuration::from_mins(i64::from(hours) * 60 + 5));
+        assert_eq!([0, 1, 47, 71].map(age), ["5 min", "1 h", "47 h", "2 d 23 h"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! A guest reaches the lab's own endpoints and nothing else: looked at from inside one, by TCP.
+//!
+//! Everything that must be out of reach is shown to be there: whoever may reach it does so first. Skips aloud where the
+//! whole path does.
+
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use patchlab_lab::{
+    Baseline, Places,
+    baseline::{Baselines, Progress},
+    machine::HOST_ADDRESS,
+    worker::Launcher,
+};
+use patchlab_tests::{
+    isolation::{From, Isolated, Ports, exchange},
+    program::{Need, obstacle, source},
+};
+
+/// Documentation addresses (RFC 5737): nobody answers there, but packets to them must not even leave.
+const OUTSIDE: [&str; 2] = ["198.51.100.1", "203.0.113.1"];
+/// What the host's service says to whoever connects.
+const HOST_SAYS: &str = "the host\n";
+
+fn launcher(job: &str) -> Launcher {
+    Launcher { program: env!("CARGO_BIN_EXE_lab-worker").into(), arguments: vec![job.into()] }
+}
+
+/// A service of the host on all its addresses, and how many connected to it.
+fn host_service() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(HOST_SAYS.as_bytes());
+        }
+    });
+    (port, count)
+}
+
+/// Words that follow `word` in what `ip` prints.
+fn ip(arguments: &[&str], word: &str) -> Vec<String> {
+    let output = Command::new("ip").args(arguments).output().expect("ip runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let followers = words.windows(2).filter(|pair| pair[0] == word);
+    followers.map(|pair| pair[1].split('/').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// A store with a baseline. It stays for the next run, so that the baseline is built once.
+fn store() -> (Places, Baseline) {
+    let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
+    std::fs::create_dir_all(&data).expect("a folder");
+    let places = Places::of_data(&data);
+    let recipe = source().join("images/debian-12-web.toml");
+    let mut tell = |progress: Progress| eprintln!("{}", progress.what);
+    let built = Baselines::open(&places).build(&recipe, &launcher("freeze"), &mut tell).expect("a baseline");
+    (places, built.baseline().clone())
+}
+
+#[test]
+fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
+    if let Some(why) = obstacle(&[Need::Time, Need::Lab]) {
+        eprintln!("SKIP a_guest_reaches_the_labs_endpoints_and_nothing_else: {why}");
+        return;
+    }
+    let (places, baseline) = store();
+    let file = &baseline.record.pool.first().expect("a pool").sha256;
+    let head = format!("HEAD /artifacts/{file} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
+    let page = "GET / HTTP/1.0\r\n\r\n";
+
+    let start = |ports| {
+        Isolated::start(&places, &launcher("isolation"), &baseline.full_name(), ports).expect("a clone in its worker")
+    };
+    let mut one = start(Ports { payload: 18_001, forward: 18_002 });
+    let mut other = start(Ports { payload: 18_003, forward: 18_004 });
+
+    // What must be reached: the lab's payload server, and through its worker the guest itself.
+    for clone in [&mut one, &mut other] {
+        let Ports { payload, forward } = clone.ports;
+        let answer = clone.connect(From::Guest, HOST_ADDRESS, payload, &head).expect("an answer");
+        assert!(answer.as_deref().is_some_and(|text| text.starts_with("HTTP/1.1 200")), "payload: {answer:?}");
+        for (from, host) in [(From::Worker, "127.0.0.1"), (From::Guest, HOST_ADDRESS)] {
+            let answer = clone.connect(from, host, forward, page).expect("an answer");
+            assert!(answer.as_deref().is_some_and(|text| text.contains("200 OK")), "{from:?}: {answer:?}");
+        }
+    }
+
+    let (port, connected) = host_service();
+    let mut addresses = ip(&["-4", "-oneline", "address"], "inet");
+    assert!(addresses.contains(&"127.0.0.1".to_owned()), "{addresses:?}");
+    for address in &addresses {
+        assert_eq!(exchange(address, port, "").expect("the host reaches its own service"), HOST_SAYS, "{address}");
+    }
+    let by_host = addresses.len();
+    assert_eq!(connected.load(Ordering::SeqCst), by_host);
+
+    // What must not be: the host by any of its addresses and by the guest's name for its worker, and the other clone's
+    // worker.
+    addresses.push(HOST_ADDRESS.to_owned());
+    let mut closed: Vec<(String, u16)> = addresses.into_iter().map(|address| (address, port)).collect();
+    closed.extend([other.ports.payload, other.ports.forward].map(|port| (HOST_ADDRESS.to_owned(), port)));
+    closed.extend(OUTSIDE.map(|address| (address.to_owned(), 80)));
+    for gateway in ip(&["-4", "route", "show", "default"], "via") {
+        closed.extend([53, 80].map(|port| (gateway.clone(), port)));
+    }
+    for (host, port) in &closed {
+        let answer = one.connect(From::Guest, host, *port, page).expect("the guest agent answers");
+        assert_eq!(answer, None, "a guest reached {host} port {port}");
+    }
+    assert_eq!(connected.load(Ordering::SeqCst), by_host, "somebody in the guest reached the host's service");
+    eprintln!("out of reach from inside: {closed:?}");
+}
