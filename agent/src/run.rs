@@ -17,7 +17,7 @@ use std::{
 use attempt::{Attempt, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Refusal, SigningKey,
+    ItemState, Refusal, SigningKey,
     document::{Checks, Class, Root, RunState},
 };
 use tokio::task::JoinHandle;
@@ -27,7 +27,6 @@ use crate::{
     process,
     production::Evaluate,
     record::{Record, RecordError},
-    state::ItemState,
     target::LocalTarget,
     transition,
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Ledger, Refusal,
+    Digest, Item, ItemState, Ledger, Refusal,
     document::{Action, RunState},
     inventory::Transaction,
 };
@@ -138,34 +138,6 @@ pub enum Reboot {
     Needed,
     /// It does not.
     NotNeeded,
-}
-
-/// One package of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Item {
-    /// Package name.
-    pub name: String,
-    /// Package architecture.
-    pub arch: String,
-    /// Version before; empty for none.
-    pub from: String,
-    /// Version to reach; empty for removal.
-    pub to: String,
-    /// Where it stands.
-    pub state: ItemState,
-}
-
-/// Where one package stands; the number is its value in the MIB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ItemState {
-    /// To be done.
-    Pending = 1,
-    /// At its version.
-    Done = 2,
-    /// Not at its version, and nothing follows.
-    Failed = 3,
 }
 
 /// Something that happened; one line of the journal.

@@ -1,7 +1,8 @@
 //! The verdict as JSON: what `lab validate --json` writes, the gate decides on, and people and CI read.
 //!
-//! Types only; [`crate::verdict`] fills in the words, [`crate::junit`] makes XML of them. Fields are added, never changed, within
-//! one [`SCHEMA`].
+//! The one set of types for it, on both ends: [`crate::verdict`] fills in the words, [`crate::junit`] makes XML of them, and whoever
+//! decides on a verdict reads it back by [`Report::from_json`]. Fields are added, never changed, within one [`SCHEMA`]; a reader
+//! passes over those it does not know, so that a verdict of a later patchlab can still be decided on.
 
 use patchlab_check::{Digest, Outcome};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use crate::{
 
 /// Version of this form.
 pub const SCHEMA: u32 = 1;
+/// Largest verdict JSON read, bytes: it carries the output of every step on both clones.
+pub const REPORT_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a validation found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +34,43 @@ pub struct Report {
     pub baselines: Vec<BaselineReport>,
     /// Duration of the whole validation, milliseconds.
     pub total_ms: u64,
+}
+
+/// A file is no verdict that can be decided on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// Too large.
+    #[error("the verdict has {0} bytes, more than the limit of {limit}", limit = REPORT_BYTES)]
+    TooLarge(usize),
+    /// Another form.
+    #[error("the verdict has schema {0}, this patchlab reads schema {SCHEMA}: validate the order again with this one")]
+    Schema(u32),
+    /// Something else.
+    #[error("not a verdict of `patchlab lab validate --json`: {0}")]
+    NotAVerdict(#[source] serde_json::Error),
+}
+
+impl Report {
+    /// Reads a verdict, within the limits.
+    ///
+    /// # Errors
+    /// It is larger than [`REPORT_BYTES`], is no verdict, or is one of another [`SCHEMA`].
+    pub fn from_json(json: &[u8]) -> Result<Self, ReportError> {
+        /// Read first: another schema may have other fields.
+        #[derive(Deserialize)]
+        struct Form {
+            schema: u32,
+        }
+        if json.len() > REPORT_BYTES {
+            return Err(ReportError::TooLarge(json.len()));
+        }
+        let form: Form = serde_json::from_slice(json).map_err(ReportError::NotAVerdict)?;
+        if form.schema != SCHEMA {
+            return Err(ReportError::Schema(form.schema));
+        }
+        serde_json::from_slice(json).map_err(ReportError::NotAVerdict)
+    }
 }
 
 /// What was found on one baseline.
@@ -161,3 +201,23 @@ pub enum RollbackStatus {
     /// It was not tried.
     Skipped,
 }
+
+impl RollbackStatus {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl std::fmt::Display for RollbackStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -112,6 +112,11 @@ impl Judgement {
         }
     }
 
+    /// The judgement of a word in reports.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|judgement| judgement.name() == name)
+    }
+
     /// The worse of two.
     pub fn worse(self, other: Self) -> Self {
         let badness = |wanted: Self| Self::ALL.iter().position(|judgement| *judgement == wanted);
@@ -135,6 +140,17 @@ pub enum Phase {
     Rebooted,
     /// After the rollback.
     RolledBack,
+}
+
+impl Phase {
+    /// The word in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Rebooted => "rebooted",
+            Self::RolledBack => "rolled-back",
+        }
+    }
 }
 
 impl std::fmt::Display for Phase {

@@ -146,22 +146,24 @@ pub fn draft(
         )));
     }
     let changed: BTreeSet<String> = transaction.install.iter().map(|installation| installation.name.clone()).collect();
-    let upgrade = upgrade_table(&upgrade, &transaction);
+    let class = base.class.clone();
     let change = Change {
-        on: On {
-            family: base.class.family.clone(),
-            release: base.class.release.clone(),
-            arch: base.class.arch.clone(),
-        },
-        upgrade,
+        on: On { family: class.family, release: class.release, arch: class.arch },
+        upgrade: upgrade_table(&upgrade, &transaction),
         packages: request.packages.iter().map(|path| files::relative(path, out)).collect(),
         script: None,
         file: fetched.iter().map(|file| file.written(artifacts, out)).collect::<Result<_, _>>()?,
         replaces,
     };
-    Ok(Written {
+    let title = request.title.clone().unwrap_or_else(|| title(&change, &fetched));
+    Ok(written(request, title, change, production(scenarios, &changed)))
+}
+
+/// The order that was asked for, around the change that apt resolved.
+fn written(request: &Request, title: String, change: Change, production: Vec<ProductionCheck>) -> Written {
+    Written {
         id: request.id.clone(),
-        title: request.title.clone().unwrap_or_else(|| title(&change, &fetched)),
+        title,
         severity: request.severity,
         kind: request.kind,
         advisories: request.advisories.clone(),
@@ -169,9 +171,9 @@ pub fn draft(
         supersedes: Vec::new(),
         rollback: None,
         not_after: None,
-        production: production(scenarios, &changed),
+        production,
         change: vec![change],
-    })
+    }
 }
 
 fn simulated(text: &str) -> Result<Transaction, DraftError> {

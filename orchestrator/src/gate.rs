@@ -3,13 +3,15 @@
 //! and the host refuses whatever a broken server lets through.
 
 use jiff::Timestamp;
+use patchlab_lab::{
+    report::{Report, RollbackStatus},
+    verdict::Judgement,
+};
 use patchlab_protocol::{
     Digest, Envelope, Ledger, Refusal, Refused, Role,
     authorization::{self, Documents, Identity, released, signed},
     document::{Approval, Class, Order, Release, RollbackClass, Root},
 };
-
-use crate::verdict::{Judgement, Verdict};
 
 /// An order that may be taken in: it is one, and a key that may draft signed it.
 pub fn submit(root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
@@ -26,7 +28,7 @@ pub fn submit(root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
 }
 
 /// Whether the lab's verdict is a proof over this very order, on which a release may be signed.
-pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Verdict>) -> Result<Order, Refused> {
+pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Report>) -> Result<Order, Refused> {
     let order = submit(root, envelope)?;
     let no = |reason: String| Err(Refused::new(Refusal::NotReleased, reason));
     let Some(verdict) = verdict else {
@@ -53,7 +55,7 @@ pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Verdict>) -> R
         if baseline.transaction.is_empty() {
             return no(format!("{}: no transaction was recorded on baseline {}", order.id, baseline.name));
         }
-        let proven = baseline.rollback.status == patchlab_protocol::document::Rollback::Proven;
+        let proven = baseline.rollback.status == RollbackStatus::Proven;
         if matches!(order.rollback, RollbackClass::Proven | RollbackClass::ProvenAfterWrites) && !proven {
             return no(format!("{}: the way back was not proven on baseline {}", order.id, baseline.name));
         }
@@ -150,4 +152,4 @@ fn name(order: &Envelope) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use patchlab_lab::{ArtifactError, ArtifactStore};
+use patchlab_lab::{
+    ArtifactError, ArtifactStore,
+    report::{Report, ReportError},
+    verdict::Judgement,
+};
 use patchlab_protocol::{
     Digest, Envelope, Refusal, Refused, SigningKey,
     authorization::Documents,
@@ -30,7 +34,6 @@ use crate::{
         root::InForce,
         signer::{Answer, Request, Signer, SignerError},
     },
-    verdict::{Judgement, Verdict, VerdictError},
 };
 
 /// How far a host's clock may be behind the server's: an activation is valid from that long before it was signed.
@@ -79,7 +82,7 @@ pub enum PipelineError {
     Artifact(#[from] ArtifactError),
     /// The verdict.
     #[error(transparent)]
-    Verdict(#[from] VerdictError),
+    Verdict(#[from] ReportError),
     /// The signer.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -150,7 +153,7 @@ impl Pipeline {
     /// Takes the lab's verdict in.
     pub fn judge(&self, name: &str, json: &str, actor: &str) -> Result<OrderRow, PipelineError> {
         let order = self.store.order(name)?;
-        let verdict = Verdict::from_json(json.as_bytes())?;
+        let verdict = Report::from_json(json.as_bytes())?;
         if verdict.order != order.digest {
             return Err(PipelineError::Input(format!(
                 "the verdict is over order {}, {} is {}",
@@ -177,7 +180,7 @@ impl Pipeline {
         let order = self.store.order(name)?;
         let envelope = self.store.envelope(&order.digest)?;
         let verdict = self.store.verdict(&order.digest)?;
-        let read = verdict.as_ref().map(|row| Verdict::from_json(row.json.as_bytes())).transpose()?;
+        let read = verdict.as_ref().map(|row| Report::from_json(row.json.as_bytes())).transpose()?;
         let asked = gate::release(&self.root.root, &envelope, read.as_ref()).map(|_| ());
         self.note_refusal("release-refused", &order.id, actor, asked)?;
         let json = verdict.map(|row| row.json).unwrap_or_default();

@@ -63,7 +63,8 @@ pub fn source() -> PathBuf {
 /// # Panics
 /// It cannot be made.
 pub fn folder() -> tempfile::TempDir {
-    let folder = tempfile::Builder::new().prefix("patchlab-test-").tempdir_in("/var/tmp").expect("a folder");
+    let parent = std::env::var_os("PATCHLAB_TEST_DATA").unwrap_or_else(|| "/var/tmp".into());
+    let folder = tempfile::Builder::new().prefix("patchlab-test-").tempdir_in(parent).expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("open to the lab's user");
     folder
 }

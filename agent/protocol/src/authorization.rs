@@ -109,64 +109,10 @@ pub fn authorize(
             format!("the activation is for order {}, not {}", activation.order.short(), order_digest.short()),
         ));
     }
-    let signed_by = |role| signed(root, envelope, role);
-    let activated = match activation.action {
-        Action::Apply => signed_by(Role::Activator),
-        Action::Rollback => signed_by(Role::Activator) || signed_by(Role::Operator),
-    };
-    if !activated {
-        return Err(Refused::new(
-            Refusal::BadSignature,
-            "the activation is not signed by a key that may activate here",
-        ));
-    }
-    if !signed(root, documents.order, Role::Drafter) {
-        return Err(Refused::new(
-            Refusal::BadSignature,
-            format!("order {} is not signed by a key that may draft here", order.id),
-        ));
-    }
-    for digest in [
-        Some(order_digest),
-        Some(activation_digest),
-        documents.release.map(Envelope::digest),
-        documents.approval.map(Envelope::digest),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        if ledger.revoked.contains(&digest) {
-            return Err(Refused::new(Refusal::Revoked, format!("document {} was revoked", digest.short())));
-        }
-    }
-    if order.class != *identity.class {
-        return Err(Refused::new(
-            Refusal::NotMyClass,
-            format!("order {} is for {}, this host is {}", order.id, order.class, identity.class),
-        ));
-    }
-    if activation.hosts.len() > limits::HOSTS_PER_ACTIVATION || !activation.hosts.iter().any(|h| h == identity.host) {
-        return Err(Refused::new(Refusal::NotActive, format!("the activation does not name host {}", identity.host)));
-    }
-    if ledger.consumed.contains(&activation_digest) {
-        return Err(Refused::new(
-            Refusal::Consumed,
-            format!("activation {} was used before", activation_digest.short()),
-        ));
-    }
-    // The floor is a signed time; a clock before it is wrong. Rollback must work on a host with a dead clock battery.
-    if activation.action == Action::Apply && ledger.time_floor.is_some_and(|floor| now < floor) {
-        return Err(Refused::new(
-            Refusal::Expired,
-            format!("the clock says {now}, before the newest signed time seen"),
-        ));
-    }
-    if now < activation.not_before || now > activation.not_after {
-        return Err(Refused::new(
-            Refusal::Expired,
-            format!("the activation is valid from {} to {}, now is {now}", activation.not_before, activation.not_after),
-        ));
-    }
+    authentic(root, documents, envelope, &activation, &order)?;
+    not_revoked(documents, ledger)?;
+    addressed(identity, &activation, &order)?;
+    in_time(ledger, &activation, activation_digest, now)?;
     let mut newest = activation.at;
     let release = match activation.action {
         Action::Rollback => None,
@@ -184,6 +130,79 @@ pub fn authorize(
         release,
         newest,
     })
+}
+
+/// Both the activation and the order are signed by keys that may.
+fn authentic(
+    root: &Root,
+    documents: &Documents<'_>,
+    envelope: &Envelope,
+    activation: &Activation,
+    order: &Order,
+) -> Result<(), Refused> {
+    let signed_by = |role| signed(root, envelope, role);
+    let activated = match activation.action {
+        Action::Apply => signed_by(Role::Activator),
+        Action::Rollback => signed_by(Role::Activator) || signed_by(Role::Operator),
+    };
+    if !activated {
+        return Err(Refused::new(
+            Refusal::BadSignature,
+            "the activation is not signed by a key that may activate here",
+        ));
+    }
+    if !signed(root, documents.order, Role::Drafter) {
+        return Err(Refused::new(
+            Refusal::BadSignature,
+            format!("order {} is not signed by a key that may draft here", order.id),
+        ));
+    }
+    Ok(())
+}
+
+/// No document that came was revoked, needed or not.
+fn not_revoked(documents: &Documents<'_>, ledger: &Ledger) -> Result<(), Refused> {
+    let all = [Some(documents.order), documents.activation, documents.release, documents.approval];
+    let mut digests = all.into_iter().flatten().map(Envelope::digest);
+    match digests.find(|digest| ledger.revoked.contains(digest)) {
+        Some(digest) => Err(Refused::new(Refusal::Revoked, format!("document {} was revoked", digest.short()))),
+        None => Ok(()),
+    }
+}
+
+/// The order is for this host's class, and the activation names the host.
+fn addressed(identity: &Identity<'_>, activation: &Activation, order: &Order) -> Result<(), Refused> {
+    if order.class != *identity.class {
+        return Err(Refused::new(
+            Refusal::NotMyClass,
+            format!("order {} is for {}, this host is {}", order.id, order.class, identity.class),
+        ));
+    }
+    if activation.hosts.len() > limits::HOSTS_PER_ACTIVATION || !activation.hosts.iter().any(|h| h == identity.host) {
+        return Err(Refused::new(Refusal::NotActive, format!("the activation does not name host {}", identity.host)));
+    }
+    Ok(())
+}
+
+/// The activation is unused and valid now.
+fn in_time(ledger: &Ledger, activation: &Activation, digest: Digest, now: Timestamp) -> Result<(), Refused> {
+    if ledger.consumed.contains(&digest) {
+        return Err(Refused::new(Refusal::Consumed, format!("activation {} was used before", digest.short())));
+    }
+    // The floor is a signed time; a clock before it is wrong. Rollback must work on a host with a dead clock battery.
+    if activation.action == Action::Apply && ledger.time_floor.is_some_and(|floor| now < floor) {
+        return Err(Refused::new(
+            Refusal::Expired,
+            format!("the clock says {now}, before the newest signed time seen"),
+        ));
+    }
+    if now < activation.not_before || now > activation.not_after {
+        return Err(Refused::new(
+            Refusal::Expired,
+            format!("the activation is valid from {} to {}, now is {now}", activation.not_before, activation.not_after),
+        ));
+    }
+    Ok(())
 }
 
 /// What apply needs beyond an activation: root in date, release, approval, order in date and not yet used.

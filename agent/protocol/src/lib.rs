@@ -12,6 +12,7 @@ pub mod document;
 pub mod enrolment;
 pub mod envelope;
 pub mod inventory;
+pub mod item;
 pub mod key;
 pub mod limits;
 pub mod mib;
@@ -19,6 +20,7 @@ pub mod refusal;
 
 pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;
+pub use item::{Item, ItemState};
 pub use key::{Audience, KeyId, PublicKey, Role, SigningKey};
 pub use patchlab_check::Digest;
 pub use refusal::{Refusal, Refused};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
-use patchlab_protocol::{Refusal, document::RunState, mib};
+use patchlab_protocol::{ItemState, Refusal, document::RunState, mib};
 
 /// A tool's output on the MIB; `None`, said aloud, when the tool is not installed.
 fn tool(name: &str, arguments: &[&str]) -> Option<String> {
@@ -134,6 +134,8 @@ fn enumerations_have_the_same_names_and_numbers() {
     let text = include_str!("../mibs/PATCHLAB-MIB.txt");
     let states = (1..=12).filter_map(RunState::from_number).map(|state| (state.name(), state as i32));
     let refusals = Refusal::ALL.iter().map(|refusal| (refusal.name(), *refusal as i32));
+    let items = ItemState::ALL.map(|state| format!("{}({})", state.name(), state as i32)).join(", ");
+    assert!(text.contains(&format!("INTEGER {{ {items} }}")), "{items}");
     for (name, number) in states.chain(refusals) {
         let entry = format!("{}({number})", label(name));
         assert!(text.matches(&entry).count() >= 2, "{entry} is not in both the list and its explanation");

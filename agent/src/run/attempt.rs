@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Authorized, Digest, Envelope, Refusal, Refused,
+    Authorized, Digest, Envelope, ItemState, Refusal, Refused,
     authorization::{Documents, Identity, authorize},
     document::{Action, Checks, PackageFile, RunState},
     inventory::Transaction,
@@ -25,7 +25,7 @@ use crate::{
     packages::{Committed, Goal, Installed, PackageError},
     production,
     record::RecordError,
-    state::{self, Columns, Event, ItemState, Run},
+    state::{self, Columns, Event, Run},
 };
 
 /// How long finishing what was left half-way may take, after a run's own time is over.

@@ -1,9 +1,9 @@
 //! What every object reads as, from the state. Pure.
 
 use async_snmp::{Oid, OidTable, Value};
-use patchlab_protocol::{Digest, Refusal, document::RunState, mib};
+use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
 
-use crate::state::{Item, Order, Reboot, Run, State, cut};
+use crate::state::{Order, Reboot, Run, State, cut};
 
 /// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
 pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];

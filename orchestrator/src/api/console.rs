@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, response::Html};
+use patchlab_lab::verdict::Judgement;
 
 use super::{ApiError, failed};
 use crate::{
     audit,
     pipeline::Pipeline,
-    report::style,
+    report::{filters, headline, style},
     store::{Host, OrderRow, Run, StoreError},
 };
 
@@ -22,7 +23,7 @@ struct Console {
     style: &'static str,
     version: &'static str,
     now: String,
-    orders: Vec<OrderRow>,
+    orders: Vec<(OrderRow, String)>,
     hosts: Vec<(Host, String)>,
     runs: Vec<(Run, String)>,
     audit: Vec<audit::Row>,
@@ -48,13 +49,18 @@ impl Console {
             (run, order)
         });
         let runs = runs.collect();
+        let told = |order: &OrderRow| -> Result<String, StoreError> {
+            let verdict = store.verdict(&order.digest)?.and_then(|row| Judgement::from_name(&row.verdict));
+            Ok(headline(order.state, verdict, &store.runs_of_order(&order.digest)?))
+        };
+        let headlines = orders.iter().map(told).collect::<Result<Vec<_>, _>>()?;
         let mut audit = store.audit_tail(AUDIT_ROWS)?;
         audit.reverse();
         Ok(Self {
             style: style::SHEET,
             version: env!("CARGO_PKG_VERSION"),
-            now: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-            orders,
+            now: jiff::Timestamp::now().to_string(),
+            orders: orders.into_iter().zip(headlines).collect(),
             hosts,
             runs,
             audit,

@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use patchlab_lab::report::REPORT_BYTES;
 use patchlab_protocol::Refusal;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,6 @@ use crate::{
     pipeline::{Pipeline, PipelineError},
     store::StoreError,
     trust::signer::SignerError,
-    verdict::VERDICT_BYTES,
 };
 
 /// Longest time for a request, long polls included.
@@ -120,7 +120,7 @@ pub fn router(pipeline: Arc<Pipeline>, door: Door) -> Router {
     Router::new()
         .route("/", get(console::page))
         .nest("/api/v1", v1::router())
-        .layer(DefaultBodyLimit::max(VERDICT_BYTES))
+        .layer(DefaultBodyLimit::max(REPORT_BYTES))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(guard))
         .layer(Extension(door))

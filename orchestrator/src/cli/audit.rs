@@ -36,17 +36,12 @@ impl AuditCommand {
                 let rows: Vec<_> = all
                     .iter()
                     .map(|row| {
-                        vec![
-                            row.seq.to_string(),
-                            row.at.clone(),
-                            row.actor.clone(),
-                            row.event.clone(),
-                            row.subject.clone(),
-                            row.detail.clone(),
-                        ]
+                        let (number, at) = (row.seq.to_string(), output.moment(&row.at));
+                        let fields = vec![number, at, row.actor.clone(), row.event.clone(), row.subject.clone()];
+                        (fields, output.particulars(&row.detail))
                     })
                     .collect();
-                output.table(&["row", "at", "who", "what", "on", "detail"], &rows);
+                output.annotated(&["row", "at", "who", "what", "on"], &rows);
                 output.json(&all)?;
                 Ok(Exit::Passed)
             }

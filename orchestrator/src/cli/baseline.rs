@@ -1,6 +1,6 @@
 //! `patchlab baseline`: stored systems that clones are made from. Needs no server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use patchlab_lab::{
@@ -10,8 +10,12 @@ use patchlab_lab::{
 };
 use serde_json::json;
 
-use super::{CliError, Exit, Global, progress::Progress};
-use crate::lab::job::{Job, launcher};
+use super::{CliError, Exit, Global, Output, progress::Progress};
+use crate::{
+    lab::job::{Job, launcher},
+    legible,
+    place::Data,
+};
 
 /// Baselines.
 #[derive(Debug, Subcommand)]
@@ -47,100 +51,102 @@ impl BaselineCommand {
         let baselines = Baselines::open(&data.lab());
         let output = global.output();
         match self {
-            Self::Build { recipe } => {
-                let mut progress = Progress::new(output.voice());
-                let launcher = launcher(Job::Freeze).map_err(CliError::failed)?;
-                let built = baselines
-                    .build(&recipe, &launcher, &mut |told| {
-                        let line = format!("{}/{} {}", told.step, patchlab_lab::baseline::Progress::STEPS, told.what);
-                        match told.weight {
-                            Weight::Passing => progress.now(&line),
-                            Weight::Lasting => progress.note(&line),
-                        }
-                    })
-                    .map_err(classify_build)?;
-                let took = progress.elapsed();
-                drop(progress);
-                let whence = match &built {
-                    Built::New(_) => "built",
-                    Built::Stored(_) => "taken from the store",
-                };
-                let baseline = built.baseline();
-                output.line(format!("{}\t{}\t{whence}", baseline.full_name(), baseline.digest));
-                output.note(format!("{whence} in {:.1} s", took.as_secs_f64()));
-                let mut shown = summary(baseline);
-                shown["from_store"] = json!(matches!(built, Built::Stored(_)));
-                shown["ms"] = json!(took.as_millis() as u64);
-                output.json(&shown)?;
-            }
-            Self::List => {
-                let all = baselines.list().map_err(classify)?;
-                let rows: Vec<_> = all
-                    .iter()
-                    .map(|baseline| {
-                        let record = &baseline.record;
-                        let size: u64 = record.files.values().map(|file| file.size).sum();
-                        vec![
-                            baseline.full_name(),
-                            format!("{} {} {}", record.os.family, record.os.release, record.os.arch),
-                            record.pool.len().to_string(),
-                            format!("{} MiB", size >> 20),
-                            baseline.digest.short(),
-                        ]
-                    })
-                    .collect();
-                output.table(&["baseline", "system", "packages", "size", "digest"], &rows);
-                output.json(&all.iter().map(summary).collect::<Vec<_>>())?;
-            }
-            Self::Show { name } => {
-                let baseline = baselines.get(&name).map_err(classify)?;
-                let record = &baseline.record;
-                output.line(format!("{}  {}", baseline.full_name(), baseline.digest));
-                output.line(format!("system     {} {} {}", record.os.family, record.os.release, record.os.arch));
-                output.line(format!("kernel     {}", record.frozen.kernel));
-                output.line(format!(
-                    "frozen     {} under QEMU {}, libvirt {}, {:?}",
-                    record.frozen.at,
-                    record.frozen.versions.qemu,
-                    record.frozen.versions.libvirt,
-                    record.hardware.accelerator
-                ));
-                output.line(format!(
-                    "memory     {} MiB, {} processors",
-                    record.hardware.memory_mib, record.hardware.vcpus
-                ));
-                output.line(format!(
-                    "represents tags {:?}, packages {:?}",
-                    record.represents.tags, record.represents.packages
-                ));
-                output.line(format!("pool       {} package files", record.pool.len()));
-                for (name, file) in &record.files {
-                    output.line(format!("file       {name}  {} bytes  {}", file.size, file.sha256));
-                }
-                output.json(record)?;
-            }
-            Self::Verify { name } => {
-                let baseline = baselines.verify(&name).map_err(classify)?;
-                let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
-                for file in &baseline.record.pool {
-                    artifacts.verify(&file.sha256).map_err(|error| {
-                        let (baseline, name, version) = (baseline.full_name(), &file.name, &file.version);
-                        CliError::Failed(format!("baseline {baseline}: {name} {version} of its pool: {error}"))
-                    })?;
-                }
-                let (files, pool) = (baseline.record.files.len(), baseline.record.pool.len());
-                output.line(format!("{}\tintact\t{files} files\t{pool} package files", baseline.full_name()));
-                output
-                    .json(&json!({ "baseline": baseline.full_name(), "intact": true, "files": files, "pool": pool }))?;
-            }
+            Self::Build { recipe } => build(&baselines, &output, &recipe)?,
+            Self::List => list(&baselines, &output)?,
+            Self::Show { name } => show(&baselines.get(&name).map_err(classify)?, &output)?,
+            Self::Verify { name } => verify(&data, &baselines, &output, &name)?,
             Self::Rm { name } => {
                 let (removed, digest) = baselines.remove(&name).map_err(classify)?;
-                output.line(format!("{removed}\tremoved"));
+                output.fields(&[&removed, "removed"]);
                 output.json(&json!({ "removed": removed, "digest": digest }))?;
             }
         }
         Ok(Exit::Passed)
     }
+}
+
+fn build(baselines: &Baselines, output: &Output, recipe: &Path) -> Result<(), CliError> {
+    let mut progress = Progress::new(output.voice());
+    let launcher = launcher(Job::Freeze).map_err(CliError::failed)?;
+    let built = baselines
+        .build(recipe, &launcher, &mut |told| {
+            let line = format!("{}/{} {}", told.step, patchlab_lab::baseline::Progress::STEPS, told.what);
+            match told.weight {
+                Weight::Passing => progress.now(&line),
+                Weight::Lasting => progress.note(&line),
+            }
+        })
+        .map_err(classify_build)?;
+    let took = progress.elapsed();
+    drop(progress);
+    let whence = match &built {
+        Built::New(_) => "built",
+        Built::Stored(_) => "taken from the store",
+    };
+    let baseline = built.baseline();
+    output.fields(&[&baseline.full_name(), &baseline.digest.to_string(), whence]);
+    output.note(format!("{whence} in {}", legible::duration(took)));
+    let mut shown = summary(baseline);
+    shown["from_store"] = json!(matches!(built, Built::Stored(_)));
+    shown["ms"] = json!(took.as_millis() as u64);
+    output.json(&shown)
+}
+
+fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
+    let all = baselines.list().map_err(classify)?;
+    let row = |baseline: &Baseline| {
+        let record = &baseline.record;
+        let size: u64 = record.files.values().map(|file| file.size).sum();
+        vec![
+            baseline.full_name(),
+            format!("{} {} {}", record.os.family, record.os.release, record.os.arch),
+            record.pool.len().to_string(),
+            format!("{} MiB", size >> 20),
+            baseline.digest.short(),
+        ]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    output.table(&["baseline", "system", "packages", "size", "digest"], &rows);
+    output.json(&all.iter().map(summary).collect::<Vec<_>>())
+}
+
+fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
+    let record = &baseline.record;
+    let (frozen, hardware, represents) = (&record.frozen, &record.hardware, &record.represents);
+    let mut pairs = vec![
+        ("baseline", baseline.full_name()),
+        ("digest", baseline.digest.to_string()),
+        ("system", format!("{} {} {}", record.os.family, record.os.release, record.os.arch)),
+        ("kernel", frozen.kernel.clone()),
+        ("frozen", output.moment(&frozen.at.to_string())),
+        (
+            "under",
+            format!("QEMU {}, libvirt {}, {:?}", frozen.versions.qemu, frozen.versions.libvirt, hardware.accelerator),
+        ),
+        ("memory", format!("{} MiB, {} processors", hardware.memory_mib, hardware.vcpus)),
+        ("represents", format!("tags {:?}, packages {:?}", represents.tags, represents.packages)),
+        ("pool", format!("{} package files", record.pool.len())),
+    ];
+    pairs.extend(
+        record.files.iter().map(|(name, file)| ("file", format!("{name}  {} bytes  {}", file.size, file.sha256))),
+    );
+    output.pairs(&pairs);
+    output.json(record)
+}
+
+fn verify(data: &Data, baselines: &Baselines, output: &Output, name: &str) -> Result<(), CliError> {
+    let baseline = baselines.verify(name).map_err(classify)?;
+    let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
+    for file in &baseline.record.pool {
+        artifacts.verify(&file.sha256).map_err(|error| {
+            let (baseline, name, version) = (baseline.full_name(), &file.name, &file.version);
+            CliError::Failed(format!("baseline {baseline}: {name} {version} of its pool: {error}"))
+        })?;
+    }
+    let (files, pool) = (baseline.record.files.len(), baseline.record.pool.len());
+    let full_name = baseline.full_name();
+    output.fields(&[&full_name, "intact", &format!("{files} files"), &format!("{pool} package files")]);
+    output.json(&json!({ "baseline": full_name, "intact": true, "files": files, "pool": pool }))
 }
 
 /// A baseline for programs, without the pool's hundreds of lines.

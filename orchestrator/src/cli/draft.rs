@@ -98,12 +98,14 @@ impl Draft {
         }
         std::fs::write(&self.out, text)
             .map_err(|error| CliError::Failed(format!("{}: {error}", self.out.display())))?;
-        for file in &order.install {
+        let row = |file: &PackageFile| {
             let from = order.replaces.iter().find(|replaced| replaced.name == file.name);
             let from = from.map_or("-", |replaced| replaced.version.as_str());
-            output.line(format!("{}\t{from} -> {}\t{}", file.name, file.version, file.sha256.short()));
-        }
-        output.line(format!("{}\t{}", order.id, self.out.display()));
+            vec![file.name.clone(), format!("{from} -> {}", file.version), file.sha256.short()]
+        };
+        let rows: Vec<_> = order.install.iter().map(row).collect();
+        output.table(&["package", "change", "digest"], &rows);
+        output.fields(&[&order.id, &self.out.display().to_string()]);
         output.json(&json!({
             "id": order.id,
             "digest": patchlab_protocol::envelope::digest_of(order.clone()),

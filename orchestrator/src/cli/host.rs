@@ -10,11 +10,11 @@ use std::{
 
 use clap::{Args, Subcommand};
 use patchlab_protocol::{
-    SigningKey,
+    Digest, SigningKey,
     enrolment::{self, Enrolment, InformSink, Packages, PinnedRoot},
 };
 
-use super::{CliError, Client, Exit, Global, client::segment};
+use super::{CliError, Client, Exit, Global, Output, client::segment};
 use crate::{
     enrol,
     pipeline::{EnrolmentRequest, EnrolmentTerms},
@@ -78,7 +78,7 @@ impl HostCommand {
                         let e = &host.enrolled;
                         let class = host.class.clone().unwrap_or_else(|| "-".into());
                         let order = host.current_order.map_or_else(|| "-".into(), |digest| digest.short());
-                        let seen = host.seen_at.clone().unwrap_or_else(|| "never".into());
+                        let seen = host.seen_at.as_deref().map_or_else(|| "never".into(), |at| output.moment(at));
                         vec![e.name.clone(), e.site.clone(), class, e.address.to_string(), order, seen]
                     })
                     .collect();
@@ -87,13 +87,32 @@ impl HostCommand {
             }
             Self::Show { name } => {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
-                let text = serde_json::to_string_pretty(&host).map_err(CliError::failed)?;
-                output.line(text);
+                show(&output, &host);
                 output.json(&host)?;
             }
         }
         Ok(Exit::Passed)
     }
+}
+
+fn show(output: &Output, host: &Host) {
+    let (enrolled, none) = (&host.enrolled, || "none".to_owned());
+    let digest = |digest: Option<Digest>| digest.map_or_else(none, |digest| digest.to_string());
+    output.pairs(&[
+        ("host", enrolled.name.clone()),
+        ("site", enrolled.site.clone()),
+        ("class", host.class.clone().unwrap_or_else(|| "not heard yet".into())),
+        ("address", enrolled.address.to_string()),
+        ("last contact", host.seen_at.as_deref().map_or_else(|| "never".into(), |at| output.moment(at))),
+        ("has order", digest(host.current_order)),
+        ("enrolled", output.moment(&host.enrolled_at)),
+        ("key", enrolled.public_key.id().to_string()),
+        ("SNMP engine", enrolled.engine_id.to_string()),
+        ("root", enrolled.root.to_string()),
+        ("payloads", enrolled.payload_uri.clone()),
+        ("result head", digest(host.result_head)),
+        ("audit head", digest(host.audit_head)),
+    ]);
 }
 
 impl Enroll {

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use patchlab_check::Status;
 use patchlab_lab::{
-    ArtifactStore, diff, gc, junit,
+    ArtifactStore, gc, junit,
     report::Report,
     scenario::{Scenario, discover},
     validation::Reboot,
-    verdict::{Judgement, Verdict},
+    verdict::Judgement,
 };
 use patchlab_protocol::{Digest, Envelope, SigningKey};
 
@@ -17,6 +17,7 @@ use super::{
     CliError, Exit, Global, Output,
     kept::{self, KeepWhen},
     progress::Progress,
+    verdict,
 };
 use crate::{
     lab::{
@@ -24,7 +25,7 @@ use crate::{
         worker::{Manner, Tell},
     },
     order::compile_file,
-    place::Data,
+    trust::release::release,
 };
 
 /// The lab.
@@ -156,7 +157,7 @@ impl Validate {
         let report =
             validate::validate(&data, &order, &baselines, &scenarios, manner, &mut |baseline, tell| match tell {
                 Tell::Phase(phase) => progress.now(&format!("{baseline}: {phase}")),
-                Tell::Agent { action, what } => progress.now(&format!("{baseline}: {action:?}: {what}")),
+                Tell::Agent { what, .. } => progress.detail(&what),
                 Tell::Step { scenario, step, role, status } => {
                     if status == Status::Fail {
                         progress.note(&format!("{scenario}/{step} fails on the {} clone", role.name()));
@@ -167,14 +168,14 @@ impl Validate {
             })
             .map_err(|error| CliError::Failed(format!("{error:#}")))?;
         drop(progress);
-        print(&output, &report);
+        verdict::print(&output, &report);
         if let Some(path) = &self.junit {
             let text = junit::render(&report).map_err(CliError::failed)?;
             std::fs::write(path, text)
                 .map_err(|error| CliError::Failed(format!("--junit {}: {error}", path.display())))?;
         }
         if report.verdict == Judgement::Passed {
-            self.sign(&data, &output, &order, &report, signer.as_ref())?;
+            self.sign(&output, &order, &report, signer.as_ref())?;
         }
         output.json(&report)?;
         Ok(exit(report.verdict))
@@ -183,7 +184,6 @@ impl Validate {
     /// Ends a passing validation with a release, or says that there is none.
     fn sign(
         &self,
-        _data: &Data,
         output: &Output,
         order: &patchlab_protocol::document::Order,
         report: &Report,
@@ -193,9 +193,7 @@ impl Validate {
             output.note("unsigned: no --sign-key was given; a server's signer can release it (order release)");
             return Ok(());
         };
-        let json = serde_json::to_vec(report).map_err(CliError::failed)?;
-        let verdict = crate::verdict::Verdict::from_json(&json).map_err(CliError::failed)?;
-        let envelope = Envelope::sign(verdict.release(order, jiff::Timestamp::now()), key);
+        let envelope = Envelope::sign(release(report, order, jiff::Timestamp::now()), key);
         let path = self.order.with_extension("release.json");
         std::fs::write(&path, envelope.to_bytes())
             .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
@@ -216,72 +214,5 @@ fn exit(judgement: Judgement) -> Exit {
         Judgement::Missing => Exit::Missing,
         Judgement::Inapplicable => Exit::Inapplicable,
         Judgement::LabError => Exit::Broken,
-    }
-}
-
-/// The report for people: the verdict first, then what ran; for what failed, both clones' words.
-fn print(output: &Output, report: &Report) {
-    output.line(format!("{}\t{}\t{}", report.id, report.verdict, report.reason));
-    let mut rows = Vec::new();
-    for baseline in &report.baselines {
-        for scenario in &baseline.scenarios {
-            for step in &scenario.steps {
-                let status = |outcome: &Option<patchlab_check::Outcome>| {
-                    outcome.as_ref().map_or_else(|| "-".to_owned(), |outcome| outcome.status.to_string())
-                };
-                rows.push(vec![
-                    baseline.name.clone(),
-                    scenario.phase.to_string(),
-                    format!("{}/{}", scenario.name, step.name),
-                    status(&step.control),
-                    status(&step.patched),
-                    step.verdict.map_or("-", Verdict::name).to_owned(),
-                ]);
-            }
-        }
-    }
-    if !rows.is_empty() {
-        output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
-    }
-    for baseline in &report.baselines {
-        for line in &baseline.transaction {
-            output.line(format!("{}\ttransaction\t{line}", baseline.name));
-        }
-        if let Some(diff) = &baseline.diff {
-            diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
-        }
-        failures(output, baseline);
-        if !baseline.journal.is_empty() {
-            output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
-            baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
-        }
-        if let Some(kept) = &baseline.kept {
-            output.line(format!("{}\tkept\t{kept} (patchlab lab shell {kept})", baseline.name));
-        }
-        output.line(format!(
-            "{}\trollback {}\t{}",
-            baseline.name,
-            serde_json::to_value(baseline.rollback.status)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default(),
-            baseline.rollback.reason
-        ));
-    }
-}
-
-/// What both clones said in every step that the patch broke.
-fn failures(output: &Output, baseline: &patchlab_lab::report::BaselineReport) {
-    for scenario in &baseline.scenarios {
-        for step in
-            scenario.steps.iter().filter(|step| matches!(step.verdict, Some(Verdict::Regression | Verdict::Flaky)))
-        {
-            output.line(format!("{}: {}/{} {}", baseline.name, scenario.name, step.name, scenario.phase));
-            for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
-                let Some(outcome) = outcome else { continue };
-                output.line(format!("  {side}: {} {}", outcome.status, outcome.reason));
-                outcome.output.lines().take(12).for_each(|line| output.line(format!("    | {line}")));
-            }
-        }
     }
 }

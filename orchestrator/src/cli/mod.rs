@@ -21,6 +21,7 @@ mod report;
 mod root;
 mod scenario;
 mod serve;
+mod verdict;
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, ToSpan as _};
-use patchlab_lab::ArtifactStore;
+use patchlab_lab::{ArtifactStore, report::REPORT_BYTES};
 use patchlab_protocol::{
     Digest, Envelope, SigningKey,
     document::{Action, Activation, Approval, Order, Release},
@@ -21,12 +21,12 @@ use super::{CliError, Client, Exit, Global, Output, client::segment};
 use crate::{
     api::{DeploymentStory, Taken},
     deploy::executor,
+    legible,
     order::compile_file,
     pipeline::ActivationRequest,
     place::Data,
-    report::OrderStory,
+    report::{OrderStory, headline},
     store::{Deployment, DeploymentState, Host, OrderRow, Run},
-    verdict::VERDICT_BYTES,
 };
 
 /// Patch orders.
@@ -202,12 +202,12 @@ fn read_order(data: &Data, path: &Path) -> Result<Order, CliError> {
 }
 
 async fn hand_in(client: &Client, order: &str, file: &Path) -> Result<OrderRow, CliError> {
-    let text = read(file, VERDICT_BYTES as u64)?;
+    let text = read(file, REPORT_BYTES as u64)?;
     client.post_text(&format!("orders/{}/verdict", segment(order)), text).await
 }
 
 fn shown(output: &Output, row: &OrderRow) -> Result<Exit, CliError> {
-    output.line(format!("{}\t{}\t{}", row.id, row.digest, row.state));
+    output.fields(&[&row.id, &row.digest.to_string(), row.state.name()]);
     if !row.reason.is_empty() {
         output.note(&row.reason);
     }
@@ -228,7 +228,9 @@ async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
     let orders: Vec<OrderRow> = client.get("orders").await?;
     let rows: Vec<_> = orders
         .iter()
-        .map(|o| vec![o.id.clone(), o.state.to_string(), o.title.clone(), o.digest.short(), o.changed_at.clone()])
+        .map(|o| {
+            vec![o.id.clone(), o.state.to_string(), o.title.clone(), o.digest.short(), output.moment(&o.changed_at)]
+        })
         .collect();
     output.table(&["order", "state", "title", "digest", "changed"], &rows);
     output.json(&orders)?;
@@ -243,15 +245,23 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
     let story = story(client, order).await?;
     let row = &story.order;
     output.line(format!("{}  {}", row.id, row.title));
-    output.line(format!("digest    {}", row.digest));
-    output.line(format!("state     {}  {}", row.state, row.reason));
-    let verdict = story.verdict.as_ref().and_then(|v| v.get("verdict")).and_then(|v| v.as_str()).unwrap_or("none");
-    output.line(format!("verdict   {verdict}"));
-    output.line(format!("release   {}", story.release.map_or("none".into(), |digest: Digest| digest.to_string())));
-    for approval in &story.approvals {
-        let (who, most, until) = (&approval.approver, approval.hosts_at_most, &approval.not_after);
-        output.line(format!("approval  {who}, at most {most} hosts, until {until}"));
+    let report = story.report();
+    output.line(headline(row.state, report.as_ref().map(|report| report.verdict), &story.runs));
+    let mut pairs = vec![
+        ("digest", row.digest.to_string()),
+        ("state", row.state.to_string()),
+        ("since", output.moment(&row.changed_at)),
+    ];
+    if !row.reason.is_empty() {
+        pairs.push(("reason", row.reason.clone()));
     }
+    pairs.push(("verdict", report.map_or_else(|| "none".into(), |report| report.verdict.to_string())));
+    pairs.push(("release", story.release.map_or_else(|| "none".into(), |digest: Digest| digest.to_string())));
+    pairs.extend(story.approvals.iter().map(|approval| {
+        let (who, most, until) = (&approval.approver, approval.hosts_at_most, output.moment(&approval.not_after));
+        ("approval", format!("{who}, at most {most} hosts, until {until}"))
+    }));
+    output.pairs(&pairs);
     run_table(output, &story.runs);
     output.json(&story)?;
     Ok(Exit::Passed)
@@ -298,11 +308,12 @@ impl Approve {
             None => now.checked_add((7 * 24).hours()).map_err(CliError::input)?,
         };
         output.note(format!(
-            "{}: {} ({} packages), for at most {} hosts, until {not_after}",
+            "{}: {} ({} packages), for at most {} hosts, until {}",
             order.id,
             order.title,
             order.install.len(),
-            self.hosts
+            self.hosts,
+            legible::moment(not_after)
         ));
         let approval = Approval {
             approver: self.name,
@@ -372,7 +383,9 @@ impl Hosts {
             let story: DeploymentStory = client.get(&format!("activations/{}?wait=2", deployment.activation)).await?;
             for run in &story.runs {
                 let state = run.state.map_or_else(|| run.stage.to_string(), |state| state.name().to_owned());
-                let line = format!("{}: {state} {}", run.host, run.phase);
+                // At the beginning and the end of a run the phase is the state.
+                let phase = if run.phase == state { "" } else { &run.phase };
+                let line = format!("{}: {state} {phase}", run.host);
                 if !said.contains(&line) {
                     output.note(line.trim_end());
                     said.push(line);

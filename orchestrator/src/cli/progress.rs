@@ -1,4 +1,5 @@
-//! What long work says while it goes on: one moving line on a terminal, plain lines elsewhere.
+//! What long work says while it goes on: one moving line on a terminal; elsewhere one line a phase, as it begins, so that a log
+//! shows where somebody hangs, with how long the phase before it took.
 
 use std::{
     io::IsTerminal as _,
@@ -8,6 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Voice;
+use crate::legible::duration;
 
 /// One piece of long work.
 #[derive(Debug)]
@@ -15,7 +17,14 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     voice: Voice,
     begun: Instant,
-    last: String,
+    phase: Option<Phase>,
+}
+
+/// What goes on, and since when.
+#[derive(Debug)]
+struct Phase {
+    name: String,
+    begun: Instant,
 }
 
 impl Progress {
@@ -29,33 +38,64 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, voice, begun: Instant::now(), last: String::new() }
+        Self { bar, voice, begun: Instant::now(), phase: None }
     }
 
-    /// What is going on now.
-    pub fn now(&mut self, what: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(what.to_owned()),
-            None if self.voice == Voice::Normal && self.last != what => {
-                eprintln!("  {:>4}s {what}", self.begun.elapsed().as_secs());
-            }
-            None => {}
+    /// A phase begins, and with that the one before it has ended. The same one again is no news.
+    pub fn now(&mut self, name: &str) {
+        if self.phase.as_ref().is_some_and(|phase| phase.name == name) {
+            return;
         }
-        what.clone_into(&mut self.last);
+        let now = Instant::now();
+        self.say(&begins(name, self.phase.as_ref().map(|before| (before.name.as_str(), now - before.begun))));
+        if let Some(bar) = &self.bar {
+            bar.set_message(name.to_owned());
+        }
+        self.phase = Some(Phase { name: name.to_owned(), begun: now });
+    }
+
+    /// How far the phase is: for who watches, not for a log.
+    pub fn detail(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            let phase = self.phase.as_ref().map_or("", |phase| phase.name.as_str());
+            bar.set_message(format!("{phase}: {text}"));
+        }
     }
 
     /// Something to keep on the screen.
     pub fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(format!("  {text}")),
-            None if self.voice == Voice::Normal => eprintln!("  {text}"),
-            None => {}
+            None => self.say(text),
         }
     }
 
     /// How long it has gone on.
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// A line in a log.
+    fn say(&self, line: &str) {
+        if self.bar.is_none() && self.voice == Voice::Normal {
+            eprintln!("  {line}");
+        }
+    }
+}
+
+/// A phase's line.
+fn begins(name: &str, before: Option<(&str, Duration)>) -> String {
+    match before {
+        Some((before, took)) => format!("{name}  ({} took {})", short(before, name), duration(took)),
+        None => name.to_owned(),
+    }
+}
+
+/// A phase's name without what it shares with the next one's, such as the baseline both are about.
+fn short<'a>(before: &'a str, next: &str) -> &'a str {
+    match before.split_once(": ") {
+        Some((subject, name)) if next.strip_prefix(subject).is_some_and(|rest| rest.starts_with(": ")) => name,
+        _ => before,
     }
 }
 
@@ -64,5 +104,26 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        if let Some(last) = &self.phase {
+            let (last, total) = (format!("{} took {}", last.name, duration(last.begun.elapsed())), self.elapsed());
+            self.say(&format!("{last}, all {}", duration(total)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_a_phase_says_what_the_one_before_it_took() {
+        let took = |before| Some((before, Duration::from_millis(4_200)));
+        assert_eq!(begins("b@1: clone", None), "b@1: clone");
+        assert_eq!(begins("b@1: apply", took("b@1: clone")), "b@1: apply  (clone took 4.2 s)");
+        assert_eq!(begins("c@1: clone", took("b@1: compare")), "c@1: clone  (b@1: compare took 4.2 s)");
+        assert_eq!(
+            begins("2/7 writing the disk", took("1/7 installing")),
+            "2/7 writing the disk  (1/7 installing took 4.2 s)"
+        );
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{CliError, Exit, Global};
 use crate::{
+    legible,
     place::private_folder,
     trust::{key, root},
 };
@@ -114,7 +115,7 @@ impl Init {
         }
         let output = global.output();
         output.line(digest.to_string());
-        output.note(format!("root document: {}, valid until {expires}", path.display()));
+        output.note(format!("root document: {}, valid until {}", path.display(), legible::moment(expires)));
         output.json(&json!({ "digest": digest, "path": path, "expires": expires }))?;
         Ok(Exit::Passed)
     }

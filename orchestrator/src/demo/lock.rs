@@ -15,7 +15,7 @@ const HOLDER_BYTES: u64 = 4200;
 /// Held while a demonstration runs; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct DemoLock {
-    _file: File,
+    file: File,
 }
 
 impl DemoLock {
@@ -35,7 +35,14 @@ impl DemoLock {
         }
         file.set_len(0)?;
         write!(file, "process {}, in {}", std::process::id(), data.display())?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DemoLock {
+    fn drop(&mut self) {
+        // Closing alone would not do: a process that another thread is just starting has the file open until its exec.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 

@@ -5,30 +5,32 @@
 
 pub mod breaking_package;
 mod lock;
+mod server;
 mod stage;
+mod summary;
 
 use std::{
     fs,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use patchlab_lab::report::Report;
+use patchlab_protocol::Digest;
 use serde_json::Value;
 
 pub use self::stage::{Finished, Voice};
-use self::{
-    lock::DemoLock,
-    stage::{Stages, seconds},
-};
+use self::{lock::DemoLock, server::Server, stage::Stages};
 use crate::{
     deploy::{Credentials, Patience, Row, SnmpManager, push_and_run, row},
     lab::{
         agent::EnrolmentFiles,
         managed::{ManagedHost, Segment},
     },
+    legible::millis,
     place::{Data, private_folder, runtime_folder},
 };
 
@@ -84,16 +86,10 @@ pub fn run(data: &Data, options: &Options) -> anyhow::Result<Shown> {
     let data = Data::open(Some(dir))?;
     forget_pipeline(&data)?;
     let program = std::env::current_exe().context("find this program's own file")?;
-    let mut demo = Demo {
-        stages: Stages::new(program, data.dir().to_owned(), options.voice),
-        data,
-        options,
-        server: None,
-        hosts: Vec::new(),
-        orders: Orders::default(),
-    };
-    demo.show()?;
-    demo.finish()
+    let mut stages = Stages::new(program, data.dir().to_owned(), options.voice);
+    let mut demo = Demo::new(data, options);
+    demo.show(&mut stages)?;
+    demo.finish(stages)
 }
 
 /// Takes away keys, hosts, orders and audit of the demonstration before; what was costly to make stays.
@@ -102,7 +98,7 @@ fn forget_pipeline(data: &Data) -> anyhow::Result<()> {
         let path = data.dir().join(name);
         let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match gone {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("remove {}", path.display()));
             }
             _ => {}
@@ -113,170 +109,104 @@ fn forget_pipeline(data: &Data) -> anyhow::Result<()> {
 
 /// The demonstration while it runs.
 struct Demo<'a> {
-    stages: Stages,
     data: Data,
     options: &'a Options,
-    server: Option<Child>,
-    hosts: Vec<ManagedHost>,
-    orders: Orders,
-}
-
-/// The two orders.
-#[derive(Debug, Default)]
-struct Orders {
+    /// Folder of the scenarios.
+    scenarios: String,
     good: Drafted,
     bad: Drafted,
+    server: Option<Server>,
+    hosts: Vec<ManagedHost>,
 }
 
 /// An order and where its files are.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug)]
 struct Drafted {
     id: String,
     file: String,
     verdict: String,
-    digest: String,
 }
 
-impl Drop for Demo<'_> {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let pid = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw);
-            if let Some(pid) = pid {
-                // It closes its doors in order; one that is gone already is as good.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-            let _ = server.wait();
-        }
-    }
-}
-
-impl Demo<'_> {
-    fn show(&mut self) -> anyhow::Result<()> {
-        let source = self.options.source.clone();
-        let path = |name: &str| source.join(name).display().to_string();
-        let (recipe, scenarios) = (path(RECIPE), path("scenarios"));
-        let good = self.drafted("good", 1);
-        let bad = self.drafted("bad", 2);
-        let mut stages =
-            std::mem::replace(&mut self.stages, Stages::new(PathBuf::new(), PathBuf::new(), self.options.voice));
-        let shown = self.eight(&mut stages, &recipe, &scenarios, good, bad);
-        self.stages = stages;
-        shown
-    }
-
-    fn drafted(&self, name: &str, number: u32) -> Drafted {
-        let dir = self.data.dir().join("orders").join(name);
+impl Drafted {
+    fn new(data: &Data, name: &str, number: u32) -> Self {
+        let dir = data.dir().join("orders").join(name);
         let file = |name: &str| dir.join(name).display().to_string();
-        Drafted {
+        Self {
             id: format!("PO-{}-{number:04}", jiff::Timestamp::now().strftime("%Y")),
             file: file("order.toml"),
             verdict: file("verdict.json"),
-            digest: String::new(),
+        }
+    }
+}
+
+impl<'a> Demo<'a> {
+    fn new(data: Data, options: &'a Options) -> Self {
+        Self {
+            scenarios: options.source.join("scenarios").display().to_string(),
+            good: Drafted::new(&data, "good", 1),
+            bad: Drafted::new(&data, "bad", 2),
+            data,
+            options,
+            server: None,
+            hosts: Vec::new(),
         }
     }
 
-    fn eight(
-        &mut self,
-        stages: &mut Stages,
-        recipe: &str,
-        scenarios: &str,
-        good: Drafted,
-        bad: Drafted,
-    ) -> anyhow::Result<()> {
-        self.orders = Orders { good, bad };
+    /// The eight stages.
+    fn show(&mut self, stages: &mut Stages) -> anyhow::Result<()> {
         stages.run("doctor: can this machine run the lab?", |stages| {
             stages.patchlab(&["doctor"], 0)?;
             Ok("it can".to_owned())
         })?;
-        stages.run("baseline: a running system, frozen", |stages| {
-            stages.patchlab(&["baseline", "build", recipe], 0)?;
-            let shown = stages.ask(&["baseline", "list"])?;
-            Ok(format!("{} baseline(s) in the store", shown.as_array().map_or(0, Vec::len)))
+        stages.run("baseline: a running system, frozen", |stages| self.build(stages))?;
+        stages.run("order draft: what apt would really install", |stages| {
+            self.draft(stages, &self.good, &[])?;
+            Ok(format!("{} in {}", self.good.id, self.good.file))
         })?;
-        stages.run("order draft: what apt would really install", |stages| self.draft_good(stages, scenarios))?;
         stages.run("lab validate: the good order", |stages| {
-            let good = &self.orders.good;
-            let junit = Path::new(&good.file).with_file_name("junit.xml").display().to_string();
-            stages.patchlab(
-                &[
-                    "lab",
-                    "validate",
-                    "--order",
-                    &good.file,
-                    "--scenarios",
-                    scenarios,
-                    "--json",
-                    &good.verdict,
-                    "--junit",
-                    &junit,
-                ],
-                0,
-            )?;
-            reason(&good.verdict)
+            let junit = Path::new(&self.good.file).with_file_name("junit.xml").display().to_string();
+            self.validate(stages, &self.good, &["--junit", &junit], 0)
         })?;
-        stages.run("lab validate: a bad order", |stages| self.reject_bad(stages, scenarios))?;
+        stages.run("lab validate: a bad order", |stages| self.reject_bad(stages))?;
         stages.run("release, approve, activate: two managed hosts", |stages| self.deploy(stages))?;
         stages.run("rollback of one host, by an operator alone", |stages| self.roll_back(stages))?;
         stages.run("report and console", |stages| {
-            let report = self.data.dir().join("report").display().to_string();
+            let report = self.report().display().to_string();
             stages.patchlab(&["report", "--out", &report], 0)?;
-            Ok(format!("{report}; console at http://{}/", self.options.listen))
+            Ok(format!("{report}; console at {}", self.console()))
         })
     }
 
-    fn draft_good(&mut self, stages: &Stages, scenarios: &str) -> anyhow::Result<String> {
-        let good = self.orders.good.clone();
-        stages.patchlab(
-            &[
-                "order",
-                "draft",
-                "--baseline",
-                BASELINE,
-                "--upgrade",
-                PACKAGE,
-                "--or-next",
-                "--id",
-                &good.id,
-                "--scenarios",
-                scenarios,
-                "--out",
-                &good.file,
-            ],
-            0,
-        )?;
-        Ok(format!("{} in {}", good.id, good.file))
+    fn build(&self, stages: &Stages) -> anyhow::Result<String> {
+        let recipe = self.options.source.join(RECIPE).display().to_string();
+        stages.patchlab(&["baseline", "build", &recipe], 0)?;
+        let stored = stages.ask(&["baseline", "list"])?;
+        Ok(format!("{} in the store", counted(stored.as_array().map_or(0, Vec::len), "baseline")))
     }
 
-    fn reject_bad(&mut self, stages: &Stages, scenarios: &str) -> anyhow::Result<String> {
-        let bad = self.orders.bad.clone();
-        let dir = Path::new(&bad.file).parent().unwrap_or(Path::new("."));
+    /// Drafts an order for the update of [`PACKAGE`], with what else is asked for in `more`.
+    fn draft(&self, stages: &Stages, order: &Drafted, more: &[&str]) -> anyhow::Result<()> {
+        let (Drafted { id, file, .. }, scenarios) = (order, &self.scenarios);
+        let asked = ["order", "draft", "--baseline", BASELINE, "--upgrade", PACKAGE, "--or-next", "--id", id];
+        stages.patchlab(&[&asked, more, &["--scenarios", scenarios, "--out", file]].concat(), 0)
+    }
+
+    /// Validates an order and demands the exit code `expected`. Says the verdict.
+    fn validate(&self, stages: &Stages, order: &Drafted, more: &[&str], expected: i32) -> anyhow::Result<String> {
+        let (Drafted { file, verdict, .. }, scenarios) = (order, &self.scenarios);
+        let asked = ["lab", "validate", "--order", file, "--scenarios", scenarios, "--json", verdict];
+        stages.patchlab(&[&asked, more].concat(), expected)?;
+        let json = fs::read(verdict).with_context(|| format!("read {verdict}"))?;
+        let report = Report::from_json(&json).with_context(|| verdict.clone())?;
+        Ok(format!("{}: {}", report.verdict, report.reason))
+    }
+
+    fn reject_bad(&self, stages: &Stages) -> anyhow::Result<String> {
+        let dir = Path::new(&self.bad.file).parent().unwrap_or(Path::new("."));
         let package = breaking_package::build(PACKAGE, dir)?.display().to_string();
         stages.say(&format!("  a package that breaks {PACKAGE}'s configuration in its own postinst: {package}"));
-        stages.patchlab(
-            &[
-                "order",
-                "draft",
-                "--baseline",
-                BASELINE,
-                "--upgrade",
-                PACKAGE,
-                "--or-next",
-                "--package",
-                &package,
-                "--id",
-                &bad.id,
-                "--scenarios",
-                scenarios,
-                "--out",
-                &bad.file,
-            ],
-            0,
-        )?;
-        stages.patchlab(
-            &["lab", "validate", "--order", &bad.file, "--scenarios", scenarios, "--json", &bad.verdict],
-            1,
-        )?;
-        reason(&bad.verdict)
+        self.draft(stages, &self.bad, &["--package", &package])?;
+        self.validate(stages, &self.bad, &[], 1)
     }
 
     fn key(&self, name: &str) -> String {
@@ -284,117 +214,91 @@ impl Demo<'_> {
     }
 
     fn deploy(&mut self, stages: &Stages) -> anyhow::Result<String> {
-        private_folder(&self.data.dir().join("keys"))?;
-        private_folder(&self.data.dir().join("hosts"))?;
-        for role in ["root", "drafter", "releaser", "approver", "operator"] {
-            let out = self.key(role);
-            stages.patchlab(&["key", "generate", "--role", role, "--out", &out], 0)?;
-        }
-        let [root, drafter, releaser, approver, operator] =
-            ["root", "drafter", "releaser", "approver", "operator"].map(|role| self.key(role));
-        stages.patchlab(
-            &[
-                "root",
-                "init",
-                "--key",
-                &root,
-                "--drafter-key",
-                &drafter,
-                "--release-key",
-                &releaser,
-                "--approver-key",
-                &approver,
-                "--operator-key",
-                &operator,
-            ],
-            0,
-        )?;
+        self.make_keys(stages)?;
         for (number, host) in HOSTS.iter().enumerate() {
             let segment = Segment::new(u8::try_from(number)?);
             let managed = ManagedHost::boot(&self.data, host, segment, BASELINE)?;
-            stages.say(&format!("  {host}: a machine of its own, ready in {} ms", managed.ready_ms));
+            stages.say(&format!("  {host}: a machine of its own, ready in {}", millis(managed.ready_ms)));
             self.hosts.push(managed);
         }
-        self.start_server(stages, &releaser)?;
-        let member = Segment::new(0).server().to_string();
+        self.server = Some(self.start_server(stages)?);
         for (number, host) in HOSTS.iter().enumerate() {
-            let address = Segment::new(u8::try_from(number)?).agent().to_string();
-            let out = self.data.dir().join("hosts").join(host);
-            let out_text = out.display().to_string();
-            stages.patchlab(
-                &[
-                    "host",
-                    "enroll",
-                    host,
-                    "--address",
-                    &address,
-                    "--site",
-                    "demo",
-                    "--member",
-                    &member,
-                    "--listen",
-                    "0.0.0.0:161",
-                    "--out",
-                    &out_text,
-                ],
-                0,
-            )?;
-            let files = EnrolmentFiles::read(&out).with_context(|| format!("read {}", out.display()))?;
-            self.hosts.get_mut(number).context("the host was not booted")?.enrol(files)?;
+            self.enrol(stages, number, host)?;
         }
-        let (good, bad) = (self.orders.good.clone(), self.orders.bad.clone());
-        stages.patchlab(&["order", "submit", &good.file, "--key", &drafter, "--verdict", &good.verdict], 0)?;
-        stages.patchlab(&["order", "release", &good.id], 0)?;
-        stages.patchlab(&["order", "approve", &good.id, "--key", &approver, "--hosts", "2", "--name", "demo"], 0)?;
-        stages.patchlab(&["order", "activate", &good.id, "--host", HOSTS[0], "--host", HOSTS[1], "--wait"], 0)?;
-        stages.say("  the bad order: the gate says no, and so does a host when it is told anyway");
-        stages.patchlab(&["order", "submit", &bad.file, "--key", &drafter, "--verdict", &bad.verdict], 0)?;
-        stages.patchlab(&["order", "release", &bad.id], 5)?;
-        self.orders.bad.digest = field(&stages.ask(&["order", "show", &bad.id])?, "/order/digest")?;
-        let refusal = self.push_past_the_gate()?;
-        stages.say(&format!("  {} refuses it: {refusal}", HOSTS[1]));
-        Ok(format!(
-            "{} on {}; the bad order was refused by the gate and by the host ({refusal})",
-            good.id,
-            HOSTS.join(" and ")
-        ))
+        self.ship_good(stages)?;
+        let refusal = self.refuse_bad(stages)?;
+        let both = HOSTS.join(" and ");
+        Ok(format!("{} on {both}; the bad order was refused by the gate and by the host ({refusal})", self.good.id))
     }
 
-    fn start_server(&mut self, stages: &Stages, release_key: &str) -> anyhow::Result<()> {
-        let member = Segment::new(0).server();
-        let log = self.data.dir().join("server.log");
-        let (payload, informs) = (format!("{member}:8471"), format!("{member}:8472"));
-        let listen = self.options.listen.to_string();
-        let arguments =
-            ["serve", "--listen", &listen, "--payload", &payload, "--informs", &informs, "--release-key", release_key];
-        stages.say(&format!("  $ patchlab {} &", arguments.join(" ")));
-        let output = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let mut command = stages.command();
-        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let mut server = command.spawn().context("start the server")?;
-        let begun = std::time::Instant::now();
-        while stages.ask(&["host", "list"]).is_err() {
-            if let Some(status) = server.try_wait()? {
-                bail!("the server ended with {status}; see {}", log.display());
-            }
-            if begun.elapsed() > Duration::from_secs(30) {
-                let _ = server.kill();
-                bail!("the server did not answer within 30 s; see {}", log.display());
-            }
+    fn make_keys(&self, stages: &Stages) -> anyhow::Result<()> {
+        private_folder(&self.data.dir().join("keys"))?;
+        for role in ["root", "drafter", "releaser", "approver", "operator"] {
+            stages.patchlab(&["key", "generate", "--role", role, "--out", &self.key(role)], 0)?;
         }
-        self.server = Some(server);
-        Ok(())
+        let [root, drafter, releaser, approver, operator] =
+            ["root", "drafter", "releaser", "approver", "operator"].map(|role| self.key(role));
+        let mut arguments = vec!["root", "init", "--key", &root, "--drafter-key", &drafter, "--release-key", &releaser];
+        arguments.extend(["--approver-key", &approver, "--operator-key", &operator]);
+        stages.patchlab(&arguments, 0)
+    }
+
+    fn start_server(&self, stages: &Stages) -> anyhow::Result<Server> {
+        let member = Segment::new(0).server();
+        let (payload, informs) = (format!("{member}:8471"), format!("{member}:8472"));
+        let (listen, key) = (self.options.listen.to_string(), self.key("releaser"));
+        let arguments =
+            ["serve", "--listen", &listen, "--payload", &payload, "--informs", &informs, "--release-key", &key];
+        stages.say(&format!("  $ patchlab {} &", arguments.join(" ")));
+        let mut command = stages.command();
+        command.args(arguments);
+        Server::start(command, &self.data.dir().join("server.log"))
+    }
+
+    fn enrol(&mut self, stages: &Stages, number: usize, host: &str) -> anyhow::Result<()> {
+        let folder = self.data.dir().join("hosts");
+        private_folder(&folder)?;
+        let out = folder.join(host);
+        let address = Segment::new(u8::try_from(number)?).agent().to_string();
+        let (member, out_text) = (Segment::new(0).server().to_string(), out.display().to_string());
+        let mut arguments = vec!["host", "enroll", host, "--address", &address, "--site", "demo", "--member", &member];
+        arguments.extend(["--listen", "0.0.0.0:161", "--out", &out_text]);
+        stages.patchlab(&arguments, 0)?;
+        let files = EnrolmentFiles::read(&out).with_context(|| format!("read {}", out.display()))?;
+        self.hosts.get_mut(number).context("the host was not booted")?.enrol(files)
+    }
+
+    fn ship_good(&self, stages: &Stages) -> anyhow::Result<()> {
+        let Drafted { id, file, verdict } = &self.good;
+        let (drafter, approver) = (self.key("drafter"), self.key("approver"));
+        stages.patchlab(&["order", "submit", file, "--key", &drafter, "--verdict", verdict], 0)?;
+        stages.patchlab(&["order", "release", id], 0)?;
+        stages.patchlab(&["order", "approve", id, "--key", &approver, "--hosts", "2", "--name", "demo"], 0)?;
+        stages.patchlab(&["order", "activate", id, "--host", HOSTS[0], "--host", HOSTS[1], "--wait"], 0)
+    }
+
+    /// Shows that nobody takes the bad order; says the host's refusal.
+    fn refuse_bad(&self, stages: &Stages) -> anyhow::Result<String> {
+        let Drafted { id, file, verdict } = &self.bad;
+        stages.say("  the bad order: the gate says no, and so does a host when it is told anyway");
+        stages.patchlab(&["order", "submit", file, "--key", &self.key("drafter"), "--verdict", verdict], 0)?;
+        stages.patchlab(&["order", "release", id], 5)?;
+        let shown = stages.ask(&["order", "show", id])?;
+        let digest = shown.pointer("/order/digest").and_then(Value::as_str);
+        let digest = digest.with_context(|| format!("no digest of order {id} in {shown}"))?;
+        let refusal = self.push_past_the_gate(digest.parse()?)?;
+        stages.say(&format!("  {} refuses it: {refusal}", HOSTS[1]));
+        Ok(refusal)
     }
 
     /// Tells the second host by SNMP, with its valid credentials, to carry out the bad order, which has no release: what somebody
     /// could do who holds the server's SNMP credentials and nothing else.
-    fn push_past_the_gate(&self) -> anyhow::Result<String> {
+    fn push_past_the_gate(&self, order: Digest) -> anyhow::Result<String> {
         let host = HOSTS[1];
         let credentials = Credentials::read(&self.data.credentials(host))?;
         let enrolled = fs::read_to_string(self.data.dir().join("hosts").join(host).join("agent.toml"))?;
         let enrolment: patchlab_protocol::enrolment::Enrolment = toml::from_str(&enrolled)?;
         let engine = enrolment.engine_id.context("the host's engine id stands in its enrolment")?;
-        let order = self.orders.bad.digest.parse()?;
         let address = Segment::new(1).agent().into();
         let member = Segment::new(0).server();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -418,39 +322,35 @@ impl Demo<'_> {
     }
 
     fn roll_back(&self, stages: &Stages) -> anyhow::Result<String> {
-        let (good, operator) = (&self.orders.good.id, self.key("operator"));
+        let (good, operator) = (&self.good.id, self.key("operator"));
         stages.patchlab(&["order", "rollback", good, "--host", HOSTS[0], "--key", &operator, "--wait"], 0)?;
         stages.patchlab(&["order", "show", good], 0)?;
         stages.patchlab(&["audit", "verify"], 0)?;
         Ok(format!("{} is back on its own versions, {} keeps the new ones", HOSTS[0], HOSTS[1]))
     }
 
+    fn report(&self) -> PathBuf {
+        self.data.dir().join("report")
+    }
+
+    /// Where the console is, or was.
+    fn console(&self) -> String {
+        self.server.as_ref().map_or_else(|| format!("http://{}/", self.options.listen), |on| on.console().to_owned())
+    }
+
     /// Says what was shown, and waits when that was asked for.
-    fn finish(mut self) -> anyhow::Result<Shown> {
-        let stages = std::mem::replace(&mut self.stages, Stages::new(PathBuf::new(), PathBuf::new(), Voice::Quiet));
+    fn finish(self, stages: Stages) -> anyhow::Result<Shown> {
         let (finished, took) = stages.finish();
         let shown = Shown {
             stages: finished,
             ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             data: self.data.dir().to_owned(),
-            console: format!("http://{}/", self.options.listen),
-            report: self.data.dir().join("report"),
+            console: self.console(),
+            report: self.report(),
         };
         if self.options.voice == Voice::Aloud {
-            println!();
-            for stage in &shown.stages {
-                println!("  {}  {:<48} {:>8}", stage.number, stage.title, seconds(Duration::from_millis(stage.ms)));
-            }
-            println!("     {:<48} {:>8}", "in all", seconds(took));
-            println!("\n  report   {}", shown.report.display());
-            println!(
-                "  console  {}{}",
-                shown.console,
-                match self.options.after {
-                    After::Keep => "  (until Ctrl-C)",
-                    After::Stop => "  (while the server runs: --keep leaves it on)",
-                }
-            );
+            print!("{}", summary::text(&shown, &self.options.source, self.options.after));
+            io::stdout().flush()?;
         }
         if self.options.after == After::Keep {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -460,14 +360,7 @@ impl Demo<'_> {
     }
 }
 
-/// The reason in a verdict's file.
-fn reason(path: &str) -> anyhow::Result<String> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    let verdict: Value = serde_json::from_str(&text)?;
-    Ok(format!("{}: {}", field(&verdict, "/verdict")?, field(&verdict, "/reason")?))
-}
-
-fn field(value: &Value, pointer: &str) -> anyhow::Result<String> {
-    let found = value.pointer(pointer).and_then(Value::as_str);
-    Ok(found.with_context(|| format!("no {pointer} in {value}"))?.to_owned())
+/// `1 baseline`, `2 baselines`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

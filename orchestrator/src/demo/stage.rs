@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::legible::duration;
+
 /// How many stages there are.
 pub const STAGES: usize = 8;
 
@@ -57,7 +59,7 @@ impl Stages {
         let start = Instant::now();
         let result = stage(self).with_context(|| format!("stage {number} of {STAGES}, {title}"))?;
         let took = start.elapsed();
-        self.say(&format!("  => {result}  ({})", seconds(took)));
+        self.say(&format!("  => {result}  ({})", duration(took)));
         self.finished.push(Finished { number, title: title.to_owned(), ms: took.as_millis() as u64, result });
         Ok(())
     }
@@ -107,14 +109,8 @@ impl Stages {
     }
 }
 
-/// A duration for people: `0.8 s`, `73 s`.
-pub fn seconds(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
-}
-
 /// An argument as a shell would want it.
-fn quoted(argument: &str) -> String {
+pub(super) fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+".contains(c);
     if !argument.is_empty() && argument.chars().all(plain) {
         argument.to_owned()

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use patchlab_protocol::{
-    Digest, Refusal,
+    Digest, Item, ItemState, Refusal,
     document::RunState,
     mib::{agent, item, order, run},
 };
@@ -112,33 +112,6 @@ pub struct Signed {
     pub statement: Vec<u8>,
     /// Ed25519 over [`patchlab_protocol::document::RunResult::signed_bytes`].
     pub signature: Vec<u8>,
-}
-
-/// One package of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Item {
-    /// Package.
-    pub name: String,
-    /// Its architecture.
-    pub arch: String,
-    /// Version before, empty for none.
-    pub from: String,
-    /// Version to reach, empty for removal.
-    pub to: String,
-    /// What came of it.
-    pub state: ItemState,
-}
-
-/// What came of a package.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ItemState {
-    /// Nothing yet.
-    Pending,
-    /// It is as ordered.
-    Done,
-    /// It is not.
-    Failed,
 }
 
 /// A run could not be followed to its end.
@@ -382,11 +355,9 @@ pub async fn items(manager: &dyn Manager, row: u32, run: u32) -> Result<Vec<Item
         let columns = [item::NAME, item::ARCH, item::FROM, item::TO];
         let texts = manager.get(&columns.map(|column| Oid::of(item::ENTRY, column, index))).await?;
         let text = |n: usize| string(texts.get(n).and_then(Option::as_ref));
-        let state = match value.number() {
-            Some(2) => ItemState::Done,
-            Some(3) => ItemState::Failed,
-            _ => ItemState::Pending,
-        };
+        let number = value.number().unwrap_or(0);
+        let state = ItemState::from_number(number)
+            .ok_or(DeployError::Nonsense { what: "plItemState", found: number.to_string() })?;
         all.push(Item { name: text(0), arch: text(1), from: text(2), to: text(3), state });
         at = oid;
     }

@@ -1,9 +1,10 @@
 //! The gate as a table: each row changes one thing on a way that is open, and names the refusal it must meet.
 
 use jiff::ToSpan as _;
+use patchlab_lab::report::SCHEMA;
 use patchlab_protocol::{
     Audience, SigningKey,
-    document::{Action, Activation, Kind, Origin, PackageFile, Rollback, RootKey, Scheme, Severity},
+    document::{Action, Activation, Kind, Origin, PackageFile, RootKey, Scheme, Severity},
 };
 use rstest::rstest;
 
@@ -46,7 +47,7 @@ fn now() -> Timestamp {
     "2026-05-01T12:00:00Z".parse().unwrap()
 }
 
-fn order() -> Order {
+pub(crate) fn order() -> Order {
     Order {
         id: "PO-1".into(),
         title: "t".into(),
@@ -71,41 +72,44 @@ fn order() -> Order {
     }
 }
 
-fn sign<P: patchlab_protocol::envelope::Predicate>(_subject: Digest, predicate: P, role: Role) -> Envelope {
+fn sign<P: patchlab_protocol::envelope::Predicate>(predicate: P, role: Role) -> Envelope {
     Envelope::sign(predicate, &key(role))
 }
 
-fn verdict(order: Digest) -> Verdict {
+/// A verdict that passed on one baseline, as the lab writes it.
+pub(crate) fn passed(order: Digest) -> Report {
     let text = serde_json::json!({
-        "order": order, "verdict": "passed", "reason": "", "baselines": [{
-            "name": "b@1", "digest": Digest::of("b"), "verdict": "passed", "rollback": { "status": "proven" },
-            "transaction": ["upgrade nginx amd64 1 -> 2"],
+        "schema": SCHEMA, "order": order, "id": "PO-1", "verdict": "passed", "reason": "", "total_ms": 60_000,
+        "baselines": [{
+            "name": "b@1", "digest": Digest::of("b"), "verdict": "passed", "reason": "", "scenarios": [],
+            "rollback": { "status": "proven", "reason": "" }, "transaction": ["upgrade nginx amd64 1 -> 2"],
+            "reboot_needed": false, "apply_ms": 5000, "rollback_ms": 4000, "total_ms": 60_000,
         }],
     });
-    Verdict::from_json(text.to_string().as_bytes()).unwrap()
+    Report::from_json(text.to_string().as_bytes()).unwrap()
 }
 
-type Change = fn(&mut Order, &mut Verdict);
+type Change = fn(&mut Order, &mut Report);
 
 #[rstest]
-#[case::open(|_: &mut Order, _: &mut Verdict| {}, None)]
-#[case::rejected(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
-#[case::lab_error(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::LabError, Some(Refusal::NotReleased))]
-#[case::missing(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Missing, Some(Refusal::NotReleased))]
-#[case::inapplicable(|_: &mut Order, v: &mut Verdict| v.verdict = Judgement::Inapplicable, Some(Refusal::NotReleased))]
-#[case::one_baseline_rejected(|_: &mut Order, v: &mut Verdict| v.baselines[0].verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
-#[case::no_baseline(|_: &mut Order, v: &mut Verdict| v.baselines.clear(), Some(Refusal::NotReleased))]
-#[case::another_order(|_: &mut Order, v: &mut Verdict| v.order = Digest::of("another"), Some(Refusal::NotReleased))]
-#[case::rollback_failed(|_: &mut Order, v: &mut Verdict| v.baselines[0].rollback.status = Rollback::Failed, Some(Refusal::NotReleased))]
-#[case::rollback_skipped(|_: &mut Order, v: &mut Verdict| v.baselines[0].rollback.status = Rollback::Skipped, Some(Refusal::NotReleased))]
-#[case::no_transaction(|_: &mut Order, v: &mut Verdict| v.baselines[0].transaction.clear(), Some(Refusal::NotReleased))]
-#[case::no_way_back(|o: &mut Order, _: &mut Verdict| o.rollback = RollbackClass::Impossible, Some(Refusal::NotReleased))]
+#[case::open(|_: &mut Order, _: &mut Report| {}, None)]
+#[case::rejected(|_: &mut Order, v: &mut Report| v.verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
+#[case::lab_error(|_: &mut Order, v: &mut Report| v.verdict = Judgement::LabError, Some(Refusal::NotReleased))]
+#[case::missing(|_: &mut Order, v: &mut Report| v.verdict = Judgement::Missing, Some(Refusal::NotReleased))]
+#[case::inapplicable(|_: &mut Order, v: &mut Report| v.verdict = Judgement::Inapplicable, Some(Refusal::NotReleased))]
+#[case::one_baseline_rejected(|_: &mut Order, v: &mut Report| v.baselines[0].verdict = Judgement::Rejected, Some(Refusal::NotReleased))]
+#[case::no_baseline(|_: &mut Order, v: &mut Report| v.baselines.clear(), Some(Refusal::NotReleased))]
+#[case::another_order(|_: &mut Order, v: &mut Report| v.order = Digest::of("another"), Some(Refusal::NotReleased))]
+#[case::rollback_failed(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.status = RollbackStatus::Failed, Some(Refusal::NotReleased))]
+#[case::rollback_skipped(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.status = RollbackStatus::Skipped, Some(Refusal::NotReleased))]
+#[case::no_transaction(|_: &mut Order, v: &mut Report| v.baselines[0].transaction.clear(), Some(Refusal::NotReleased))]
+#[case::no_way_back(|o: &mut Order, _: &mut Report| o.rollback = RollbackClass::Impossible, Some(Refusal::NotReleased))]
 fn release_table(#[case] change: Change, #[case] expected: Option<Refusal>) {
     let mut order = order();
-    let mut found = verdict(Digest::of("set below"));
-    let mut probe = verdict(Digest::of("set below"));
+    let mut found = passed(Digest::of("set below"));
+    let mut probe = passed(Digest::of("set below"));
     change(&mut order, &mut probe);
-    let envelope = sign(Digest::of("x"), order, Role::Drafter);
+    let envelope = sign(order, Role::Drafter);
     found.order = envelope.digest();
     change(&mut self::order(), &mut found);
     assert_eq!(release(&root(), &envelope, Some(&found)).err().map(|refused| refused.refusal), expected);
@@ -113,35 +117,38 @@ fn release_table(#[case] change: Change, #[case] expected: Option<Refusal>) {
 
 #[test]
 fn no_verdict_and_no_drafter_release_nothing() {
-    let envelope = sign(Digest::of("x"), order(), Role::Drafter);
+    let envelope = sign(order(), Role::Drafter);
     assert_eq!(release(&root(), &envelope, None).unwrap_err().refusal, Refusal::NotReleased);
-    let stranger = sign(Digest::of("x"), order(), Role::Approver);
-    let found = verdict(stranger.digest());
+    let stranger = sign(order(), Role::Approver);
+    let found = passed(stranger.digest());
     assert_eq!(release(&root(), &stranger, Some(&found)).unwrap_err().refusal, Refusal::BadSignature);
 }
 
 #[test]
 fn the_signer_asks_the_gate_itself() {
-    let envelope = sign(Digest::of("x"), order(), Role::Drafter);
-    let json = |verdict: &str, order: Digest| {
-        serde_json::json!({ "order": order, "verdict": verdict, "reason": "it broke", "baselines": [{
-            "name": "b@1", "digest": Digest::of("b"), "verdict": verdict, "rollback": { "status": "proven" },
-            "transaction": ["upgrade nginx amd64 1 -> 2"] }] })
-        .to_string()
+    let envelope = sign(order(), Role::Drafter);
+    let json = |verdict: Judgement, order: Digest| {
+        let mut report = passed(order);
+        (report.verdict, report.baselines[0].verdict) = (verdict, verdict);
+        serde_json::to_string(&report).unwrap()
     };
     let ask = |verdict: String| {
         let request = Request { order: envelope.clone(), verdict };
         answer(&key(Role::Releaser), &root(), &request, now())
     };
-    match ask(json("passed", envelope.digest())) {
+    match ask(json(Judgement::Passed, envelope.digest())) {
         Answer::Released(signed) => {
             let read = check_release(&root(), &envelope, &signed, now()).unwrap();
             assert_eq!(read.proof.baselines[0].transaction, ["upgrade nginx amd64 1 -> 2"]);
         }
         Answer::Refused { reason, .. } => panic!("{reason}"),
     }
-    for bad in [json("rejected", envelope.digest()), json("passed", Digest::of("another")), "{}".into(), String::new()]
-    {
+    for bad in [
+        json(Judgement::Rejected, envelope.digest()),
+        json(Judgement::Passed, Digest::of("another")),
+        "{}".into(),
+        String::new(),
+    ] {
         assert!(matches!(ask(bad), Answer::Refused { refusal: Refusal::NotReleased, .. }));
     }
 }
@@ -153,10 +160,10 @@ struct Way {
 }
 
 fn way() -> Way {
-    let order = sign(Digest::of("x"), order(), Role::Drafter);
-    let proof = verdict(order.digest()).release(&self::order(), now());
-    let release = sign(order.digest(), proof, Role::Releaser);
-    let approval = sign(order.digest(), approval(&order, &release), Role::Approver);
+    let order = sign(order(), Role::Drafter);
+    let proof = crate::trust::release::release(&passed(order.digest()), &self::order(), now());
+    let release = sign(proof, Role::Releaser);
+    let approval = sign(approval(&order, &release), Role::Approver);
     Way { order, release, approval }
 }
 
@@ -182,7 +189,7 @@ fn approval_table(#[case] change: fn(&mut Approval), #[case] by: Role, #[case] e
     let way = way();
     let mut said = approval(&way.order, &way.release);
     change(&mut said);
-    let envelope = sign(way.order.digest(), said, by);
+    let envelope = sign(said, by);
     let asked = approve(&root(), &way.order, Some(&way.release), &envelope, now());
     assert_eq!(asked.err().map(|refused| refused.refusal), expected);
     let unreleased = approve(&root(), &way.order, None, &envelope, now());
@@ -217,7 +224,7 @@ fn activation_table(
         not_after: now().checked_add(8.hours()).unwrap(),
     };
     change(&mut said);
-    let envelope = sign(way.order.digest(), said, by);
+    let envelope = sign(said, by);
     let documents = Documents {
         order: &way.order,
         release: Some(&way.release),

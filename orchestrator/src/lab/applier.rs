@@ -13,7 +13,7 @@ use patchlab_lab::{
     machine::{Forward, Machine},
 };
 use patchlab_protocol::{
-    Refusal,
+    Item, ItemState, Refusal,
     document::{Action, RunState},
     enrolment::{EngineId, Enrolment, InformSink, PinnedRoot},
     inventory::{Change, PackageId},
@@ -23,7 +23,7 @@ use super::{agent, provisional::Provisional};
 use crate::{
     deploy::{
         Observer, Patience, Row, RunReport, SnmpManager, push_and_run,
-        row::{self, ItemState, Progress},
+        row::{self, Progress},
         sink::Bells,
     },
     enrol::Material,
@@ -309,7 +309,7 @@ fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied
     })
 }
 
-fn transaction_line(item: &row::Item) -> String {
+fn transaction_line(item: &Item) -> String {
     let version = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let id = PackageId::new(&item.name, &item.arch);
     Change { id, from: version(&item.from), to: version(&item.to) }.to_string()
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     fn report(state: RunState, refusal: Option<Refusal>) -> RunReport {
-        let item = |name: &str, from: &str, to: &str| row::Item {
+        let item = |name: &str, from: &str, to: &str| Item {
             name: name.into(),
             arch: "amd64".into(),
             from: from.into(),

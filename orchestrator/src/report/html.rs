@@ -1,12 +1,19 @@
-//! The report as one self-contained page.
+//! The report as one self-contained page: what became of every order first, then why.
 
 use askama::Template;
-use serde_json::Value;
+use patchlab_check::{Outcome, Status};
+use patchlab_lab::{
+    diff,
+    report::{BaselineReport, Report, ScenarioReport, StepReport},
+    verdict::Verdict,
+};
+use patchlab_protocol::document::{Order, PackageFile};
 
-use super::{Bundle, OrderStory, style};
+use super::{Bundle, OrderStory, filters, headline, style};
 use crate::{
     audit,
     deploy::RunReport,
+    legible::millis,
     store::{Host, Run, action_name},
 };
 
@@ -23,12 +30,10 @@ struct Page<'a> {
 /// An order as the page tells it.
 struct Story<'a> {
     story: &'a OrderStory,
+    headline: String,
     packages: Vec<Package>,
-    baselines: Vec<Baseline>,
-    verdict: String,
-    reason: String,
+    lab: Option<Lab>,
     runs: Vec<RunLine<'a>>,
-    bars: Vec<Bar>,
 }
 
 struct Package {
@@ -38,39 +43,57 @@ struct Package {
     to: String,
 }
 
-struct Baseline {
-    name: String,
-    verdict: String,
+/// What the lab found.
+struct Lab {
+    verdict: &'static str,
     reason: String,
-    rollback: String,
-    scenarios: Vec<Scenario>,
+    took: String,
+    baselines: Vec<Baseline>,
 }
 
-struct Scenario {
-    name: String,
-    verdict: String,
-    steps: Vec<Step>,
+struct Baseline {
+    report: BaselineReport,
+    clone: Option<String>,
+    times: Vec<(&'static str, String)>,
+    differ: Vec<Differing>,
+    phases: Vec<Phase>,
+    changes: String,
 }
 
-struct Step {
+/// A step that did not pass on both clones: both are shown side by side.
+struct Differing {
     name: String,
-    control: String,
-    patched: String,
+    phase: String,
+    verdict: &'static str,
+    sides: [Side; 2],
+}
+
+struct Side {
+    clone: &'static str,
+    status: &'static str,
+    reason: String,
+    took: String,
     output: String,
+}
+
+/// Every step of a phase, on a line each.
+struct Phase {
+    name: String,
+    steps: Vec<Line>,
+}
+
+struct Line {
+    name: String,
+    control: &'static str,
+    patched: &'static str,
+    verdict: &'static str,
 }
 
 struct RunLine<'a> {
     run: &'a Run,
     action: &'static str,
-    report: Option<RunReport>,
-}
-
-/// A bar of the durations' drawing; lengths are SVG units.
-struct Bar {
-    label: String,
-    ms: u64,
-    y: usize,
-    width: u64,
+    took: String,
+    transaction: String,
 }
 
 /// Renders the page.
@@ -89,100 +112,126 @@ pub fn html(bundle: &Bundle) -> Result<String, askama::Error> {
 }
 
 fn story(story: &OrderStory) -> Story<'_> {
-    let verdict = story.verdict.as_ref();
-    let runs: Vec<RunLine<'_>> = story
-        .runs
-        .iter()
-        .map(|run| RunLine {
-            run,
-            action: story
-                .deployments
-                .iter()
-                .find(|deployment| deployment.activation == run.activation)
-                .map_or("", |deployment| action_name(deployment.action)),
-            report: run.report.as_ref().and_then(|text| serde_json::from_str(text).ok()),
-        })
-        .collect();
+    let report = story.report();
+    let judgement = report.as_ref().map(|report| report.verdict);
+    let order = serde_json::from_value::<Order>(story.document.clone()).ok();
     Story {
-        packages: packages(&story.document),
-        baselines: list(verdict, "baselines").iter().map(baseline).collect(),
-        verdict: text(verdict, "verdict"),
-        reason: text(verdict, "reason"),
-        bars: bars(&runs),
-        runs,
+        headline: headline(story.order.state, judgement, &story.runs),
+        packages: order.iter().flat_map(packages).collect(),
+        lab: report.map(lab),
+        runs: story.runs.iter().map(|run| run_line(story, run)).collect(),
         story,
     }
 }
 
-fn bars(runs: &[RunLine<'_>]) -> Vec<Bar> {
-    let timed: Vec<_> = runs.iter().filter_map(|line| Some((line, line.report.as_ref()?.duration_ms))).collect();
-    let longest = timed.iter().map(|(_, ms)| *ms).max().unwrap_or(0).max(1);
-    timed
-        .iter()
-        .enumerate()
-        .map(|(n, (line, ms))| Bar {
-            label: format!("{} {}", line.run.host, line.action),
-            ms: *ms,
-            y: n * 24,
-            width: (ms * 380 / longest).max(2),
-        })
-        .collect()
+fn packages(order: &Order) -> Vec<Package> {
+    let package = |file: &PackageFile| {
+        let before = order.replaces.iter().find(|replaced| replaced.name == file.name);
+        Package {
+            name: file.name.clone(),
+            arch: file.arch.clone(),
+            from: before.map_or_else(|| "not installed".into(), |replaced| replaced.version.clone()),
+            to: file.version.clone(),
+        }
+    };
+    order.install.iter().map(package).collect()
 }
 
-fn packages(order: &Value) -> Vec<Package> {
-    let replaced = list(Some(order), "replaces");
-    list(Some(order), "install")
-        .iter()
-        .map(|file| {
-            let name = text(Some(file), "name");
-            let before = replaced.iter().find(|r| text(Some(r), "name") == name);
-            Package {
-                from: before.map_or_else(|| "new".into(), |r| text(Some(r), "version")),
-                arch: text(Some(file), "arch"),
-                to: text(Some(file), "version"),
-                name,
-            }
-        })
-        .collect()
-}
-
-fn baseline(value: &Value) -> Baseline {
-    Baseline {
-        name: text(Some(value), "name"),
-        verdict: text(Some(value), "verdict"),
-        reason: text(Some(value), "reason"),
-        rollback: text(value.get("rollback"), "status"),
-        scenarios: list(Some(value), "scenarios")
-            .iter()
-            .map(|scenario| Scenario {
-                name: text(Some(scenario), "name"),
-                verdict: text(Some(scenario), "verdict"),
-                steps: list(Some(scenario), "steps").iter().map(step).collect(),
-            })
-            .collect(),
+fn run_line<'a>(story: &OrderStory, run: &'a Run) -> RunLine<'a> {
+    let deployment = story.deployments.iter().find(|deployment| deployment.activation == run.activation);
+    let report = run.report.as_ref().and_then(|text| serde_json::from_str::<RunReport>(text).ok());
+    RunLine {
+        run,
+        action: deployment.map_or("", |deployment| action_name(deployment.action)),
+        took: report.as_ref().map_or_else(String::new, |report| millis(report.duration_ms)),
+        transaction: report.as_ref().map_or_else(String::new, |report| millis(report.transaction_ms)),
     }
 }
 
-fn step(value: &Value) -> Step {
-    let side = |name: &str| text(value.get(name), "status");
-    // Output is shown where the two differ or something failed: the rest is in the JSON.
-    let (control, patched) = (side("control"), side("patched"));
-    let output = if control != patched || patched == "fail" {
-        format!(
-            "control:\n{}\n\npatched:\n{}",
-            text(value.get("control"), "output"),
-            text(value.get("patched"), "output")
-        )
-    } else {
-        String::new()
+fn lab(report: Report) -> Lab {
+    Lab {
+        verdict: report.verdict.name(),
+        reason: report.reason,
+        took: millis(report.total_ms),
+        baselines: report.baselines.into_iter().map(baseline).collect(),
+    }
+}
+
+fn baseline(report: BaselineReport) -> Baseline {
+    let mut times = Vec::new();
+    for (what, ms) in [("Applied in", report.apply_ms), ("Rolled back in", report.rollback_ms)] {
+        if ms > 0 {
+            times.push((what, millis(ms)));
+        }
+    }
+    times.push(("All took", millis(report.total_ms)));
+    Baseline {
+        clone: report.clone.as_ref().map(|clone| {
+            format!("{}, ready in {}, handshake {}", clone.rung, millis(clone.ready_ms), millis(clone.handshake_ms))
+        }),
+        times,
+        differ: report.scenarios.iter().flat_map(differing).collect(),
+        phases: phases(&report.scenarios),
+        changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
+        report,
+    }
+}
+
+/// The steps of a scenario that somebody should look at.
+fn differing(scenario: &ScenarioReport) -> Vec<Differing> {
+    let alike = |step: &&StepReport| matches!(step.verdict, None | Some(Verdict::Pass));
+    let show = |step: &StepReport| Differing {
+        name: format!("{}: {}", scenario.name, step.name),
+        phase: scenario.phase.to_string(),
+        verdict: step.verdict.map_or("", Verdict::name),
+        sides: [side("control", step.control.as_ref()), side("patched", step.patched.as_ref())],
     };
-    Step { name: text(Some(value), "name"), control, patched, output }
+    scenario.steps.iter().filter(|step| !alike(step)).map(show).collect()
 }
 
-fn text(value: Option<&Value>, key: &str) -> String {
-    value.and_then(|v| v.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned()
+fn side(clone: &'static str, outcome: Option<&Outcome>) -> Side {
+    match outcome {
+        Some(outcome) => Side {
+            clone,
+            status: status(Some(outcome)),
+            reason: outcome.reason.clone(),
+            // Checks watch all the time and take none of their own.
+            took: if outcome.ms == 0 { String::new() } else { millis(outcome.ms) },
+            output: outcome.output.trim_end().to_owned(),
+        },
+        None => {
+            Side { clone, status: "did not run", reason: String::new(), took: String::new(), output: String::new() }
+        }
+    }
 }
 
-fn list<'v>(value: Option<&'v Value>, key: &str) -> &'v [Value] {
-    value.and_then(|v| v.get(key)).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+fn status(outcome: Option<&Outcome>) -> &'static str {
+    match outcome.map(|outcome| outcome.status) {
+        Some(Status::Pass) => "pass",
+        Some(Status::Fail) => "fail",
+        Some(Status::Skip) => "skip",
+        None => "-",
+    }
 }
+
+/// Scenarios one after the other as they ran, a table a phase.
+fn phases(scenarios: &[ScenarioReport]) -> Vec<Phase> {
+    let mut phases: Vec<Phase> = Vec::new();
+    for scenario in scenarios {
+        let name = scenario.phase.to_string();
+        let lines = scenario.steps.iter().map(|step| Line {
+            name: format!("{}: {}", scenario.name, step.name),
+            control: status(step.control.as_ref()),
+            patched: status(step.patched.as_ref()),
+            verdict: step.verdict.map_or("skipped", Verdict::name),
+        });
+        match phases.last_mut().filter(|phase| phase.name == name) {
+            Some(phase) => phase.steps.extend(lines),
+            None => phases.push(Phase { name, steps: lines.collect() }),
+        }
+    }
+    phases
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,17 @@
 //! [`Bundle`] is read from the store by the server; clients get it as JSON and render the page themselves ([`html`]), so that
 //! a report needs nothing but the API.
 
+pub(crate) mod filters;
+mod headline;
 mod html;
 pub mod style;
 
+use patchlab_lab::report::Report;
 use patchlab_protocol::{Digest, Envelope, document::Order};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use headline::headline;
 pub use html::html;
 
 use crate::{
@@ -75,6 +79,11 @@ impl OrderStory {
             runs: store.runs_of_order(&order.digest)?,
             order,
         })
+    }
+
+    /// The newest verdict, as far as this program can read it.
+    pub fn report(&self) -> Option<Report> {
+        self.verdict.as_ref().and_then(|verdict| serde_json::from_value(verdict.clone()).ok())
     }
 }
 

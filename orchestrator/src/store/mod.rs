@@ -229,11 +229,18 @@ fn append(connection: &Connection, event: &Event) -> Result<(), StoreError> {
 }
 
 fn newest(connection: &Connection) -> Result<Option<audit::Row>, StoreError> {
-    connection
-        .query_row("SELECT * FROM audit ORDER BY seq DESC LIMIT 1", [], |row| Ok(audit_row(row)))
-        .optional()
-        .map_err(failed("read the audit log"))?
-        .transpose()
+    first(connection, "read the audit log", "SELECT * FROM audit ORDER BY seq DESC LIMIT 1", [], audit_row)
+}
+
+/// The first row of a query, if there is one.
+pub(crate) fn first<T>(
+    connection: &Connection,
+    action: &'static str,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+    map: fn(&SqlRow<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    connection.query_row(sql, parameters, |row| Ok(map(row))).optional().map_err(failed(action))?.transpose()
 }
 
 fn audit_row(row: &SqlRow<'_>) -> Result<audit::Row, StoreError> {

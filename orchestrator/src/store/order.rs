@@ -1,15 +1,16 @@
 //! Orders, their verdicts, releases and approvals, and the states an order goes through.
 
 use jiff::Timestamp;
+use patchlab_lab::report::Report;
 use patchlab_protocol::{
     Digest, Envelope,
     document::{Approval, Order},
 };
-use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
+use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentKind, Store, StoreError, document, failed, named, number, parsed, text};
-use crate::{audit::Event, verdict::Verdict};
+use super::{DocumentKind, Store, StoreError, document, failed, first, named, number, parsed, text};
+use crate::audit::Event;
 
 named! {
     /// Where an order is on its way.
@@ -160,7 +161,7 @@ impl Store {
     pub fn judge(
         &self,
         digest: &Digest,
-        verdict: &Verdict,
+        verdict: &Report,
         json: &str,
         next: Option<OrderState>,
         event: &Event,
@@ -181,13 +182,13 @@ impl Store {
 
     /// The newest verdict on an order.
     pub fn verdict(&self, digest: &Digest) -> Result<Option<VerdictRow>, StoreError> {
-        let rows = self.rows(
+        first(
+            &self.read(),
             "read a verdict",
             "SELECT verdict, json, at FROM verdict WHERE patch_order = ?1 ORDER BY number DESC LIMIT 1",
             [digest.to_string()],
             |row| Ok(VerdictRow { verdict: text(row, "verdict")?, json: text(row, "json")?, at: text(row, "at")? }),
-        )?;
-        Ok(rows.into_iter().next())
+        )
     }
 
     /// Takes a release in.
@@ -207,13 +208,13 @@ impl Store {
 
     /// The newest release of an order.
     pub fn newest_release(&self, order: &Digest) -> Result<Option<Digest>, StoreError> {
-        let rows = self.rows(
+        first(
+            &self.read(),
             "read a release",
             "SELECT digest FROM release WHERE patch_order = ?1 ORDER BY rowid DESC LIMIT 1",
             [order.to_string()],
             |row| parsed(row, "digest"),
-        )?;
-        Ok(rows.into_iter().next())
+        )
     }
 
     /// Takes an approval in.
@@ -272,11 +273,9 @@ fn order_row(row: &SqlRow<'_>) -> Result<OrderRow, StoreError> {
 }
 
 fn find(connection: &Connection, name: &str) -> Result<OrderRow, StoreError> {
-    connection
-        .query_row(&format!("{COLUMNS} WHERE id = ?1 OR digest = ?1"), [name], |row| Ok(order_row(row)))
-        .optional()
-        .map_err(failed("find an order"))?
-        .unwrap_or_else(|| Err(StoreError::NotFound { what: "order", name: name.to_owned() }))
+    let sql = format!("{COLUMNS} WHERE id = ?1 OR digest = ?1");
+    first(connection, "find an order", &sql, [name], order_row)?
+        .ok_or_else(|| StoreError::NotFound { what: "order", name: name.to_owned() })
 }
 
 /// Moves an order on inside a transaction. Staying where it is needs no transition.

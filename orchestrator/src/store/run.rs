@@ -1,10 +1,10 @@
 //! Runs: one execution of an order on a host, journaled before every act.
 
 use patchlab_protocol::{Digest, Refusal, document::RunState};
-use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
+use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, failed, named, number, optional_text, parsed, text};
+use super::{Store, StoreError, failed, first, named, number, optional_text, parsed, text};
 use crate::audit::Event;
 
 named! {
@@ -206,17 +206,9 @@ impl Store {
 }
 
 fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result<Run, StoreError> {
-    connection
-        .query_row(
-            "SELECT * FROM run WHERE patch_order = ?1 AND host = ?2 AND run = ?3",
-            params![order.to_string(), host, run],
-            |row| Ok(run_row(row)),
-        )
-        .optional()
-        .map_err(failed("find a run"))?
-        .unwrap_or_else(|| {
-            Err(StoreError::NotFound { what: "run", name: format!("{} on {host}, {run}", order.short()) })
-        })
+    let sql = "SELECT * FROM run WHERE patch_order = ?1 AND host = ?2 AND run = ?3";
+    first(connection, "find a run", sql, params![order.to_string(), host, run], run_row)?
+        .ok_or_else(|| StoreError::NotFound { what: "run", name: format!("{} on {host}, {run}", order.short()) })
 }
 
 fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 use patchlab_protocol::{
     Envelope, SigningKey,
-    document::{Action, Activation, Class, Kind, Order, RollbackClass, Severity},
+    document::{Action, Activation, Order},
     enrolment::EngineId,
 };
 use serde_json::json;
@@ -12,21 +12,7 @@ fn event() -> Event {
 }
 
 fn order(id: &str) -> (Envelope, Order) {
-    let order = Order {
-        id: id.into(),
-        title: "t".into(),
-        severity: Severity::Low,
-        kind: Kind::Routine,
-        advisories: vec![],
-        class: Class { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
-        install: vec![],
-        replaces: vec![],
-        production: vec![],
-        after: vec![],
-        supersedes: vec![],
-        rollback: RollbackClass::Proven,
-        not_after: None,
-    };
+    let order = Order { id: id.into(), ..crate::gate::tests::order() };
     (Envelope::sign(order.clone(), &SigningKey::from_seed(&[1; 32])), order)
 }
 

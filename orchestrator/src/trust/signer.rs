@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use patchlab_lab::report::{REPORT_BYTES, Report};
 use patchlab_protocol::{
     Audience, Envelope, Refusal, Refused, Role, SigningKey, document::Root, key::KeyError, limits,
 };
@@ -22,14 +23,14 @@ use tokio::{
     sync::Mutex,
 };
 
-use super::root::{self, RootFileError};
-use crate::{
-    gate,
-    verdict::{VERDICT_BYTES, Verdict},
+use super::{
+    release::release,
+    root::{self, RootFileError},
 };
+use crate::gate;
 
 /// Longest request line, bytes: an order and a verdict (escaped once).
-const REQUEST_BYTES: u64 = 2 * (VERDICT_BYTES as u64 + limits::DOCUMENT_BYTES);
+const REQUEST_BYTES: u64 = 2 * (REPORT_BYTES as u64 + limits::DOCUMENT_BYTES);
 /// How long the server waits for an answer: a signature takes microseconds, a large verdict some milliseconds to read.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -98,12 +99,12 @@ fn pipe(action: &'static str) -> impl FnOnce(io::Error) -> SignerError {
 /// Decides and signs: the whole of the signer, pure but for the clock passed in.
 pub fn answer(key: &SigningKey, root: &Root, request: &Request, now: Timestamp) -> Answer {
     let refused = |refused: Refused| Answer::Refused { refusal: refused.refusal, reason: refused.reason };
-    let verdict = match Verdict::from_json(request.verdict.as_bytes()) {
+    let verdict = match Report::from_json(request.verdict.as_bytes()) {
         Ok(verdict) => verdict,
         Err(error) => return refused(Refused::new(Refusal::NotReleased, error.to_string())),
     };
     match gate::release(root, &request.order, Some(&verdict)) {
-        Ok(order) => Answer::Released(Box::new(Envelope::sign(verdict.release(&order, now), key))),
+        Ok(order) => Answer::Released(Box::new(Envelope::sign(release(&verdict, &order, now), key))),
         Err(no) => refused(no),
     }
 }

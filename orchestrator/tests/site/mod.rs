@@ -12,7 +12,7 @@ use std::{
 };
 
 use patchlab::place::Data;
-use patchlab_lab::ArtifactStore;
+use patchlab_lab::{ArtifactStore, report::SCHEMA};
 use patchlab_protocol::document::{Class, Kind, Order, Origin, PackageFile, Replaced, RollbackClass, Severity};
 use serde_json::{Value, json};
 
@@ -125,7 +125,6 @@ impl Site {
         server.wait().unwrap();
     }
 
-    /// An order over one real file, signed and handed in with a verdict.
     /// An order over stand-in files, signed and handed in with a verdict.
     pub fn submit(&self, id: &str, verdict: &str) -> String {
         let package = |content: &str| {
@@ -208,16 +207,17 @@ pub fn order(id: &str, new: PackageFile, old: PackageFile) -> Order {
 
 pub fn verdict_json(order: &str, verdict: &str, transaction: &str) -> Value {
     json!({
-        "schema": "patchlab-verdict-1", "order": order, "verdict": verdict, "reason": format!("it is {verdict}"),
+        "schema": SCHEMA, "id": "PO", "order": order, "verdict": verdict, "reason": format!("it is {verdict}"),
+        "total_ms": 60_000,
         "baselines": [{
             "name": "debian-12-web@1", "digest": "b".repeat(64), "verdict": verdict, "reason": "",
             "clone": { "rung": "template", "ready_ms": 900, "handshake_ms": 100 },
             "transaction": [transaction], "apply_ms": 5000, "rollback_ms": 4000,
-            "reboot_needed": false, "rollback": { "status": "proven", "reason": "" },
-            "scenarios": [{ "name": "web-smoke", "verdict": "pass", "steps": [
-                { "name": "front page", "control": { "status": "pass", "exit": 0, "ms": 3, "output": "200" },
-                  "patched": { "status": "pass", "exit": 0, "ms": 3, "output": "200" } }] }],
-            "diff": {},
+            "total_ms": 60_000, "reboot_needed": false, "rollback": { "status": "proven", "reason": "" },
+            "scenarios": [{ "name": "web-smoke", "phase": "applied", "verdict": "pass", "reason": "", "steps": [
+                { "name": "front page", "verdict": "pass",
+                  "control": { "status": "pass", "exit": 0, "ms": 3, "output": "200", "reason": "" },
+                  "patched": { "status": "pass", "exit": 0, "ms": 3, "output": "200", "reason": "" } }] }],
         }],
     })
 }

@@ -16,9 +16,9 @@ pub struct Release {
     pub result: TestResult,
     /// What was tested on, one entry a baseline, `name` and digest.
     pub configuration: Vec<Subject>,
-    /// `scenario/step` names that passed on the patched clone.
+    /// `baseline/phase/scenario/step` names that passed on a patched clone; phases are `applied`, `rebooted` and `rolled-back`.
     pub passed_tests: Vec<String>,
-    /// `scenario/step` names that failed on the patched clone.
+    /// Names, formed alike, that failed on a patched clone.
     pub failed_tests: Vec<String>,
     /// What the lab measured and proved.
     pub proof: Proof,

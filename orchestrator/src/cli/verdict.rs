@@ -1,0 +1,107 @@
+//! A verdict as `lab validate` prints it: what it is and why, what ran, both clones' words on what the patch broke, what the patch
+//! changed, how the way back went, how long it took.
+
+use patchlab_check::Outcome;
+use patchlab_lab::{
+    diff,
+    report::{BaselineReport, Report, StepReport},
+    verdict::Verdict,
+};
+
+use super::Output;
+use crate::legible::millis;
+
+/// Most lines of a step's output shown of each clone; the JSON has all.
+const LINES: usize = 12;
+
+/// Prints a validation's report.
+pub(super) fn print(output: &Output, report: &Report) {
+    output.fields(&[&report.id, report.verdict.name(), &report.reason]);
+    let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
+    if !rows.is_empty() {
+        output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
+    }
+    for baseline in &report.baselines {
+        failures(output, baseline);
+        journal(output, baseline);
+        changes(output, baseline);
+        end(output, baseline);
+    }
+}
+
+/// A line a step.
+fn rows(baseline: &BaselineReport) -> Vec<Vec<String>> {
+    let status =
+        |outcome: &Option<Outcome>| outcome.as_ref().map_or_else(|| "-".to_owned(), |found| found.status.to_string());
+    let steps = baseline.scenarios.iter().flat_map(|ran| ran.steps.iter().map(move |step| (ran, step)));
+    steps
+        .map(|(ran, step)| {
+            vec![
+                baseline.name.clone(),
+                ran.phase.to_string(),
+                format!("{}/{}", ran.name, step.name),
+                status(&step.control),
+                status(&step.patched),
+                step.verdict.map_or("-", Verdict::name).to_owned(),
+            ]
+        })
+        .collect()
+}
+
+/// What both clones said in every step that the patch broke.
+fn failures(output: &Output, baseline: &BaselineReport) {
+    let broke = |step: &&StepReport| matches!(step.verdict, Some(Verdict::Regression | Verdict::Flaky));
+    for ran in &baseline.scenarios {
+        for step in ran.steps.iter().filter(broke) {
+            output.line(format!("{}: {}/{} {}", baseline.name, ran.name, step.name, ran.phase));
+            for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
+                let Some(outcome) = outcome else { continue };
+                let reason = if outcome.reason.is_empty() { "" } else { ": " };
+                output.line(format!("  {side}  {}{reason}{}", outcome.status, outcome.reason));
+                outcome.output.lines().take(LINES).for_each(|line| output.line(format!("    | {line}")));
+            }
+        }
+    }
+}
+
+fn journal(output: &Output, baseline: &BaselineReport) {
+    if !baseline.journal.is_empty() {
+        output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
+        baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
+    }
+}
+
+/// What the package manager did, and what that changed on the machine.
+fn changes(output: &Output, baseline: &BaselineReport) {
+    if !baseline.transaction.is_empty() {
+        output.line(format!("{}: what the package manager did", baseline.name));
+        baseline.transaction.iter().for_each(|line| output.line(format!("  {line}")));
+    }
+    if let Some(diff) = &baseline.diff {
+        output.line(format!("{}: what that changed on the machine", baseline.name));
+        diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
+    }
+}
+
+/// How the way back went, and how long it all took.
+fn end(output: &Output, baseline: &BaselineReport) {
+    let way_back = match baseline.rollback.reason.as_str() {
+        "" => baseline.rollback.status.to_string(),
+        reason => format!("{}, {reason}", baseline.rollback.status),
+    };
+    let mut pairs = vec![("rollback", way_back)];
+    if baseline.apply_ms > 0 {
+        pairs.push(("applied in", millis(baseline.apply_ms)));
+    }
+    if baseline.rollback_ms > 0 {
+        pairs.push(("rolled back in", millis(baseline.rollback_ms)));
+    }
+    if let Some(clone) = &baseline.clone {
+        pairs.push(("clone ready in", format!("{}, by {}", millis(clone.ready_ms), clone.rung)));
+    }
+    pairs.push(("all took", millis(baseline.total_ms)));
+    if let Some(kept) = &baseline.kept {
+        pairs.push(("kept", format!("{kept}  (patchlab lab shell {kept})")));
+    }
+    output.pairs(&pairs);
+}

@@ -1,0 +1,117 @@
+//! The release that a verdict carries: what the signer signs, after [`crate::gate`] let the verdict through. Pure.
+
+use jiff::Timestamp;
+use patchlab_check::Status;
+use patchlab_lab::{
+    report::{BaselineReport, Report, RollbackStatus},
+    verdict::Judgement,
+};
+use patchlab_protocol::{
+    document::{BaselineProof, Order, Proof, Release, Rollback, TestResult},
+    envelope::Subject,
+};
+
+/// The release over `order` that the lab's verdict carries.
+pub fn release(report: &Report, order: &Order, at: Timestamp) -> Release {
+    Release {
+        result: match report.verdict {
+            Judgement::Passed => TestResult::Passed,
+            _ => TestResult::Failed,
+        },
+        configuration: report.baselines.iter().map(|b| Subject::new(b.name.clone(), b.digest)).collect(),
+        passed_tests: tests(report, Status::Pass),
+        failed_tests: tests(report, Status::Fail),
+        proof: Proof {
+            order: report.order,
+            class: order.class.clone(),
+            at,
+            not_after: None,
+            baselines: report.baselines.iter().map(proof).collect(),
+        },
+    }
+}
+
+/// Every step that ended so on a patched clone. The name says on which baseline and in which phase: the same step runs on each and
+/// in each, and "passed" three times over would say less than which three.
+fn tests(report: &Report, status: Status) -> Vec<String> {
+    let mut names = Vec::new();
+    for baseline in &report.baselines {
+        for scenario in &baseline.scenarios {
+            let ended = scenario.steps.iter().filter(|step| step.patched.as_ref().is_some_and(|o| o.status == status));
+            let (baseline, phase) = (&baseline.name, scenario.phase.name());
+            names.extend(ended.map(|step| format!("{baseline}/{phase}/{}/{}", scenario.name, step.name)));
+        }
+    }
+    names
+}
+
+fn proof(baseline: &BaselineReport) -> BaselineProof {
+    BaselineProof {
+        name: baseline.name.clone(),
+        digest: baseline.digest,
+        transaction: baseline.transaction.clone(),
+        apply_ms: baseline.apply_ms,
+        rollback_ms: baseline.rollback_ms,
+        reboot_needed: baseline.reboot_needed,
+        rollback: match baseline.rollback.status {
+            RollbackStatus::Proven => Rollback::Proven,
+            RollbackStatus::Failed => Rollback::Failed,
+            RollbackStatus::Skipped => Rollback::Skipped,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchlab_check::Outcome;
+    use patchlab_lab::{
+        report::{ScenarioReport, StepReport},
+        verdict::{Phase, Verdict},
+    };
+    use patchlab_protocol::Digest;
+
+    use super::*;
+    use crate::gate::tests::{order, passed};
+
+    fn ran(phase: Phase, steps: &[(&str, Status)]) -> ScenarioReport {
+        let outcome = |status| Outcome { status, exit: None, ms: 1, output: String::new(), reason: String::new() };
+        ScenarioReport {
+            name: "web-smoke".into(),
+            phase,
+            verdict: Verdict::Pass,
+            reason: String::new(),
+            steps: steps
+                .iter()
+                .map(|(name, status)| StepReport {
+                    name: (*name).into(),
+                    verdict: None,
+                    control: None,
+                    patched: Some(outcome(*status)),
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_step_is_named_once_with_its_baseline_and_phase() {
+        let mut report = passed(Digest::of("order"));
+        report.baselines[0].scenarios = vec![
+            ran(Phase::Applied, &[("front page", Status::Pass), ("load", Status::Skip)]),
+            ran(Phase::RolledBack, &[("front page", Status::Pass), ("config", Status::Fail)]),
+        ];
+        let said = release(&report, &order(), "2026-05-01T12:00:00Z".parse().unwrap());
+        assert_eq!(said.passed_tests, ["b@1/applied/web-smoke/front page", "b@1/rolled-back/web-smoke/front page"]);
+        assert_eq!(said.failed_tests, ["b@1/rolled-back/web-smoke/config"]);
+        assert_eq!(said.proof.baselines[0].rollback, Rollback::Proven);
+    }
+
+    #[test]
+    fn only_a_passing_verdict_makes_a_passing_release() {
+        for judgement in Judgement::ALL {
+            let mut report = passed(Digest::of("order"));
+            report.verdict = judgement;
+            let said = release(&report, &order(), Timestamp::UNIX_EPOCH);
+            assert_eq!(said.result == TestResult::Passed, judgement == Judgement::Passed, "{judgement}");
+        }
+    }
+}
