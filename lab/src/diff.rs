@@ -1,8 +1,9 @@
 //! The state diff of two manifests: packages and their files, units, ports, kernel.
 //!
-//! Two questions use it: *what did the patch change* (baseline or control against patched; shown to people), and *is the
-//! machine as it was* (baseline against rolled back; [`equal_to_baseline`], decides). Both leave out what differs between two
-//! runs of one machine, by the written list in [`allowed`].
+//! Two questions use it: *what did the patch change* (baseline against patched; shown to people), and *is the machine as it was*
+//! (baseline against rolled back; [`equal_to_baseline`], decides). Both leave out what differs between two runs of one machine,
+//! by the written list in [`allowed`], and what time alone did: what the control, cloned from the same baseline and left alone, has
+//! come to as well ([`diff_beside`]).
 
 pub mod allowed;
 mod summary;
@@ -108,11 +109,37 @@ impl Diff {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether all that differs is what runs at this moment: units and ports. A unit that ends by itself when idle does so at another
+    /// moment on every machine.
+    pub fn is_of_the_moment(&self) -> bool {
+        let (units, ports_opened, ports_closed) =
+            (self.units.clone(), self.ports_opened.clone(), self.ports_closed.clone());
+        *self == Self { units, ports_opened, ports_closed, ..Self::default() }
+    }
 }
 
 /// What differs between two machines, apart from what may.
 pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
+    with_files(from, to, files(from, to))
+}
+
+/// What differs on `to` from where it came `from` and from its twin, the `control`, that came from there too and was left alone.
+pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
+    let from_control: BTreeSet<String> = files(control, to).into_iter().map(|file| file.path).collect();
     let mut files = files(from, to);
+    files.retain(|file| from_control.contains(&file.path));
+    let mut found = with_files(from, to, files);
+    let beside = with_files(control, to, Vec::new());
+    found.packages.retain(|change| beside.packages.iter().any(|other| other.package == change.package));
+    found.units.retain(|change| beside.units.iter().any(|other| other.unit == change.unit));
+    found.ports_opened.retain(|port| beside.ports_opened.contains(port));
+    found.ports_closed.retain(|port| beside.ports_closed.contains(port));
+    found.kernel = found.kernel.filter(|_| beside.kernel.is_some());
+    found
+}
+
+fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Diff {
     let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
     for file in &files {
         *owned.entry(file.package.as_deref().unwrap_or_default()).or_default() += 1;
@@ -135,12 +162,13 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
     }
 }
 
-/// Whether a rolled-back machine is as its baseline's manifest says, apart from what may differ.
+/// Whether a rolled-back machine is as its baseline's manifest says, apart from what may differ and from what the control has come to
+/// as well.
 ///
 /// # Errors
 /// What is not as it was.
-pub fn equal_to_baseline(baseline: &Manifest, now: &Manifest) -> Result<(), Box<Diff>> {
-    let diff = diff(baseline, now);
+pub fn equal_to_baseline(baseline: &Manifest, now: &Manifest, control: &Manifest) -> Result<(), Box<Diff>> {
+    let diff = diff_beside(baseline, now, control);
     if diff.is_empty() { Ok(()) } else { Err(Box::new(diff)) }
 }
 

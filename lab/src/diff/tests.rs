@@ -80,7 +80,7 @@ fn what_a_patch_changed_on_one_screen() {
     );
     let json = serde_json::to_string(&found).unwrap();
     assert_eq!(serde_json::from_str::<Diff>(&json).unwrap(), found);
-    assert_eq!(*equal_to_baseline(&from, &to).unwrap_err(), found);
+    assert_eq!(*equal_to_baseline(&from, &to, &from).unwrap_err(), found);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn every_aspect_of_a_file_counts() {
     for (aspect, alter) in table {
         let mut to = baseline();
         alter(to.files.get_mut("/usr/sbin/nginx").unwrap());
-        let found = equal_to_baseline(&from, &to).unwrap_err();
+        let found = equal_to_baseline(&from, &to, &from).unwrap_err();
         assert_eq!(found.files[0].aspects, [aspect]);
     }
 }
@@ -115,16 +115,16 @@ fn what_may_differ_does_and_nothing_beside_it() {
     to.units.remove("a.service");
     to.ports.push(port(161, "patchlab-agent"));
     to.ports.push(port(162, "patchlab-agent "));
-    assert_eq!(equal_to_baseline(&from, &to).unwrap_err().ports_opened.len(), 1);
+    assert_eq!(equal_to_baseline(&from, &to, &from).unwrap_err().ports_opened.len(), 1);
     to.ports.pop();
-    equal_to_baseline(&from, &to).unwrap();
+    equal_to_baseline(&from, &to, &from).unwrap();
     for path in
         ["/etc/machine-id2", "/var/lib/dpkg/status.d", "/var/lib/systemd/timersx", "/var/lib/systemd", "/x.pyc/y"]
     {
         assert!(allowed::path(path).is_none(), "{path}");
         let mut to = baseline();
         to.files.insert(path.into(), file("", None));
-        assert!(equal_to_baseline(&from, &to).is_err(), "{path}");
+        assert!(equal_to_baseline(&from, &to, &from).is_err(), "{path}");
     }
     for (_, reason) in allowed::PATHS {
         assert!(!reason.is_empty());
@@ -137,7 +137,7 @@ fn a_package_that_left_its_configuration_is_not_as_before() {
     let mut to = baseline();
     let left = Package { name: "tuning".into(), status: "deinstall ok config-files".into(), ..package("1.0") };
     to.packages.insert("tuning:all".into(), left);
-    let found = equal_to_baseline(&from, &to).unwrap_err();
+    let found = equal_to_baseline(&from, &to, &from).unwrap_err();
     assert_eq!(found.packages[0].to.as_deref(), Some("1.0 (deinstall ok config-files)"));
 }
 
@@ -151,4 +151,28 @@ fn a_huge_diff_is_cut_and_counted() {
     let found = diff(&from, &to);
     assert_eq!((found.files.len(), found.files_omitted), (FILES_LISTED, 5));
     assert!(summary(&found).lines().count() < 30);
+}
+
+#[test]
+fn what_the_control_came_to_as_well_is_times_doing() {
+    let from = baseline();
+    let (mut to, mut control) = (baseline(), baseline());
+    for machine in [&mut to, &mut control] {
+        machine.units.insert("nginx.service".into(), unit("inactive"));
+        machine.files.insert("/var/lib/web/counter".into(), file("1", None));
+        machine.ports = vec![port(81, "nginx")];
+        machine.packages.insert("nginx:amd64".into(), package("2"));
+        machine.kernel = "6.2".into();
+    }
+    equal_to_baseline(&from, &to, &control).unwrap();
+    // A way of its own is a difference; that the control alone went one is none.
+    control.files.insert("/var/lib/web/counter".into(), file("2", None));
+    control.units.insert("a.service".into(), unit("active"));
+    to.ports.push(port(82, "nginx"));
+    let found = equal_to_baseline(&from, &to, &control).unwrap_err();
+    assert_eq!(found.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["/var/lib/web/counter"]);
+    assert_eq!((found.units.len(), found.ports_opened.len(), found.packages.len()), (0, 1, 0));
+    assert!(!found.is_of_the_moment());
+    to.files = from.files.clone();
+    assert!(equal_to_baseline(&from, &to, &control).unwrap_err().is_of_the_moment());
 }
