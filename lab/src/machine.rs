@@ -1,14 +1,15 @@
 //! Machines: clones of a baseline under libvirt, made inside a worker.
 //!
 //! [`Lab`] is the connection to libvirt; [`Lab::clone_baseline`] takes the clone ladder and gives a [`Machine`], whose inside
-//! is a [`Guest`]; [`Lab::resume`] goes on from one that was saved ([`Machine::save`]). Dropping a machine destroys it.
-//! All calls block; a caller with an executor moves them off it.
+//! is a [`Guest`]; [`PreparedClones`] have some wait before they are asked for; [`Lab::resume`] goes on from one that was saved
+//! ([`Machine::save`]). Dropping a machine destroys it. All calls block; a caller with an executor moves them off it.
 
 mod clone;
 mod domain;
 mod guest;
 mod handshake;
 mod libvirt;
+mod prepared;
 mod saved;
 mod serial;
 mod stream;
@@ -28,6 +29,7 @@ pub use self::{
     guest::{Answer, Guest, GuestError},
     handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
+    prepared::{HostMemory, Prepared, PreparedClones, wanted},
     saved::{Saved, SavedFile},
     serial::{Failure, FailureKind, failures, failures_in},
 };
@@ -84,6 +86,14 @@ pub enum LabError {
         kind: FailureKind,
         /// The console's line.
         line: String,
+    },
+    /// A baseline's template is of no use on this host.
+    #[error("baseline {baseline} cannot be cloned here: {reason}; it can be booted")]
+    Unfit {
+        /// Which baseline.
+        baseline: String,
+        /// Why.
+        reason: String,
     },
     /// The guest agent.
     #[error(transparent)]

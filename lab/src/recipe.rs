@@ -47,6 +47,8 @@ struct Written {
     name: String,
     os: Os,
     source: Source,
+    #[serde(default = "cloud_kernel")]
+    kernel: String,
     #[serde(default)]
     packages: Vec<String>,
     overlay: Option<String>,
@@ -57,6 +59,11 @@ struct Written {
     ready: WrittenReady,
     #[serde(default)]
     represents: Represents,
+}
+
+/// Debian's kernel for virtual machines: small, and quick to boot.
+fn cloud_kernel() -> String {
+    "linux-image-cloud-amd64".into()
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -91,6 +98,10 @@ impl Written {
         }
         if pockets.is_empty() {
             return wrong("source.pockets", "at least one of \"main\", \"updates\", \"security\"", &"none");
+        }
+        if !is_package(&self.kernel) || !self.kernel.starts_with("linux-image-") {
+            let expected = "the name of a kernel package, e.g. \"linux-image-amd64\"";
+            return wrong("kernel", expected, &format!("{:?}", self.kernel));
         }
         if let Some((index, package)) = self.packages.iter().enumerate().find(|(_, package)| !is_package(package)) {
             let expected = "a package's name (lower-case letters, digits, + - .)";
@@ -170,6 +181,8 @@ pub struct Recipe {
     pub os: Os,
     /// Where it comes from.
     pub source: Source,
+    /// The package of its kernel.
+    pub kernel: String,
     /// Packages beside those that every baseline has.
     pub packages: Vec<String>,
     /// Folder whose files are copied over the root.
@@ -211,6 +224,7 @@ impl Recipe {
             name: written.name,
             os: written.os,
             source: written.source,
+            kernel: written.kernel,
             packages: written.packages,
             overlay,
             memory_mib: written.memory.mebibytes(),
@@ -320,6 +334,7 @@ ready = { units = ["nginx.service"], timeout = "2min" }
             ("4GiB", "4MiB", "images/x.toml:8:1: key \"disk\": expected a size between"),
             ("vcpus = 2", "vcpus = 0", "images/x.toml:7:1: key \"vcpus\": expected a number between 1 and 64, found 0"),
             ("\"nginx\"]", "\"a2\", \"nginx; reboot\"]", "images/x.toml:5:19: key \"packages\": expected a package's"),
+            ("packages =", "kernel = \"grub\"\npackages =", "images/x.toml:5:1: key \"kernel\": expected the name of"),
             ("x86_64", "arm64", "images/x.toml:3:"),
             ("[\"main\"]", "[]", "images/x.toml:4:"),
             ("[\"main\"]", "[\"man\"]", "images/x.toml:4:"),

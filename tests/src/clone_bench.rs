@@ -1,12 +1,17 @@
 //! The clone bench's far side, in a worker: clones through libvirt beside clones by bare QEMU.
 
-use std::{collections::BTreeMap, process::ExitCode, thread, time::Instant};
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use patchlab_lab::{
     Baseline, Lab, Machine,
     baseline::Baselines,
-    machine::{CloneReport, CloneSpec, Driver, Rung},
+    machine::{CloneReport, CloneSpec, Driver, PreparedClones, Rung},
     worker::{self, Inside},
 };
 use serde::{Deserialize, Serialize};
@@ -35,6 +40,9 @@ pub enum Word {
     /// The reason for none.
     Failed(String),
 }
+
+/// How long two clones may take to be prepared.
+const PREPARING: Duration = Duration::from_secs(60);
 
 /// How many clones at once.
 const MANY: usize = 8;
@@ -130,12 +138,35 @@ fn measure(inside: &Inside, order: &Order) -> anyhow::Result<BTreeMap<String, Va
             machine.destroy()?;
         }
     }
+    prepared(&lab, &baseline, order.runs, &mut samples)?;
     many(&lab, &baseline, &mut samples)?;
     let mut medians = samples.medians();
     medians.insert("machine.accelerator".into(), serde_json::to_value(baseline.record.hardware.accelerator)?);
     medians.insert("machine.qemu".into(), json!(lab.versions().qemu));
     medians.insert("machine.libvirt".into(), json!(lab.versions().libvirt));
     Ok(medians)
+}
+
+/// Clones that wait before they are asked for: what is left to do then, and what one costs while it waits.
+fn prepared(lab: &Lab, baseline: &Baseline, runs: u32, samples: &mut Samples) -> anyhow::Result<()> {
+    let waiting = lab.prepare_clone(baseline, &spec("waiting"))?;
+    samples.add("clone.prepared_pss_mib", waiting.pss_kib()? as f64 / 1024.0);
+    drop(waiting);
+    let spec = || spec("prepared");
+    let clones = PreparedClones::new(lab, baseline, &spec, 2);
+    thread::scope(|scope| {
+        scope.spawn(|| clones.tend());
+        let mut take = || {
+            anyhow::ensure!(clones.await_waiting(2, PREPARING), "no clones were prepared");
+            let machine = clones.take()?;
+            samples.add("clone.prepared_ready_ms", machine.report().ready_ms as f64);
+            samples.add("clone.prepared_handshake_ms", machine.report().handshake_ms as f64);
+            Ok(machine.destroy()?)
+        };
+        let taken = (0..runs).try_for_each(|_| take());
+        clones.close();
+        taken
+    })
 }
 
 /// Eight clones at once, and what each costs while all of them live.

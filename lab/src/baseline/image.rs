@@ -18,17 +18,9 @@ pub(super) const LOG: &str = "install.log";
 /// Lines of the installer's that an error repeats.
 const REASON_LINES: usize = 4;
 
-/// What every baseline has beside its recipe's packages.
-const PACKAGES: &[&str] = &[
-    "linux-image-cloud-amd64",
-    "systemd-sysv",
-    "udev",
-    "dbus",
-    "qemu-guest-agent",
-    "iproute2",
-    "ca-certificates",
-    "procps",
-];
+/// What every baseline has beside its recipe's kernel and packages.
+const PACKAGES: &[&str] =
+    &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps"];
 
 /// Units that would change a baseline behind the lab's back, or offer a login on the console.
 const MASKED: &[&str] = &[
@@ -74,7 +66,8 @@ pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -
     let Source::Mmdebstrap { suite, pockets } = &recipe.source;
     let (root, sources) = (work.join("root"), work.join("sources.list"));
     let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
-    let included: Vec<&str> = PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str)).collect();
+    let own = [&recipe.kernel].into_iter().chain(&recipe.packages).map(String::as_str);
+    let included: Vec<&str> = PACKAGES.iter().copied().chain(own).collect();
     // In namespaces of its own: it dies with this process, with all that it started, and its mounts never show here.
     let mut command = Command::new("setpriv");
     command

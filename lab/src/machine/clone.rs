@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use virt::sys;
 
 use super::{
-    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, TOOLS_BYTES, Versions, failed,
-    handshake,
+    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Prepared, TOOLS_BYTES, Versions,
+    failed, handshake,
 };
 use crate::{accelerator::Accelerator, baseline::Baseline};
 
@@ -63,7 +63,7 @@ pub struct CloneReport {
     pub start_ms: u64,
     /// Loading of the device state, milliseconds; 0 for a cold boot.
     pub incoming_ms: u64,
-    /// From the request to the guest's first answer, milliseconds.
+    /// From the request to the guest's first answer, milliseconds; a prepared clone was started and loaded before the request.
     pub ready_ms: u64,
     /// The handshake after it, milliseconds.
     pub handshake_ms: u64,
@@ -118,7 +118,19 @@ impl Lab {
         self.boot(baseline, spec, None).and_then(|machine| self.introduce(machine))
     }
 
-    fn template_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+    /// A template clone that has done all it can do before somebody needs it, and waits.
+    ///
+    /// # Errors
+    /// It could not be made, or this host cannot clone the template: then only a cold boot helps, which nobody prepares.
+    pub fn prepare_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Prepared, LabError> {
+        let frozen = &baseline.record.frozen;
+        match unfit(&frozen.versions, &frozen.host_cpu, self.versions(), &baseline.record.hardware) {
+            None => self.prepare(baseline, spec),
+            Some(reason) => Err(LabError::Unfit { baseline: baseline.full_name(), reason }),
+        }
+    }
+
+    fn prepare(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Prepared, LabError> {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * baseline.record.hardware.accelerator.factor();
         let memory = self.template_memory(baseline)?;
@@ -127,7 +139,12 @@ impl Lab {
         let loading = Instant::now();
         machine.load(&baseline.file("state"), Carried::Devices, timeout)?;
         machine.report.incoming_ms = millis(loading);
-        machine.go_on(timeout)?;
+        Ok(Prepared::new(machine, timeout))
+    }
+
+    fn template_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+        let begun = Instant::now();
+        let mut machine = self.prepare(baseline, spec)?.wake()?;
         machine.report.ready_ms = millis(begun);
         Ok(machine)
     }
@@ -161,7 +178,7 @@ impl Lab {
         Ok(machine)
     }
 
-    fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
+    pub(super) fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * machine.hardware.accelerator.factor();
         machine.handshake = Some(handshake::shake(&machine.guest(), &machine.name, timeout)?);
