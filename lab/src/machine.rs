@@ -7,6 +7,7 @@
 mod clone;
 mod domain;
 mod guest;
+mod guest_time;
 mod handshake;
 mod libvirt;
 mod prepared;
@@ -27,6 +28,7 @@ pub use self::{
     clone::{CloneReport, CloneSpec, Rung},
     domain::{Forward, GUEST_ADDRESS, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
     guest::{Answer, Guest, GuestError},
+    guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
     prepared::{HostMemory, Prepared, PreparedClones, wanted},
@@ -147,6 +149,7 @@ pub struct Machine {
     report: CloneReport,
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
+    guest_time: GuestTime,
 }
 
 impl Machine {
@@ -157,7 +160,7 @@ impl Machine {
 
     /// Its inside.
     pub fn guest(&self) -> Guest {
-        Guest::new(self.domain.clone(), self.name.clone())
+        Guest::new(self.domain.clone(), self.name.clone(), self.guest_time.clone())
     }
 
     /// How it was made, and how fast.
@@ -198,6 +201,7 @@ impl Machine {
     /// Reboots the guest by its own init and waits until its baseline's units are active again. How long it took.
     pub fn reboot(&self, timeout: Duration) -> Result<Duration, LabError> {
         let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
         let boot_id = || guest.script("cat /proc/sys/kernel/random/boot_id", &[], Duration::from_secs(20));
         let before = boot_id()?;
@@ -326,6 +330,7 @@ impl Machine {
     /// Waits for the first answer of the guest agent.
     pub(crate) fn wait_agent(&self, timeout: Duration) -> Result<(), LabError> {
         let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
         loop {
             match guest.ping() {
@@ -342,6 +347,7 @@ impl Machine {
             return Ok(());
         }
         let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
         let script = r#"systemctl show --property=Id,ActiveState --value -- "$@"; exit 0"#;
         let units: Vec<&str> = self.ready_units.iter().map(String::as_str).collect();

@@ -105,6 +105,9 @@ pub struct BaselineReport {
     pub rollback_ms: u64,
     /// Duration of everything on this baseline, milliseconds.
     pub total_ms: u64,
+    /// Of that, the time in which something was awaited of a guest, milliseconds; 0 where an older lab did not count it.
+    #[serde(default)]
+    pub guest_ms: u64,
     /// The last lines of the patched clone's journal, when the verdict is not `passed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<String>,
@@ -133,6 +136,7 @@ impl BaselineReport {
             apply_ms: 0,
             rollback_ms: 0,
             total_ms: 0,
+            guest_ms: 0,
             journal: Vec::new(),
             kept: None,
         }

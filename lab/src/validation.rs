@@ -127,6 +127,7 @@ impl Validation<'_> {
         let mut tries = 0;
         loop {
             let (mut report, clones) = self.once(begun);
+            report.guest_ms = millis(self.lab.guest_time().total());
             if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
                 report.total_ms = millis(begun.elapsed());
                 let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
@@ -188,7 +189,7 @@ impl Validation<'_> {
         let scenarios = self.applicable(&manifest);
         let clones = clones.insert(self.clones(report)?);
         self.phase("apply");
-        let complaint = match self.applier.apply(&clones.patched) {
+        let complaint = match self.of_guest(|| self.applier.apply(&clones.patched)) {
             Ok(applied) => {
                 report.transaction = applied.transaction;
                 report.apply_ms = millis(applied.duration);
@@ -237,7 +238,7 @@ impl Validation<'_> {
         report: &mut BaselineReport,
     ) -> Result<(), Broke> {
         self.phase("rollback");
-        match self.applier.rollback(&clones.patched) {
+        match self.of_guest(|| self.applier.rollback(&clones.patched)) {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
             Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
                 report.journal = self.journal(clones);
@@ -283,6 +284,12 @@ impl Validation<'_> {
         journal(&clones.patched, self.baseline.record.frozen.at)
     }
 
+    /// What the applier does is the guest's time: it waits for the agent inside.
+    fn of_guest<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _awaiting = self.lab.guest_time().awaiting();
+        work()
+    }
+
     fn phase(&self, name: &str) {
         (self.observer)(Event::Phase(name));
     }
@@ -324,7 +331,7 @@ impl Validation<'_> {
         if let Some(reason) = &machine.report().fallback {
             (self.observer)(Event::Note(&format!("{} was booted instead of cloned: {reason}", role.name())));
         }
-        for line in self.applier.prepare(role, &machine).map_err(|error| other("prepare", error))? {
+        for line in self.of_guest(|| self.applier.prepare(role, &machine)).map_err(|error| other("prepare", error))? {
             (self.observer)(Event::Note(&format!("{}: {line}", role.name())));
         }
         Ok(machine)
@@ -336,7 +343,7 @@ impl Validation<'_> {
         let reboot = |role| {
             let machine = clones.of(role);
             machine.reboot(timeout).map_err(lab("reboot"))?;
-            self.applier.resume(role, machine).map_err(|error| other("reboot", error))
+            self.of_guest(|| self.applier.resume(role, machine)).map_err(|error| other("reboot", error))
         };
         let (control, patched) = both(reboot);
         control.and(patched)

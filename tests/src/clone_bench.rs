@@ -89,7 +89,8 @@ impl Samples {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one of some values; of an even number, the mean of the two in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -7,3 +7,4 @@ pub mod killed;
 pub mod mount_namespace;
 pub mod program;
 pub mod third_opinion;
+pub mod validate_bench;

@@ -233,6 +233,7 @@ impl Lab {
             report,
             handshake: None,
             ready_units: plan.ready_units,
+            guest_time: self.guest_time.clone(),
         })
     }
 

@@ -14,6 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use virt::domain::Domain;
 
+use super::GuestTime;
+
 /// Bytes read or written by one agent command: 1 MiB, far below libvirt's limit for a message.
 const CHUNK: u64 = 1024 * 1024;
 
@@ -54,6 +56,7 @@ pub enum Answer {
 pub struct Guest {
     domain: Domain,
     machine: String,
+    time: GuestTime,
 }
 
 /// How a guest's process ended, with all it wrote up to the limit.
@@ -82,8 +85,8 @@ struct ReadChunk {
 }
 
 impl Guest {
-    pub(crate) fn new(domain: Domain, machine: String) -> Self {
-        Self { domain, machine }
+    pub(crate) fn new(domain: Domain, machine: String, time: GuestTime) -> Self {
+        Self { domain, machine, time }
     }
 
     fn error(&self, action: &str, reason: impl ToString, answer: Answer) -> GuestError {
@@ -92,6 +95,7 @@ impl Guest {
 
     /// One agent command.
     fn ask(&self, command: &str, arguments: &Value, timeout_s: i32) -> Result<Value, GuestError> {
+        let _awaiting = self.time.awaiting();
         let request = json!({ "execute": command, "arguments": arguments }).to_string();
         let answer = self.domain.qemu_agent_command(&request, timeout_s, 0).map_err(|error| {
             let answer = match error.message().contains("unable to execute QEMU agent command") {
@@ -131,6 +135,7 @@ impl Guest {
         if !input.is_empty() {
             arguments["input-data"] = BASE64.encode(input).into();
         }
+        let _awaiting = self.time.awaiting();
         let started = self.ask("guest-exec", &arguments, COMMAND_TIMEOUT_S)?;
         let pid = json!({ "pid": started["pid"] });
         let deadline = Instant::now() + timeout;

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use virt::{connect::Connect, domain::Domain, sys};
 
-use super::{Description, LabError, failed};
+use super::{Description, GuestTime, LabError, failed};
 use crate::places::Places;
 
 /// Which libvirt.
@@ -43,6 +43,7 @@ pub struct Lab {
     /// Where libvirt keeps the state of running machines.
     pub(super) state: PathBuf,
     versions: Versions,
+    pub(super) guest_time: GuestTime,
     count: AtomicU32,
     /// Held while a file that all machines share is made: an empty layer, a copy of a template's memory.
     pub(super) files: Mutex<()>,
@@ -85,12 +86,18 @@ impl Lab {
             libvirt: version(connect.lib_version().map_err(broken("ask for the version of"))?),
         };
         let places = places.clone();
-        Ok(Self { connect, places, state, versions, count: AtomicU32::new(0), files: Mutex::new(()) })
+        let (guest_time, count, files) = (GuestTime::default(), AtomicU32::new(0), Mutex::new(()));
+        Ok(Self { connect, places, state, versions, guest_time, count, files })
     }
 
     /// What runs the machines.
     pub fn versions(&self) -> &Versions {
         &self.versions
+    }
+
+    /// For how long something was awaited of its guests.
+    pub fn guest_time(&self) -> &GuestTime {
+        &self.guest_time
     }
 
     /// A number for the next machine, unique in this lab.

@@ -215,6 +215,7 @@ pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioRe
         apply_ms: 1,
         rollback_ms: 2,
         total_ms: 3,
+        guest_ms: 2,
         journal: Vec::new(),
         kept: None,
     }

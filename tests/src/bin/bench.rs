@@ -1,8 +1,13 @@
-//! Benches. `bench clone` measures how fast machines come to life, with bare QEMU as the floor in the same run.
+//! Benches. `bench clone` measures how fast machines come to life, with bare QEMU as the floor in the same run; `bench validate` how long
+//! a validation takes, beside autopkgtest at the same work.
 //!
 //! The numbers are medians of interleaved runs, so that what else the host does meets both sides alike.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -11,7 +16,11 @@ use patchlab_lab::{
     places::Places,
     worker::{self, Launcher, Network},
 };
-use patchlab_tests::clone_bench::{Order, Word};
+use patchlab_tests::{
+    clone_bench::{Order, Word},
+    validate_bench::Bench,
+};
+use serde_json::Value;
 
 #[derive(Parser)]
 struct Arguments {
@@ -23,6 +32,8 @@ struct Arguments {
 enum Command {
     /// Cold boot, template clone, eight clones at once, memory per clone.
     Clone(CloneArguments),
+    /// A validation by patchlab, and the same work by autopkgtest.
+    Validate(ValidateArguments),
     /// Started by the lab: freezes a baseline.
     #[command(hide = true)]
     FreezeWorker,
@@ -50,11 +61,27 @@ struct CloneArguments {
     cold_boots: u32,
 }
 
+#[derive(clap::Args)]
+struct ValidateArguments {
+    /// Where to write the medians, as flat JSON; `-` for standard output.
+    #[arg(long, default_value = "-")]
+    json: PathBuf,
+    /// Data folder; its store keeps the baseline for the next run. The lab's user must be able to reach it.
+    #[arg(long, default_value = "target/bench-data")]
+    data: PathBuf,
+    /// How often each side does the work. autopkgtest takes minutes.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::FreezeWorker => return serve_freeze(),
         Command::CloneWorker => return patchlab_tests::clone_bench::serve(),
         Command::Clone(arguments) => clone(&arguments),
+        Command::Validate(ValidateArguments { json, data, runs }) => {
+            Bench::prepare(&data).and_then(|bench| bench.measure(runs)).and_then(|medians| write(&medians, &json))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,11 +121,14 @@ fn clone(arguments: &CloneArguments) -> anyhow::Result<()> {
         }
     };
     worker.end()?;
-    let text = serde_json::to_string_pretty(&medians)? + "\n";
-    if arguments.json.as_os_str() == "-" {
+    write(&medians, &arguments.json)
+}
+
+fn write(medians: &BTreeMap<String, Value>, file: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(medians)? + "\n";
+    if file.as_os_str() == "-" {
         print!("{text}");
-    } else {
-        std::fs::write(&arguments.json, text)?;
+        return Ok(());
     }
-    Ok(())
+    std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
