@@ -42,7 +42,7 @@ impl Bench {
         let patchlab = std::env::current_exe()?.with_file_name("patchlab");
         ensure!(patchlab.is_file(), "{} is not there: build it with tests/build", patchlab.display());
         ensure!(
-            Command::new("autopkgtest").arg("--version").stdout(Stdio::null()).status().is_ok(),
+            Command::new("autopkgtest").arg("--help").stdout(Stdio::null()).status().is_ok(),
             "autopkgtest is not installed: run lab/setup-host --tests"
         );
         let bench = source().join("tests/bench").canonicalize()?;
