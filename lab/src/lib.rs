@@ -9,6 +9,7 @@ pub mod accelerator;
 pub mod applier;
 pub mod artifact;
 pub mod baseline;
+pub mod bisection;
 pub mod diff;
 pub mod gc;
 pub mod junit;
