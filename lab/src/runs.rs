@@ -385,9 +385,12 @@ impl Run {
         }
         let last = phases(events, &baseline.name).pop();
         let mut report = BaselineReport::begun(baseline.name.clone(), baseline.digest);
-        report.reason = match &last {
-            Some(phase) => format!("it was ended in the phase {}", phase.name),
-            None => "it was ended before it began".to_owned(),
+        report.reason = match (&last, timeline::failed(events, &baseline.name)) {
+            (Some(phase), failed) if failed.is_empty() => format!("it was ended in the phase {}", phase.name),
+            (Some(phase), failed) => {
+                format!("it was ended in the phase {}; by then {}", phase.name, failed.join(", "))
+            }
+            (None, _) => "it was ended before it began".to_owned(),
         };
         report.total_ms = last.map_or(0, |phase| phase.begun_ms + phase.ms);
         Ok(report)

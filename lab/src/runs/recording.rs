@@ -185,9 +185,9 @@ impl Recording {
         self.end(How::Judged(report.verdict), &report.reason, &report.baselines)
     }
 
-    /// Ends it without: somebody ended it before. `found` is what there was by then.
-    pub fn interrupted(self, reason: &str, found: &[BaselineReport]) -> Result<Record, RunsError> {
-        self.end(How::Interrupted, reason, found)
+    /// Ends it without: somebody ended it before.
+    pub fn interrupted(self, reason: &str) -> Result<Record, RunsError> {
+        self.end(How::Interrupted, reason, &[])
     }
 
     fn end(mut self, how: How, reason: &str, found: &[BaselineReport]) -> Result<Record, RunsError> {

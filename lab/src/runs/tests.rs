@@ -1,3 +1,4 @@
+use patchlab_check::Status;
 use serde_json::json;
 
 use super::*;
@@ -69,7 +70,7 @@ fn a_run_is_on_the_disk_from_its_beginning_and_ends_with_its_verdict() {
         scenario: "web-smoke".into(),
         step: "config".into(),
         role: Role::Patched,
-        status: patchlab_check::Status::Fail,
+        status: Status::Fail,
     };
     recording.happened("web@1", step).unwrap();
     let worker = dir.path().join("worker");
@@ -97,6 +98,11 @@ fn a_run_whose_process_is_gone_was_interrupted_and_says_what_was_known() {
     let (_dir, runs) = lab();
     let recording = begin(&runs, &[]);
     recording.happened("web@1", phase("clone")).unwrap();
+    let fails = |status| {
+        let (scenario, step) = ("web-smoke".into(), "config".into());
+        recording.happened("web@1", Happening::Step { scenario, step, role: Role::Patched, status }).unwrap();
+    };
+    [Status::Pass, Status::Fail, Status::Fail].into_iter().for_each(fails);
     recording.found(&baseline("db@2", Judgement::Rejected, Vec::new())).unwrap();
     let path = runs.get(LAST).unwrap().folder.join(RECORD);
     // As a process that is gone now left it.
@@ -112,9 +118,9 @@ fn a_run_whose_process_is_gone_was_interrupted_and_says_what_was_known() {
     // Never passed: the worst of what is known, which is at least that something is not.
     assert_eq!(report.verdict, Judgement::Rejected);
     let reasons: Vec<_> = report.baselines.iter().map(|baseline| baseline.reason.as_str()).collect();
-    assert_eq!(reasons[0], "it was ended in the phase clone");
+    assert_eq!(reasons[0], "it was ended in the phase clone; by then web-smoke/config had failed on the patched clone");
     assert_eq!(report.baselines[1].verdict, Judgement::Rejected);
-    assert_eq!(run.events().unwrap().len(), 1, "a line cut short is none");
+    assert_eq!(run.events().unwrap().len(), 4, "a line cut short is none");
 }
 
 #[test]
@@ -124,7 +130,7 @@ fn an_interrupted_run_says_so_and_keeps_what_was_found() {
     let mut found = baseline("web@1", Judgement::Passed, Vec::new());
     found.rollback = RollbackReport { status: RollbackStatus::Proven, reason: String::new() };
     recording.found(&found).unwrap();
-    recording.interrupted("interrupted after 3 s", &[found]).unwrap();
+    recording.interrupted("interrupted after 3 s").unwrap();
     let run = runs.get(LAST).unwrap();
     let report = run.report().unwrap();
     assert_eq!((run.state(), report.verdict), (State::Interrupted, Judgement::LabError), "half is not passed");

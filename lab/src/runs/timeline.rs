@@ -1,5 +1,6 @@
 //! What happened in a run and when, and the phases that follow from it.
 
+use patchlab_check::Status;
 use serde::{Deserialize, Serialize};
 
 use crate::{applier::Role, verdict::Judgement};
@@ -34,7 +35,7 @@ pub enum Happening {
         /// The clone.
         role: Role,
         /// How.
-        status: patchlab_check::Status,
+        status: Status,
     },
     /// Something people should know.
     Note {
@@ -75,6 +76,20 @@ pub fn phases(events: &[Event], baseline: &str) -> Vec<PhaseTime> {
         }
     }
     phases
+}
+
+/// The steps that failed on a baseline, each said once: a step that fails on the patched clone alone is run again.
+pub(super) fn failed(events: &[Event], baseline: &str) -> Vec<String> {
+    let mut failed: Vec<String> = Vec::new();
+    for event in events.iter().filter(|event| event.baseline == baseline) {
+        if let Happening::Step { scenario, step, role, status: Status::Fail } = &event.what {
+            let said = format!("{scenario}/{step} had failed on the {} clone", role.name());
+            if !failed.contains(&said) {
+                failed.push(said);
+            }
+        }
+    }
+    failed
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ impl Board {
             Seen::Started(subject) => self.start(subject),
             Seen::Told(subject, tell) => self.told(subject, tell),
             Seen::Ended(subject, report, record) => self.end(subject, report, record),
+            Seen::Stopped(subject) => self.leave(subject, "interrupted", ""),
             Seen::Remaining(left) => self.left = left,
             Seen::Interrupted => self.keep("interrupted: ending what runs (once more to leave at once)"),
         }
@@ -169,6 +170,12 @@ impl Board {
     }
 
     fn end(&mut self, subject: Subject<'_>, report: &BaselineReport, record: &Record) {
+        self.not_passed += usize::from(report.verdict != Judgement::Passed);
+        self.leave(subject, report.verdict.name(), &first_line(report, record));
+    }
+
+    /// A validation is over: its moving line goes, and what it came to stays.
+    fn leave(&mut self, subject: Subject<'_>, state: &str, more: &str) {
         let name = self.name(subject);
         let Some(place) = self.rows.iter().position(|row| row.name == name) else { return };
         let row = self.rows.remove(place);
@@ -177,10 +184,7 @@ impl Board {
             screen.lines.remove(&bar);
         }
         self.ended += 1;
-        self.not_passed += usize::from(report.verdict != Judgement::Passed);
-        let took = duration(row.begun.elapsed());
-        let verdict = self.word(report.verdict.name());
-        self.keep(&format!("{verdict}  {name}  in {took}{}", first_line(report, record)));
+        self.keep(&format!("{}  {name}  in {}{more}", self.word(state), duration(row.begun.elapsed())));
     }
 
     /// The last line: how many are done, and how long the rest will take.

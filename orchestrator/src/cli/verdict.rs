@@ -6,7 +6,7 @@ use patchlab_lab::{
     diff,
     failure::{self, Blame, Failure},
     report::{BaselineReport, Report},
-    runs::Record,
+    runs::{How, Record},
     verdict::Verdict,
 };
 
@@ -18,7 +18,9 @@ const LINES: usize = 12;
 
 /// Prints a run's report.
 pub(super) fn print(output: &Output, report: &Report, record: &Record) {
-    output.fields(&[&report.id, report.verdict.name(), &report.reason]);
+    let is_interrupted = record.end.as_ref().is_some_and(|end| end.how == How::Interrupted);
+    let word = if is_interrupted { "interrupted" } else { report.verdict.name() };
+    output.fields(&[&report.id, word, &report.reason]);
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
         output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
@@ -29,8 +31,9 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
         for_owners(output, &found);
         journal(output, baseline);
         changes(output, baseline);
-        end(output, baseline, record);
+        end(output, baseline);
     }
+    output.pairs(&[("record", format!("{0}  (patchlab lab show {0})", record.id))]);
 }
 
 /// A line a step.
@@ -94,12 +97,12 @@ fn changes(output: &Output, baseline: &BaselineReport) {
 }
 
 /// How the way back went, and how long it all took.
-fn end(output: &Output, baseline: &BaselineReport, record: &Record) {
+fn end(output: &Output, baseline: &BaselineReport) {
     let way_back = match baseline.rollback.reason.as_str() {
         "" => baseline.rollback.status.to_string(),
         reason => format!("{}, {reason}", baseline.rollback.status),
     };
-    let mut pairs = vec![("rollback", way_back)];
+    let mut pairs = vec![("baseline", format!("{}: {}", baseline.name, baseline.verdict)), ("rollback", way_back)];
     if baseline.apply_ms > 0 {
         pairs.push(("applied in", millis(baseline.apply_ms)));
     }
@@ -110,7 +113,6 @@ fn end(output: &Output, baseline: &BaselineReport, record: &Record) {
         pairs.push(("clone ready in", format!("{}, by {}", millis(clone.ready_ms), clone.rung)));
     }
     pairs.push(("all took", millis(baseline.total_ms)));
-    pairs.push(("record", format!("{0}  (patchlab lab show {0})", record.id)));
     if let Some(kept) = &baseline.kept {
         pairs.push(("kept", format!("{kept}  (patchlab lab shell {kept})")));
     }

@@ -95,6 +95,8 @@ pub enum Seen<'a> {
     Told(Subject<'a>, &'a Tell),
     /// It has ended.
     Ended(Subject<'a>, &'a BaselineReport, &'a Record),
+    /// It was ended, with everything else.
+    Stopped(Subject<'a>),
     /// How long the rest will take.
     Remaining(Duration),
     /// A signal ends all that runs.
@@ -203,14 +205,14 @@ fn end(
         None => (judgement, reason),
     };
     let (id, digest) = (order.id.clone(), digest_of(order.clone()));
-    let mut report = Report { schema: SCHEMA, order: digest, id, verdict, reason, baselines, total_ms };
-    let record = if halt.is_called() {
-        report.verdict = Judgement::LabError.worse(verdict);
-        report.reason = format!("interrupted after {}", crate::legible::millis(total_ms));
-        recording.interrupted(&report.reason, &report.baselines)?
-    } else {
-        recording.judged(&report)?
-    };
+    if halt.is_called() {
+        let record = recording.interrupted(&format!("interrupted after {}", crate::legible::millis(total_ms)))?;
+        // As everybody else will read it.
+        let report = Runs::open(&batch.data.lab()).get(&record.id)?.report()?;
+        return Ok(Validated { report, record });
+    }
+    let report = Report { schema: SCHEMA, order: digest, id, verdict, reason, baselines, total_ms };
+    let record = recording.judged(&report)?;
     Ok(Validated { report, record })
 }
 
@@ -296,19 +298,17 @@ impl Floor<'_, '_> {
             Ok(report) => report.clone(),
             Err(error) => broken(pair.baseline, format!("{error:#}")),
         };
-        let what = if self.halt.is_called() {
-            Happening::Interrupted
-        } else {
-            Happening::Ended { verdict: report.verdict, reason: report.reason.clone() }
-        };
-        self.write_down(pair, what);
         // What was ended in the middle found nothing that may be taken for its result.
-        if !self.halt.is_called()
-            && let Err(error) = pair.recording.found(&report)
-        {
-            tracing::warn!(%error, "the record is not whole");
+        if self.halt.is_called() {
+            self.write_down(pair, Happening::Interrupted);
+            (self.observer)(Seen::Stopped(subject(pair)));
+        } else {
+            self.write_down(pair, Happening::Ended { verdict: report.verdict, reason: report.reason.clone() });
+            if let Err(error) = pair.recording.found(&report) {
+                tracing::warn!(%error, "the record is not whole");
+            }
+            (self.observer)(Seen::Ended(subject(pair), &report, pair.recording.record()));
         }
-        (self.observer)(Seen::Ended(subject(pair), &report, pair.recording.record()));
         self.ended.insert(place, result);
     }
 

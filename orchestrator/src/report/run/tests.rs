@@ -108,7 +108,7 @@ fn a_rejected_run_says_first_that_it_must_not_ship_and_then_everything() {
 fn a_run_that_was_ended_says_so_and_how_far_it_was() {
     let (_dir, runs, recording) = begun();
     recording.happened("web@1", Happening::Phase { name: "rollback".into() }).unwrap();
-    recording.interrupted("interrupted after 30 s", &[]).unwrap();
+    recording.interrupted("interrupted after 30 s").unwrap();
     let page = rendered(&runs);
     assert!(page.contains("It was ended before there was a verdict."), "{page}");
     assert!(page.contains("interrupted after 30 s") && page.contains("it was ended in the phase rollback"), "{page}");
