@@ -50,6 +50,8 @@ pub fn collect(places: &Places, mode: Mode) -> Result<Vec<Leftover>, LedgerError
     collect_unannounced(&folders(&places.work, |_| true), &alive, mode, &mut leftovers);
     // What is on its way to being kept, or away from it.
     collect_unannounced(&folders(&places.kept, |name| name.starts_with('.')), &alive, mode, &mut leftovers);
+    // Records of runs, likewise.
+    collect_unannounced(&folders(&places.runs, |name| name.starts_with('.')), &alive, mode, &mut leftovers);
     collect_expired(places, mode, &mut leftovers);
     if mode == Mode::Collect {
         locked.compact()?;

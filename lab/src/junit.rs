@@ -1,4 +1,4 @@
-//! A verdict as JUnit XML, for CI: one suite a baseline, one case a step and phase, and a case each for apply and rollback.
+//! Verdicts as JUnit XML, for CI: one suite a baseline, one case a step and phase, and a case each for apply and rollback.
 //!
 //! `regression` and `flaky` are failures; `lab-error`, `missing` and an order that cannot be applied are errors; what failed
 //! before as well is skipped with its reason, since the patch is not to blame.
@@ -9,49 +9,58 @@ use patchlab_check::Outcome;
 use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
 use crate::{
+    failure::{Failure, failures},
     report::{BaselineReport, Report, RollbackStatus, ScenarioReport, StepReport},
+    runs::Tested,
     verdict::{Judgement, Phase, Verdict},
 };
 
 /// The XML could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("the JUnit report of order {id} could not be written: {source}")]
+#[error("the JUnit report could not be written: {source}")]
 pub struct JunitError {
-    id: String,
+    #[from]
     source: quick_junit::SerializeError,
 }
 
-/// The XML text of a verdict.
+/// The XML text of verdicts; `tested` is what is known of their scenarios.
 ///
 /// # Errors
 /// The XML writer said no.
-pub fn render(report: &Report) -> Result<String, JunitError> {
-    let mut document = Document::new(format!("patchlab {}", report.id));
-    document.set_time(Duration::from_millis(report.total_ms));
-    if report.baselines.is_empty() {
-        let mut suite = TestSuite::new("validation");
-        suite.add_test_case(case("verdict", "validation", judged(report.verdict, &report.reason), 0));
-        document.add_test_suite(suite);
+pub fn render(reports: &[Report], tested: &[Tested]) -> Result<String, JunitError> {
+    let ids: Vec<&str> = reports.iter().map(|report| report.id.as_str()).collect();
+    let mut document = Document::new(format!("patchlab {}", ids.join(" ")));
+    document.set_time(Duration::from_millis(reports.iter().map(|report| report.total_ms).max().unwrap_or(0)));
+    for report in reports {
+        // One order's suites are named by their baselines; several orders' by both.
+        let of = |name: &str| if reports.len() == 1 { name.to_owned() } else { format!("{}.{name}", report.id) };
+        if report.baselines.is_empty() {
+            let mut suite = TestSuite::new(of("validation"));
+            suite.add_test_case(case("verdict", &of("validation"), judged(report.verdict, &report.reason), 0));
+            document.add_test_suite(suite);
+        }
+        for baseline in &report.baselines {
+            document.add_test_suite(suite(baseline, &of(&baseline.name), tested));
+        }
     }
-    for baseline in &report.baselines {
-        document.add_test_suite(suite(baseline));
-    }
-    document.to_string().map_err(|source| JunitError { id: report.id.clone(), source })
+    Ok(document.to_string()?)
 }
 
-fn suite(baseline: &BaselineReport) -> TestSuite {
-    let mut suite = TestSuite::new(baseline.name.clone());
+fn suite(baseline: &BaselineReport, name: &str, tested: &[Tested]) -> TestSuite {
+    let mut suite = TestSuite::new(name);
     suite.set_time(Duration::from_millis(baseline.total_ms));
-    let of = |part: &str| format!("{}.{part}", baseline.name);
-    suite.add_test_case(case(
-        "verdict",
-        &of("validation"),
-        judged(baseline.verdict, &baseline.reason),
-        baseline.apply_ms,
-    ));
+    let of = |part: &str| format!("{name}.{part}");
+    let verdict = judged(baseline.verdict, &baseline.reason);
+    suite.add_test_case(case("verdict", &of("validation"), verdict, baseline.apply_ms));
+    let failures = failures(baseline, tested);
     for scenario in &baseline.scenarios {
         for step in &scenario.steps {
-            suite.add_test_case(step_case(scenario, step, &of(&scenario.name)));
+            let is_it = |failure: &&Failure<'_>| {
+                (failure.phase, failure.scenario, failure.step)
+                    == (scenario.phase, scenario.name.as_str(), step.name.as_str())
+            };
+            let failure = failures.iter().find(is_it).map(ToString::to_string);
+            suite.add_test_case(step_case(scenario, step, &of(&scenario.name), failure.as_deref()));
         }
     }
     let rollback = match baseline.rollback.status {
@@ -63,7 +72,8 @@ fn suite(baseline: &BaselineReport) -> TestSuite {
     suite
 }
 
-fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str) -> TestCase {
+/// `failure` is what did not hold, in one line.
+fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str, failure: Option<&str>) -> TestCase {
     let name = match scenario.phase {
         Phase::Applied => step.name.clone(),
         later => format!("{} ({later})", step.name),
@@ -72,7 +82,9 @@ fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str) -> TestC
     let status = match step.verdict {
         Some(Verdict::Pass | Verdict::Fixed) => TestCaseStatus::success(),
         Some(Verdict::PreExisting) => skipped(&format!("fails without the patch, too: {reason}")),
-        Some(word @ (Verdict::Regression | Verdict::Flaky)) => failed(NonSuccessKind::Failure, word.name(), reason),
+        Some(word @ (Verdict::Regression | Verdict::Flaky)) => {
+            failed(NonSuccessKind::Failure, word.name(), failure.unwrap_or(reason))
+        }
         Some(word @ (Verdict::LabError | Verdict::Missing)) => {
             failed(NonSuccessKind::Error, word.name(), if reason.is_empty() { &scenario.reason } else { reason })
         }

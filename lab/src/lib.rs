@@ -2,8 +2,8 @@
 //!
 //! A [`baseline`] is built from a recipe and frozen while it runs; a [`machine`] is a clone of one, made through libvirt inside a
 //! [`worker`] that lives in a network namespace of its own; a [`scenario`] is a folder of steps; a [`verdict`] is what control
-//! and patched clone say together; [`kept`] clones can be looked into later. How a patch gets onto a machine is the
-//! caller's business: [`applier::Applier`].
+//! and patched clone say together, a [`failure`] whose that is; [`runs`] are their records, and [`kept`] clones can be looked into
+//! later. How a patch gets onto a machine is the caller's business: [`applier::Applier`].
 
 pub mod accelerator;
 pub mod applier;
@@ -11,6 +11,7 @@ pub mod artifact;
 pub mod baseline;
 pub mod bisection;
 pub mod diff;
+pub mod failure;
 pub mod gc;
 pub mod junit;
 pub mod kept;
@@ -21,6 +22,7 @@ pub mod places;
 pub mod recipe;
 pub mod report;
 pub mod room;
+pub mod runs;
 pub mod scenario;
 pub mod validation;
 pub mod verdict;

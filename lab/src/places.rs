@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// DATA/artifacts/          package files by digest         (worker: read only)
 /// DATA/work               a folder for each worker's files              (worker: its own alone)
 /// DATA/kept/NAME/          clones kept of a validation     (worker: read only)
+/// DATA/runs/ID/            records of validations         (worker: not there)
 /// DATA/lab/cache/          libvirt's capability cache      (worker: shared)
 /// DATA/lab/ledger.jsonl    what was made on this host
 /// ```
@@ -22,6 +23,8 @@ pub struct Places {
     pub work: PathBuf,
     /// Clones kept of validations.
     pub kept: PathBuf,
+    /// Records of validations.
+    pub runs: PathBuf,
     /// What makes the next start faster, and may be lost.
     pub cache: PathBuf,
     /// Ledger and its lock.
@@ -37,6 +40,7 @@ impl Places {
             artifacts: data.join("artifacts"),
             work: data.join("work"),
             kept: data.join("kept"),
+            runs: data.join("runs"),
             cache: lab.join("cache"),
             lab,
         }
@@ -50,6 +54,7 @@ impl Places {
             artifacts: root.join("artifacts"),
             work: root.join("work"),
             kept: root.join("kept"),
+            runs: root.join("runs"),
             cache: root.join("cache"),
             lab: root.join("lab"),
         }

@@ -22,7 +22,7 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::{fs::PermissionsExt as _, net::UnixStream},
+        unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -334,6 +334,8 @@ fn command(launcher: &Launcher, channel: UnixStream, log: &Path) -> Result<Comma
         .args(&launcher.arguments)
         .env(inside::STAGE, inside::STAGE_INIT)
         .current_dir("/")
+        // What a terminal's Ctrl-C means for a worker is for its parent to say, who takes away what it made.
+        .process_group(0)
         .stdin(OwnedFd::from(channel))
         .stdout(output.try_clone().map_err(failed("open", log))?)
         .stderr(Stdio::from(output));

@@ -111,8 +111,40 @@ impl Victim<'_> {
         assert!(has_machine || moment.name == CLONE.name, "{}: no emulator among {running:?}", moment.name);
         validation.kill().expect("it can be killed");
         validation.wait().expect("it ends");
+        assert_eq!(self.newest_run(), "interrupted", "{}", moment.name);
         self.leaves_nothing(moment.name);
         eprintln!("killed at {}: nothing is left of {} processes", moment.name, running.len());
+    }
+
+    /// Interrupts it at that moment, as a terminal or a CI runner does. It ends by itself, and takes away what it made before it
+    /// does.
+    ///
+    /// # Panics
+    /// It does not, or the moment does not come.
+    pub fn is_interrupted_at(&self, moment: Moment, signal: &str) {
+        let (mut validation, mut lines) = self.start(&[]);
+        assert!(lines.any(|line| line.contains(moment.said)), "{}: this moment did not come", moment.name);
+        let sent = Command::new("kill").args([signal, &validation.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success(), "{signal} could not be sent");
+        lines.for_each(drop);
+        assert_eq!(validation.wait().expect("it ends").code(), Some(130), "{signal} at {}", moment.name);
+        let found = self.said(&["lab", "gc", "--dry-run"]);
+        assert_eq!(found, "nothing to collect", "{signal} at {}", moment.name);
+        assert_eq!(self.newest_run(), "interrupted");
+        self.leaves_nothing(moment.name);
+    }
+
+    /// How the newest record says that its run ended.
+    fn newest_run(&self) -> String {
+        let runs: Value = serde_json::from_str(&self.said(&["lab", "runs", "--json", "-"])).expect("JSON");
+        runs[0]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What a command prints.
+    fn said(&self, arguments: &[&str]) -> String {
+        let output = (self.patchlab)(arguments).output().expect("patchlab starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Kills the worker, and not its parent, whenever a clone of it is prepared: the lab broke, and says so.
@@ -160,13 +192,8 @@ impl Victim<'_> {
     }
 
     fn leaves_nothing(&self, when: &str) {
-        let gc = || {
-            let output = (self.patchlab)(&["lab", "gc"]).output().expect("patchlab starts");
-            assert!(output.status.success(), "{when}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        };
-        gc();
-        assert_eq!(gc(), "nothing to collect", "{when}");
+        self.said(&["lab", "gc"]);
+        assert_eq!(self.said(&["lab", "gc"]), "nothing to collect", "{when}");
         let work = fs::read_dir(self.data.join("work")).map(|entries| entries.count()).unwrap_or(0);
         assert_eq!(work, 0, "{when}: folders of dead workers are left");
         // The kernel ends the processes of a namespace after its first one, in its own time.

@@ -86,8 +86,10 @@ fn killed_anywhere(demo: &Patchlab, folder: &Path, order: &Path) {
     for moment in moments {
         victim.is_killed_at(*moment);
     }
+    victim.is_interrupted_at(SCENARIOS, "-INT");
     victim.loses_every_worker();
     if is_soak {
+        victim.is_interrupted_at(CLONE, "-TERM");
         victim.loses_one_worker();
         let again = demo.run(&["lab", "validate", "--order", &order.display().to_string()]);
         assert_eq!(again.code, Some(0), "{}", again.err);

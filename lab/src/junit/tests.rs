@@ -46,11 +46,12 @@ fn report() -> Report {
 
 #[test]
 fn a_rejected_order_as_junit() {
-    let xml = render(&report()).unwrap();
+    let xml = render(&[report()], &[]).unwrap();
     assert!(xml.contains(r#"<testsuite name="debian-12-web@1" tests="7" skipped="2""#), "{xml}");
     assert!(xml.contains(r#"errors="0" failures="2""#), "{xml}");
     assert!(xml.contains(r#"<testcase name="config" classname="debian-12-web@1.web-smoke" time="1.500">"#), "{xml}");
-    assert!(xml.contains(r#"<failure message="exit 1, expected 0" type="regression"/>"#), "{xml}");
+    let said = "regression after the patch: web-smoke/config: fails, exit 1, expected 0; the control passes (exit 0)";
+    assert!(xml.contains(&format!(r#"<failure message="{said}" type="regression"/>"#)), "{xml}");
     assert!(xml.contains(r#"name="front page (after the reboot)""#), "{xml}");
     // What XML cannot carry does not get into it.
     assert!(!xml.contains('\u{1b}') && xml.contains("&lt;&amp;&gt;"), "{xml}");
@@ -59,8 +60,17 @@ fn a_rejected_order_as_junit() {
 #[test]
 fn without_a_baseline_there_is_still_one_case() {
     let report = Report { baselines: Vec::new(), verdict: Judgement::Missing, ..report() };
-    let xml = render(&report).unwrap();
+    let xml = render(&[report], &[]).unwrap();
     assert!(xml.contains(r#"<error message="r" type="missing"/>"#), "{xml}");
+}
+
+#[test]
+fn suites_of_several_orders_are_told_apart() {
+    let other = Report { id: "PO-2026-0003".into(), ..report() };
+    let xml = render(&[report(), other], &[]).unwrap();
+    for name in ["PO-2026-0002.debian-12-web@1", "PO-2026-0003.debian-12-web@1"] {
+        assert!(xml.contains(&format!(r#"<testsuite name="{name}""#)), "{xml}");
+    }
 }
 
 #[test]

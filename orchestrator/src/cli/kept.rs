@@ -1,7 +1,7 @@
 //! `patchlab lab kept`, `shell` and `rm`: the clones of a validation, kept to be looked into. Need no server.
 
 use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
+    io::{BufRead as _, IsTerminal as _, Read as _, Write as _},
     time::Duration,
 };
 
@@ -10,11 +10,15 @@ use patchlab_check::target::OUTPUT_LIMIT;
 use patchlab_lab::{
     applier::Role,
     kept::{Keep, Kept, KeptClones, KeptError},
+    machine::SavedFile,
 };
 use serde_json::{Value, json};
 
-use super::{CliError, Exit, Global, Output};
+use super::{CliError, Exit, Global, Output, runs::legible_line};
 use crate::lab::shell::{Ended, Ran, Shell};
+
+/// Bytes of a console that are printed, from its beginning: 16 MiB.
+const CONSOLE_LIMIT: u64 = 16 << 20;
 
 /// When the clones of a validation are kept.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -73,6 +77,39 @@ pub(super) const RM_EXAMPLES: &str = "Examples:
   patchlab lab rm PO-2026-0002-debian-12-web@1-1231-120000
 
 Kept clones whose time is over go with `patchlab lab gc`, and before every validation.";
+
+pub(super) const CONSOLE_EXAMPLES: &str = "Examples:
+  patchlab lab console PO-2026-0002
+  patchlab lab console PO-2026-0002 --clone control";
+
+/// What a kept clone's console said.
+#[derive(Debug, Args)]
+pub struct ConsoleCommand {
+    /// Name of the kept clones, or how only one of them begins
+    name: String,
+    /// Which of the two
+    #[arg(long = "clone", value_enum, default_value_t = Which::Patched)]
+    which: Which,
+}
+
+impl ConsoleCommand {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let kept = KeptClones::open(&global.data()?.lab()).get(&self.name).map_err(classify)?;
+        let role = Role::from(self.which);
+        let name = &kept.record.name;
+        let clone =
+            kept.clone_of(role).ok_or_else(|| CliError::Input(format!("{name} has no {} clone", role.name())))?;
+        let path = clone.saved.file(&kept.folder, SavedFile::Console);
+        let broken = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+        let mut text = Vec::new();
+        std::fs::File::open(&path).map_err(broken)?.take(CONSOLE_LIMIT).read_to_end(&mut text).map_err(broken)?;
+        let text = String::from_utf8_lossy(&text);
+        let output = global.output();
+        text.lines().for_each(|line| output.line(legible_line(line)));
+        output.json(&json!({ "kept": name, "clone": role.name(), "text": text }))?;
+        Ok(Exit::Passed)
+    }
+}
 
 /// A shell in a kept clone.
 #[derive(Debug, Args)]

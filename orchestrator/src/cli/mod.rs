@@ -3,8 +3,10 @@
 //! Pipeline commands are clients of a running server's API ([`client`]); `key` and `root` need none. `signer` is what the server
 //! starts for itself.
 
+mod annotation;
 mod audit;
 mod baseline;
+mod board;
 mod client;
 mod demo;
 mod doctor;
@@ -19,8 +21,10 @@ mod output;
 mod progress;
 mod report;
 mod root;
+mod runs;
 mod scenario;
 mod serve;
+mod validate;
 mod verdict;
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, process::ExitCode};

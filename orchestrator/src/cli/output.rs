@@ -103,9 +103,7 @@ impl Output {
 
     /// The fields of a single result: for people with states in colour, for programs tab-separated.
     pub fn fields(&self, fields: &[&str]) {
-        // https://no-color.org: set and not empty.
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        self.line(match (self.terminal, is_plain) {
+        self.line(match (self.terminal, is_plain()) {
             (false, _) => fields.join("\t"),
             (true, true) => fields.join("  "),
             (true, false) => fields.iter().map(|field| coloured(field)).collect::<Vec<_>>().join("  "),
@@ -180,7 +178,7 @@ fn tone(state: &str) -> Option<Tone> {
         "failed" | "rejected" | "fail" | "regression" | "refused" | "lost" | "no" | "rollback-failed" | "aborted"
         | "stopped" => Tone::Bad,
         "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" | "flaky" | "pre-existing"
-        | "lab-error" | "missing" | "inapplicable" | "slow" => Tone::Busy,
+        | "interrupted" | "lab-error" | "missing" | "inapplicable" | "slow" => Tone::Busy,
         _ => return None,
     })
 }
@@ -196,8 +194,13 @@ fn cell(text: &str) -> Cell {
     }
 }
 
+/// Whether a terminal's user wants no colours (https://no-color.org: set and not empty).
+pub(super) fn is_plain() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// The same outside of tables (ECMA-48 colours, as every terminal since knows them).
-fn coloured(text: &str) -> String {
+pub(super) fn coloured(text: &str) -> String {
     match tone(text) {
         Some(Tone::Good) => format!("\x1b[32m{text}\x1b[39m"),
         Some(Tone::Bad) => format!("\x1b[31m{text}\x1b[39m"),

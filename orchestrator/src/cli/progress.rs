@@ -54,14 +54,6 @@ impl Progress {
         self.phase = Some(Phase { name: name.to_owned(), begun: now });
     }
 
-    /// How far the phase is: for who watches, not for a log.
-    pub fn detail(&self, text: &str) {
-        if let Some(bar) = &self.bar {
-            let phase = self.phase.as_ref().map_or("", |phase| phase.name.as_str());
-            bar.set_message(format!("{phase}: {text}"));
-        }
-    }
-
     /// Something to keep on the screen.
     pub fn note(&self, text: &str) {
         match &self.bar {

@@ -4,29 +4,36 @@
 use patchlab_check::Outcome;
 use patchlab_lab::{
     diff,
-    report::{BaselineReport, Report, StepReport},
+    failure::{self, Blame, Failure},
+    report::{BaselineReport, Report},
+    runs::{How, Record},
     verdict::Verdict,
 };
 
-use super::Output;
+use super::{Output, runs::legible_line};
 use crate::legible::millis;
 
 /// Most lines of a step's output shown of each clone; the JSON has all.
 const LINES: usize = 12;
 
-/// Prints a validation's report.
-pub(super) fn print(output: &Output, report: &Report) {
-    output.fields(&[&report.id, report.verdict.name(), &report.reason]);
+/// Prints a run's report.
+pub(super) fn print(output: &Output, report: &Report, record: &Record) {
+    let is_interrupted = record.end.as_ref().is_some_and(|end| end.how == How::Interrupted);
+    let word = if is_interrupted { "interrupted" } else { report.verdict.name() };
+    output.fields(&[&report.id, word, &report.reason]);
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
         output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
     }
     for baseline in &report.baselines {
-        failures(output, baseline);
+        let found = failure::failures(baseline, &record.scenarios);
+        failures(output, &found);
+        for_owners(output, &found);
         journal(output, baseline);
         changes(output, baseline);
         end(output, baseline);
     }
+    output.pairs(&[("record", format!("{0}  (patchlab lab show {0})", record.id))]);
 }
 
 /// A line a step.
@@ -48,26 +55,32 @@ fn rows(baseline: &BaselineReport) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What both clones said in every step that the patch broke.
-fn failures(output: &Output, baseline: &BaselineReport) {
-    let broke = |step: &&StepReport| matches!(step.verdict, Some(Verdict::Regression | Verdict::Flaky));
-    for ran in &baseline.scenarios {
-        for step in ran.steps.iter().filter(broke) {
-            output.line(format!("{}: {}/{} {}", baseline.name, ran.name, step.name, ran.phase));
-            for (side, outcome) in [("control", &step.control), ("patched", &step.patched)] {
-                let Some(outcome) = outcome else { continue };
-                let reason = if outcome.reason.is_empty() { "" } else { ": " };
-                output.line(format!("  {side}  {}{reason}{}", outcome.status, outcome.reason));
-                outcome.output.lines().take(LINES).for_each(|line| output.line(format!("    | {line}")));
-            }
+/// What the patch broke, each with its first line and what both clones said.
+fn failures(output: &Output, found: &[Failure<'_>]) {
+    for failure in found.iter().filter(|failure| failure.blame != Blame::Owner) {
+        output.line(format!("{}: {failure}", failure.baseline));
+        for (side, outcome) in [("control", failure.control), ("patched", failure.patched)] {
+            let Some(outcome) = outcome else { continue };
+            let reason = if outcome.reason.is_empty() { "" } else { ": " };
+            output.line(format!("  {side}  {}{reason}{}", outcome.status, outcome.reason));
+            outcome.output.lines().take(LINES).for_each(|line| output.line(format!("    | {}", legible_line(line))));
         }
+    }
+}
+
+/// What fails without the patch as well: their owners' business.
+fn for_owners(output: &Output, found: &[Failure<'_>]) {
+    let mut found = found.iter().filter(|failure| failure.blame == Blame::Owner).peekable();
+    if found.peek().is_some() {
+        output.line("for the scenarios' owners, not held against the patch:");
+        found.for_each(|failure| output.line(format!("  {}: {}: {failure}", failure.owner(), failure.baseline)));
     }
 }
 
 fn journal(output: &Output, baseline: &BaselineReport) {
     if !baseline.journal.is_empty() {
         output.line(format!("{}: last lines of the patched clone's journal", baseline.name));
-        baseline.journal.iter().for_each(|line| output.line(format!("  | {line}")));
+        baseline.journal.iter().for_each(|line| output.line(format!("  | {}", legible_line(line))));
     }
 }
 
@@ -89,7 +102,7 @@ fn end(output: &Output, baseline: &BaselineReport) {
         "" => baseline.rollback.status.to_string(),
         reason => format!("{}, {reason}", baseline.rollback.status),
     };
-    let mut pairs = vec![("rollback", way_back)];
+    let mut pairs = vec![("baseline", format!("{}: {}", baseline.name, baseline.verdict)), ("rollback", way_back)];
     if baseline.apply_ms > 0 {
         pairs.push(("applied in", millis(baseline.apply_ms)));
     }

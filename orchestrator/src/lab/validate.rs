@@ -1,26 +1,28 @@
-//! `lab validate`, from outside: which baselines, one worker each, and the report of all.
+//! `lab validate`, from outside: which baselines, one worker each, as many at once as fit, a record of everything, and the verdicts.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{self, Sender},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
     Baseline,
-    applier::Role,
     baseline::Baselines,
-    kept::{KeptClones, Record, SavedClone},
     report::{BaselineReport, Report, SCHEMA},
+    runs::{Asked, Happening, Limits, OnBaseline, Record, Recording, Runs, Scope},
     scenario::Scenario,
-    verdict::{Judged, LAB_ERROR_REQUEUES, overall},
-    worker::{ChannelError, Network, Worker},
+    verdict::{Judged, Judgement, overall},
 };
 use patchlab_protocol::{document::Order, envelope::digest_of};
 
 use super::{
-    applier::host_name,
-    job::{Job, launcher},
-    provisional::Provisional,
-    tools,
-    worker::{Ask, Manner, SAVED, SCENARIOS, Tell},
+    budget,
+    halt::Halt,
+    pair::{Pair, changed, limited},
+    schedule::{self, Budget, Work},
+    worker::{Manner, Tell},
 };
 use crate::place::Data;
 
@@ -49,175 +51,300 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
     Ok(all.iter().filter(|baseline| newest(baseline) && is_class(baseline) && speaks(baseline)).cloned().collect())
 }
 
-/// Names of the packages that an order changes.
-pub fn changed(order: &Order) -> BTreeSet<String> {
-    order.install.iter().map(|file| file.name.clone()).collect()
+/// Orders to validate, each on baselines of its own, with the same scenarios in the same manner.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// Where the lab is.
+    pub data: &'a Data,
+    /// The orders and their baselines.
+    pub orders: &'a [(Order, Vec<Baseline>)],
+    /// The scenarios.
+    pub scenarios: &'a [Scenario],
+    /// Whole orders, or parts.
+    pub scope: Scope,
+    /// The run that this one repeats.
+    pub retry_of: Option<String>,
+    /// How.
+    pub manner: Manner,
+    /// How many validations at once; as many as fit unless given.
+    pub jobs: Option<usize>,
 }
 
-/// Validates `order` on `baselines`, one after the other.
-pub fn validate(
-    data: &Data,
-    order: &Order,
-    baselines: &[Baseline],
-    scenarios: &[Scenario],
-    manner: Manner,
-    observer: &mut dyn FnMut(&str, Tell),
-) -> anyhow::Result<Report> {
+/// One order on one baseline, for whoever watches.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The order.
+    pub order: &'a str,
+    /// The baseline's full name.
+    pub baseline: &'a str,
+}
+
+/// What a watcher is told.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// All is about to begin.
+    Begins {
+        /// How many validations there are.
+        all: usize,
+        /// How many of them run at once, at most.
+        jobs: usize,
+    },
+    /// A validation begins.
+    Started(Subject<'a>),
+    /// It says something.
+    Told(Subject<'a>, &'a Tell),
+    /// It has ended.
+    Ended(Subject<'a>, &'a BaselineReport, &'a Record),
+    /// It was ended, with everything else.
+    Stopped(Subject<'a>),
+    /// How long the rest will take.
+    Remaining(Duration),
+    /// A signal ends all that runs.
+    Interrupted,
+}
+
+/// How an order's validation ended.
+#[derive(Debug)]
+pub struct Validated {
+    /// Its verdict; of an interrupted one what was known, as the lab's failure.
+    pub report: Report,
+    /// The record it leaves.
+    pub record: Record,
+}
+
+/// What threads tell the one that decides.
+enum Word {
+    Told(usize, Box<Tell>),
+    Ended(usize, anyhow::Result<Box<BaselineReport>>),
+    Interrupted,
+}
+
+/// Validates all orders of a batch.
+pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow::Result<Vec<Validated>> {
+    let halt = Halt::default();
+    let (tell, words) = mpsc::channel();
+    let waker = tell.clone();
+    // Nobody listens any more when all is done.
+    halt.on_signals(move || drop(waker.send(Word::Interrupted)))?;
+    let needs = |baseline: &Baseline| budget::needs(baseline, batch.manner.keep);
+    let all: Vec<_> = batch.orders.iter().flat_map(|(_, baselines)| baselines).map(needs).collect();
+    let budget = budget::budget(batch.data, batch.jobs, &all)?;
+    let runs = Runs::open(&batch.data.lab());
+    runs.retain(Limits::default(), patchlab_lab::gc::Mode::Collect)?;
+    let (known, _) = runs.list()?;
+    let recordings = batch.orders.iter().map(|order| begin(batch, &runs, order)).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let names: Vec<Vec<String>> =
+        batch.orders.iter().map(|(_, baselines)| baselines.iter().map(Baseline::full_name).collect()).collect();
+    let mut pairs = Vec::new();
+    for (number, ((order, baselines), names)) in batch.orders.iter().zip(&names).enumerate() {
+        for (baseline, name) in baselines.iter().zip(names) {
+            let expected = budget::expected(&known, &digest_of(order.clone()), name);
+            let work = Work { order: number, expected, needs: needs(baseline) };
+            let (data, scenarios, scope, manner) = (batch.data, batch.scenarios, &batch.scope, batch.manner);
+            let (recording, halt) = (&recordings[number], &halt);
+            pairs.push((work, Pair { data, order, baseline, name, scenarios, scope, manner, recording, halt }));
+        }
+    }
     let begun = Instant::now();
-    let mut reports = Vec::new();
-    for baseline in baselines {
-        let mut told = |tell| observer(&baseline.full_name(), tell);
-        let validation = OnBaseline { data, order, baseline, scenarios, manner };
-        let report = validation.run(&mut told).with_context(|| format!("validation on {}", baseline.full_name()))?;
-        reports.push(report);
-    }
-    let Judged { judgement, reason } = overall(&reports);
-    Ok(Report {
-        schema: SCHEMA,
-        order: digest_of(order.clone()),
-        id: order.id.clone(),
-        verdict: judgement,
-        reason,
-        baselines: reports,
-        total_ms: millis(begun),
-    })
-}
-
-/// One order on one baseline.
-struct OnBaseline<'a> {
-    data: &'a Data,
-    order: &'a Order,
-    baseline: &'a Baseline,
-    scenarios: &'a [Scenario],
-    manner: Manner,
-}
-
-/// How a worker ended.
-enum Ended {
-    /// It said what it found.
-    Told(Box<BaselineReport>),
-    /// It was gone before it could; why, as far as that is known.
-    Died(String),
-}
-
-impl OnBaseline<'_> {
-    /// Runs it in a worker; one that dies is replaced a bounded number of times, and its death never blames the patch.
-    fn run(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<BaselineReport> {
-        let begun = Instant::now();
-        let mut deaths = 0;
-        loop {
-            match self.in_worker(told)? {
-                Ended::Told(report) => return Ok(*report),
-                Ended::Died(reason) if deaths < LAB_ERROR_REQUEUES => {
-                    told(Tell::Note(format!("{reason}: once more, in a fresh worker")));
-                    deaths += 1;
+    let mut floor = Floor { pairs: &pairs, budget, halt: &halt, tell, observer, ended: BTreeMap::new() };
+    floor.run(&words);
+    let ended = floor.ended;
+    drop(pairs);
+    let took = millis(begun);
+    let mut places = 0..;
+    let mut failures = Vec::new();
+    let mut validated = Vec::new();
+    for ((order, baselines), recording) in batch.orders.iter().zip(recordings) {
+        let mut found = Vec::new();
+        for (baseline, place) in baselines.iter().zip(&mut places) {
+            found.push(match ended.get(&place) {
+                Some(Ok(report)) => report.clone(),
+                Some(Err(error)) => {
+                    failures.push(format!("{error:#}"));
+                    broken(baseline, format!("{error:#}"))
                 }
-                Ended::Died(reason) => {
-                    let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
-                    (report.reason, report.total_ms) = (reason, millis(begun));
-                    return Ok(report);
-                }
-            }
+                None => broken(baseline, "interrupted before it began".into()),
+            });
         }
+        validated.push(end(batch, order, recording, found, took, &halt)?);
     }
+    // Nothing but failures of the lab's own: then the first one is the answer.
+    match failures.first() {
+        Some(first) if failures.len() == ended.len() && !halt.is_called() => bail!("{first}"),
+        _ => Ok(validated),
+    }
+}
 
-    fn in_worker(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
-        let (data, baseline) = (self.data, self.baseline);
-        let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Validate)?, &Network::Isolated)?;
-        let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
-        put_scenarios(&worker, self.scenarios)?;
-        let hosts = [Role::Control, Role::Patched].map(|role| host_name(&baseline.full_name(), role));
-        worker.sender().send(&Ask {
-            baseline: baseline.digest.to_string(),
-            documents: Provisional::sign(self.order, &hosts, jiff::Timestamp::now())?,
-            changed: changed(self.order),
-            tools: tools::disk_in_worker(data, &worker)?,
-            manner: self.manner,
-        })?;
-        let mut phase = String::from("start");
-        loop {
-            let tell = match receiver.receive::<Tell>() {
-                // Its end of the socket went with something unread.
-                Err(ChannelError::Io(_)) => None,
-                other => other?,
-            };
-            match tell {
-                Some(Tell::Done { mut report, saved }) => {
-                    if !saved.is_empty() {
-                        report.kept = self.keep(&worker, &report, saved, told);
+fn begin(batch: &Batch<'_>, runs: &Runs, (order, baselines): &(Order, Vec<Baseline>)) -> anyhow::Result<Recording> {
+    let on = |baseline: &Baseline| OnBaseline { name: baseline.full_name(), digest: baseline.digest };
+    let asked = Asked {
+        id: (&order.id, digest_of(order.clone())),
+        order,
+        baselines: baselines.iter().map(on).collect(),
+        scenarios: batch.scenarios,
+        manner: &batch.manner,
+        scope: batch.scope.clone(),
+        retry_of: batch.retry_of.clone(),
+    };
+    runs.begin(asked).context("begin the record of the run")
+}
+
+/// The verdict on an order, and the end of its record.
+fn end(
+    batch: &Batch<'_>,
+    order: &Order,
+    recording: Recording,
+    baselines: Vec<BaselineReport>,
+    total_ms: u64,
+    halt: &Halt,
+) -> anyhow::Result<Validated> {
+    let Judged { judgement, reason } = overall(&baselines);
+    let (verdict, reason) = match limited(judgement, &batch.scope) {
+        Some(reason) => (Judgement::Missing, reason),
+        None => (judgement, reason),
+    };
+    let (id, digest) = (order.id.clone(), digest_of(order.clone()));
+    if halt.is_called() {
+        let record = recording.interrupted(&format!("interrupted after {}", crate::legible::millis(total_ms)))?;
+        // As everybody else will read it.
+        let report = Runs::open(&batch.data.lab()).get(&record.id)?.report()?;
+        return Ok(Validated { report, record });
+    }
+    let report = Report { schema: SCHEMA, order: digest, id, verdict, reason, baselines, total_ms };
+    let record = recording.judged(&report)?;
+    Ok(Validated { report, record })
+}
+
+fn broken(baseline: &Baseline, reason: String) -> BaselineReport {
+    BaselineReport { reason, ..BaselineReport::begun(baseline.full_name(), baseline.digest) }
+}
+
+/// Where validations run: starts what fits, listens, and writes down what it hears.
+struct Floor<'a, 'o> {
+    pairs: &'a [(Work, Pair<'a>)],
+    budget: Budget,
+    halt: &'a Halt,
+    tell: Sender<Word>,
+    observer: &'o mut dyn FnMut(Seen<'_>),
+    /// What came of each, by its place in `pairs`.
+    ended: BTreeMap<usize, anyhow::Result<BaselineReport>>,
+}
+
+impl Floor<'_, '_> {
+    /// Until all have ended, or those that run when all is to end.
+    fn run(&mut self, words: &mpsc::Receiver<Word>) {
+        let pairs = self.pairs;
+        (self.observer)(Seen::Begins { all: pairs.len(), jobs: self.budget.jobs.min(pairs.len()) });
+        let mut waiting: Vec<usize> = (0..pairs.len()).collect();
+        let mut running: Vec<(usize, Instant)> = Vec::new();
+        std::thread::scope(|scope| {
+            loop {
+                while let Some(place) = self.next(&waiting, &running) {
+                    let place = waiting.remove(place);
+                    running.push((place, Instant::now()));
+                    (self.observer)(Seen::Started(subject(&pairs[place].1)));
+                    let tell = self.tell.clone();
+                    scope.spawn(move || work(&pairs[place].1, place, &tell));
+                }
+                if running.is_empty() {
+                    return;
+                }
+                self.say_remaining(&waiting, &running);
+                match words.recv() {
+                    Ok(Word::Told(place, what)) => self.told(place, &what),
+                    Ok(Word::Ended(place, result)) => {
+                        running.retain(|(other, _)| *other != place);
+                        self.has_ended(place, result.map(|report| *report));
                     }
-                    worker.end()?;
-                    return Ok(Ended::Told(report));
-                }
-                Some(Tell::Failed(reason)) => bail!("{reason}"),
-                Some(tell) => {
-                    if let Tell::Phase(name) = &tell {
-                        phase.clone_from(name);
+                    Ok(Word::Interrupted) => {
+                        waiting.clear();
+                        (self.observer)(Seen::Interrupted);
                     }
-                    told(tell);
+                    // Never: this side holds a sender itself.
+                    Err(mpsc::RecvError) => return,
                 }
-                None => return Ok(Ended::Died(died(&worker, &phase))),
             }
-        }
+        });
     }
 
-    /// Takes over the clones that the worker saved. That they cannot be kept is told, and changes no verdict.
-    fn keep(
-        &self,
-        worker: &Worker,
-        report: &BaselineReport,
-        saved: Vec<SavedClone>,
-        told: &mut dyn FnMut(Tell),
-    ) -> Option<String> {
-        let order = (self.order.id.as_str(), digest_of(self.order.clone()));
-        let record = Record::new(order, report, saved, jiff::Timestamp::now());
-        match KeptClones::open(&self.data.lab()).adopt(&worker.folder().join(SAVED), record) {
-            Ok(kept) => Some(kept.record.name),
-            Err(error) => {
-                told(Tell::Note(format!("the clones are not kept: {error}")));
-                None
+    fn next(&self, waiting: &[usize], running: &[(usize, Instant)]) -> Option<usize> {
+        if self.halt.is_called() {
+            return None;
+        }
+        let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
+        let running: Vec<Work> = running.iter().map(|(place, _)| self.pairs[*place].0).collect();
+        schedule::next(&waiting, &running, &self.budget)
+    }
+
+    fn say_remaining(&mut self, waiting: &[usize], running: &[(usize, Instant)]) {
+        let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
+        let running: Vec<(Work, Duration)> =
+            running.iter().map(|(place, since)| (self.pairs[*place].0, since.elapsed())).collect();
+        (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budget)));
+    }
+
+    fn told(&mut self, place: usize, tell: &Tell) {
+        let pair = &self.pairs[place].1;
+        if let Some(what) = happening(tell) {
+            self.write_down(pair, what);
+        }
+        (self.observer)(Seen::Told(subject(pair), tell));
+    }
+
+    fn has_ended(&mut self, place: usize, result: anyhow::Result<BaselineReport>) {
+        let pair = &self.pairs[place].1;
+        let report = match &result {
+            Ok(report) => report.clone(),
+            Err(error) => broken(pair.baseline, format!("{error:#}")),
+        };
+        // What was ended in the middle found nothing that may be taken for its result.
+        if self.halt.is_called() {
+            self.write_down(pair, Happening::Interrupted);
+            (self.observer)(Seen::Stopped(subject(pair)));
+        } else {
+            self.write_down(pair, Happening::Ended { verdict: report.verdict, reason: report.reason.clone() });
+            if let Err(error) = pair.recording.found(&report) {
+                tracing::warn!(%error, "the record is not whole");
             }
+            (self.observer)(Seen::Ended(subject(pair), &report, pair.recording.record()));
+        }
+        self.ended.insert(place, result);
+    }
+
+    /// A record that cannot be written changes no verdict: it is told.
+    fn write_down(&self, pair: &Pair<'_>, what: Happening) {
+        if let Err(error) = pair.recording.happened(&pair.baseline.full_name(), what) {
+            tracing::warn!(%error, "the record is not whole");
         }
     }
 }
 
-/// Why a worker is gone: its last word, since its log goes with it.
-fn died(worker: &Worker, phase: &str) -> String {
-    let log = fs::read_to_string(worker.folder().join("worker.log")).unwrap_or_default();
-    let last = log.trim_end().lines().last().map(|line| format!(" (it wrote: {line})")).unwrap_or_default();
-    format!("the worker {} died in the phase {phase}{last}", worker.id())
+/// Runs one validation and tells the floor.
+fn work(pair: &Pair<'_>, place: usize, tell: &Sender<Word>) {
+    let mut told = |what| drop(tell.send(Word::Told(place, Box::new(what))));
+    let result = pair.run(&mut told).map(Box::new);
+    let result = result.with_context(|| format!("validation on {}", pair.baseline.full_name()));
+    drop(tell.send(Word::Ended(place, result)));
+}
+
+fn subject<'a>(pair: &Pair<'a>) -> Subject<'a> {
+    Subject { order: &pair.order.id, baseline: pair.name }
+}
+
+/// What of a worker's words is written down. How far an agent is, is for who watches.
+fn happening(tell: &Tell) -> Option<Happening> {
+    match tell {
+        Tell::Phase(name) => Some(Happening::Phase { name: name.clone() }),
+        Tell::Step { scenario, step, role, status } => {
+            let (scenario, step) = (scenario.clone(), step.clone());
+            Some(Happening::Step { scenario, step, role: *role, status: *status })
+        }
+        Tell::Note(text) => Some(Happening::Note { text: text.clone() }),
+        Tell::Agent { .. } | Tell::Done { .. } | Tell::Failed(_) => None,
+    }
 }
 
 fn millis(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Copies the scenarios' folders to where the worker, who may not read people's folders, finds them.
-fn put_scenarios(worker: &Worker, scenarios: &[Scenario]) -> anyhow::Result<()> {
-    let root = worker.folder().join(SCENARIOS);
-    make(&root)?;
-    for scenario in scenarios {
-        let dir = root.join(&scenario.name);
-        make(&dir)?;
-        for file in scenario.files()? {
-            let copy = dir.join(&file.relative);
-            if let Some(parent) = copy.parent() {
-                make(parent)?;
-            }
-            fs::copy(&file.path, &copy).with_context(|| format!("copy {}", file.path.display()))?;
-            mode(&copy, if file.mode & 0o111 == 0 { 0o644 } else { 0o755 })?;
-        }
-    }
-    Ok(())
-}
-
-fn make(dir: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    mode(dir, 0o755)
-}
-
-fn mode(path: &Path, mode: u32) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .with_context(|| format!("change the mode of {}", path.display()))
 }

@@ -17,7 +17,8 @@ use patchlab_lab::{
     kept::{Keep, SavedClone},
     machine::Driver,
     report::BaselineReport,
-    scenario::discover,
+    runs::Scope,
+    scenario::{Scenario, discover},
     validation::{Event, Reboot, Validated, Validation},
     worker::Inside,
 };
@@ -50,6 +51,8 @@ pub struct Ask {
     pub tools: String,
     /// How.
     pub manner: Manner,
+    /// Which of the scenarios' steps.
+    pub scope: Scope,
 }
 
 /// How an order is validated.
@@ -110,7 +113,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
 
 fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
-    let scenarios = discover(&[inside.places.work.join(SCENARIOS)])?;
+    let scenarios = chosen(discover(&[inside.places.work.join(SCENARIOS)])?, &ask.scope);
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let clones = [Role::Control, Role::Patched]
@@ -151,6 +154,22 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     Ok(validation.run())
 }
 
+/// The scenarios of a scope. Of one that is tried up to a step, the steps before that one may be what it builds on; those after are not.
+fn chosen(mut scenarios: Vec<Scenario>, scope: &Scope) -> Vec<Scenario> {
+    match scope {
+        Scope::Whole => {}
+        Scope::Scenarios(names) => scenarios.retain(|scenario| names.contains(&scenario.name)),
+        Scope::Step { scenario: name, step } => {
+            scenarios.retain(|scenario| scenario.name == *name);
+            for scenario in &mut scenarios {
+                let upto = scenario.steps.iter().position(|other| other.name == *step);
+                scenario.steps.truncate(upto.map_or(0, |at| at + 1));
+            }
+        }
+    }
+    scenarios
+}
+
 /// Opens the payload server and the inform sink, on ports that the kernel chooses.
 async fn open_endpoints(
     inside: &Inside,
@@ -169,4 +188,29 @@ async fn open_endpoints(
     let endpoints =
         LabEndpoints { payload_port, inform_port: sink.address.port(), manager_engine: sink.engine_id.clone() };
     Ok((endpoints, sink))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_chooses_scenarios_and_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            let steps: String = (1..=3).map(|n| format!("[[step]]\nname = \"step {n}\"\nrun = \"true\"\n")).collect();
+            let text = format!("name = \"{name}\"\nowner = \"qa\"\nsummary = \"s\"\n{steps}");
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("scenario.toml"), text).unwrap();
+        }
+        let all = || discover(&[dir.path().to_owned()]).unwrap();
+        let of = |scope: Scope| -> Vec<(String, usize)> {
+            chosen(all(), &scope).into_iter().map(|scenario| (scenario.name, scenario.steps.len())).collect()
+        };
+        assert_eq!(of(Scope::Whole), [("one".to_owned(), 3), ("two".to_owned(), 3)]);
+        assert_eq!(of(Scope::Scenarios(vec!["two".into()])), [("two".to_owned(), 3)]);
+        let upto = |step: &str| Scope::Step { scenario: "one".into(), step: step.into() };
+        assert_eq!(of(upto("step 2")), [("one".to_owned(), 2)]);
+        assert_eq!(of(upto("step 9")), [("one".to_owned(), 0)]);
+    }
 }

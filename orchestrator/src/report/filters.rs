@@ -1,6 +1,6 @@
 //! How templates write moments and particulars: for people; the exact form stands beside it in attributes or in the JSON.
 
-use std::fmt::Display;
+use std::{borrow::Borrow, fmt::Display};
 
 use askama::{Result, Values, filter_fn};
 
@@ -16,4 +16,10 @@ pub fn moment(at: impl Display, _: &dyn Values) -> Result<String> {
 #[filter_fn]
 pub fn particulars(json: impl Display, _: &dyn Values) -> Result<String> {
     Ok(legible::particulars(&json.to_string()))
+}
+
+/// `4.2 s` of milliseconds.
+#[filter_fn]
+pub fn took(ms: impl Borrow<u64>, _: &dyn Values) -> Result<String> {
+    Ok(legible::millis(*ms.borrow()))
 }

@@ -61,32 +61,32 @@ struct Baseline {
 }
 
 /// A step that did not pass on both clones: both are shown side by side.
-struct Differing {
-    name: String,
-    phase: String,
-    verdict: &'static str,
-    sides: [Side; 2],
+pub(super) struct Differing {
+    pub(super) name: String,
+    pub(super) phase: String,
+    pub(super) verdict: &'static str,
+    pub(super) sides: [Side; 2],
 }
 
-struct Side {
-    clone: &'static str,
-    status: &'static str,
-    reason: String,
-    took: String,
-    output: String,
+pub(super) struct Side {
+    pub(super) clone: &'static str,
+    pub(super) status: &'static str,
+    pub(super) reason: String,
+    pub(super) took: String,
+    pub(super) output: String,
 }
 
 /// Every step of a phase, on a line each.
-struct Phase {
-    name: String,
-    steps: Vec<Line>,
+pub(super) struct Phase {
+    pub(super) name: String,
+    pub(super) steps: Vec<Line>,
 }
 
-struct Line {
-    name: String,
-    control: &'static str,
-    patched: &'static str,
-    verdict: &'static str,
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) control: &'static str,
+    pub(super) patched: &'static str,
+    pub(super) verdict: &'static str,
 }
 
 struct RunLine<'a> {
@@ -178,7 +178,7 @@ fn baseline(report: BaselineReport) -> Baseline {
 }
 
 /// The steps of a scenario that somebody should look at.
-fn differing(scenario: &ScenarioReport) -> Vec<Differing> {
+pub(super) fn differing(scenario: &ScenarioReport) -> Vec<Differing> {
     let alike = |step: &&StepReport| matches!(step.verdict, None | Some(Verdict::Pass));
     let show = |step: &StepReport| Differing {
         name: format!("{}: {}", scenario.name, step.name),
@@ -215,7 +215,7 @@ fn status(outcome: Option<&Outcome>) -> &'static str {
 }
 
 /// Scenarios one after the other as they ran, a table a phase.
-fn phases(scenarios: &[ScenarioReport]) -> Vec<Phase> {
+pub(super) fn phases(scenarios: &[ScenarioReport]) -> Vec<Phase> {
     let mut phases: Vec<Phase> = Vec::new();
     for scenario in scenarios {
         let name = scenario.phase.to_string();

@@ -1,11 +1,12 @@
 //! Stage 5, audit: the story of every order from verdict to rollback, as one static HTML page and as JSON.
 //!
 //! [`Bundle`] is read from the store by the server; clients get it as JSON and render the page themselves ([`html`]), so that
-//! a report needs nothing but the API.
+//! a report needs nothing but the API. [`run`] is the page of one run of the lab.
 
 pub(crate) mod filters;
 mod headline;
 mod html;
+pub mod run;
 pub mod style;
 
 use patchlab_lab::report::Report;

@@ -3,3 +3,6 @@
 
 /// The sheet.
 pub const SHEET: &str = include_str!("style.css");
+
+/// What the page of a run adds to it.
+pub const RUN: &str = include_str!("run.css");

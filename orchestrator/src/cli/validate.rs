@@ -1,0 +1,251 @@
+//! `patchlab lab validate`: orders to verdicts, and what becomes of those: tables, JUnit, a page, annotations, releases, exit codes.
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+use patchlab_lab::{
+    ArtifactStore, Baseline, junit,
+    report::Report,
+    runs::{Scope, Tested},
+    validation::Reboot,
+    verdict::Judgement,
+};
+use patchlab_protocol::{Digest, Envelope, SigningKey, document::Order};
+
+use super::{
+    CliError, Exit, Global, Output,
+    annotation::{self, Runner},
+    board::{Board, Orders},
+    kept::KeepWhen,
+    lab, verdict,
+};
+use crate::{
+    lab::{
+        validate::{self, Batch, Validated},
+        worker::Manner,
+    },
+    order::compile_file,
+    place::Data,
+    trust::release::release,
+};
+
+pub(super) const EXAMPLES: &str = "Examples:
+  patchlab lab validate --order order.toml
+  patchlab lab validate --order order.toml --baseline debian-12-web --json verdict.json --junit junit.xml
+  patchlab lab validate --order first.toml --order second.toml --jobs 4
+  patchlab lab validate --order order.toml --html report.html
+  patchlab lab validate --order order.toml --keep on-failure     # then: patchlab lab kept, patchlab lab shell NAME
+
+Every run leaves a record: `patchlab lab runs` lists them, `patchlab lab show last` says what the newest found.
+Ctrl-C ends all machines and leaves the record as interrupted; a second one leaves at once.
+
+Exit codes: 0 passed, 1 rejected, 2 nothing meaningful ran, 3 cannot be applied, 4 the lab broke, 65 wrong input, 130 interrupted.";
+
+/// A validation.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// An order, as drafted; several are validated beside each other
+    #[arg(long, value_name = "ORDER.toml", required = true)]
+    order: Vec<PathBuf>,
+    /// A baseline to validate on; all that represent an order's packages unless given
+    #[arg(long, value_name = "NAME")]
+    baseline: Vec<String>,
+    /// Folder of scenarios, before ./scenarios
+    #[arg(long, value_name = "DIR")]
+    scenarios: Vec<PathBuf>,
+    /// How many validations at once, of one order on one baseline each; as many as there are processors unless given. Never more
+    /// than memory and disk allow
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Sign a release of a passing order with this key, into ORDER.release.json
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
+    /// When clones reboot
+    #[arg(long, value_enum, default_value_t = RebootWhen::Asked)]
+    reboot: RebootWhen,
+    /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
+    #[arg(long, value_enum, default_value_t = KeepWhen::Never)]
+    keep: KeepWhen,
+    /// Where results go.
+    #[command(flatten)]
+    results: Results,
+}
+
+/// Where results go, beside standard output and the record.
+#[derive(Debug, Args)]
+pub struct Results {
+    /// Write JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write one HTML page, with both clones side by side
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// When clones reboot.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RebootWhen {
+    /// When the patched machine asks for it
+    Asked,
+    /// Always
+    Always,
+}
+
+impl From<RebootWhen> for Reboot {
+    fn from(when: RebootWhen) -> Self {
+        match when {
+            RebootWhen::Asked => Self::WhenAsked,
+            RebootWhen::Always => Self::Always,
+        }
+    }
+}
+
+impl Validate {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let data = global.data()?;
+        let output = global.output();
+        self.results.fit(self.order.len())?;
+        let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
+        let compile = |path: &PathBuf| compile_file(path, &artifacts).map_err(CliError::from);
+        let orders = self.order.iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+        if let Some(twice) =
+            orders.iter().enumerate().find(|(at, order)| orders[..*at].iter().any(|o| o.id == order.id))
+        {
+            return Err(CliError::Input(format!("order {} is given twice: results go by its id", twice.1.id)));
+        }
+        let scenarios = lab::scenarios(&self.scenarios)?;
+        let signer = self.sign_key.as_deref().map(SigningKey::read).transpose().map_err(CliError::input)?;
+        let on = |order: Order| -> Result<(Order, Vec<Baseline>), CliError> {
+            let baselines = validate::baselines(&data, &order, &self.baseline);
+            Ok((order, baselines.map_err(|error| CliError::Input(format!("{error:#}")))?))
+        };
+        let orders = orders.into_iter().map(on).collect::<Result<Vec<_>, _>>()?;
+        let manner = Manner { reboot: self.reboot.into(), keep: self.keep.into() };
+        let batch = Batch {
+            data: &data,
+            orders: &orders,
+            scenarios: &scenarios,
+            scope: Scope::Whole,
+            retry_of: None,
+            manner,
+            jobs: self.jobs.map(NonZeroUsize::get),
+        };
+        let validated = run(&output, &batch)?;
+        for (((order, _), path), validated) in orders.iter().zip(&self.order).zip(&validated) {
+            if validated.report.verdict == Judgement::Passed {
+                sign(&output, (order, path), &validated.report, signer.as_ref())?;
+            }
+        }
+        finish(&output, &data, &self.results, &validated)
+    }
+}
+
+/// Validates while people watch.
+pub(super) fn run(output: &Output, batch: &Batch<'_>) -> Result<Vec<Validated>, CliError> {
+    let orders = if batch.orders.len() == 1 { Orders::One } else { Orders::Several };
+    let mut board = Board::new(output.voice(), orders);
+    let validated = validate::validate(batch, &mut |seen| board.see(seen));
+    drop(board);
+    let validated = validated.map_err(|error| CliError::Failed(format!("{error:#}")))?;
+    for Validated { report, record } in &validated {
+        verdict::print(output, report, record);
+    }
+    Ok(validated)
+}
+
+/// Hands results on, and says by the exit code which is the worst.
+pub(super) fn finish(
+    output: &Output,
+    data: &Data,
+    results: &Results,
+    validated: &[Validated],
+) -> Result<Exit, CliError> {
+    results.write(data, validated)?;
+    let runner = Runner::of(|name| std::env::var(name).ok());
+    for Validated { report, record } in validated {
+        for line in annotation::lines(&runner, report, &record.scenarios, results.junit.as_deref()) {
+            // Where standard output is a document, runners read the other one as well.
+            if output.is_machine_read() { eprintln!("{line}") } else { output.line(line) }
+        }
+    }
+    match validated {
+        [one] => output.json(&one.report)?,
+        all => output.json(&all.iter().map(|one| &one.report).collect::<Vec<_>>())?,
+    }
+    Ok(exit(validated))
+}
+
+/// The worst of all; interrupted before anything else.
+fn exit(validated: &[Validated]) -> Exit {
+    use patchlab_lab::runs::{End, How};
+    let is_interrupted = |one: &Validated| matches!(one.record.end, Some(End { how: How::Interrupted, .. }));
+    if validated.iter().any(is_interrupted) {
+        return Exit::Interrupted;
+    }
+    let worst = validated.iter().map(|one| one.report.verdict).reduce(Judgement::worse);
+    match worst.unwrap_or(Judgement::Missing) {
+        Judgement::Passed => Exit::Passed,
+        Judgement::Rejected => Exit::Rejected,
+        Judgement::Missing => Exit::Missing,
+        Judgement::Inapplicable => Exit::Inapplicable,
+        Judgement::LabError => Exit::Broken,
+    }
+}
+
+impl Results {
+    /// A page is about one run.
+    fn fit(&self, orders: usize) -> Result<(), CliError> {
+        match &self.html {
+            Some(_) if orders > 1 => Err(CliError::Input(
+                "--html writes a page about one order: `patchlab lab report RUN --out FILE` writes one for each run"
+                    .into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, data: &Data, validated: &[Validated]) -> Result<(), CliError> {
+        if let Some(path) = &self.junit {
+            let reports: Vec<Report> = validated.iter().map(|one| one.report.clone()).collect();
+            let mut tested: Vec<Tested> = validated.iter().flat_map(|one| one.record.scenarios.clone()).collect();
+            tested.dedup_by(|one, other| one.name == other.name);
+            let text = junit::render(&reports, &tested).map_err(CliError::failed)?;
+            write("--junit", path, &text)?;
+        }
+        if let (Some(path), [one]) = (&self.html, validated) {
+            write("--html", path, &super::runs::page(data, &one.record.id)?)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn write(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text).map_err(|error| CliError::Failed(format!("{option} {}: {error}", path.display())))
+}
+
+/// Ends a passing validation with a release, or says that there is none.
+fn sign(
+    output: &Output,
+    (order, path): (&Order, &Path),
+    report: &Report,
+    signer: Option<&SigningKey>,
+) -> Result<(), CliError> {
+    let Some(key) = signer else {
+        output.note("unsigned: no --sign-key was given; a server's signer can release it (order release)");
+        return Ok(());
+    };
+    let envelope = Envelope::sign(release(report, order, jiff::Timestamp::now()), key);
+    let path = path.with_extension("release.json");
+    std::fs::write(&path, envelope.to_bytes())
+        .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
+    output.note(format!(
+        "release {} signed by {}: {}",
+        Digest::short(&envelope.digest()),
+        key.public().id(),
+        path.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! What this machine can give to validations, and what one of them takes: read from the system, and decided by what was measured.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::bail;
+use patchlab_check::Digest;
+use patchlab_lab::{
+    Baseline,
+    kept::Keep,
+    machine::TOOLS_BYTES,
+    room::{self, Bytes},
+    runs::{How, Run, Scope},
+    verdict::Judgement,
+};
+
+use super::schedule::{Budget, Needs};
+use crate::place::Data;
+
+/// What an emulator takes beside its guest's memory, MiB: 60 to 90 were measured.
+const EMULATOR_MIB: u64 = 128;
+/// What a worker takes itself, MiB.
+const WORKER_MIB: u64 = 128;
+/// What the system and everybody else keep of the memory that is free, in percent.
+const RESERVE_PERCENT: u64 = 10;
+/// What a clone writes to its disk in a usual validation, bytes. What it writes beyond may fill the disk, which is told.
+const CLONE_DISK: u64 = 256 << 20;
+/// How long a validation is expected to take on a baseline that none was measured on.
+const UNMEASURED: Duration = Duration::from_secs(120);
+
+/// What a validation on a baseline takes while it runs.
+pub fn needs(baseline: &Baseline, keep: Keep) -> Needs {
+    let guest = baseline.record.hardware.memory_mib;
+    // Both clones' memory is written out when they are kept.
+    let kept = if keep == Keep::Never { 0 } else { 2 * (guest << 20) };
+    Needs { memory_mib: 2 * (guest + EMULATOR_MIB) + WORKER_MIB, disk: 2 * CLONE_DISK + TOOLS_BYTES + kept }
+}
+
+/// What all may take together: `jobs` as asked for, or as many as there are processors. Refuses what cannot run even alone.
+pub fn budget(data: &Data, jobs: Option<usize>, all: &[Needs]) -> anyhow::Result<Budget> {
+    let work = data.lab().work;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let free = memory_mib();
+    let budget = Budget {
+        jobs: jobs.unwrap_or(processors).max(1),
+        memory_mib: free.map_or(u64::MAX, |free| free - free * RESERVE_PERCENT / 100),
+        disk: room::free(&work).map_or(u64::MAX, |free| free.0),
+    };
+    let largest = |of: fn(&Needs) -> u64| all.iter().map(of).max().unwrap_or(0);
+    let disk = Bytes(largest(|needs| needs.disk));
+    room::require(&work, disk, "a validation")?;
+    let memory = largest(|needs| needs.memory_mib);
+    if memory > budget.memory_mib {
+        let (needed, free) = (Bytes(memory << 20), Bytes(budget.memory_mib << 20));
+        bail!(
+            "a validation needs {needed} of memory, and {free} can be had: end something, or give its recipe less memory"
+        );
+    }
+    Ok(budget)
+}
+
+/// Memory that can be had without swapping, MiB: what the kernel thinks, or what this process's own group may take, if that is less.
+fn memory_mib() -> Option<u64> {
+    let free = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    Some(group_mib().map_or(free, |limit| limit.min(free)))
+}
+
+/// `MemAvailable` (proc_meminfo(5)), MiB.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// What control groups of version 2 leave to this process, MiB; `None` without a limit.
+fn group_mib() -> Option<u64> {
+    let group = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = group.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let root = Path::new("/sys/fs/cgroup");
+    let number = |dir: &Path, name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+    // A limit above counts as well.
+    let groups =
+        root.join(path).ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_owned).collect::<Vec<_>>();
+    let left = groups.iter().filter_map(|dir| {
+        let limit = number(dir, "memory.max")?;
+        Some(limit.saturating_sub(number(dir, "memory.current").unwrap_or(0)) >> 20)
+    });
+    left.min()
+}
+
+/// How long a validation of an order on a baseline will take, by the runs before, newest first: as long as the same one took, else as
+/// whole ones on that baseline took (median), else as whole ones took anywhere.
+pub fn expected(runs: &[Run], order: &Digest, baseline: &str) -> Duration {
+    let mut same = None;
+    let (mut there, mut anywhere) = (Vec::new(), Vec::new());
+    for run in runs.iter().filter(|run| run.record.scope == Scope::Whole) {
+        let Some(end) = run.record.end.as_ref().filter(|end| matches!(end.how, How::Judged(_))) else { continue };
+        for measured in end.measured.iter().filter(|measured| measured.verdict != Judgement::LabError) {
+            let took = Duration::from_millis(measured.total_ms);
+            // What is rejected ends before its rollback.
+            let is_whole = measured.verdict == Judgement::Passed;
+            if measured.baseline == baseline {
+                if run.record.order_digest == *order {
+                    same.get_or_insert(took);
+                }
+                there.extend(is_whole.then_some(took));
+            }
+            anywhere.extend(is_whole.then_some(took));
+        }
+    }
+    same.or_else(|| median(there)).or_else(|| median(anywhere)).unwrap_or(UNMEASURED)
+}
+
+fn median(mut all: Vec<Duration>) -> Option<Duration> {
+    all.sort_unstable();
+    all.get(all.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use patchlab_lab::{
+        ledger::Process,
+        runs::{End, Measured, Record},
+    };
+
+    use super::*;
+
+    fn run(order: &str, baseline: &str, verdict: Judgement, seconds: u64) -> Run {
+        let measured = Measured { baseline: baseline.into(), verdict, total_ms: seconds * 1000, phases: Vec::new() };
+        let end = End {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            how: How::Judged(verdict),
+            reason: String::new(),
+            measured: vec![measured],
+        };
+        let record = Record {
+            schema: 1,
+            id: "1".into(),
+            order: order.into(),
+            order_digest: Digest::of(order),
+            begun: jiff::Timestamp::UNIX_EPOCH,
+            owner: Process::current().unwrap(),
+            lab: String::new(),
+            scope: Scope::Whole,
+            retry_of: None,
+            manner: serde_json::Value::Null,
+            baselines: Vec::new(),
+            scenarios: Vec::new(),
+            end: Some(end),
+        };
+        Run { record, folder: "/".into(), size: 0 }
+    }
+
+    #[test]
+    fn what_was_measured_on_the_same_counts_most() {
+        let passed = Judgement::Passed;
+        let mut runs = vec![
+            run("a", "web@1", Judgement::Rejected, 30),
+            run("a", "web@1", passed, 90),
+            run("b", "web@1", passed, 60),
+            run("b", "web@1", passed, 80),
+            run("b", "db@1", passed, 10),
+            run("b", "web@1", Judgement::LabError, 1),
+        ];
+        let seconds = |runs: &[Run], order: &str, baseline| expected(runs, &Digest::of(order), baseline).as_secs();
+        assert_eq!(seconds(&runs, "a", "web@1"), 30, "the newest of the same, rejected or not");
+        assert_eq!(seconds(&runs, "c", "web@1"), 80, "the median of whole ones there");
+        assert_eq!(seconds(&runs, "c", "mail@1"), 80, "the median of whole ones anywhere");
+        runs.iter_mut().for_each(|run| run.record.scope = Scope::Scenarios(Vec::new()));
+        assert_eq!(seconds(&runs, "a", "web@1"), UNMEASURED.as_secs(), "parts measure nothing");
+    }
+
+    #[test]
+    fn free_memory_is_what_the_kernel_says_is_available() {
+        assert_eq!(available("MemTotal:       100 kB\nMemAvailable:   3145728 kB\n"), Some(3072));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+        assert!(memory_mib().is_some_and(|mib| mib > 0), "this machine has some");
+    }
+}

@@ -1,0 +1,212 @@
+//! One order on one baseline: a worker, what it says, and what is taken from it before it goes.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
+
+use anyhow::{Context as _, bail};
+use patchlab_lab::{
+    Baseline,
+    applier::Role,
+    kept::{KeptClones, SavedClone},
+    report::BaselineReport,
+    runs::{Recording, Scope},
+    scenario::Scenario,
+    verdict::{Judgement, LAB_ERROR_REQUEUES},
+    worker::{ChannelError, Network, Worker},
+};
+use patchlab_protocol::{document::Order, envelope::digest_of};
+
+use super::{
+    applier::host_name,
+    halt::Halt,
+    job::{Job, launcher},
+    provisional::Provisional,
+    tools,
+    worker::{Ask, Manner, SAVED, SCENARIOS, Tell},
+};
+use crate::place::Data;
+
+/// One order on one baseline.
+pub(super) struct Pair<'a> {
+    pub(super) data: &'a Data,
+    pub(super) order: &'a Order,
+    pub(super) baseline: &'a Baseline,
+    pub(super) name: &'a str,
+    pub(super) scenarios: &'a [Scenario],
+    pub(super) scope: &'a Scope,
+    pub(super) manner: Manner,
+    pub(super) recording: &'a Recording,
+    pub(super) halt: &'a Halt,
+}
+
+/// How a worker ended.
+enum Ended {
+    /// It said what it found.
+    Told(Box<BaselineReport>),
+    /// It was gone before it could; why, as far as that is known, and in which phase.
+    Died { reason: String, phase: String },
+}
+
+impl Pair<'_> {
+    /// Runs it in a worker; one that dies is replaced a bounded number of times, and its death never blames the patch.
+    pub(super) fn run(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<BaselineReport> {
+        let begun = Instant::now();
+        let mut deaths = 0;
+        let reason = loop {
+            match self.in_worker(told) {
+                Ok(Ended::Told(report)) => return Ok(*report),
+                Ok(Ended::Died { phase, .. }) if self.halt.is_called() => {
+                    break format!("interrupted in the phase {phase}");
+                }
+                Err(_) if self.halt.is_called() => break "interrupted before it began".to_owned(),
+                Err(error) => return Err(error),
+                Ok(Ended::Died { reason, .. }) if deaths < LAB_ERROR_REQUEUES => {
+                    told(Tell::Note(format!("{reason}: once more, in a fresh worker")));
+                    deaths += 1;
+                }
+                Ok(Ended::Died { reason, .. }) => break reason,
+            }
+        };
+        let total_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(BaselineReport { reason, total_ms, ..BaselineReport::begun(self.name.to_owned(), self.baseline.digest) })
+    }
+
+    fn in_worker(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+        let mut worker = patchlab_lab::worker::spawn(&self.data.lab(), &launcher(Job::Validate)?, &Network::Isolated)?;
+        self.halt.enter(worker.process());
+        let ended = self.follow(&mut worker, told);
+        // Whatever the end is: what the machines said is worth most when it is a bad one.
+        if let Err(error) = self.recording.take(self.name, worker.folder()) {
+            told(Tell::Note(format!("what the machines said is not kept: {error}")));
+        }
+        self.halt.leave(worker.process());
+        worker.end()?;
+        ended
+    }
+
+    /// Tells the worker what to do, and listens until it has done it or is gone.
+    fn follow(&self, worker: &mut Worker, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+        let mut phase = String::from("start");
+        let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
+        put_scenarios(worker, self.scenarios)?;
+        if let Err(ChannelError::Io(_)) = worker.sender().send(&self.ask(worker)?) {
+            return Ok(died(worker, phase));
+        }
+        loop {
+            let tell = match receiver.receive::<Tell>() {
+                // Its end of the socket went with something unread.
+                Err(ChannelError::Io(_)) => None,
+                other => other?,
+            };
+            match tell {
+                Some(Tell::Done { mut report, saved }) => {
+                    if !saved.is_empty() {
+                        report.kept = self.keep(worker, &report, saved, told);
+                    }
+                    return Ok(Ended::Told(report));
+                }
+                Some(Tell::Failed(reason)) => bail!("{reason}"),
+                Some(tell) => {
+                    if let Tell::Phase(name) = &tell {
+                        phase.clone_from(name);
+                    }
+                    told(tell);
+                }
+                None => return Ok(died(worker, phase)),
+            }
+        }
+    }
+
+    fn ask(&self, worker: &Worker) -> anyhow::Result<Ask> {
+        let hosts = [Role::Control, Role::Patched].map(|role| host_name(self.name, role));
+        Ok(Ask {
+            baseline: self.baseline.digest.to_string(),
+            documents: Provisional::sign(self.order, &hosts, jiff::Timestamp::now())?,
+            changed: changed(self.order),
+            tools: tools::disk_in_worker(self.data, worker)?,
+            manner: self.manner,
+            scope: self.scope.clone(),
+        })
+    }
+
+    /// Takes over the clones that the worker saved. That they cannot be kept is told, and changes no verdict.
+    fn keep(
+        &self,
+        worker: &Worker,
+        report: &BaselineReport,
+        saved: Vec<SavedClone>,
+        told: &mut dyn FnMut(Tell),
+    ) -> Option<String> {
+        let order = (self.order.id.as_str(), digest_of(self.order.clone()));
+        let record = patchlab_lab::kept::Record::new(order, report, saved, jiff::Timestamp::now());
+        match KeptClones::open(&self.data.lab()).adopt(&worker.folder().join(SAVED), record) {
+            Ok(kept) => Some(kept.record.name),
+            Err(error) => {
+                told(Tell::Note(format!("the clones are not kept: {error}")));
+                None
+            }
+        }
+    }
+}
+
+/// Names of the packages that an order changes.
+pub fn changed(order: &Order) -> BTreeSet<String> {
+    order.install.iter().map(|file| file.name.clone()).collect()
+}
+
+/// Whether a part of an order that was tried stands for all of it: it never does.
+pub(super) fn limited(verdict: Judgement, scope: &Scope) -> Option<String> {
+    (verdict == Judgement::Passed && *scope != Scope::Whole).then(|| {
+        format!("only {} was tried, and holds on both clones: validate the order whole for a verdict", scope.describe())
+    })
+}
+
+/// Why a worker is gone: its last word, since its log goes with it.
+fn died(worker: &Worker, phase: String) -> Ended {
+    let log = fs::read_to_string(worker.folder().join("worker.log")).unwrap_or_default();
+    let last = log.trim_end().lines().last().map(|line| format!(" (it wrote: {line})")).unwrap_or_default();
+    Ended::Died { reason: format!("the worker {} died in the phase {phase}{last}", worker.id()), phase }
+}
+
+/// Copies the scenarios' folders to where the worker, who may not read people's folders, finds them.
+fn put_scenarios(worker: &Worker, scenarios: &[Scenario]) -> anyhow::Result<()> {
+    let root = worker.folder().join(SCENARIOS);
+    make(&root)?;
+    for scenario in scenarios {
+        let dir = root.join(&scenario.name);
+        make(&dir)?;
+        for file in scenario.files()? {
+            let copy = dir.join(&file.relative);
+            if let Some(parent) = copy.parent() {
+                make(parent)?;
+            }
+            fs::copy(&file.path, &copy).with_context(|| format!("copy {}", file.path.display()))?;
+            mode(&copy, if file.mode & 0o111 == 0 { 0o644 } else { 0o755 })?;
+        }
+    }
+    Ok(())
+}
+
+fn make(dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    mode(dir, 0o755)
+}
+
+fn mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("change the mode of {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_never_passes_an_order() {
+        let step = Scope::Step { scenario: "web-smoke".into(), step: "config".into() };
+        let said = limited(Judgement::Passed, &step).unwrap();
+        assert!(said.starts_with("only web-smoke up to config was tried"), "{said}");
+        assert_eq!(limited(Judgement::Passed, &Scope::Whole), None);
+        assert_eq!(limited(Judgement::Rejected, &step), None, "what breaks a part breaks the whole");
+    }
+}
