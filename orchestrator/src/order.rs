@@ -5,6 +5,7 @@
 //! the same file gives the same bytes, so the lab and production speak of one digest.
 
 mod compile;
+pub mod parts;
 mod written;
 
 pub use compile::{OrderError, Place, compile, compile_file};
