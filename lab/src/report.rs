@@ -34,6 +34,33 @@ pub struct Report {
     pub baselines: Vec<BaselineReport>,
     /// Duration of the whole validation, milliseconds.
     pub total_ms: u64,
+    /// Which of a rejected order's packages break it; absent when nobody looked, or there was nothing to split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bisection: Option<BisectionReport>,
+}
+
+/// Which of an order's packages break it, and which could ship without them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BisectionReport {
+    /// The smallest sets of packages that fail.
+    pub breaking: Vec<Breaking>,
+    /// The most packages that were seen to pass together; empty when none were.
+    pub passing: Vec<String>,
+    /// How many sets were validated to find that out.
+    pub tries: usize,
+    /// Whether a limit of tries ended the search: the sets may then be larger than they need be.
+    pub limited: bool,
+}
+
+/// A smallest set of packages that fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaking {
+    /// Those that it is about.
+    pub packages: Vec<String>,
+    /// Those that they need, which had to go along.
+    pub with: Vec<String>,
+    /// The verdict's reason on this set; that of the whole order when the set is the whole.
+    pub reason: String,
 }
 
 /// A file is no verdict that can be decided on.

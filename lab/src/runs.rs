@@ -373,6 +373,7 @@ impl Run {
                 _ => "its process was ended before it had a verdict".to_owned(),
             }),
             total_ms: events.last().map_or(0, |event| event.ms),
+            bisection: None,
             baselines,
         })
     }

@@ -86,6 +86,8 @@ pub enum Event<'a> {
     },
     /// Something people should know.
     Note(&'a str),
+    /// What shows that a clone is nobody's twin.
+    Evidence(&'a str),
 }
 
 /// The lab broke; says nothing about the patch.
@@ -332,7 +334,7 @@ impl Validation<'_> {
             (self.observer)(Event::Note(&format!("{} was booted instead of cloned: {reason}", role.name())));
         }
         for line in self.of_guest(|| self.applier.prepare(role, &machine)).map_err(|error| other("prepare", error))? {
-            (self.observer)(Event::Note(&format!("{}: {line}", role.name())));
+            (self.observer)(Event::Evidence(&format!("{}: {line}", role.name())));
         }
         Ok(machine)
     }

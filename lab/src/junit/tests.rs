@@ -41,6 +41,7 @@ fn report() -> Report {
         reason: "r".into(),
         baselines: vec![baseline("debian-12-web@1", Judgement::Rejected, vec![scenario, rebooted])],
         total_ms: 9000,
+        bisection: None,
     }
 }
 

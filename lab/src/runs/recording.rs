@@ -176,7 +176,7 @@ impl Recording {
     }
 
     /// Ends it with a verdict.
-    pub fn judged(self, report: &Report) -> Result<Record, RunsError> {
+    pub fn judged(&self, report: &Report) -> Result<Record, RunsError> {
         let path = self.folder.join(JUNIT);
         let xml = junit::render(std::slice::from_ref(report), &self.record.scenarios)
             .map_err(|error| failed("write", &path)(io::Error::other(error.to_string())))?;
@@ -186,11 +186,11 @@ impl Recording {
     }
 
     /// Ends it without: somebody ended it before.
-    pub fn interrupted(self, reason: &str) -> Result<Record, RunsError> {
+    pub fn interrupted(&self, reason: &str) -> Result<Record, RunsError> {
         self.end(How::Interrupted, reason, &[])
     }
 
-    fn end(mut self, how: How, reason: &str, found: &[BaselineReport]) -> Result<Record, RunsError> {
+    fn end(&self, how: How, reason: &str, found: &[BaselineReport]) -> Result<Record, RunsError> {
         let path = self.folder.join(EVENTS);
         self.events.sync_data().map_err(failed("write", &path))?;
         let text = fs::read(&path).map_err(failed("read", &path))?;
@@ -202,14 +202,15 @@ impl Recording {
             total_ms: report.total_ms,
             phases: phases(&events, &report.name),
         };
-        self.record.end = Some(End {
+        let end = End {
             at: Timestamp::now(),
             how,
             reason: reason.to_owned(),
             measured: found.iter().map(measured).collect(),
-        });
-        write_json(&self.folder.join(RECORD), &self.record)?;
-        Ok(self.record)
+        };
+        let record = Record { end: Some(end), ..self.record.clone() };
+        write_json(&self.folder.join(RECORD), &record)?;
+        Ok(record)
     }
 }
 

@@ -48,6 +48,7 @@ fn report(baselines: Vec<BaselineReport>) -> Report {
         reason: "it holds".into(),
         baselines,
         total_ms: 9,
+        bisection: None,
     }
 }
 

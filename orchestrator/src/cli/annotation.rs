@@ -139,6 +139,7 @@ mod tests {
             reason: String::new(),
             baselines: vec![baseline],
             total_ms: 1,
+            bisection: None,
         }
     }
 

@@ -2,11 +2,12 @@
 //! begins, and one for each that ends. Failures are shown when they are known, with their first line, not at the end.
 
 use std::{
+    collections::BTreeSet,
     io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use patchlab_check::Status;
 use patchlab_lab::{
     failure::{Blame, failures},
@@ -61,6 +62,8 @@ struct Row {
     name: String,
     begun: Instant,
     phase: Option<(String, Instant)>,
+    /// What was said of steps that failed.
+    failed: BTreeSet<String>,
     bar: Option<ProgressBar>,
 }
 
@@ -71,9 +74,7 @@ impl Board {
         let screen = is_watched.then(|| {
             let lines = MultiProgress::new();
             let total = lines.add(ProgressBar::new_spinner());
-            if let Ok(style) = ProgressStyle::with_template("  {elapsed:>5}  {wide_msg}") {
-                total.set_style(style);
-            }
+            total.set_style(line("  {took:>12}  {wide_msg}"));
             total.enable_steady_tick(TICK);
             Screen { lines, total }
         });
@@ -125,14 +126,12 @@ impl Board {
         let name = self.name(subject);
         let bar = self.screen.as_ref().map(|screen| {
             let bar = screen.lines.insert_before(&screen.total, ProgressBar::new_spinner());
-            if let Ok(style) = ProgressStyle::with_template("  {spinner} {elapsed:>4}  {prefix}  {wide_msg}") {
-                bar.set_style(style);
-            }
+            bar.set_style(line("  {spinner} {took:>10}  {prefix}  {wide_msg}"));
             bar.set_prefix(name.clone());
             bar.enable_steady_tick(TICK);
             bar
         });
-        self.rows.push(Row { name, begun: Instant::now(), phase: None, bar });
+        self.rows.push(Row { name, begun: Instant::now(), phase: None, failed: BTreeSet::new(), bar });
     }
 
     fn told(&mut self, subject: Subject<'_>, tell: &Tell) {
@@ -150,12 +149,18 @@ impl Board {
             Tell::Agent { what, .. } => self.detail(subject, what),
             Tell::Step { scenario, step, role, status } => {
                 self.detail(subject, &format!("{scenario}/{step}"));
-                if *status == Status::Fail {
-                    let fails = self.word("fail");
-                    self.keep(&format!("{name}: {scenario}/{step}: {fails} on the {} clone", role.name()));
+                let failed = format!("{name}: {scenario}/{step}: {} on the {} clone", self.word("fail"), role.name());
+                let is_news = |row: &mut Row| row.failed.insert(failed.clone());
+                // What fails twice is run twice to be sure.
+                if *status == Status::Fail && self.row(subject).is_some_and(is_news) {
+                    self.keep(&failed);
                 }
             }
             Tell::Note(text) => self.keep(&format!("{name}: {text}")),
+            Tell::Evidence(text) => {
+                self.detail(subject, text);
+                self.log(&format!("{name}: {text}"));
+            }
             Tell::Done { .. } | Tell::Failed(_) => {}
         }
     }
@@ -226,6 +231,16 @@ impl Drop for Board {
             self.log(&format!("all took {}", duration(self.begun.elapsed())));
         }
     }
+}
+
+/// How a moving line looks; `took` is how long it has been there.
+fn line(template: &str) -> ProgressStyle {
+    let took = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        // A line that cannot be written is not worth a word.
+        let _ = text.write_str(&duration(Duration::from_secs(state.elapsed().as_secs().max(1))));
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    style.with_key("took", took)
 }
 
 /// A phase's line.

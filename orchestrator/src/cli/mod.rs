@@ -6,6 +6,7 @@
 mod annotation;
 mod audit;
 mod baseline;
+mod bisection;
 mod board;
 mod client;
 mod demo;

@@ -142,9 +142,10 @@ fn row(output: &Output, run: &Run) -> (Vec<String>, String) {
         took.map_or_else(|| "-".into(), crate::legible::duration),
         names.join(" "),
     ];
-    let part = record.scope.describe();
-    let part = if part.is_empty() { part } else { format!("only {part}: ") };
-    (fields, format!("{part}{}", reason(run)))
+    let (part, reason) = (record.scope.describe(), reason(run));
+    // A part that holds says by itself that it is one.
+    let is_said = part.is_empty() || reason.starts_with("only ");
+    (fields, if is_said { reason.to_owned() } else { format!("only {part}: {reason}") })
 }
 
 fn reason(run: &Run) -> &str {

@@ -18,6 +18,7 @@ use patchlab_protocol::{Digest, Envelope, SigningKey, document::Order};
 use super::{
     CliError, Exit, Global, Output,
     annotation::{self, Runner},
+    bisection::{self, Bisect},
     board::{Board, Orders},
     kept::KeepWhen,
     lab, verdict,
@@ -66,6 +67,10 @@ pub struct Validate {
     /// When clones reboot
     #[arg(long, value_enum, default_value_t = RebootWhen::Asked)]
     reboot: RebootWhen,
+    /// When a rejected order of several packages is split, into the smallest sets that fail and the most that pass, by further
+    /// validations
+    #[arg(long, value_enum, default_value_t = Bisect::Auto)]
+    bisect: Bisect,
     /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
     #[arg(long, value_enum, default_value_t = KeepWhen::Never)]
     keep: KeepWhen,
@@ -133,7 +138,12 @@ impl Validate {
             manner,
             jobs: self.jobs.map(NonZeroUsize::get),
         };
-        let validated = run(&output, &batch)?;
+        let mut validated = run(&output, &batch)?;
+        if self.bisect == Bisect::Auto {
+            for ((order, path), validated) in orders.iter().zip(&self.order).zip(&mut validated) {
+                bisection::split(&output, &batch, (order, path), &mut validated.report, &artifacts)?;
+            }
+        }
         for (((order, _), path), validated) in orders.iter().zip(&self.order).zip(&validated) {
             if validated.report.verdict == Judgement::Passed {
                 sign(&output, (order, path), &validated.report, signer.as_ref())?;

@@ -6,7 +6,7 @@ use patchlab_lab::{
     diff,
     failure::{self, Blame, Failure},
     report::{BaselineReport, Report},
-    runs::{How, Record},
+    runs::{End, How, Record},
     verdict::Verdict,
 };
 
@@ -18,8 +18,12 @@ const LINES: usize = 12;
 
 /// Prints a run's report.
 pub(super) fn print(output: &Output, report: &Report, record: &Record) {
-    let is_interrupted = record.end.as_ref().is_some_and(|end| end.how == How::Interrupted);
-    let word = if is_interrupted { "interrupted" } else { report.verdict.name() };
+    // What has a verdict says it; what has none was ended, or goes on.
+    let word = match &record.end {
+        Some(End { how: How::Judged(verdict), .. }) => verdict.name(),
+        Some(End { how: How::Interrupted, .. }) => "interrupted",
+        None => "no verdict",
+    };
     output.fields(&[&report.id, word, &report.reason]);
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
@@ -31,7 +35,8 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
         for_owners(output, &found);
         journal(output, baseline);
         changes(output, baseline);
-        end(output, baseline);
+        let why = if report.reason.contains(&baseline.reason) { "" } else { &baseline.reason };
+        end(output, baseline, why);
     }
     output.pairs(&[("record", format!("{0}  (patchlab lab show {0})", record.id))]);
 }
@@ -96,13 +101,15 @@ fn changes(output: &Output, baseline: &BaselineReport) {
     }
 }
 
-/// How the way back went, and how long it all took.
-fn end(output: &Output, baseline: &BaselineReport) {
+/// How the way back went, and how long it all took. `why` is the verdict's reason, when that was not said yet.
+fn end(output: &Output, baseline: &BaselineReport, why: &str) {
     let way_back = match baseline.rollback.reason.as_str() {
         "" => baseline.rollback.status.to_string(),
         reason => format!("{}, {reason}", baseline.rollback.status),
     };
-    let mut pairs = vec![("baseline", format!("{}: {}", baseline.name, baseline.verdict)), ("rollback", way_back)];
+    let why = if why.is_empty() { String::new() } else { format!(", {why}") };
+    let verdict = format!("{}: {}{why}", baseline.name, baseline.verdict);
+    let mut pairs = vec![("baseline", verdict), ("rollback", way_back)];
     if baseline.apply_ms > 0 {
         pairs.push(("applied in", millis(baseline.apply_ms)));
     }

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod applier;
+pub mod bisection;
 pub mod budget;
 pub mod halt;
 pub mod job;

@@ -24,7 +24,7 @@ use super::{
     schedule::{self, Budget, Work},
     worker::{Manner, Tell},
 };
-use crate::place::Data;
+use crate::{legible::millis, place::Data};
 
 /// The baselines that an order is validated on: those named, or every newest one of the order's class that represents one of its
 /// packages.
@@ -52,7 +52,7 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
 }
 
 /// Orders to validate, each on baselines of its own, with the same scenarios in the same manner.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Batch<'a> {
     /// Where the lab is.
     pub data: &'a Data,
@@ -146,34 +146,18 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
             pairs.push((work, Pair { data, order, baseline, name, scenarios, scope, manner, recording, halt }));
         }
     }
-    let begun = Instant::now();
-    let mut floor = Floor { pairs: &pairs, budget, halt: &halt, tell, observer, ended: BTreeMap::new() };
+    let (ended, validated) = (BTreeMap::new(), BTreeMap::new());
+    let (pairs, recordings, halt) = (&pairs, &recordings, &halt);
+    let mut floor = Floor { batch, recordings, pairs, budget, halt, tell, observer, ended, validated };
     floor.run(&words);
-    let ended = floor.ended;
-    drop(pairs);
-    let took = millis(begun);
-    let mut places = 0..;
-    let mut failures = Vec::new();
-    let mut validated = Vec::new();
-    for ((order, baselines), recording) in batch.orders.iter().zip(recordings) {
-        let mut found = Vec::new();
-        for (baseline, place) in baselines.iter().zip(&mut places) {
-            found.push(match ended.get(&place) {
-                Some(Ok(report)) => report.clone(),
-                Some(Err(error)) => {
-                    failures.push(format!("{error:#}"));
-                    broken(baseline, format!("{error:#}"))
-                }
-                None => broken(baseline, "interrupted before it began".into()),
-            });
-        }
-        validated.push(end(batch, order, recording, found, took, &halt)?);
-    }
     // Nothing but failures of the lab's own: then the first one is the answer.
-    match failures.first() {
-        Some(first) if failures.len() == ended.len() && !halt.is_called() => bail!("{first}"),
-        _ => Ok(validated),
+    if floor.ended.values().all(Result::is_err)
+        && !halt.is_called()
+        && let Some((_, Err(first))) = floor.ended.pop_first()
+    {
+        return Err(first);
     }
+    floor.validated.into_values().collect()
 }
 
 fn begin(batch: &Batch<'_>, runs: &Runs, (order, baselines): &(Order, Vec<Baseline>)) -> anyhow::Result<Recording> {
@@ -190,38 +174,14 @@ fn begin(batch: &Batch<'_>, runs: &Runs, (order, baselines): &(Order, Vec<Baseli
     runs.begin(asked).context("begin the record of the run")
 }
 
-/// The verdict on an order, and the end of its record.
-fn end(
-    batch: &Batch<'_>,
-    order: &Order,
-    recording: Recording,
-    baselines: Vec<BaselineReport>,
-    total_ms: u64,
-    halt: &Halt,
-) -> anyhow::Result<Validated> {
-    let Judged { judgement, reason } = overall(&baselines);
-    let (verdict, reason) = match limited(judgement, &batch.scope) {
-        Some(reason) => (Judgement::Missing, reason),
-        None => (judgement, reason),
-    };
-    let (id, digest) = (order.id.clone(), digest_of(order.clone()));
-    if halt.is_called() {
-        let record = recording.interrupted(&format!("interrupted after {}", crate::legible::millis(total_ms)))?;
-        // As everybody else will read it.
-        let report = Runs::open(&batch.data.lab()).get(&record.id)?.report()?;
-        return Ok(Validated { report, record });
-    }
-    let report = Report { schema: SCHEMA, order: digest, id, verdict, reason, baselines, total_ms };
-    let record = recording.judged(&report)?;
-    Ok(Validated { report, record })
-}
-
 fn broken(baseline: &Baseline, reason: String) -> BaselineReport {
     BaselineReport { reason, ..BaselineReport::begun(baseline.full_name(), baseline.digest) }
 }
 
 /// Where validations run: starts what fits, listens, and writes down what it hears.
 struct Floor<'a, 'o> {
+    batch: &'a Batch<'a>,
+    recordings: &'a [Recording],
     pairs: &'a [(Work, Pair<'a>)],
     budget: Budget,
     halt: &'a Halt,
@@ -229,11 +189,55 @@ struct Floor<'a, 'o> {
     observer: &'o mut dyn FnMut(Seen<'_>),
     /// What came of each, by its place in `pairs`.
     ended: BTreeMap<usize, anyhow::Result<BaselineReport>>,
+    /// The orders that have ended, by their numbers.
+    validated: BTreeMap<usize, anyhow::Result<Validated>>,
 }
 
 impl Floor<'_, '_> {
-    /// Until all have ended, or those that run when all is to end.
+    /// Until all orders have ended; when all is to end, as soon as what runs has.
     fn run(&mut self, words: &mpsc::Receiver<Word>) {
+        self.run_pairs(words);
+        for number in 0..self.batch.orders.len() {
+            if !self.validated.contains_key(&number) {
+                let ended = if self.halt.is_called() { self.stop(number) } else { self.judge(number) };
+                self.validated.insert(number, ended);
+            }
+        }
+    }
+
+    /// The verdict on an order, and the end of its record.
+    fn judge(&self, number: usize) -> anyhow::Result<Validated> {
+        let (order, _) = &self.batch.orders[number];
+        let of_order = self.pairs.iter().enumerate().filter(|(_, (work, _))| work.order == number);
+        let found = of_order.filter_map(|(place, (_, pair))| match self.ended.get(&place)? {
+            Ok(report) => Some(report.clone()),
+            Err(error) => Some(broken(pair.baseline, format!("{error:#}"))),
+        });
+        let baselines: Vec<BaselineReport> = found.collect();
+        let Judged { judgement, reason } = overall(&baselines);
+        let (verdict, reason) = match limited(judgement, &self.batch.scope) {
+            Some(reason) => (Judgement::Missing, reason),
+            None => (judgement, reason),
+        };
+        let (id, digest) = (order.id.clone(), digest_of(order.clone()));
+        let total_ms = self.recordings[number].ms();
+        let report =
+            Report { schema: SCHEMA, order: digest, id, verdict, reason, baselines, total_ms, bisection: None };
+        let record = self.recordings[number].judged(&report)?;
+        Ok(Validated { report, record })
+    }
+
+    /// The end of the record of an order that has no verdict.
+    fn stop(&self, number: usize) -> anyhow::Result<Validated> {
+        let recording = &self.recordings[number];
+        let record = recording.interrupted(&format!("interrupted after {}", millis(recording.ms())))?;
+        // As everybody else will read it.
+        let report = Runs::open(&self.batch.data.lab()).get(&record.id)?.report()?;
+        Ok(Validated { report, record })
+    }
+
+    /// Until all have ended, or those that run when all is to end.
+    fn run_pairs(&mut self, words: &mpsc::Receiver<Word>) {
         let pairs = self.pairs;
         (self.observer)(Seen::Begins { all: pairs.len(), jobs: self.budget.jobs.min(pairs.len()) });
         let mut waiting: Vec<usize> = (0..pairs.len()).collect();
@@ -310,6 +314,13 @@ impl Floor<'_, '_> {
             (self.observer)(Seen::Ended(subject(pair), &report, pair.recording.record()));
         }
         self.ended.insert(place, result);
+        let number = self.pairs[place].0.order;
+        let mut places = (0..self.pairs.len()).filter(|place| self.pairs[*place].0.order == number);
+        // Its verdict does not wait for other orders', and is not lost with them.
+        if !self.halt.is_called() && places.all(|place| self.ended.contains_key(&place)) {
+            let ended = self.judge(number);
+            self.validated.insert(number, ended);
+        }
     }
 
     /// A record that cannot be written changes no verdict: it is told.
@@ -340,11 +351,7 @@ fn happening(tell: &Tell) -> Option<Happening> {
             let (scenario, step) = (scenario.clone(), step.clone());
             Some(Happening::Step { scenario, step, role: *role, status: *status })
         }
-        Tell::Note(text) => Some(Happening::Note { text: text.clone() }),
+        Tell::Note(text) | Tell::Evidence(text) => Some(Happening::Note { text: text.clone() }),
         Tell::Agent { .. } | Tell::Done { .. } | Tell::Failed(_) => None,
     }
-}
-
-fn millis(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -83,6 +83,8 @@ pub enum Tell {
     },
     /// Something people should know.
     Note(String),
+    /// What shows that a clone is nobody's twin.
+    Evidence(String),
     /// The agent is this far.
     Agent {
         /// Apply or rollback.
@@ -138,6 +140,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
                 Tell::Step { scenario: scenario.to_owned(), step: step.to_owned(), role, status }
             }
             Event::Note(text) => Tell::Note(text.to_owned()),
+            Event::Evidence(text) => Tell::Evidence(text.to_owned()),
         };
         let _ = inside.sender.send(&told);
     };

@@ -86,6 +86,7 @@ fn a_rejected_run_says_first_that_it_must_not_ship_and_then_everything() {
         reason: "web@1: regression in web-smoke".into(),
         baselines: vec![found],
         total_ms: 61_000,
+        bisection: None,
     };
     recording.judged(&report).unwrap();
 
