@@ -17,7 +17,7 @@ use patchlab_lab::{
     kept::{Keep, SavedClone},
     machine::Driver,
     report::BaselineReport,
-    scenario::discover,
+    scenario::{discover, today},
     validation::{Event, Reboot, Validated, Validation},
     worker::Inside,
 };
@@ -146,6 +146,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         applier: &applier,
         reboot: ask.manner.reboot,
         keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
+        today: today(),
         observer: &observer,
     };
     Ok(validation.run())
