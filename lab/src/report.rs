@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     diff::Diff,
+    scenario::Standing,
     verdict::{Judgement, Phase, Verdict},
 };
 
@@ -141,6 +142,36 @@ pub struct BaselineReport {
     /// The name under which both clones were kept; absent when they were not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
+    /// Scenarios that were not run, since the lab does not give what they require.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedScenario>,
+    /// Scenarios in quarantine: they ran, and count only where that has expired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<QuarantinedScenario>,
+}
+
+/// A scenario that was not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedScenario {
+    /// Its name.
+    pub name: String,
+    /// What it requires, and why that is not given.
+    pub reason: String,
+}
+
+/// A scenario in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedScenario {
+    /// Its name.
+    pub name: String,
+    /// Whether the quarantine held on the day.
+    pub standing: Standing,
+    /// Who mends it.
+    pub owner: String,
+    /// The last day, e.g. `2027-01-31`.
+    pub until: String,
+    /// Where it is written down why.
+    pub ticket: String,
 }
 
 impl BaselineReport {
@@ -166,6 +197,8 @@ impl BaselineReport {
             guest_ms: 0,
             journal: Vec::new(),
             kept: None,
+            skipped: Vec::new(),
+            quarantined: Vec::new(),
         }
     }
 }

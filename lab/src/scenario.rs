@@ -5,25 +5,30 @@
 //! ([`ScenarioRun`]) goes to [`crate::verdict`], which compares the clones; a scenario alone never blames a patch.
 
 mod check;
+mod fixture;
 mod lint;
+mod quarantine;
+pub mod requirement;
 mod run;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use patchlab_check::{
     Step,
-    step::Kind,
-    written::{self, Span, WrittenError},
+    step::{Errand, Kind, Pattern, Repeat},
+    written::{self, Combination, Scalar, Span, WrittenError},
 };
 use serde::Deserialize;
 
 pub use check::{Check, CheckKind, Level, differential, evaluate_check, failed_units, journal_errors, serial_panic};
+pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};
-pub use run::{Progress, ScenarioRun, StepRun, run};
+pub use quarantine::{Quarantine, Standing, today};
+pub use run::{Bench, ErrandEnd, Progress, ScenarioRun, StepRun, run};
 
 /// The file that makes a folder a scenario.
 pub const FILE: &str = "scenario.toml";
@@ -44,6 +49,21 @@ struct Written {
     timeout: Span,
     #[serde(default)]
     production: Vec<String>,
+    /// Values for `${name}` in the texts of this file.
+    #[serde(default)]
+    parameters: BTreeMap<String, Scalar>,
+    /// Values of which every combination is a run of its own.
+    #[serde(default)]
+    matrix: BTreeMap<String, Vec<Scalar>>,
+    #[serde(default)]
+    fixtures: Vec<String>,
+    #[serde(default)]
+    requires: Vec<String>,
+    #[serde(default)]
+    repeat: Repeat,
+    quarantine: Option<Quarantine>,
+    #[serde(default)]
+    redact: Vec<Pattern>,
     step: Vec<Step>,
     #[serde(default)]
     check: Vec<Check>,
@@ -56,7 +76,7 @@ fn default_timeout() -> Span {
 /// A scenario, valid.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// Name: that of its folder.
+    /// Name: that of its folder, and of a matrix its combination, e.g. `web[port=443]`.
     pub name: String,
     /// Who answers for it.
     pub owner: String,
@@ -72,6 +92,18 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What is watched all the time.
     pub checks: Vec<Check>,
+    /// What its parameters are in this reading.
+    pub combination: Combination,
+    /// What is set up before its steps, in order, and taken away after them, in the other.
+    pub fixtures: Vec<Fixture>,
+    /// Words for what it asks of the lab: [`requirement::WORDS`].
+    pub requires: Vec<String>,
+    /// How often its own steps are done, one after the other; every time must pass.
+    pub repeat: Repeat,
+    /// That it is known to be unsound.
+    pub quarantine: Option<Quarantine>,
+    /// What is taken out of outputs, findings and journals before anything is stored or shown. Its steps have it too.
+    pub redact: Vec<Pattern>,
     /// Its folder on this machine.
     pub dir: PathBuf,
 }
@@ -148,28 +180,75 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
-    /// Reads the scenario in the folder `dir`.
+    /// Reads the scenario in the folder `dir`; of a matrix, the first combination.
     ///
     /// # Errors
     /// `scenario.toml` cannot be read or is wrong: file, line and key are named.
     pub fn read(dir: &Path) -> Result<Self, ScenarioError> {
         let path = dir.join(FILE);
         let text = written::read_text(&path)?;
-        let written: Written = written::parse(&text, &path)?;
+        let combination = written::combinations(&text, &path)?.into_iter().next().unwrap_or_default();
+        Self::of(dir, &text, combination)
+    }
+
+    /// Reads every combination of the scenario in the folder `dir`, in the order of its matrix: one without a matrix.
+    ///
+    /// # Errors
+    /// `scenario.toml` cannot be read or is wrong: file, line and key are named.
+    pub fn read_all(dir: &Path) -> Result<Vec<Self>, ScenarioError> {
+        let path = dir.join(FILE);
+        let text = written::read_text(&path)?;
+        let all = written::combinations(&text, &path)?;
+        all.into_iter().map(|combination| Self::of(dir, &text, combination)).collect()
+    }
+
+    fn of(dir: &Path, text: &str, combination: Combination) -> Result<Self, ScenarioError> {
+        let path = dir.join(FILE);
+        let (written, _) = written::parse_with::<Written>(text, &path, &combination)?;
         if let Some((key, problem)) = problems(&written, dir).into_iter().next() {
-            return Err(WrittenError::at_key(&path, &text, &key, problem).into());
+            return Err(WrittenError::at_key(&path, text, &key, problem).into());
+        }
+        let mut fixtures = Vec::with_capacity(written.fixtures.len());
+        for found in written.fixtures.iter().filter_map(|name| Fixture::find(dir, name)) {
+            fixtures.push(Fixture::read(&found)?.redacting(&written.redact));
+        }
+        let mut steps = written.step;
+        for step in &mut steps {
+            step.redact.extend_from_slice(&written.redact);
         }
         Ok(Self {
-            name: written.name,
+            name: format!("{}{combination}", written.name),
             owner: written.owner,
             summary: written.summary,
             applies: written.applies,
             timeout: written.timeout.0,
             production: written.production,
-            steps: written.step,
+            steps,
             checks: written.check,
+            combination,
+            fixtures,
+            requires: written.requires,
+            repeat: written.repeat,
+            quarantine: written.quarantine,
+            redact: written.redact,
             dir: dir.to_owned(),
         })
+    }
+
+    /// The name of its folder, which all combinations of a matrix share.
+    pub fn folder(&self) -> &str {
+        self.name.split_once('[').map_or(self.name.as_str(), |(folder, _)| folder)
+    }
+
+    /// Every step in the order in which it is done: the fixtures' set-up, its own, the fixtures' tear-down.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        let set_up = self.fixtures.iter().flat_map(|fixture| &fixture.set_up);
+        set_up.chain(&self.steps).chain(self.fixtures.iter().rev().flat_map(|fixture| &fixture.tear_down))
+    }
+
+    /// `text` without what its `redact` matches.
+    pub fn redacted(&self, text: String) -> String {
+        self.redact.iter().fold(text, |text, pattern| pattern.redact(&text).into_owned())
     }
 
     /// Whether it is to be run on a baseline.
@@ -187,13 +266,22 @@ impl Scenario {
         self.production.iter().filter_map(|name| self.steps.iter().find(|step| step.name == *name))
     }
 
-    /// The files of its folder, to be copied into the guest, sorted by path.
+    /// The files of its folder and of its fixtures' (as `fixtures/NAME/…`), to be copied into the guest, sorted by path.
     ///
     /// # Errors
     /// The folder cannot be read, holds something other than files and folders, or is larger than the limits.
     pub fn files(&self) -> Result<Vec<ScenarioFile>, ScenarioError> {
         let mut files = Vec::new();
         collect_files(&self.dir, &self.dir, &mut files)?;
+        for fixture in self.fixtures.iter().filter(|fixture| !fixture.dir.starts_with(&self.dir)) {
+            let mut brought = Vec::new();
+            collect_files(&fixture.dir, &fixture.dir, &mut brought)?;
+            let placed = |file: ScenarioFile| ScenarioFile {
+                relative: format!("{FIXTURES}/{}/{}", fixture.name, file.relative),
+                ..file
+            };
+            files.extend(brought.into_iter().map(placed));
+        }
         let size: u64 = files.iter().map(|file| file.size).sum();
         if size > FOLDER_BYTES {
             let problem =
@@ -241,18 +329,57 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
                     format!("key \"production\": there is no step {name:?}; the steps are {}", known.join(", "));
                 found.push((key, problem));
             }
-            Some(Step { kind: Kind::Run { command, .. }, .. })
-                if command.split_whitespace().any(|w| w.starts_with("./")) =>
-            {
-                let problem = format!(
-                    "key \"production\": step {name:?} runs a file of the scenario's folder, which real hosts do not have"
-                );
-                found.push((key, problem));
+            Some(step) => {
+                let not_there = not_on_hosts(&step.kind);
+                found.extend(not_there.map(|why| (key, format!("key \"production\": step {name:?} {why}"))));
             }
-            Some(_) => {}
         }
     }
+    for (index, step) in written.step.iter().enumerate() {
+        if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
+            && !dir.join(copy.from.as_str()).is_file()
+        {
+            let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
+            found.push((format!("step.{index}.copy-in.from"), problem));
+        }
+    }
+    for (index, name) in written.fixtures.iter().enumerate() {
+        let key = format!("fixtures.{index}");
+        if !name.chars().all(valid) || name.is_empty() || name.len() > 40 {
+            found.push((key, format!("key \"fixtures\": {name:?} is not lower-case letters, digits and -")));
+        } else if written.fixtures[..index].contains(name) {
+            found.push((key, format!("key \"fixtures\": {name:?} is there twice")));
+        } else if Fixture::find(dir, name).is_none() {
+            let problem = format!(
+                "key \"fixtures\": there is no fixture {name:?}: make {FIXTURES}/{name}/{FIXTURE_FILE} in the scenario's folder \
+                 or beside it"
+            );
+            found.push((key, problem));
+        }
+    }
+    if let Some(quarantine) = &written.quarantine {
+        for (key, text) in [("owner", &quarantine.owner), ("ticket", &quarantine.ticket)] {
+            if text.trim().is_empty() {
+                found.push((format!("quarantine.{key}"), format!("key \"quarantine.{key}\": it is empty")));
+            }
+        }
+    }
+    if written.redact.iter().any(|pattern| pattern.is_match("")) {
+        found.push(("redact".into(), "key \"redact\": a pattern matches everything".into()));
+    }
     found
+}
+
+/// Why a real host cannot repeat a step; `None` when it can.
+fn not_on_hosts(kind: &Kind) -> Option<String> {
+    match kind {
+        Kind::Errand(errand) => Some(format!("is {}, which the lab alone does", errand.name())),
+        Kind::Wait(wait) => not_on_hosts(wait.until.kind()),
+        Kind::Run { command, .. } if command.split_whitespace().any(|word| word.starts_with("./")) => {
+            Some("runs a file of the scenario's folder, which real hosts do not have".into())
+        }
+        _ => None,
+    }
 }
 
 fn collect_files(root: &Path, dir: &Path, files: &mut Vec<ScenarioFile>) -> Result<(), ScenarioError> {
@@ -283,8 +410,8 @@ fn collect_files(root: &Path, dir: &Path, files: &mut Vec<ScenarioFile>) -> Resu
     Ok(())
 }
 
-/// The scenario folders in `dirs`, each of which is one or holds some, sorted by name. Where two have one name, the one from the
-/// earlier of `dirs` is taken.
+/// The scenarios in `dirs`, each of which is the folder of one or holds some, sorted by name; of a matrix, every combination. Where
+/// two folders have one name, the one from the earlier of `dirs` is taken.
 ///
 /// # Errors
 /// A folder cannot be read, or the first scenario that is wrong.
@@ -292,9 +419,9 @@ pub fn discover(dirs: &[PathBuf]) -> Result<Vec<Scenario>, ScenarioError> {
     let mut found: Vec<Scenario> = Vec::new();
     for dir in dirs {
         for folder in folders(dir)? {
-            let scenario = Scenario::read(&folder)?;
-            if !found.iter().any(|other| other.name == scenario.name) {
-                found.push(scenario);
+            let all = Scenario::read_all(&folder)?;
+            if !found.iter().any(|other| all.first().is_some_and(|first| first.folder() == other.folder())) {
+                found.extend(all);
             }
         }
     }

@@ -8,6 +8,7 @@
 //! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
 //! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
 
+mod bench;
 mod journal;
 mod round;
 
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::journal::journal;
+use self::{bench::LabOrApplier, journal::journal};
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
@@ -27,8 +28,8 @@ use crate::{
     kept::{self, Keep, SavedClone},
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
-    report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus},
-    scenario::{Scenario, Subject},
+    report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus, ScenarioReport},
+    scenario::{Scenario, Standing, Subject},
     verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
 };
 
@@ -54,6 +55,8 @@ pub struct Validation<'a> {
     pub reboot: Reboot,
     /// When clones are kept, and where they are saved to.
     pub keep: (Keep, &'a Path),
+    /// Today, in UTC: the day on which quarantines hold or have expired.
+    pub today: jiff::civil::Date,
     /// Told what happens, from several threads.
     pub observer: &'a (dyn Fn(Event<'_>) + Sync),
 }
@@ -166,20 +169,24 @@ impl Validation<'_> {
         let evidence: Vec<String> = self
             .scenarios
             .iter()
+            .filter(|scenario| self.counts(&scenario.name))
             .filter(|scenario| {
                 let mut runs = report.scenarios.iter().filter(|ran| ran.name == scenario.name);
                 runs.any(|ran| ran.phase != Phase::RolledBack && has_evidence(scenario, self.changed, ran))
             })
             .map(|scenario| scenario.name.clone())
             .collect();
+        let counted: Vec<ScenarioReport> =
+            report.scenarios.iter().filter(|ran| self.counts(&ran.name)).cloned().collect();
         let judged = verdict::judge(&Facts {
             applied: &applied,
-            scenarios: &report.scenarios,
+            scenarios: &counted,
             evidence: &evidence,
             rollback: &report.rollback,
             policy: Policy::default(),
         });
-        (report.verdict, report.reason) = (judged.judgement, judged.reason);
+        report.verdict = judged.judgement;
+        report.reason = judged.reason + &self.set_aside(&report.scenarios);
         report.total_ms = millis(begun.elapsed());
         (report, clones)
     }
@@ -188,7 +195,7 @@ impl Validation<'_> {
     /// lab breaks on the way.
     fn phases(&self, report: &mut BaselineReport, clones: &mut Option<Clones>) -> Result<Applied, Broke> {
         let manifest = self.manifest()?;
-        let scenarios = self.applicable(&manifest);
+        let scenarios = self.runnable(self.applicable(&manifest), report);
         let clones = clones.insert(self.clones(report)?);
         self.phase("apply");
         let complaint = match self.of_guest(|| self.applier.apply(&clones.patched)) {
@@ -216,6 +223,7 @@ impl Validation<'_> {
         if report
             .scenarios
             .iter()
+            .filter(|ran| self.counts(&ran.name))
             .any(|ran| matches!(ran.verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky))
         {
             // Rejected whatever the way back does; what broke is still there to be read.
@@ -283,7 +291,9 @@ impl Validation<'_> {
 
     /// What the patched clone's journal says since its baseline was frozen.
     fn journal(&self, clones: &Clones) -> Vec<String> {
-        journal(&clones.patched, self.baseline.record.frozen.at)
+        let lines = journal(&clones.patched, self.baseline.record.frozen.at);
+        let redacted = |line| self.scenarios.iter().fold(line, |line, scenario| scenario.redacted(line));
+        lines.into_iter().map(redacted).collect()
     }
 
     /// What the applier does is the guest's time: it waits for the agent inside.
@@ -342,13 +352,28 @@ impl Validation<'_> {
     fn reboot(&self, clones: &Clones) -> Result<(), Broke> {
         self.phase("reboot");
         let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
-        let reboot = |role| {
-            let machine = clones.of(role);
-            machine.reboot(timeout).map_err(lab("reboot"))?;
-            self.of_guest(|| self.applier.resume(role, machine)).map_err(|error| other("reboot", error))
+        let reboot = |role| match self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)) {
+            Ok(_) => Ok(()),
+            Err(LabOrApplier::Lab(source)) => Err(lab("reboot")(source)),
+            Err(LabOrApplier::Applier(error)) => Err(other("reboot", error)),
         };
         let (control, patched) = both(reboot);
         control.and(patched)
+    }
+
+    /// What was found and does not count, for the end of a reason: a quarantine is never silent.
+    fn set_aside(&self, ran: &[ScenarioReport]) -> String {
+        use verdict::Verdict::{Fixed, Pass};
+        let aside = ran.iter().filter(|ran| !self.counts(&ran.name) && !matches!(ran.verdict, Pass | Fixed));
+        let aside: Vec<String> = aside.map(|ran| format!("{} {} {}", ran.verdict, ran.name, ran.phase)).collect();
+        if aside.is_empty() { String::new() } else { format!("; in quarantine, not counted: {}", aside.join(", ")) }
+    }
+
+    /// Whether what a scenario finds decides anything: it does not while it is in quarantine.
+    fn counts(&self, name: &str) -> bool {
+        let quarantine = self.scenarios.iter().find(|scenario| scenario.name == name);
+        let quarantine = quarantine.and_then(|scenario| scenario.quarantine.as_ref());
+        quarantine.is_none_or(|quarantine| quarantine.standing(self.today) == Standing::Expired)
     }
 }
 
@@ -359,6 +384,18 @@ impl Clones {
             Role::Patched => &self.patched,
         }
     }
+}
+
+/// Reboots a clone and starts again what applies: the one way in which a clone reboots. How long its reboot took.
+fn reboot_and_resume(
+    applier: &dyn Applier,
+    role: Role,
+    machine: &Machine,
+    timeout: Duration,
+) -> Result<Duration, LabOrApplier> {
+    let took = machine.reboot(timeout)?;
+    applier.resume(role, machine)?;
+    Ok(took)
 }
 
 /// Does the same on both clones at the same time.

@@ -109,10 +109,14 @@ fn example(block: &Block<'_>) -> Result<(), String> {
             write("web-smoke/scenario.toml")?;
             patchlab_lab::scenario::Scenario::read(&dir).map(drop).map_err(|error| error.to_string())
         }
+        "toml fixture" => {
+            write(patchlab_lab::scenario::FIXTURE_FILE)?;
+            patchlab_lab::scenario::Fixture::read(folder.path()).map(drop).map_err(|error| error.to_string())
+        }
         "toml order" => patchlab_check::written::read::<patchlab::order::Written>(&write("order.toml")?)
             .map(drop)
             .map_err(|error| error.to_string()),
-        other => Err(format!("a block says ```{other}, which is none of ```toml recipe, scenario or order")),
+        other => Err(format!("a block says ```{other}, which is none of ```toml recipe, scenario, fixture or order")),
     };
     read.map_err(|error| format!("{error}\n{text}"))
 }
@@ -122,7 +126,7 @@ fn every_example_is_read_by_the_real_reader() {
     none_complains(|_, text| examples(text));
     let files = fs::read_to_string(root().join("docs/files.md")).unwrap();
     let kinds: BTreeSet<&str> = parts(&files).0.iter().map(|block| block.info).filter(|i| !i.is_empty()).collect();
-    assert_eq!(kinds, BTreeSet::from(["toml recipe", "toml scenario", "toml order"]));
+    assert_eq!(kinds, BTreeSet::from(["toml recipe", "toml scenario", "toml fixture", "toml order"]));
 }
 
 #[test]

@@ -3,18 +3,28 @@
 //! People write it as TOML, signed orders carry it as JSON; both have one form ([`fields`]), and only a step with exactly one
 //! kind and valid patterns, addresses and names comes out of it. [`evaluate`] asks the machine.
 
+mod errand;
 mod evaluate;
+mod expect;
 mod fields;
 mod http;
 mod kind;
+mod look;
 mod text;
+mod wait;
 
 use serde::{Deserialize, Serialize};
 
+pub use errand::{COPY_OUT_BYTES, CopyIn, CopyOut, Errand, LONGEST_SLEEP, Sleep};
 pub use evaluate::Context;
-pub use fields::StepError;
-pub use kind::{Expect, File, Http, Installed, Kind, Metric, Package, Port, Protocol, Tcp, Unit};
-pub use text::{AbsolutePath, HttpUrl, PackageName, ParseTextError, Pattern, Percent, UnitName};
+pub use expect::Expect;
+pub use fields::{KindError, StepError};
+pub use kind::{File, Http, Installed, Kind, Listening, Metric, Package, Port, Presence, Protocol, Tcp, Unit};
+pub use text::{
+    AbsolutePath, FileMode, FolderPath, HttpUrl, JsonQuery, PackageName, ParseTextError, Pattern, Percent, REDACTED,
+    UnitName,
+};
+pub use wait::{Condition, Wait};
 
 /// One step of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +38,59 @@ pub struct Step {
     pub depth: Depth,
     /// How long the step may take; the scenario's budget limits it in any case.
     pub timeout: Option<crate::written::Span>,
+    /// How often it is done; every time must pass.
+    pub repeat: Repeat,
+    /// What is taken out of its output before anything is stored or shown.
+    pub redact: Vec<Pattern>,
+}
+
+impl Step {
+    /// Whether its passing says that the machine works: it does more than look whether something is there, and looks at all.
+    pub fn is_evidence(&self) -> bool {
+        self.depth == Depth::Meaningful && !matches!(self.kind, Kind::Errand(_))
+    }
+}
+
+/// How often something is done, from 1 to [`Repeat::MOST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Repeat(u32);
+
+impl Repeat {
+    /// The highest number.
+    pub const MOST: u32 = 1000;
+
+    /// The number.
+    pub fn times(self) -> u32 {
+        self.0
+    }
+
+    fn is_once(&self) -> bool {
+        self.0 == 1
+    }
+}
+
+impl Default for Repeat {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl TryFrom<u32> for Repeat {
+    type Error = String;
+
+    fn try_from(times: u32) -> Result<Self, String> {
+        match (1..=Self::MOST).contains(&times) {
+            true => Ok(Self(times)),
+            false => Err(format!("expected a number of times from 1 to {}, found {times}", Self::MOST)),
+        }
+    }
+}
+
+impl From<Repeat> for u32 {
+    fn from(repeat: Repeat) -> Self {
+        repeat.0
+    }
 }
 
 /// Whether a step is evidence that a patch works.

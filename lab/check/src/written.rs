@@ -4,6 +4,7 @@
 //! same answer everywhere: `images/web.toml:4:1: unknown key "pakages": did you mean "packages"?`. The types need nothing
 //! but `#[serde(deny_unknown_fields)]`; errors of their own (`serde::de::Error::custom`) keep file, line and key.
 
+mod parameters;
 mod problem;
 mod quantity;
 
@@ -15,6 +16,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+pub use parameters::{COMBINATIONS, Combination, Scalar, combinations, parse_with};
 pub(crate) use quantity::as_text;
 pub use quantity::{ByteSize, ParseQuantityError, Span};
 
@@ -115,11 +117,14 @@ pub fn read_text(path: &Path) -> Result<String, WrittenError> {
 /// # Errors
 /// The text is not TOML or does not have the shape of `T`.
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, WrittenError> {
-    toml::from_str(text).map_err(|error| {
-        let (offset, problem) = problem::explain(text, &error);
-        let (line, column) = position(text, offset);
-        WrittenError::Invalid { path: path.to_owned(), line, column, problem }
-    })
+    toml::from_str(text).map_err(|error| invalid(text, path, &error))
+}
+
+/// The parser's error as one of ours.
+fn invalid(text: &str, path: &Path, error: &toml::de::Error) -> WrittenError {
+    let (offset, problem) = problem::explain(text, error);
+    let (line, column) = position(text, offset);
+    WrittenError::Invalid { path: path.to_owned(), line, column, problem }
 }
 
 /// Line and column, both from 1, of a byte offset; the column counts characters.

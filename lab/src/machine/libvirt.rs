@@ -59,6 +59,11 @@ cgroup_controllers = []
 "#;
 
 impl Lab {
+    /// Where what comes out of its machines goes, in the worker's own folder: plain files.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.places.work.join("out")
+    }
+
     /// Opens libvirt. The embedded driver probes QEMU once and keeps what it found in the cache.
     pub fn open(places: &Places, driver: &Driver) -> Result<Self, LabError> {
         virt::error::clear_error_callback();

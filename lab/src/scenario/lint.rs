@@ -1,17 +1,20 @@
 //! Linting scenarios: everything that is wrong or unwise in a folder, in one go, for the people who write them.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use patchlab_check::{
-    step::Depth,
+    Step,
+    step::{Depth, Errand, Kind},
     written::{self, WrittenError},
 };
 
-use super::{FILE, Scenario, ScenarioError, Written, folders, problems};
+use super::{FILE, Scenario, ScenarioError, Standing, Written, folders, problems, requirement, today};
 
 /// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +43,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything wrong or unwise in the scenario folder `dir`, or in every scenario folder in it. Scripts go through shellcheck(1)
-/// where that is installed.
+/// Everything wrong or unwise in the scenario folder `dir`, or in every scenario folder in it. Commands are read by the shell, scripts
+/// by shellcheck(1); where that is not installed, a finding says so.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -67,37 +70,80 @@ fn lint_folder(dir: &Path, findings: &mut Vec<Finding>) {
         Ok(text) => text,
         Err(error) => return push(Weight::Error, error.to_string()),
     };
-    let written: Written = match written::parse(&text, &path) {
-        Ok(written) => written,
+    let combinations = match written::combinations(&text, &path) {
+        Ok(combinations) => combinations,
         Err(error) => return push(Weight::Error, error.to_string()),
     };
     let at = |key: &str, problem: String| WrittenError::at_key(&path, &text, key, problem).to_string();
-    let errors = problems(&written, dir);
-    for (key, problem) in &errors {
-        push(Weight::Error, at(key, problem.clone()));
-    }
-    for (key, problem) in advice(&written) {
-        push(Weight::Advice, at(&key, problem));
-    }
-    for (index, check) in written.check.iter().enumerate() {
-        if super::evaluate_check(check.kind, "").is_none() {
+    let mut found: Vec<(Weight, String)> = Vec::new();
+    for combination in &combinations {
+        let (written, used) = match written::parse_with::<Written>(&text, &path, combination) {
+            Ok(read) => read,
+            Err(error) => return push(Weight::Error, error.to_string()),
+        };
+        let errors = problems(&written, dir).into_iter().chain(wrong_commands(&written));
+        found.extend(errors.map(|(key, problem)| (Weight::Error, at(&key, problem))));
+        let unwatched =
+            written.check.iter().enumerate().filter(|(_, check)| super::evaluate_check(check.kind, "").is_none());
+        let unwatched = unwatched.map(|(index, check)| {
             let problem = format!("check {} is parsed, but not evaluated by this version", check.kind.name());
-            push(Weight::Advice, at(&format!("check.{index}.kind"), problem));
-        }
+            (format!("check.{index}.kind"), problem)
+        });
+        let advices = advice(&written).into_iter().chain(unused(&written, &used)).chain(unwatched);
+        found.extend(advices.map(|(key, problem)| (Weight::Advice, at(&key, problem))));
     }
-    if !errors.is_empty() {
+    // What is wrong in all combinations is wrong once.
+    let mut told = BTreeSet::new();
+    found.retain(|(_, text)| told.insert(text.clone()));
+    let usable = found.iter().all(|(weight, _)| *weight == Weight::Advice);
+    found.into_iter().for_each(|(weight, text)| push(weight, text));
+    if !usable {
         return;
     }
-    match Scenario::read(dir).and_then(|scenario| scenario.files()) {
+    match Scenario::read_all(dir).and_then(|all| all.first().map_or(Ok(Vec::new()), Scenario::files)) {
         Err(error) => push(Weight::Error, error.to_string()),
         Ok(files) => {
             let scripts: Vec<PathBuf> =
                 files.into_iter().map(|file| file.path).filter(|path| is_script(path)).collect();
-            for finding in shellcheck(&scripts) {
-                push(Weight::Error, finding);
+            match shellcheck(&scripts) {
+                Checked::By(findings) => findings.into_iter().for_each(|finding| push(Weight::Error, finding)),
+                Checked::Not(why) => {
+                    let count = scripts.len();
+                    push(Weight::Advice, format!("{}: {count} scripts were not checked: {why}", dir.display()));
+                }
             }
         }
     }
+}
+
+/// Parameters that no text uses.
+fn unused(written: &Written, used: &BTreeSet<String>) -> Vec<(String, String)> {
+    let parameters = written.parameters.keys().filter(|name| !written.matrix.contains_key(*name));
+    let parameters =
+        parameters.map(|name| ("parameters", name)).chain(written.matrix.keys().map(|name| ("matrix", name)));
+    parameters
+        .filter(|(_, name)| !used.contains(*name))
+        .map(|(table, name)| {
+            (format!("{table}.{name}"), format!("parameter {name:?} is not used: ${{{name}}} stands nowhere"))
+        })
+        .collect()
+}
+
+/// Commands that the shell cannot parse.
+fn wrong_commands(written: &Written) -> Vec<(String, String)> {
+    let command = |(index, step): (usize, &Step)| {
+        let (key, kind) = match &step.kind {
+            Kind::Wait(wait) => ("wait.until.run", wait.until.kind()),
+            kind => ("run", kind),
+        };
+        let Kind::Run { command, .. } = kind else { return None };
+        let said = Command::new("/bin/sh").args(["-n", "-c", command]).output().ok()?;
+        let why = String::from_utf8_lossy(&said.stderr);
+        let why = why.lines().next().unwrap_or_default().trim_start_matches("/bin/sh: ");
+        let problem = format!("step {:?}: the shell cannot read this command: {why}", step.name);
+        (!said.status.success()).then(|| (format!("step.{index}.{key}"), problem))
+    };
+    written.step.iter().enumerate().filter_map(command).collect()
 }
 
 /// What works but could be better, with the key it is about.
@@ -120,10 +166,45 @@ fn advice(written: &Written) -> Vec<(String, String)> {
             found.push((format!("step.{index}.timeout"), problem));
         }
     }
+    found.extend(out_of_reach(written));
+    if let Some(quarantine) = written.quarantine.as_ref().filter(|it| it.standing(today()) == Standing::Expired) {
+        found.push(("quarantine.until".into(), format!("the quarantine {quarantine} has expired: it counts again")));
+    }
+    for (index, word) in written.requires.iter().enumerate() {
+        if !requirement::WORDS.iter().any(|(known, _)| known == word) {
+            found.push((
+                format!("requires.{index}"),
+                format!("the scenario is skipped: {}", requirement::unknown(word)),
+            ));
+        }
+    }
     if written.summary.trim().is_empty() {
         found.push(("summary".into(), "the summary is empty".into()));
     }
     found
+}
+
+/// The first step that is not reached when every wait before it takes as long as it may.
+fn out_of_reach(written: &Written) -> Option<(String, String)> {
+    let mut waited = Duration::ZERO;
+    for (index, step) in written.step.iter().enumerate() {
+        if waited >= written.timeout.0 {
+            let problem = format!(
+                "step {:?} may never be reached: waits and sleeps before it may take {} s, the scenario has {} s",
+                step.name,
+                waited.as_secs(),
+                written.timeout.0.as_secs()
+            );
+            return Some((format!("step.{index}"), problem));
+        }
+        let more = match &step.kind {
+            Kind::Wait(wait) => wait.limit.0.saturating_mul(step.repeat.times()),
+            Kind::Errand(Errand::Sleep(sleep)) => sleep.time.0,
+            _ => Duration::ZERO,
+        };
+        waited = waited.saturating_add(more);
+    }
+    None
 }
 
 /// Whether it is a shell script by its name or its first line.
@@ -139,14 +220,21 @@ fn is_script(path: &Path) -> bool {
     line.starts_with("#!") && ["/sh", "bash", "dash"].iter().any(|shell| line.trim_end().ends_with(shell))
 }
 
-/// shellcheck's findings, one a line; none when it is not installed.
-fn shellcheck(scripts: &[PathBuf]) -> Vec<String> {
+/// Whether scripts were checked.
+enum Checked {
+    /// With these findings, one a line.
+    By(Vec<String>),
+    /// They were not; why.
+    Not(String),
+}
+
+fn shellcheck(scripts: &[PathBuf]) -> Checked {
     if scripts.is_empty() {
-        return Vec::new();
+        return Checked::By(Vec::new());
     }
     match Command::new("shellcheck").args(["--format=gcc", "--"]).args(scripts).output() {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => vec![format!("shellcheck could not be run: {error}")],
+        Ok(output) => Checked::By(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Checked::Not("shellcheck is not installed".into()),
+        Err(error) => Checked::Not(format!("shellcheck could not be run: {error}")),
     }
 }

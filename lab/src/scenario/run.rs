@@ -1,11 +1,21 @@
 //! Running a scenario on one machine, within its budget.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use patchlab_check::{Outcome, Status, Target, step::Context, target::TargetError};
+use patchlab_check::{
+    Outcome, Status, Step, Target,
+    step::{Context, CopyIn, CopyOut, Errand, Kind},
+    target::TargetError,
+};
 use serde::{Deserialize, Serialize};
 
-use super::Scenario;
+use super::{
+    Scenario,
+    fixture::{FIXTURES, TEAR_DOWN},
+};
 
 /// What a scenario gave on one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,35 +58,190 @@ pub enum Progress<'a> {
     },
 }
 
-/// Runs every step of `scenario` on `target`, where its files are in `dir`. A failed step does not end it: the clones are
-/// compared step by step.
+/// What became of an errand: the machine's word on how it went, or on why it did not; or the lab's on how it broke.
+pub type ErrandEnd = Result<Result<String, String>, TargetError>;
+
+/// A machine as the lab has it: what every target can do, and what only the lab can do with it.
+pub trait Bench {
+    /// Its inside.
+    fn target(&self) -> &dyn Target;
+
+    /// Reboots it, and starts again what a reboot ends; at most for `timeout`.
+    fn reboot(&self, timeout: Duration) -> ErrandEnd;
+
+    /// Puts the file `from` of the scenario's or fixture's folder `dir`, on this host, onto it.
+    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd;
+
+    /// Takes a file of it into the run's evidence. `step` is what it is for.
+    fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd;
+}
+
+/// Runs every step of `scenario` on `bench`, where its files are in `dir`: its fixtures' set-up, its own steps as often as it says,
+/// the fixtures' tear-down. A failed step does not end it: the clones are compared step by step.
 ///
 /// # Errors
 /// The machine or the way to it broke: the run says nothing about the patch.
 pub fn run(
     scenario: &Scenario,
-    target: &dyn Target,
+    bench: &dyn Bench,
     dir: &str,
     observer: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ScenarioRun, TargetError> {
-    let start = Instant::now();
-    let mut steps = Vec::with_capacity(scenario.steps.len());
-    for (index, step) in scenario.steps.iter().enumerate() {
-        observer(Progress::Begins { step: &step.name, index, of: scenario.steps.len() });
-        let budget = scenario.timeout.saturating_sub(start.elapsed());
-        let outcome = if budget.is_zero() {
-            out_of_budget(scenario.timeout)
-        } else {
-            step.evaluate(target, Context { dir: Some(dir), budget })?
-        };
-        observer(Progress::Ended { step: &step.name, outcome: &outcome });
-        steps.push(StepRun { name: step.name.clone(), outcome });
+    let of = scenario.all_steps().count();
+    let mut running = Running {
+        bench,
+        observer,
+        of,
+        begun: Instant::now(),
+        budget: scenario.timeout,
+        obstacle: None,
+        steps: Vec::with_capacity(of),
+    };
+    let places: Vec<String> =
+        scenario.fixtures.iter().map(|fixture| format!("{dir}/{FIXTURES}/{}", fixture.name)).collect();
+    for (fixture, guest) in scenario.fixtures.iter().zip(&places) {
+        for step in &fixture.set_up {
+            let status = running.step(step, Place { guest, host: &fixture.dir })?;
+            if status != Status::Pass && running.obstacle.is_none() {
+                running.obstacle = Some(Obstacle::NotSetUp(step.name.clone()));
+            }
+        }
     }
-    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(ScenarioRun { scenario: scenario.name.clone(), steps, ms })
+    running.rounds(scenario, Place { guest: dir, host: &scenario.dir })?;
+    // Nobody is to find what is left of this scenario: every fixture is taken away, beyond the budget too.
+    running.obstacle.take_if(|obstacle| matches!(obstacle, Obstacle::NotSetUp(_)));
+    for (fixture, guest) in scenario.fixtures.iter().zip(&places).rev() {
+        running.budget = running.budget.max(running.begun.elapsed() + TEAR_DOWN);
+        for step in &fixture.tear_down {
+            running.step(step, Place { guest, host: &fixture.dir })?;
+        }
+    }
+    let ms = millis(running.begun.elapsed());
+    Ok(ScenarioRun { scenario: scenario.name.clone(), steps: running.steps, ms })
 }
 
-fn out_of_budget(timeout: Duration) -> Outcome {
-    let reason = format!("the scenario's budget of {} s was used up before this step", timeout.as_secs_f32());
+/// Where a step's files are: in the guest, and on this host.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    guest: &'a str,
+    host: &'a Path,
+}
+
+/// Why steps are not run.
+enum Obstacle {
+    /// This step of a fixture did not pass.
+    NotSetUp(String),
+    /// The machine did not come back in this step.
+    Gone(String),
+}
+
+/// A scenario on its way.
+struct Running<'a> {
+    bench: &'a dyn Bench,
+    observer: &'a mut dyn FnMut(Progress<'_>),
+    of: usize,
+    begun: Instant,
+    /// From `begun`.
+    budget: Duration,
+    obstacle: Option<Obstacle>,
+    steps: Vec<StepRun>,
+}
+
+impl Running<'_> {
+    /// The scenario's own steps, as often as it says, or until one fails.
+    fn rounds(&mut self, scenario: &Scenario, place: Place<'_>) -> Result<(), TargetError> {
+        let (times, own) = (scenario.repeat.times(), self.steps.len());
+        for round in 1..=times {
+            let first = self.steps.len();
+            for step in &scenario.steps {
+                self.step(step, place)?;
+            }
+            for (at, new) in self.steps.split_off(first).into_iter().enumerate() {
+                let new = StepRun { outcome: in_round(new.outcome, round, times), ..new };
+                match self.steps.get_mut(own + at) {
+                    Some(before) => before.outcome = after(&before.outcome, new.outcome),
+                    None => self.steps.push(new),
+                }
+            }
+            if self.steps[own..].iter().any(|step| step.outcome.status == Status::Fail) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step, place: Place<'_>) -> Result<Status, TargetError> {
+        let index = self.steps.len().min(self.of.saturating_sub(1));
+        (self.observer)(Progress::Begins { step: &step.name, index, of: self.of });
+        let left = self.budget.saturating_sub(self.begun.elapsed());
+        let outcome = match &self.obstacle {
+            Some(Obstacle::NotSetUp(other)) => failed(format!("not run, since {other:?} did not pass")),
+            Some(Obstacle::Gone(other)) => failed(format!("not run, since the machine did not come back in {other:?}")),
+            None if left.is_zero() => {
+                failed(format!("the scenario's budget of {} s was used up before this step", self.budget.as_secs_f32()))
+            }
+            None => match &step.kind {
+                Kind::Errand(errand) => self.errand(step, errand, place, left)?,
+                _ => step.evaluate(self.bench.target(), Context { dir: Some(place.guest), budget: left })?,
+            },
+        };
+        (self.observer)(Progress::Ended { step: &step.name, outcome: &outcome });
+        let status = outcome.status;
+        self.steps.push(StepRun { name: step.name.clone(), outcome });
+        Ok(status)
+    }
+
+    fn errand(
+        &mut self,
+        step: &Step,
+        errand: &Errand,
+        place: Place<'_>,
+        left: Duration,
+    ) -> Result<Outcome, TargetError> {
+        let start = Instant::now();
+        let said = match errand {
+            Errand::Reboot => {
+                let ended = self.bench.reboot(step.timeout.map_or(left, |span| span.0.min(left)))?;
+                if ended.is_err() {
+                    self.obstacle = Some(Obstacle::Gone(step.name.clone()));
+                }
+                ended
+            }
+            Errand::CopyIn(copy) => self.bench.copy_in(place.host, copy)?,
+            Errand::CopyOut(copy) => self.bench.copy_out(step, copy)?,
+            Errand::Sleep(sleep) => {
+                // Who wrote it says why nothing can be waited for.
+                std::thread::sleep(sleep.time.0.min(left));
+                Ok(sleep.why.clone())
+            }
+        };
+        let outcome = match said {
+            Ok(output) => Outcome { status: Status::Pass, output: step.redacted(output), ..failed(String::new()) },
+            Err(reason) => failed(step.redacted(reason)),
+        };
+        Ok(Outcome { ms: millis(start.elapsed()), ..outcome })
+    }
+}
+
+fn failed(reason: String) -> Outcome {
     Outcome { status: Status::Fail, exit: None, ms: 0, output: String::new(), reason }
+}
+
+/// The outcome of one of several rounds, which says of which when it is bad.
+fn in_round(outcome: Outcome, round: u32, times: u32) -> Outcome {
+    match outcome.status {
+        Status::Fail if times > 1 => {
+            Outcome { reason: format!("round {round} of {times}: {}", outcome.reason), ..outcome }
+        }
+        _ => outcome,
+    }
+}
+
+/// What a step comes to after another round: the last that was seen, and the time of all.
+fn after(before: &Outcome, new: Outcome) -> Outcome {
+    Outcome { ms: before.ms + new.ms, ..new }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,13 @@
-use patchlab_check::Status;
+use std::time::Duration;
+
+use patchlab_check::{
+    Status, Target,
+    step::{CopyIn, CopyOut},
+    target::{Ended, Ran, TargetError},
+};
 
 use super::*;
+use crate::{accelerator::Accelerator, machine::Hardware};
 
 const GOOD: &str = r#"
 name = "web"
@@ -62,6 +69,45 @@ fn slips_are_named_with_their_line() {
         ),
         (GOOD.replace("run = \"true\"", "http = { url = \"x\" }"), r#"9:16: key "step.http.url": expected an address"#),
         (GOOD.replace("owner = \"qa\"\n", ""), r#"1:1: missing key "owner""#),
+        (
+            GOOD.replace("run = \"true\"", "reboot = true"),
+            r#"6:15: key "production": step "a" is reboot, which the lab alone"#,
+        ),
+        (
+            GOOD.replace("run = \"true\"", "wait = { until = { run = \"./x\" }, limit = \"1s\" }"),
+            r#"6:15: key "production": step "a" runs a file of the scenario's folder"#,
+        ),
+        (GOOD.replace("run = \"true\"", "run = \"x ${prot}\""), r#"9:7: unknown parameter "prot", none is said"#),
+        (
+            GOOD.replace("run = \"./b.sh\"", "copy-in = { from = \"x.conf\", to = \"/x\" }"),
+            r#"12:13: step "b": there is no file x.conf in the scenario's folder"#,
+        ),
+        (
+            GOOD.replace("owner = \"qa\"", "owner = \"qa\"\nfixtures = [\"db\"]"),
+            r#"4:13: key "fixtures": there is no fixture "db": make fixtures/db/fixture.toml"#,
+        ),
+        (
+            GOOD.replace(
+                "owner = \"qa\"",
+                "owner = \"qa\"\nquarantine = { owner = \"qa\", until = \"soon\", ticket = \"1\" }",
+            ),
+            r#"4:38: key "quarantine.until": expected a day such as "2027-01-31", found "soon""#,
+        ),
+        (
+            GOOD.replace(
+                "owner = \"qa\"",
+                "owner = \"qa\"\nquarantine = { owner = \"\", until = \"2026-01-01\", ticket = \"1\" }",
+            ),
+            r#"4:16: key "quarantine.owner": it is empty"#,
+        ),
+        (
+            GOOD.replace("owner = \"qa\"", "owner = \"qa\"\nredact = [\"x*\"]"),
+            r#"4:1: key "redact": a pattern matches everything"#,
+        ),
+        (
+            GOOD.replace("owner = \"qa\"", "owner = \"qa\"\nrepeat = 0"),
+            r#"4:10: key "repeat": expected a number of times"#,
+        ),
     ];
     for (toml, expected) in table {
         let dir = folder(&toml);
@@ -82,6 +128,23 @@ fn lint_tells_everything_at_once() {
     let dir = folder(&format!("{toml}[[check]]\nkind = \"disk-growth\"\n"));
     let findings: Vec<String> = lint(dir.path()).unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(findings.len(), 4, "{findings:#?}");
+    // Everything that works and might not be meant.
+    let toml = GOOD
+        .replace("owner = \"qa\"", "owner = \"qa\"\ntimeout = \"30s\"\nrequires = [\"quantum\"]\nquarantine = { owner = \"q\", until = \"2020-01-01\", ticket = \"1\" }")
+        .replace("run = \"true\"", "wait = { until = { run = \"true\" }, limit = \"30s\" }")
+        .replace("run = \"./b.sh\"", "run = \"if true\"");
+    let dir = folder(&format!("{toml}[parameters]\nport = 1\n"));
+    let findings: Vec<String> = lint(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+    for expected in [
+        "the shell cannot read this command",
+        "step \"b\" may never be reached: waits and sleeps before it may take 30 s, the scenario has 30 s (advice)",
+        "the quarantine until 2020-01-01, owner q, 1 has expired: it counts again (advice)",
+        "the scenario is skipped: this patchlab does not know the word \"quantum\"",
+        "parameter \"port\" is not used",
+    ] {
+        assert!(findings.iter().any(|finding| finding.contains(expected)), "{expected}: {findings:#?}");
+    }
+    assert_eq!(findings.len(), 5, "{findings:#?}");
     let dir = folder(GOOD);
     fs::write(dir.path().join("web/b.sh"), "#!/bin/sh\nrm $1/x\n").unwrap();
     let findings = lint(dir.path()).unwrap();
@@ -165,53 +228,207 @@ fn a_check_blames_the_patch_only_for_what_is_new() {
     }
 }
 
-/// A scenario against this very machine, through a Target that runs local commands.
-#[test]
-fn a_run_goes_on_after_a_failure_and_ends_with_its_budget() {
-    use std::time::Duration;
+/// This very machine, on a bench without errands.
+struct Here;
 
-    use patchlab_check::{
-        Target,
-        target::{Ended, Ran, TargetError},
-    };
-    struct Here;
-    impl Target for Here {
-        fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
-            let out = std::process::Command::new("timeout")
-                .args([&format!("{}s", timeout.as_secs_f32()), "/bin/sh", "-c", command])
-                .current_dir(dir.unwrap_or("/"))
-                .output()
-                .map_err(|error| TargetError { action: "run".into(), reason: error.to_string() })?;
-            let ended = if out.status.code() == Some(124) { Ended::ByTimeout } else { Ended::ByItself };
-            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-            Ok(Ran { exit: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr), ended })
-        }
-        fn read(&self, path: &str, _: u64) -> Result<Option<Vec<u8>>, TargetError> {
-            Ok(fs::read(path).ok())
-        }
-        fn connect(&self, _: &str, _: u16, _: &[u8], _: Duration) -> Result<Option<Vec<u8>>, TargetError> {
-            Ok(None)
-        }
+impl Target for Here {
+    fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
+        let out = std::process::Command::new("timeout")
+            .args([&format!("{}s", timeout.as_secs_f32()), "/bin/sh", "-c", command])
+            .current_dir(dir.unwrap_or("/"))
+            .output()
+            .map_err(|error| TargetError { action: "run".into(), reason: error.to_string() })?;
+        let ended = if out.status.code() == Some(124) { Ended::ByTimeout } else { Ended::ByItself };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Ran { exit: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr), ended })
     }
-    let toml = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\ntimeout = \"1s\"\n\
-        [[step]]\nname = \"no\"\nrun = \"exit 3\"\n[[step]]\nname = \"script\"\nrun = \"./b.sh\"\n\
-        [[step]]\nname = \"slow\"\nrun = \"sleep 30\"\n[[step]]\nname = \"late\"\nrun = \"true\"\n";
-    let dir = folder(toml);
+    fn read(&self, path: &str, _: u64) -> Result<Option<Vec<u8>>, TargetError> {
+        Ok(fs::read(path).ok())
+    }
+    fn connect(&self, _: &str, _: u16, _: &[u8], _: Duration) -> Result<Option<Vec<u8>>, TargetError> {
+        Ok(None)
+    }
+}
+
+/// A bench on this machine: files are copied, and a "reboot" says what it is told to.
+struct Bed {
+    reboot: Result<String, String>,
+    out: PathBuf,
+}
+
+impl Bench for Bed {
+    fn target(&self) -> &dyn Target {
+        &Here
+    }
+    fn reboot(&self, _: Duration) -> ErrandEnd {
+        Ok(self.reboot.clone())
+    }
+    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd {
+        let copied = fs::copy(dir.join(copy.from.as_str()), copy.to.as_str());
+        Ok(copied.map(|bytes| format!("{bytes} bytes")).map_err(|error| error.to_string()))
+    }
+    fn copy_out(&self, _: &Step, copy: &CopyOut) -> ErrandEnd {
+        let copied = fs::copy(copy.from.as_str(), &self.out);
+        Ok(copied.map(|bytes| format!("{bytes} bytes")).map_err(|error| error.to_string()))
+    }
+}
+
+const HEAD: &str = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\n";
+
+/// Runs a scenario here; gives what was seen of every step, in order.
+fn ran(dir: &tempfile::TempDir, reboot: Result<&str, &str>) -> Vec<(String, Status, String)> {
     let web = dir.path().join("web");
-    fs::write(web.join("b.sh"), "#!/bin/sh\nexit 77\n").unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(web.join("b.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     let scenario = Scenario::read(&web).unwrap();
+    let reboot = reboot.map(str::to_owned).map_err(str::to_owned);
+    let bed = Bed { reboot, out: dir.path().join("out") };
     let mut begun = 0;
-    let ran = run(&scenario, &Here, web.to_str().unwrap(), &mut |progress| {
+    let ran = run(&scenario, &bed, web.to_str().unwrap(), &mut |progress| {
         begun += usize::from(matches!(progress, Progress::Begins { .. }));
     })
     .unwrap();
-    let seen: Vec<(Status, &str)> =
-        ran.steps.iter().map(|step| (step.outcome.status, step.outcome.reason.as_str())).collect();
-    assert_eq!(seen[0], (Status::Fail, "exit 3, expected 0"));
-    assert_eq!(seen[1].0, Status::Skip);
-    assert!(seen[2].1.starts_with("it ran longer than"), "{seen:?}");
-    assert_eq!(seen[3], (Status::Fail, "the scenario's budget of 1 s was used up before this step"));
-    assert_eq!(begun, 4);
+    assert_eq!(
+        ran.steps.iter().map(|step| &step.name).collect::<Vec<_>>(),
+        scenario.all_steps().map(|step| &step.name).collect::<Vec<_>>()
+    );
+    assert!(begun >= ran.steps.len());
+    ran.steps.into_iter().map(|step| (step.name, step.outcome.status, step.outcome.reason)).collect()
+}
+
+#[test]
+fn a_run_goes_on_after_a_failure_and_ends_with_its_budget() {
+    let toml = format!(
+        "{HEAD}timeout = \"1s\"\n\
+        [[step]]\nname = \"no\"\nrun = \"exit 3\"\n[[step]]\nname = \"script\"\nrun = \"./b.sh\"\n\
+        [[step]]\nname = \"slow\"\nrun = \"sleep 30\"\n[[step]]\nname = \"late\"\nrun = \"true\"\n"
+    );
+    let dir = folder(&toml);
+    let script = dir.path().join("web/b.sh");
+    fs::write(&script, "#!/bin/sh\nexit 77\n").unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let seen = ran(&dir, Ok(""));
+    assert_eq!((seen[0].1, seen[0].2.as_str()), (Status::Fail, "exit 3, expected 0"));
+    assert_eq!(seen[1].1, Status::Skip);
+    assert!(seen[2].2.starts_with("it ran longer than"), "{seen:?}");
+    let late = "the scenario's budget of 1 s was used up before this step";
+    assert_eq!((seen[3].1, seen[3].2.as_str()), (Status::Fail, late));
+}
+
+#[test]
+fn errands_are_done_by_the_bench_and_a_machine_that_does_not_come_back_ends_the_run() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("site.conf");
+    let toml = format!(
+        "{HEAD}[[step]]\nname = \"in\"\ncopy-in = {{ from = \"site.conf\", to = {file:?} }}\n\
+        [[step]]\nname = \"there\"\nfile = {{ path = {file:?}, contains = \"listen\" }}\n\
+        [[step]]\nname = \"rest\"\nsleep = {{ for = \"1ms\", why = \"to see it\" }}\n\
+        [[step]]\nname = \"again\"\nreboot = true\n\
+        [[step]]\nname = \"out\"\ncopy-out = {{ from = {file:?} }}\n"
+    );
+    let dir = folder(&toml);
+    fs::write(dir.path().join("web/site.conf"), "listen 80;\n").unwrap();
+    let seen = ran(&dir, Ok("back"));
+    assert!(seen.iter().all(|(_, status, _)| *status == Status::Pass), "{seen:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "listen 80;\n");
+    let seen = ran(&dir, Err("no answer within 9 s"));
+    assert_eq!(seen[3].2, "no answer within 9 s");
+    assert_eq!(
+        (seen[4].1, seen[4].2.as_str()),
+        (Status::Fail, "not run, since the machine did not come back in \"again\"")
+    );
+}
+
+/// A scenario with a fixture that writes down what is done, in a folder of its own.
+fn with_fixture(set_up: &str, more: &str, steps: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = folder("");
+    let log = dir.path().join("log");
+    let scenario = format!("{HEAD}fixtures = [\"data\"]\n{more}\n{steps}").replace("LOG", log.to_str().unwrap());
+    fs::write(dir.path().join("web").join(FILE), scenario).unwrap();
+    let fixture = dir.path().join(FIXTURES).join("data");
+    fs::create_dir_all(&fixture).unwrap();
+    let text = format!(
+        "summary = \"s\"\n[[set-up]]\nname = \"make\"\nrun = \"{set_up}\"\n[[tear-down]]\nname = \"take away\"\nrun = \"echo down >>LOG\"\n"
+    );
+    fs::write(fixture.join(FIXTURE_FILE), text.replace("LOG", log.to_str().unwrap())).unwrap();
+    fs::write(fixture.join("rows.sql"), "x").unwrap();
+    // As in a guest, where a fixture's files lie in the scenario's folder.
+    fs::create_dir_all(dir.path().join("web/fixtures/data")).unwrap();
+    (dir, log)
+}
+
+#[test]
+fn fixtures_are_set_up_before_and_taken_away_after_whatever_happens() {
+    let own = "[[step]]\nname = \"own\"\nrun = \"echo own >>LOG; false\"\n";
+    let (dir, log) = with_fixture("echo up >>LOG", "", own);
+    let seen = ran(&dir, Ok(""));
+    let names: Vec<&str> = seen.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["fixture data: make", "own", "fixture data: take away"]);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\nown\ndown\n");
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let files: Vec<String> = scenario.files().unwrap().into_iter().map(|file| file.relative).collect();
+    assert_eq!(files, ["fixtures/data/fixture.toml", "fixtures/data/rows.sql", "scenario.toml"]);
+
+    let (dir, log) = with_fixture("exit 4", "", own);
+    let seen = ran(&dir, Ok(""));
+    assert_eq!(seen[1].2, "not run, since \"fixture data: make\" did not pass");
+    assert_eq!((seen[2].1, fs::read_to_string(&log).unwrap().as_str()), (Status::Pass, "down\n"));
+
+    // Taken away although the budget is used up.
+    let slow = "[[step]]\nname = \"slow\"\nrun = \"sleep 9\"\n";
+    let (dir, log) = with_fixture("echo up >>LOG", "timeout = \"500ms\"", slow);
+    assert_eq!(ran(&dir, Ok(""))[2].1, Status::Pass);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\ndown\n");
+}
+
+#[test]
+fn rounds_are_repeated_until_one_fails() {
+    let steps = "[[step]]\nname = \"a\"\nrun = \"echo a >>LOG\"\n\
+        [[step]]\nname = \"b\"\nrun = \"test $(wc -l <LOG) -ne 3\"\n";
+    let (dir, log) = with_fixture("echo up >>LOG", "repeat = 4", steps);
+    let seen = ran(&dir, Ok(""));
+    assert_eq!(seen.len(), 4);
+    assert_eq!(seen[2].2, "round 2 of 4: exit 1, expected 0");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\na\na\ndown\n");
+}
+
+#[test]
+fn a_matrix_is_a_scenario_for_each_combination() {
+    let toml = format!(
+        "{HEAD}[parameters]\npath = \"x\"\n[matrix]\nport = [80, 443]\n\
+        [[step]]\nname = \"listens\"\nport = {{ number = \"${{port}}\" }}\n\
+        [[step]]\nname = \"page\"\nrun = \"curl http://h:${{port}}/${{path}}\"\n"
+    );
+    let dir = folder(&toml);
+    let all = discover(&[dir.path().to_owned()]).unwrap();
+    let names: Vec<(&str, &str)> = all.iter().map(|one| (one.name.as_str(), one.folder())).collect();
+    assert_eq!(names, [("web[port=443]", "web"), ("web[port=80]", "web")]);
+    let [Kind::Port(port), Kind::Run { command, .. }] = [&all[0].steps[0].kind, &all[0].steps[1].kind] else {
+        panic!()
+    };
+    assert_eq!((port.number, command.as_str()), (443, "curl http://h:443/x"));
+    assert_eq!(lint(dir.path()).unwrap().len(), 1, "only that it names no packages");
+}
+
+#[test]
+fn a_quarantine_holds_until_the_end_of_its_day() {
+    let day = |text: &str| text.parse::<jiff::civil::Date>().unwrap();
+    let quarantine = Quarantine { owner: "qa".into(), until: day("2026-11-30"), ticket: "QA-1".into() };
+    assert_eq!(quarantine.standing(day("2026-11-30")), Standing::Holds);
+    assert_eq!(quarantine.standing(day("2026-12-01")), Standing::Expired);
+    assert_eq!(quarantine.to_string(), "until 2026-11-30, owner qa, QA-1");
+}
+
+#[test]
+fn what_a_scenario_requires_is_given_or_said_why_not() {
+    let hardware = |accelerator| Hardware { memory_mib: 512, vcpus: 1, accelerator, machine: "q35".into() };
+    let (fast, slow) = (hardware(Accelerator::Kvm), hardware(Accelerator::Tcg));
+    for word in ["reboot", "isolated"] {
+        assert_eq!(requirement::unmet(word, &slow), None);
+    }
+    assert_eq!(requirement::unmet("kvm", &fast), None);
+    let no = requirement::unmet("kvm", &slow).unwrap();
+    assert_eq!(no, "it requires \"kvm\": the lab's machines run under software emulation");
+    assert!(requirement::unmet("network-outside", &fast).unwrap().ends_with("reach nothing outside it"));
+    assert!(
+        requirement::unmet("quantum", &fast).unwrap().contains("does not know the word \"quantum\"; it knows isolated")
+    );
 }

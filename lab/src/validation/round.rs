@@ -4,12 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use patchlab_check::{Outcome, Status, Target as _, target::TargetError};
 
-use super::{Broke, Clones, Event, Validation, both, other};
+use super::{Broke, Clones, Event, Validation, bench::CloneBench, both, other};
 use crate::{
     applier::Role,
     machine::Machine,
-    report::BaselineReport,
-    scenario::{Check, CheckKind, Progress, Scenario, ScenarioRun, differential, evaluate_check, run},
+    report::{BaselineReport, QuarantinedScenario, SkippedScenario},
+    scenario::{
+        Check, CheckKind, Progress, Scenario, ScenarioRun, Standing, differential, evaluate_check, requirement, run,
+    },
     verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
 
@@ -21,6 +23,40 @@ const COLLECT_TIMEOUT: Duration = Duration::from_secs(120);
 const SHOWN: usize = 10;
 
 impl Validation<'_> {
+    /// Those of `scenarios` to which the lab gives what they require. What is skipped, and what is in quarantine, is told and stands in
+    /// the report.
+    pub(super) fn runnable<'s>(&self, scenarios: Vec<&'s Scenario>, report: &mut BaselineReport) -> Vec<&'s Scenario> {
+        let hardware = &self.baseline.record.hardware;
+        let mut runnable = Vec::with_capacity(scenarios.len());
+        for scenario in scenarios {
+            let name = &scenario.name;
+            let unmet: Vec<String> =
+                scenario.requires.iter().filter_map(|word| requirement::unmet(word, hardware)).collect();
+            if !unmet.is_empty() {
+                let reason = unmet.join("; ");
+                (self.observer)(Event::Note(&format!("{name} is skipped: {reason}")));
+                report.skipped.push(SkippedScenario { name: name.clone(), reason });
+                continue;
+            }
+            if let Some(quarantine) = &scenario.quarantine {
+                let standing = quarantine.standing(self.today);
+                (self.observer)(Event::Note(&match standing {
+                    Standing::Holds => format!("{name} is in quarantine {quarantine}: it runs and rejects nothing"),
+                    Standing::Expired => format!("{name}: its quarantine {quarantine} has expired: it counts again"),
+                }));
+                report.quarantined.push(QuarantinedScenario {
+                    name: name.clone(),
+                    standing,
+                    owner: quarantine.owner.clone(),
+                    until: quarantine.until.to_string(),
+                    ticket: quarantine.ticket.clone(),
+                });
+            }
+            runnable.push(scenario);
+        }
+        runnable
+    }
+
     /// Runs every scenario once on both clones at the same time, and once more where the first comparison asks for it.
     pub(super) fn round(
         &self,
@@ -31,7 +67,7 @@ impl Validation<'_> {
     ) -> Result<(), Broke> {
         self.phase(&format!("scenarios {phase}"));
         for scenario in scenarios {
-            let mut attempts = vec![self.attempt(scenario, clones)?];
+            let mut attempts = vec![self.attempt(scenario, phase, clones)?];
             let compared = match compare_scenario(scenario, phase, &attempts) {
                 Compared::Verdict(compared) => compared,
                 Compared::Repeat => {
@@ -39,7 +75,7 @@ impl Validation<'_> {
                         "{}: a step fails on the patched clone alone; both once more",
                         scenario.name
                     )));
-                    attempts.push(self.attempt(scenario, clones)?);
+                    attempts.push(self.attempt(scenario, phase, clones)?);
                     match compare_scenario(scenario, phase, &attempts) {
                         Compared::Verdict(compared) => compared,
                         Compared::Repeat => return Err(other("scenarios", "two attempts were not enough to compare")),
@@ -51,14 +87,14 @@ impl Validation<'_> {
         Ok(())
     }
 
-    fn attempt(&self, scenario: &Scenario, clones: &Clones) -> Result<Attempt, Broke> {
-        let run = |role| self.run_on(scenario, role, clones.of(role));
+    fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {
+        let run = |role| self.run_on(scenario, phase, role, clones.of(role));
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
             (Ok(_), Ok(_)) => scenario
                 .checks
                 .iter()
-                .filter_map(|check| self.check(*check, clones).transpose())
+                .filter_map(|check| self.check(*check, scenario, clones).transpose())
                 .collect::<Result<_, _>>()?,
             // What broke is told by the steps.
             _ => Vec::new(),
@@ -67,8 +103,8 @@ impl Validation<'_> {
     }
 
     /// A scenario on one clone; the error says how the machine broke.
-    fn run_on(&self, scenario: &Scenario, role: Role, machine: &Machine) -> Result<ScenarioRun, String> {
-        let dir = format!("{GUEST_DIR}/{}", scenario.name);
+    fn run_on(&self, scenario: &Scenario, phase: Phase, role: Role, machine: &Machine) -> Result<ScenarioRun, String> {
+        let dir = format!("{GUEST_DIR}/{}", scenario.folder());
         for file in scenario.files().map_err(|error| error.to_string())? {
             let bytes = std::fs::read(&file.path).map_err(|error| format!("{}: {error}", file.path.display()))?;
             // Whoever may read a file of the folder may run it, if it is meant to be run.
@@ -80,11 +116,12 @@ impl Validation<'_> {
                 (self.observer)(Event::Step { scenario: &scenario.name, step, role, status: outcome.status });
             }
         };
-        run(scenario, &machine.guest(), &dir, &mut observe).map_err(|error| error.to_string())
+        let bench = CloneBench { validation: self, scenario, phase, role, machine, guest: machine.guest() };
+        run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 
     /// A check on both clones; `None` for a kind that this version does not evaluate.
-    fn check(&self, check: Check, clones: &Clones) -> Result<Option<CheckRun>, Broke> {
+    fn check(&self, check: Check, scenario: &Scenario, clones: &Clones) -> Result<Option<CheckRun>, Broke> {
         let found = |role| findings(check.kind, clones.of(role));
         let (control, patched) = both(found);
         let broke = |error: TargetError| other("checks", error);
@@ -94,10 +131,15 @@ impl Validation<'_> {
         let statuses = differential(check.level, &control, &patched);
         Ok(Some(CheckRun {
             name: format!("check {}", check.kind.name()),
-            control: outcome(statuses.0, &control),
-            patched: outcome(statuses.1, &patched),
+            control: redacted(scenario, outcome(statuses.0, &control)),
+            patched: redacted(scenario, outcome(statuses.1, &patched)),
         }))
     }
+}
+
+fn redacted(scenario: &Scenario, outcome: Outcome) -> Outcome {
+    let (output, reason) = (scenario.redacted(outcome.output), scenario.redacted(outcome.reason));
+    Outcome { output, reason, ..outcome }
 }
 
 fn findings(kind: CheckKind, machine: &Machine) -> Result<Option<BTreeSet<String>>, TargetError> {

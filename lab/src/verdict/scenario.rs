@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use patchlab_check::{Outcome, Status, step::Depth};
+use patchlab_check::{Outcome, Status, Step};
 
 use super::{Decision, Phase, Side, Verdict, compare, decide};
 use crate::{
@@ -77,7 +77,7 @@ pub fn compare_scenario(scenario: &Scenario, phase: Phase, attempts: &[Attempt])
 }
 
 fn rows<'a>(scenario: &'a Scenario, attempts: &'a [Attempt]) -> Vec<Row<'a>> {
-    let steps = scenario.steps.iter().map(|step| {
+    let steps = scenario.all_steps().map(|step| {
         let found = |run: &'a Result<ScenarioRun, String>| match run {
             Err(_) => (Side::LabError, None),
             Ok(run) => match run.steps.iter().find(|ran| ran.name == step.name) {
@@ -138,7 +138,9 @@ pub fn has_evidence(scenario: &Scenario, changed: &BTreeSet<String>, report: &Sc
     scenario.covers(changed)
         && report.steps.iter().any(|ran| {
             let step = scenario.steps.iter().find(|step| step.name == ran.name);
-            let meaningful = step.is_some_and(|step| step.depth == Depth::Meaningful);
-            meaningful && ran.verdict == Some(Verdict::Pass) && passed(&ran.control) && passed(&ran.patched)
+            step.is_some_and(Step::is_evidence)
+                && ran.verdict == Some(Verdict::Pass)
+                && passed(&ran.control)
+                && passed(&ran.patched)
         })
 }

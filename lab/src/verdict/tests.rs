@@ -202,22 +202,16 @@ fn a_baseline_is_judged_over_the_whole_product() {
 
 pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioReport>) -> BaselineReport {
     BaselineReport {
-        name: name.into(),
-        digest: Digest::of(name),
         verdict,
         reason: format!("{name} says {verdict}"),
-        clone: None,
         scenarios,
         rollback: RollbackReport { status: RollbackStatus::Proven, reason: String::new() },
-        diff: None,
         transaction: vec!["upgrade nginx amd64 1 -> 2".into()],
-        reboot_needed: false,
         apply_ms: 1,
         rollback_ms: 2,
         total_ms: 3,
         guest_ms: 2,
-        journal: Vec::new(),
-        kept: None,
+        ..BaselineReport::begun(name.into(), Digest::of(name))
     }
 }
 

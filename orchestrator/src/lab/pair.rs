@@ -172,7 +172,7 @@ fn put_scenarios(worker: &Worker, scenarios: &[Scenario]) -> anyhow::Result<()> 
     let root = worker.folder().join(SCENARIOS);
     make(&root)?;
     for scenario in scenarios {
-        let dir = root.join(&scenario.name);
+        let dir = root.join(scenario.folder());
         make(&dir)?;
         for file in scenario.files()? {
             let copy = dir.join(&file.relative);

@@ -18,7 +18,7 @@ use patchlab_lab::{
     machine::Driver,
     report::BaselineReport,
     runs::Scope,
-    scenario::{Scenario, discover},
+    scenario::{Scenario, discover, today},
     validation::{Event, Reboot, Validated, Validation},
     worker::Inside,
 };
@@ -152,6 +152,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         applier: &applier,
         reboot: ask.manner.reboot,
         keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
+        today: today(),
         observer: &observer,
     };
     Ok(validation.run())

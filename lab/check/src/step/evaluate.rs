@@ -2,19 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Expect, File, Http, Installed, Kind, Outcome, Package, Port, Protocol, Status, Step, Tcp, Unit, http};
-use crate::target::{Ended, Ran, Target, TargetError};
+use super::{Errand, Expect, Kind, Outcome, Pattern, Status, Step, Wait, look};
+use crate::target::{Ran, Target, TargetError};
 
 /// Exit status by which a command says that it does not apply here.
 const SKIP: i32 = 77;
+/// Exit status by which a shell says that there is no such command.
+const NO_COMMAND: i32 = 127;
 /// Time a step gets when it says nothing: generous, since the lab may run under software emulation.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of output kept in an outcome: 16 KiB, from both ends.
 const OUTPUT_KEPT: usize = 16 * 1024;
-/// Largest file looked into: 16 MiB.
-const FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// How long between two looks at a unit on its way. systemd has no call that waits for a state.
-const UNIT_POLL: Duration = Duration::from_millis(250);
+/// How long between two looks of a wait: at first, and at most.
+const WAIT_POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long one look of a wait may take, commands apart: a connection that is not answered must not use up the wait.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where and for how long a step runs.
 #[derive(Debug, Clone, Copy)]
@@ -26,24 +28,40 @@ pub struct Context<'a> {
 }
 
 /// What was seen and what follows from it.
-struct Seen {
-    status: Status,
-    exit: Option<i32>,
-    output: String,
-    reason: String,
+pub(super) struct Seen {
+    pub status: Status,
+    pub exit: Option<i32>,
+    pub output: String,
+    pub reason: String,
+    pub hope: Hope,
+}
+
+/// Whether another look at the same may find something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hope {
+    /// It may.
+    Open,
+    /// It cannot, as long as nobody interferes.
+    None,
 }
 
 impl Seen {
-    fn pass(output: impl Into<String>) -> Self {
-        Self { status: Status::Pass, exit: None, output: output.into(), reason: String::new() }
+    pub(super) fn pass(output: impl Into<String>) -> Self {
+        Self { status: Status::Pass, exit: None, output: output.into(), reason: String::new(), hope: Hope::Open }
     }
 
-    fn fail(output: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { status: Status::Fail, exit: None, output: output.into(), reason: reason.into() }
+    pub(super) fn fail(output: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (output, reason) = (output.into(), reason.into());
+        Self { status: Status::Fail, exit: None, output, reason, hope: Hope::Open }
+    }
+
+    /// A failure that waiting does not mend.
+    pub(super) fn hopeless(output: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { hope: Hope::None, ..Self::fail(output, reason) }
     }
 
     /// Pass when nothing speaks against it.
-    fn unless(output: impl Into<String>, reason: Option<String>) -> Self {
+    pub(super) fn unless(output: impl Into<String>, reason: Option<String>) -> Self {
         match reason {
             None => Self::pass(output),
             Some(reason) => Self::fail(output, reason),
@@ -52,24 +70,110 @@ impl Seen {
 }
 
 impl Step {
-    /// Does the step on `target` and says how it ended. "The test said no" is an [`Outcome`].
+    /// Does the step on `target`, as often as it says or until it does not pass, and says how it ended. "The test said no" is an
+    /// [`Outcome`].
     ///
     /// # Errors
     /// The machine or the way to it broke, which says nothing about the step.
     pub fn evaluate(&self, target: &dyn Target, context: Context<'_>) -> Result<Outcome, TargetError> {
-        let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0).min(context.budget);
         let start = Instant::now();
-        let seen = match &self.kind {
-            Kind::Run { command, expect, .. } => run(target, command, expect, context.dir, timeout)?,
-            Kind::Http(http) => request(target, http, timeout)?,
-            Kind::Tcp(tcp) => connect(target, tcp, timeout)?,
-            Kind::Unit(unit) => look_at_unit(target, unit, timeout)?,
-            Kind::File(file) => look_at_file(target, file)?,
-            Kind::Package(package) => look_at_package(target, package, timeout)?,
-            Kind::Port(port) => look_at_port(target, port, timeout)?,
-        };
-        let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Outcome { status: seen.status, exit: seen.exit, ms, output: shortened(seen.output), reason: seen.reason })
+        let times = self.repeat.times();
+        let mut outputs = Vec::new();
+        let mut seen = Seen::pass("");
+        for time in 1..=times {
+            let budget = context.budget.saturating_sub(start.elapsed());
+            seen = match budget.is_zero() {
+                true => Seen::fail("", "the scenario's budget was used up"),
+                false => self.once(target, Context { budget, ..context })?,
+            };
+            outputs.push(std::mem::take(&mut seen.output));
+            if seen.status != Status::Pass {
+                if times > 1 {
+                    seen.reason = format!("time {time} of {times}: {}", seen.reason);
+                }
+                break;
+            }
+        }
+        // All of them are kept where numbers are read from them, else the one that says how it ended.
+        let keeps_all = matches!(self.kind, Kind::Run { metric: Some(_), .. });
+        let output = if keeps_all { outputs.join("\n") } else { outputs.pop().unwrap_or_default() };
+        Ok(Outcome {
+            status: seen.status,
+            exit: seen.exit,
+            ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            output: shortened(self.redacted(output)),
+            reason: self.redacted(seen.reason),
+        })
+    }
+
+    fn once(&self, target: &dyn Target, context: Context<'_>) -> Result<Seen, TargetError> {
+        match &self.kind {
+            Kind::Wait(wait) => wait.hold(target, context),
+            kind => {
+                let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0).min(context.budget);
+                see(kind, target, context.dir, timeout)
+            }
+        }
+    }
+
+    /// `text` without what the step's `redact` matches.
+    pub fn redacted(&self, text: String) -> String {
+        redacted(&self.redact, text)
+    }
+}
+
+/// `text` without what any of the patterns matches.
+pub(super) fn redacted(patterns: &[Pattern], text: String) -> String {
+    patterns.iter().fold(text, |text, pattern| pattern.redact(&text).into_owned())
+}
+
+/// One look, or one command.
+fn see(kind: &Kind, target: &dyn Target, dir: Option<&str>, timeout: Duration) -> Result<Seen, TargetError> {
+    match kind {
+        Kind::Run { command, expect, .. } => run(target, command, expect, dir, timeout),
+        Kind::Http(http) => look::at_answer(target, http, timeout),
+        Kind::Tcp(tcp) => look::at_connection(target, tcp, timeout),
+        Kind::Unit(unit) => look::at_unit(target, unit, timeout),
+        Kind::File(file) => look::at_file(target, file, timeout),
+        Kind::Package(package) => look::at_package(target, package, timeout),
+        Kind::Port(port) => look::at_port(target, port, timeout),
+        Kind::Wait(wait) => wait.hold(target, Context { dir, budget: timeout }),
+        Kind::Errand(errand) => Ok(by_the_lab_alone(errand)),
+    }
+}
+
+fn by_the_lab_alone(errand: &Errand) -> Seen {
+    Seen::hopeless("", format!("{} is done by the lab alone, never on a host", errand.name()))
+}
+
+impl Wait {
+    /// Looks until the condition holds, can no longer hold, says that it does not apply, or the limit is reached.
+    fn hold(&self, target: &dyn Target, context: Context<'_>) -> Result<Seen, TargetError> {
+        let limit = self.limit.0.min(context.budget);
+        let begun = Instant::now();
+        let (mut pause, longest) = WAIT_POLL;
+        let kind = self.until.kind();
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            let patience = if matches!(kind, Kind::Run { .. }) { left } else { left.min(LOOK_TIMEOUT) };
+            let seen = see(kind, target, context.dir, patience)?;
+            let left = limit.saturating_sub(begun.elapsed());
+            match (seen.status, seen.hope) {
+                (Status::Pass | Status::Skip, _) => return Ok(seen),
+                (Status::Fail, Hope::None) => {
+                    let reason = format!("{}: waiting is no use", seen.reason);
+                    return Ok(Seen { reason, ..seen });
+                }
+                (Status::Fail, Hope::Open) if left.is_zero() => {
+                    let reason = format!("not within {} s: {}", limit.as_secs_f32(), seen.reason);
+                    return Ok(Seen { reason, ..seen });
+                }
+                (Status::Fail, Hope::Open) => {}
+            }
+            // Nothing on a machine tells us of every change; so look again, less and less often.
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 3 / 2).min(longest);
+        }
     }
 }
 
@@ -85,174 +189,20 @@ fn run(
     if ran.exit == Some(SKIP) && expect.exit != Some(SKIP) {
         let said = output.lines().last().unwrap_or_default();
         let reason = if said.is_empty() { "exit 77".to_owned() } else { format!("exit 77: {said}") };
-        return Ok(Seen { status: Status::Skip, exit: ran.exit, output, reason });
+        return Ok(Seen { status: Status::Skip, exit: ran.exit, output, reason, hope: Hope::None });
     }
-    let reason = unmet(expect, &ran, timeout);
-    Ok(Seen { exit: ran.exit, ..Seen::unless(output, reason) })
+    let reason = expect.unmet(&ran, timeout);
+    let hope = if ran.exit == Some(NO_COMMAND) { Hope::None } else { Hope::Open };
+    Ok(Seen { exit: ran.exit, hope, ..Seen::unless(output, reason) })
 }
 
-/// The first expectation on a command that does not hold.
-fn unmet(expect: &Expect, ran: &Ran, timeout: Duration) -> Option<String> {
-    if ran.ended == Ended::ByTimeout {
-        return Some(format!("it ran longer than {} s", timeout.as_secs_f32()));
-    }
-    let wanted = expect.exit.unwrap_or(0);
-    match ran.exit {
-        None => return Some(format!("it was killed by a signal, expected exit {wanted}")),
-        Some(exit) if exit != wanted => return Some(format!("exit {exit}, expected {wanted}")),
-        Some(_) => {}
-    }
-    let lacks = |stream: &str, text: &str, wanted: &Option<String>| {
-        wanted
-            .as_ref()
-            .filter(|wanted| !text.contains(wanted.as_str()))
-            .map(|wanted| format!("{stream} does not contain {wanted:?}"))
-    };
-    lacks("stdout", &ran.stdout, &expect.stdout_contains)
-        .or_else(|| {
-            let pattern = expect.stdout_matches.as_ref()?;
-            (!pattern.is_match(&ran.stdout)).then(|| format!("stdout does not match {:?}", pattern.as_str()))
-        })
-        .or_else(|| lacks("stderr", &ran.stderr, &expect.stderr_contains))
-}
-
-fn both_streams(ran: &Ran) -> String {
+/// Standard output, then standard error.
+pub(super) fn both_streams(ran: &Ran) -> String {
     match (ran.stdout.trim_end(), ran.stderr.trim_end()) {
         (stdout, "") => stdout.to_owned(),
         ("", stderr) => stderr.to_owned(),
         (stdout, stderr) => format!("{stdout}\n{stderr}"),
     }
-}
-
-fn request(target: &dyn Target, step: &Http, timeout: Duration) -> Result<Seen, TargetError> {
-    let url = &step.url;
-    let Some(bytes) = target.connect(url.host(), url.port(), &http::request(url), timeout)? else {
-        return Ok(Seen::fail("", format!("no connection to {}:{}", url.host(), url.port())));
-    };
-    let answer = match http::answer(&bytes) {
-        Ok(answer) => answer,
-        Err(reason) => return Ok(Seen::fail(String::from_utf8_lossy(&bytes), reason)),
-    };
-    let wanted = step.status.unwrap_or(200);
-    let body = String::from_utf8_lossy(&answer.body);
-    let reason = (answer.status != wanted)
-        .then(|| format!("status {}, expected {wanted}", answer.status))
-        .or_else(|| {
-            step.headers.iter().find_map(|(name, value)| {
-                let found: Vec<&str> = answer
-                    .headers
-                    .iter()
-                    .filter(|(other, _)| other.eq_ignore_ascii_case(name))
-                    .map(|(_, value)| value.as_str())
-                    .collect();
-                (!found.contains(&value.as_str()))
-                    .then(|| format!("header {name}: expected {value:?}, found {}", found.join(", ")))
-            })
-        })
-        .or_else(|| {
-            let text = step.body_contains.as_ref().filter(|text| !body.contains(text.as_str()))?;
-            let cut = if answer.end == http::End::Cut { " (it came cut short)" } else { "" };
-            Some(format!("the body does not contain {text:?}{cut}"))
-        });
-    // The body is evidence only where it is not what was expected.
-    let output = if reason.is_none() { answer.line } else { format!("{}\n{body}", answer.line) };
-    Ok(Seen::unless(output, reason))
-}
-
-fn connect(target: &dyn Target, tcp: &Tcp, timeout: Duration) -> Result<Seen, TargetError> {
-    let Tcp { host, port } = tcp;
-    Ok(match target.connect(host, *port, &[], timeout)? {
-        Some(_) => Seen::pass(format!("connected to {host}:{port}")),
-        None => Seen::fail("", format!("no connection to {host}:{port}")),
-    })
-}
-
-fn look_at_unit(target: &dyn Target, unit: &Unit, timeout: Duration) -> Result<Seen, TargetError> {
-    let command = format!("systemctl show --property=LoadState,ActiveState,SubState,Result -- {}", unit.name);
-    let end = Instant::now() + timeout;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let ran = target.run(&command, None, left.max(Duration::from_secs(5)))?;
-        if ran.exit != Some(0) {
-            return Ok(Seen::fail(both_streams(&ran), format!("systemctl cannot say the state of {}", unit.name)));
-        }
-        let property = |name: &str| {
-            ran.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
-        };
-        let (active, load) = (property("ActiveState"), property("LoadState"));
-        let output = format!("{load}, {active} ({}), result {}", property("SubState"), property("Result"));
-        if load == "not-found" {
-            return Ok(Seen::fail(output, format!("there is no unit {}", unit.name)));
-        }
-        if active == unit.state {
-            return Ok(Seen::pass(output));
-        }
-        let on_its_way = matches!(active, "activating" | "deactivating" | "reloading");
-        if !on_its_way || left.is_zero() {
-            return Ok(Seen::fail(output, format!("{} is {active}, expected {}", unit.name, unit.state)));
-        }
-        std::thread::sleep(UNIT_POLL.min(left));
-    }
-}
-
-fn look_at_file(target: &dyn Target, file: &File) -> Result<Seen, TargetError> {
-    let path = &file.path;
-    let Some(content) = target.read(path.as_str(), FILE_BYTES + 1)? else {
-        return Ok(Seen::fail("", format!("{path} does not exist")));
-    };
-    let wants_content = file.sha256.is_some() || file.contains.is_some();
-    if wants_content && content.len() as u64 > FILE_BYTES {
-        return Ok(Seen::fail("", format!("{path} is larger than {FILE_BYTES} bytes")));
-    }
-    let found = crate::Digest::of(&content);
-    if let Some(wanted) = file.sha256.filter(|wanted| *wanted != found) {
-        return Ok(Seen::fail(format!("sha256 {found}"), format!("{path} has digest {found}, expected {wanted}")));
-    }
-    let text = String::from_utf8_lossy(&content);
-    match &file.contains {
-        Some(wanted) if !text.contains(wanted.as_str()) => {
-            Ok(Seen::fail(text, format!("{path} does not contain {wanted:?}")))
-        }
-        _ => Ok(Seen::pass(format!("{path}, {} bytes", content.len()))),
-    }
-}
-
-fn look_at_package(target: &dyn Target, package: &Package, timeout: Duration) -> Result<Seen, TargetError> {
-    let name = &package.name;
-    let command = format!(
-        "if command -v dpkg-query >/dev/null; then dpkg-query -W -f='${{db:Status-Status}} ${{Version}}\\n' {name}; \
-         else rpm -q --qf 'installed %{{EVR}}\\n' {name}; fi"
-    );
-    let ran = target.run(&command, None, timeout)?;
-    let found = ran.stdout.lines().next().filter(|_| ran.exit == Some(0)).and_then(|line| line.split_once(' '));
-    let version = found.filter(|(status, _)| *status == "installed").map(|(_, version)| version);
-    let reason = match (package.state, version, &package.version) {
-        (Installed::Absent, Some(version), _) => Some(format!("{name} {version} is installed, expected absent")),
-        (Installed::Absent, None, _) => None,
-        (Installed::Installed, None, _) => Some(format!("{name} is not installed")),
-        (Installed::Installed, Some(found), Some(wanted)) if found != wanted => {
-            Some(format!("{name} is {found}, expected {wanted}"))
-        }
-        (Installed::Installed, Some(_), _) => None,
-    };
-    Ok(Seen::unless(both_streams(&ran), reason))
-}
-
-fn look_at_port(target: &dyn Target, port: &Port, timeout: Duration) -> Result<Seen, TargetError> {
-    // The kernel's own tables: no tool need be installed. States: 0A is LISTEN, 07 an unconnected UDP socket.
-    let (protocol, state) = match port.protocol {
-        Protocol::Tcp => ("tcp", "0A"),
-        Protocol::Udp => ("udp", "07"),
-    };
-    let command = format!("cat /proc/net/{protocol}; cat /proc/net/{protocol}6 2>/dev/null || true");
-    let ran = target.run(&command, None, timeout)?;
-    let wanted = format!(":{:04X}", port.number);
-    let listening = ran.stdout.lines().any(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        columns.next().is_some_and(|local| local.ends_with(&wanted)) && columns.nth(1) == Some(state)
-    });
-    let reason = (!listening).then(|| format!("nothing listens on {protocol} port {}", port.number));
-    Ok(Seen::unless(format!("{protocol} port {}", port.number), reason))
 }
 
 /// Both ends of a long output; the middle tells least.

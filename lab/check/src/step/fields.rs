@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Depth, Expect, File, Http, Kind, Metric, Package, Port, Step, Tcp, Unit};
+use super::{
+    COPY_OUT_BYTES, CopyIn, CopyOut, Depth, Errand, Expect, File, Http, Kind, LONGEST_SLEEP, Metric, Package, Pattern,
+    Port, Presence, Repeat, Sleep, Step, Tcp, Unit, Wait, errand::Yes,
+};
 use crate::written::Span;
 
 /// A step as it is written. [`Step`] is what it means.
@@ -28,38 +31,36 @@ pub(super) struct Fields {
     package: Option<Package>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     port: Option<Port>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait: Option<Wait>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reboot: Option<Yes>,
+    #[serde(default, rename = "copy-in", skip_serializing_if = "Option::is_none")]
+    copy_in: Option<CopyIn>,
+    #[serde(default, rename = "copy-out", skip_serializing_if = "Option::is_none")]
+    copy_out: Option<CopyOut>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sleep: Option<Sleep>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     superficial: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Span>,
+    #[serde(default, skip_serializing_if = "Repeat::is_once")]
+    repeat: Repeat,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    redact: Vec<Pattern>,
 }
 
 /// The table is not a step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    /// No kind.
-    #[error("step {name:?} does nothing: give it one of run, http, tcp, unit, file, package, port")]
-    NoKind {
+    /// What it does is not said as it must be.
+    #[error("step {name:?} {problem}")]
+    Kind {
         /// Its name.
         name: String,
-    },
-    /// More than one kind.
-    #[error("step {name:?} is of more than one kind ({kinds}): make a step of each")]
-    ManyKinds {
-        /// Its name.
-        name: String,
-        /// The kinds given.
-        kinds: String,
-    },
-    /// A key that only goes with `run`.
-    #[error("step {name:?}: {key} goes with run only, and this is {kind}")]
-    OnlyWithRun {
-        /// Its name.
-        name: String,
-        /// The key.
-        key: &'static str,
-        /// The kind it has.
-        kind: &'static str,
+        /// What is wrong.
+        problem: KindError,
     },
     /// The name cannot be shown, or is empty.
     #[error("step {name:?}: a name has 1 to 100 characters and no control characters")]
@@ -67,53 +68,85 @@ pub enum StepError {
         /// Its name.
         name: String,
     },
-    /// A value that can never hold.
-    #[error("step {name:?}: {problem}")]
-    Value {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        problem: String,
+}
+
+/// A table does not say one thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KindError {
+    /// No kind.
+    #[error("does nothing: give it one of run, http, tcp, unit, file, package, port, wait")]
+    None,
+    /// More than one kind.
+    #[error("is of more than one kind ({0}): make a step of each")]
+    Many(String),
+    /// A key that only goes with `run`.
+    #[error("has {key}: {key} goes with run only, and this is {kind}")]
+    OnlyWithRun {
+        /// The key.
+        key: &'static str,
+        /// The kind it has.
+        kind: &'static str,
     },
+    /// A value that can never hold.
+    #[error("cannot be as it is written: {0}")]
+    Value(String),
+}
+
+/// The one kind that is given, if it makes sense.
+pub(super) fn only_kind(mut kinds: Vec<Kind>, only_with_run: Option<&'static str>) -> Result<Kind, KindError> {
+    if kinds.len() > 1 {
+        let kinds: Vec<&str> = kinds.iter().map(Kind::name).collect();
+        return Err(KindError::Many(kinds.join(", ")));
+    }
+    let kind = kinds.pop().ok_or(KindError::None)?;
+    if let (false, Some(key)) = (matches!(kind, Kind::Run { .. }), only_with_run) {
+        return Err(KindError::OnlyWithRun { key, kind: kind.name() });
+    }
+    match impossible(&kind) {
+        Some(problem) => Err(KindError::Value(problem)),
+        None => Ok(kind),
+    }
 }
 
 impl TryFrom<Fields> for Step {
     type Error = StepError;
 
     fn try_from(fields: Fields) -> Result<Self, StepError> {
-        let Fields { name, run, expect, metric, http, tcp, unit, file, package, port, superficial, timeout } = fields;
+        let Fields { name, run, expect, metric, http, tcp, unit, file, package, port, .. } = fields;
+        let Fields { wait, reboot, copy_in, copy_out, sleep, superficial, timeout, repeat, redact, .. } = fields;
         if name.trim().is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
             return Err(StepError::Name { name });
         }
-        let mut only_with_run: Vec<&'static str> = Vec::new();
-        only_with_run.extend(expect.as_ref().map(|_| "expect"));
-        only_with_run.extend(metric.as_ref().map(|_| "metric"));
-        let run = run.map(|command| Kind::Run { command, expect: expect.unwrap_or_default(), metric });
-        let mut kinds: Vec<Kind> = [
-            run,
+        let only_with_run = expect.as_ref().map(|_| "expect").or_else(|| metric.as_ref().map(|_| "metric"));
+        let kinds = [
+            run.map(|command| Kind::Run { command, expect: expect.unwrap_or_default(), metric }),
             http.map(Kind::Http),
             tcp.map(Kind::Tcp),
             unit.map(Kind::Unit),
             file.map(Kind::File),
             package.map(Kind::Package),
             port.map(Kind::Port),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if kinds.len() > 1 {
-            let kinds: Vec<&str> = kinds.iter().map(Kind::name).collect();
-            return Err(StepError::ManyKinds { name, kinds: kinds.join(", ") });
-        }
-        let Some(kind) = kinds.pop() else { return Err(StepError::NoKind { name }) };
-        if let (false, Some(key)) = (matches!(kind, Kind::Run { .. }), only_with_run.first()) {
-            return Err(StepError::OnlyWithRun { name, key, kind: kind.name() });
-        }
-        if let Some(problem) = impossible(&kind) {
-            return Err(StepError::Value { name, problem });
+            wait.map(Kind::Wait),
+            reboot.map(|Yes| Kind::Errand(Errand::Reboot)),
+            copy_in.map(|copy| Kind::Errand(Errand::CopyIn(copy))),
+            copy_out.map(|copy| Kind::Errand(Errand::CopyOut(copy))),
+            sleep.map(|sleep| Kind::Errand(Errand::Sleep(sleep))),
+        ];
+        let kind = match only_kind(kinds.into_iter().flatten().collect(), only_with_run) {
+            Ok(kind) => kind,
+            Err(problem) => return Err(StepError::Kind { name, problem }),
+        };
+        let problem = match &kind {
+            Kind::Wait(_) if timeout.is_some() => Some("wait has its own limit: leave timeout out"),
+            Kind::Errand(_) if repeat != Repeat::default() => Some("only what looks at the machine can be repeated"),
+            _ if redact.iter().any(|pattern| pattern.is_match("")) => Some("a pattern of redact matches everything"),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            return Err(StepError::Kind { name, problem: KindError::Value(problem.to_owned()) });
         }
         let depth = if superficial { Depth::Superficial } else { Depth::Meaningful };
-        Ok(Self { name, kind, depth, timeout })
+        Ok(Self { name, kind, depth, timeout, repeat, redact })
     }
 }
 
@@ -136,6 +169,22 @@ fn impossible(kind: &Kind) -> Option<String> {
         Kind::Unit(unit) if !STATES.contains(&unit.state.as_str()) => {
             Some(format!("{:?} is no state of a unit: expected one of {}", unit.state, STATES.join(", ")))
         }
+        Kind::File(file) if file.state == Presence::Absent => {
+            let says_more =
+                file.mode.is_some() || file.sha256.is_some() || file.contains.is_some() || file.matches.is_some();
+            says_more.then(|| "an absent file has no mode and no content".into())
+        }
+        Kind::Port(Port { number: 0, .. }) => Some("0 is no port".into()),
+        Kind::Wait(wait) if wait.limit.0.is_zero() => Some("nothing can be waited for in 0s".into()),
+        Kind::Errand(Errand::CopyOut(copy)) if !(1..=COPY_OUT_BYTES).contains(&copy.bytes()) => {
+            Some(format!("the limit of copy-out is from 1B to {}", crate::written::ByteSize(COPY_OUT_BYTES)))
+        }
+        Kind::Errand(Errand::Sleep(sleep)) if sleep.time.0 > LONGEST_SLEEP => {
+            Some(format!("a sleep is at most {} s: use wait, which ends as soon as it may", LONGEST_SLEEP.as_secs()))
+        }
+        Kind::Errand(Errand::Sleep(sleep)) if sleep.why.trim().is_empty() => {
+            Some("a sleep says why nothing can be waited for".into())
+        }
         Kind::Package(package) if package.version.is_some() && package.state == super::Installed::Absent => {
             Some("an absent package has no version".into())
         }
@@ -156,8 +205,15 @@ impl From<Step> for Fields {
             file: None,
             package: None,
             port: None,
+            wait: None,
+            reboot: None,
+            copy_in: None,
+            copy_out: None,
+            sleep: None,
             superficial: step.depth == Depth::Superficial,
             timeout: step.timeout,
+            repeat: step.repeat,
+            redact: step.redact,
         };
         match step.kind {
             Kind::Run { command, expect, metric } => {
@@ -171,6 +227,11 @@ impl From<Step> for Fields {
             Kind::File(file) => fields.file = Some(file),
             Kind::Package(package) => fields.package = Some(package),
             Kind::Port(port) => fields.port = Some(port),
+            Kind::Wait(wait) => fields.wait = Some(wait),
+            Kind::Errand(Errand::Reboot) => fields.reboot = Some(Yes),
+            Kind::Errand(Errand::CopyIn(copy)) => fields.copy_in = Some(copy),
+            Kind::Errand(Errand::CopyOut(copy)) => fields.copy_out = Some(copy),
+            Kind::Errand(Errand::Sleep(sleep)) => fields.sleep = Some(sleep),
         }
         fields
     }

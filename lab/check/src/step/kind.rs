@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{AbsolutePath, HttpUrl, PackageName, Pattern, Percent, UnitName};
+use super::{
+    errand::Errand,
+    expect::Expect,
+    text::{AbsolutePath, FileMode, HttpUrl, JsonQuery, PackageName, Pattern, Percent, UnitName},
+    wait::Wait,
+};
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +35,10 @@ pub enum Kind {
     Package(Package),
     /// Looks for a listening port.
     Port(Port),
+    /// Looks again and again until something holds.
+    Wait(Wait),
+    /// What the lab alone does.
+    Errand(Errand),
 }
 
 impl Kind {
@@ -43,26 +52,10 @@ impl Kind {
             Self::File(_) => "file",
             Self::Package(_) => "package",
             Self::Port(_) => "port",
+            Self::Wait(_) => "wait",
+            Self::Errand(errand) => errand.name(),
         }
     }
-}
-
-/// Expectations on a command's end and output; all given ones must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct Expect {
-    /// Exit status; absent means 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit: Option<i32>,
-    /// Text that standard output must contain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdout_contains: Option<String>,
-    /// Regular expression that must match somewhere in standard output.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdout_matches: Option<Pattern>,
-    /// Text that standard error must contain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stderr_contains: Option<String>,
 }
 
 /// An HTTP/1.1 request (GET) over plain TCP. Redirects are not followed: they are what was seen.
@@ -77,6 +70,12 @@ pub struct Http {
     /// Text that the body must contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_contains: Option<String>,
+    /// Regular expression that must match somewhere in the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_matches: Option<Pattern>,
+    /// Values in the body, which must be one JSON document, by query.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub body_json: BTreeMap<JsonQuery, serde_json::Value>,
     /// Headers that must be present with that value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -102,18 +101,44 @@ pub struct Unit {
     pub state: String,
 }
 
-/// A file's presence and content.
+/// A file's presence and content. Links are followed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Absolute path.
     pub path: AbsolutePath,
+    /// Whether it must be there; absent means `present`.
+    #[serde(default, skip_serializing_if = "Presence::is_default")]
+    pub state: Presence,
+    /// Its permission bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<FileMode>,
     /// SHA-256 of its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<crate::Digest>,
     /// Text that it must contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contains: Option<String>,
+    /// Regular expression that must match somewhere in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<Pattern>,
+}
+
+/// Whether a file must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Presence {
+    /// There, as a file or a folder.
+    #[default]
+    Present,
+    /// Not there, not even as a link that leads nowhere.
+    Absent,
+}
+
+impl Presence {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An installed package.
@@ -147,7 +172,7 @@ impl Installed {
     }
 }
 
-/// A port on which something must listen, on any address.
+/// A port on which something must listen, on any address, or nothing on all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
@@ -156,6 +181,26 @@ pub struct Port {
     /// Transport; absent means `tcp`.
     #[serde(default, skip_serializing_if = "Protocol::is_default")]
     pub protocol: Protocol,
+    /// Whether something must listen; absent means `open`.
+    #[serde(default, skip_serializing_if = "Listening::is_default")]
+    pub state: Listening,
+}
+
+/// Whether something must listen on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Listening {
+    /// Something listens.
+    #[default]
+    Open,
+    /// Nothing does.
+    Closed,
+}
+
+impl Listening {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Transport of a port.

@@ -85,6 +85,18 @@ fn one_form_in_files_and_in_documents() {
         r#"package = { name = "libc6", version = "2.36-9+deb12u10" }"#,
         r#"package = { name = "telnetd", state = "absent" }"#,
         r#"port = { number = 53, protocol = "udp" }"#,
+        r#"port = { number = 23, state = "closed" }"#,
+        "run = \"x\"\nrepeat = 3\nredact = [\"token=(\\\\S+)\"]\n[expect]\nstdout_json = { \"$.a[0]\" = 1, \"$.b\" = [\"x\", true] }",
+        "run = \"x\"\nexpect = { stdout = \"a\", stderr = \"\", stderr_matches = \"b\", stderr_json = { \"$\" = {} } }",
+        r#"http = { url = "http://h/", body_matches = "^x", body_json = { "$.status" = "ok" } }"#,
+        r#"file = { path = "/etc/x", mode = "0644", matches = "^y" }"#,
+        r#"file = { path = "/etc/x", state = "absent" }"#,
+        r#"wait = { until = { unit = { name = "a.service", state = "active" } }, limit = "30s" }"#,
+        r#"wait = { until = { run = "test -e /x", expect = { exit = 1 } }, limit = "30s" }"#,
+        "reboot = true",
+        r#"copy-in = { from = "a/b.conf", to = "/etc/b.conf", mode = "0600" }"#,
+        r#"copy-out = { from = "/var/log/x.log", limit = "2MiB" }"#,
+        r#"sleep = { for = "2s", why = "the cache is written every second" }"#,
     ];
     for toml in table {
         let step = step(toml);
@@ -132,6 +144,28 @@ fn wrong_steps_cannot_be_written() {
             "run = \"x\"\nmetric = { name = \"n\", regex = \"[0-9]+\", worse_than_control = \"20%\" }",
             "has no group for the number",
         ),
+        ("run = \"x\"\nexpect = { stdout_json = { \"a.b\" = 1 } }", "expected a JSONPath query such as"),
+        ("run = \"x\"\nrepeat = 0", r#"key "repeat": expected a number of times from 1 to 1000, found 0"#),
+        ("run = \"x\"\nredact = [\"a*\"]", "a pattern of redact matches everything"),
+        ("port = { number = 0 }", "0 is no port"),
+        ("file = { path = \"/x\", mode = \"rw-\" }", r#"key "file.mode": expected permission bits in octal"#),
+        ("file = { path = \"/x\", state = \"absent\", mode = \"0644\" }", "an absent file has no mode"),
+        ("wait = { until = { }, limit = \"1s\" }", "what is waited for does nothing: give it one of run"),
+        ("wait = { until = { reboot = true }, limit = \"1s\" }", r#"unknown key "reboot" in "wait.until""#),
+        ("wait = { until = { run = \"x\" } }", r#"missing key "limit" in "wait""#),
+        ("wait = { until = { run = \"x\" }, limit = \"1s\" }\ntimeout = \"2s\"", "wait has its own limit"),
+        (
+            "wait = { until = { tcp = { host = \"h\", port = 1 }, expect = { exit = 1 } }, limit = \"1s\" }",
+            "expect goes with run only, and this is tcp",
+        ),
+        ("reboot = false", "expected true, found false"),
+        ("reboot = true\nrepeat = 2", "only what looks at the machine can be repeated"),
+        ("copy-in = { from = \"../x\", to = \"/x\" }", "expected a path of a file in the scenario's folder"),
+        ("copy-in = { from = \"/x\", to = \"/x\" }", "expected a path of a file in the scenario's folder"),
+        ("copy-out = { from = \"/x\", limit = \"9MiB\" }", "the limit of copy-out is from 1B to 8MiB"),
+        ("sleep = { for = \"6s\", why = \"x\" }", "a sleep is at most 5 s: use wait"),
+        ("sleep = { for = \"5s\", why = \" \" }", "a sleep says why"),
+        ("sleep = { for = \"5s\" }", r#"missing key "why" in "sleep""#),
         ("run = \"x\"\ntimeout = 5", r#"key "timeout": expected a length of time"#),
     ];
     for (toml, expected) in table {
@@ -167,6 +201,102 @@ fn commands() {
     assert!(outcome.output.contains("bytes left out"));
 }
 
+/// What came out, by every way of looking at it.
+#[test]
+fn outputs() {
+    const JSON: &str = r#"run = "echo '{\"state\":\"ok\",\"n\":2,\"list\":[{\"id\":1},{\"id\":2.0}]}'""#;
+    let table = [
+        ("run = \"echo abc\"\nexpect = { stdout = \"abc\" }".to_owned(), ""),
+        ("run = \"printf 'a\\\\nb'\"\nexpect = { stdout = \"a\\nb\\n\", stderr = \"\" }".to_owned(), ""),
+        ("run = \"echo abcd\"\nexpect = { stdout = \"abc\" }".to_owned(), "stdout is \"abcd\", expected \"abc\""),
+        ("run = \"echo e >&2\"\nexpect = { stderr_matches = \"^f\" }".to_owned(), "stderr does not match \"^f\""),
+        ("run = \"echo e >&2\"\nexpect = { stderr = \"\" }".to_owned(), "stderr is \"e\", expected \"\""),
+        (format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.state\" = \"ok\", \"$.n\" = 2.0 }} }}"), ""),
+        (format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.list[*].id\" = [1, 2] }} }}"), ""),
+        (format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.list[?@.id > 1].id\" = 2 }} }}"), ""),
+        (
+            format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.state\" = \"bad\" }} }}"),
+            "$.state in stdout is \"\\\"ok\\\"\", expected \"bad\"",
+        ),
+        (
+            format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.gone\" = 1 }} }}"),
+            "$.gone in stdout is nothing, expected 1",
+        ),
+        (
+            format!("{JSON}\nexpect = {{ stdout_json = {{ \"$.list[*].id\" = [1] }} }}"),
+            "$.list[*].id in stdout is 2 values, expected [1]",
+        ),
+        (
+            "run = \"echo no\"\nexpect = { stdout_json = { \"$\" = 1 } }".to_owned(),
+            "stdout is not JSON: expected ident at line 1 column 2",
+        ),
+    ];
+    for (toml, reason) in table {
+        let outcome = evaluate(&toml);
+        let status = if reason.is_empty() { Status::Pass } else { Status::Fail };
+        assert_eq!((outcome.status, outcome.reason.as_str()), (status, reason), "{toml}");
+    }
+}
+
+#[test]
+fn waits() {
+    let dir = tempfile_dir("wait");
+    let flag = dir.join("flag");
+    let count = dir.join("count");
+    let later = format!("(sleep 0.3; touch {0}) >/dev/null 2>&1 & test ! -e {0}", flag.display());
+    assert_eq!(evaluate(&format!("run = {later:?}")).status, Status::Pass);
+    let outcome = evaluate(&format!("wait = {{ until = {{ file = {{ path = {flag:?} }} }}, limit = \"10s\" }}"));
+    assert_eq!((outcome.status, outcome.reason.as_str()), (Status::Pass, ""));
+    assert!(outcome.ms < 5_000, "{outcome:?}");
+    let never = evaluate("wait = { until = { tcp = { host = \"127.0.0.1\", port = 1 } }, limit = \"400ms\" }");
+    assert_eq!(never.reason, "not within 0.4 s: no connection to 127.0.0.1:1");
+    assert!(never.ms >= 400 && never.ms < 5_000, "{never:?}");
+    // It cannot come to hold: no look but the first.
+    let looks = format!("echo x >>{}; no-such-command", count.display());
+    let outcome = evaluate(&format!("wait = {{ until = {{ run = {looks:?} }}, limit = \"10s\" }}"));
+    assert_eq!(outcome.reason, "exit 127, expected 0: waiting is no use");
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n");
+    let skip = evaluate("wait = { until = { run = \"exit 77\" }, limit = \"10s\" }");
+    assert_eq!(skip.status, Status::Skip);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn repeated_until_it_fails() {
+    let dir = tempfile_dir("repeat");
+    let count = dir.join("count");
+    let command = format!("echo x >>{0}; test $(wc -l <{0}) -lt 3", count.display());
+    let outcome = evaluate(&format!("run = {command:?}\nrepeat = 5"));
+    assert_eq!((outcome.status, outcome.reason.as_str()), (Status::Fail, "time 3 of 5: exit 1, expected 0"));
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\nx\nx\n");
+    let metric = "metric = { name = \"n\", regex = \"([0-9]+)\", worse_than_control = \"20%\" }";
+    let outcome = evaluate(&format!("run = \"echo 7\"\nrepeat = 3\n{metric}"));
+    assert_eq!((outcome.status, outcome.output.as_str()), (Status::Pass, "7\n7\n7"));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn secrets_are_taken_out_of_output_and_reason() {
+    let run = "run = \"echo user=a token=hunter2; echo hunter2 >&2\"";
+    let outcome = evaluate(&format!("{run}\nredact = [\"token=(\\\\S+)\"]"));
+    assert_eq!(outcome.output, "user=a token=[redacted]\nhunter2");
+    let outcome = evaluate(&format!("{run}\nredact = [\"hunter.\"]\nexpect = {{ stdout = \"x\" }}"));
+    assert_eq!(outcome.output, "user=a token=[redacted]\n[redacted]");
+    assert_eq!(outcome.reason, "stdout is \"user=a token=[redacted]\", expected \"x\"");
+}
+
+#[test]
+fn what_the_lab_alone_does_fails_on_a_host() {
+    assert_eq!(evaluate("reboot = true").reason, "reboot is done by the lab alone, never on a host");
+}
+
+/// A folder of this test's own.
+fn tempfile_dir(name: &str) -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("patchlab-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
 /// Serves one canned answer to one connection and gives its port.
 fn serve(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -199,6 +329,8 @@ fn http_answers() {
             "the body does not contain \"Welcome\" (it came cut short)",
         ),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "status = 204", Status::Pass, ""),
+        (b"HTTP/1.1 200 OK\r\n\r\n{\"a\":1}", r#"body_json = { "$.a" = 1 }"#, Status::Pass, ""),
+        (b"HTTP/1.1 200 OK\r\n\r\nno", r#"body_matches = "^y""#, Status::Fail, "the body does not match \"^y\""),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\nno", "", Status::Fail, "status 502, expected 200"),
         (b"HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n", r#"headers = { x-a = "b" }"#, Status::Pass, ""),
         (
@@ -229,6 +361,9 @@ fn connections_and_ports() {
     assert_eq!(evaluate(&format!("port = {{ number = {port} }}")).status, Status::Pass);
     assert_eq!(evaluate("tcp = { host = \"127.0.0.1\", port = 1 }").status, Status::Fail);
     assert_eq!(evaluate("port = { number = 1 }").reason, "nothing listens on tcp port 1");
+    assert_eq!(evaluate("port = { number = 1, state = \"closed\" }").status, Status::Pass);
+    let closed = evaluate(&format!("port = {{ number = {port}, state = \"closed\" }}"));
+    assert_eq!(closed.reason, format!("something listens on tcp port {port}, expected nothing"));
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let outcome = evaluate(&format!("port = {{ number = {port}, protocol = \"udp\" }}"));
@@ -239,6 +374,7 @@ fn connections_and_ports() {
 fn files() {
     let path = std::env::temp_dir().join(format!("patchlab-file-{}", std::process::id()));
     std::fs::write(&path, "PermitRootLogin no\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
     let digest = Digest::of("PermitRootLogin no\n");
     let at = format!("file = {{ path = {path:?}");
     let table = [
@@ -247,12 +383,29 @@ fn files() {
         (format!(", sha256 = \"{}\" }}", Digest::of("")), Status::Fail),
         (", contains = \"Login no\" }".to_owned(), Status::Pass),
         (", contains = \"Login yes\" }".to_owned(), Status::Fail),
+        (", matches = \"^Permit.* no$\" }".to_owned(), Status::Pass),
+        (", matches = \"^Login\" }".to_owned(), Status::Fail),
+        (", mode = \"0640\" }".to_owned(), Status::Pass),
+        (", mode = \"640\", contains = \"Login\" }".to_owned(), Status::Pass),
+        (", mode = \"4640\" }".to_owned(), Status::Fail),
+        (", state = \"absent\" }".to_owned(), Status::Fail),
     ];
     for (rest, status) in table {
         assert_eq!(evaluate(&format!("{at}{rest}")).status, status, "{rest}");
     }
     std::fs::remove_file(&path).unwrap();
     assert_eq!(evaluate("file = { path = \"/nonexistent\" }").reason, "/nonexistent does not exist");
+    assert_eq!(evaluate("file = { path = \"/nonexistent's\", state = \"absent\" }").status, Status::Pass);
+    // A folder is there, and has no content.
+    assert_eq!(evaluate("file = { path = \"/etc\" }").status, Status::Pass);
+    let folder = evaluate("file = { path = \"/etc\", contains = \"x\" }");
+    assert_eq!(folder.reason, "/etc is a directory, expected a file with content");
+    // A link that leads nowhere is neither there nor absent.
+    let link = std::env::temp_dir().join(format!("patchlab-link-{}", std::process::id()));
+    std::os::unix::fs::symlink("/nonexistent", &link).unwrap();
+    assert_eq!(evaluate(&format!("file = {{ path = {link:?} }}")).status, Status::Fail);
+    assert_eq!(evaluate(&format!("file = {{ path = {link:?}, state = \"absent\" }}")).status, Status::Fail);
+    std::fs::remove_file(&link).unwrap();
 }
 
 #[test]
@@ -293,6 +446,10 @@ fn units() {
         ("nginx.service", "active", Status::Fail, "nginx.service is failed, expected active"),
         ("nginx.service", "failed", Status::Pass, ""),
     ];
+    let wait = step("wait = { until = { unit = { name = \"nginx.service\", state = \"active\" } }, limit = \"19s\" }");
+    let outcome = wait.evaluate(&here, context).unwrap();
+    assert_eq!(outcome.reason, "nginx.service is failed, expected active: waiting is no use");
+    assert!(outcome.ms < 5_000, "{outcome:?}");
     for (name, state, status, reason) in table {
         let step = step(&format!("unit = {{ name = \"{name}\", state = \"{state}\" }}"));
         let outcome = step.evaluate(&here, context).unwrap();

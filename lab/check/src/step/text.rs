@@ -19,6 +19,9 @@ impl ParseTextError {
     }
 }
 
+/// What stands where something was redacted.
+pub const REDACTED: &str = "[redacted]";
+
 /// A regular expression (syntax of the `regex` crate), compiled; multi-line texts are matched line by line for `^` and `$`.
 #[derive(Debug, Clone)]
 pub struct Pattern(regex::Regex);
@@ -33,6 +36,20 @@ impl Pattern {
     pub fn capture<'t>(&self, text: &'t str) -> Option<&'t str> {
         let captures = self.0.captures(text)?;
         captures.get(1).or_else(|| captures.get(0)).map(|found| found.as_str())
+    }
+
+    /// `text` with what it matches, or where it has groups what the first caught, replaced by [`REDACTED`].
+    pub fn redact<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
+        self.0.replace_all(text, |found: &regex::Captures<'_>| {
+            let whole = found.get(0).map_or("", |whole| whole.as_str());
+            match (found.get(0), found.get(1)) {
+                (Some(all), Some(group)) => {
+                    let (start, end) = (group.start() - all.start(), group.end() - all.start());
+                    format!("{}{REDACTED}{}", &whole[..start], &whole[end..])
+                }
+                _ => REDACTED.to_owned(),
+            }
+        })
     }
 
     /// How many groups it has.
@@ -69,6 +86,75 @@ impl FromStr for Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A JSONPath query (RFC 9535), e.g. `$.workers[0].state`. Its text is kept and not what is parsed from it, which is no key of a map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JsonQuery(String);
+
+impl JsonQuery {
+    /// All that it finds in a document, in the document's order.
+    pub fn all<'v>(&self, document: &'v serde_json::Value) -> Vec<&'v serde_json::Value> {
+        // It was parsed when it was made.
+        serde_json_path::JsonPath::parse(&self.0).map_or_else(|_| Vec::new(), |path| path.query(document).all())
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for JsonQuery {
+    type Err = ParseTextError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTextError> {
+        let expected = "a JSONPath query such as \"$.status\"";
+        match serde_json_path::JsonPath::parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => {
+                let why = format!(" (at character {}: {})", error.position() + 1, error.message());
+                Err(ParseTextError { why, ..ParseTextError::new(expected, text) })
+            }
+        }
+    }
+}
+
+impl fmt::Display for JsonQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Permission bits in octal, e.g. `"0644"` or `"4755"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMode {
+    text: String,
+    bits: u32,
+}
+
+impl FileMode {
+    /// The bits, at most `0o7777`.
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = ParseTextError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTextError> {
+        let octal = (3..=4).contains(&text.len()) && text.chars().all(|c| c.is_digit(8));
+        let bits = u32::from_str_radix(text, 8).ok().filter(|_| octal);
+        let bits = bits.ok_or_else(|| ParseTextError::new("permission bits in octal such as \"0644\"", text))?;
+        Ok(Self { text: text.to_owned(), bits })
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -219,6 +305,12 @@ words! {
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:".contains(c))
     };
+    /// A path in the scenario's folder: relative, with `/`, and never out of it.
+    FolderPath "a path of a file in the scenario's folder" |text| {
+        (1..=1024).contains(&text.len())
+            && !text.chars().any(char::is_control)
+            && text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    };
     /// An absolute path without control characters.
     AbsolutePath "an absolute path" |text| {
         text.starts_with('/') && text.len() <= 4096 && !text.chars().any(char::is_control)
@@ -227,6 +319,8 @@ words! {
 
 as_text!(
     Pattern "a regular expression",
+    JsonQuery "a JSONPath query such as \"$.status\"",
+    FileMode "permission bits in octal such as \"0644\"",
     HttpUrl "an address http://HOST[:PORT]/PATH",
     Percent r#"a share such as "20%""#
 );

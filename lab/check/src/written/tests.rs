@@ -194,3 +194,67 @@ fn files_have_limits() {
     assert!(matches!(read::<Recipe>(&dir.join("none")), Err(WrittenError::Unreadable { .. })));
     fs::remove_dir_all(&dir).unwrap();
 }
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Asked {
+    name: String,
+    number: u16,
+    url: String,
+    run: Vec<String>,
+    on: bool,
+}
+
+#[test]
+fn parameters_stand_in_texts() {
+    let text = "name = \"${kind}\"\nnumber = \"${port}\"\nurl = \"http://h:${port}/${kind}${port}\"\non = \"${on}\"\n\
+        run = [\"echo ${HOME} $${port} ${x:-1} ${\", \"x${kind}\"]\n\
+        [parameters]\nkind = \"web\"\non = true\nport = 80\nunused = 1\n[matrix]\nport = [8080, 443]\n";
+    let path = Path::new("s.toml");
+    let all = combinations(text, path).unwrap();
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["[port=8080]", "[port=443]"]);
+    let (asked, used) = parse_with::<Asked>(text, path, &all[1]).unwrap();
+    let expected = Asked {
+        name: "web".into(),
+        number: 443,
+        url: "http://h:443/web443".into(),
+        run: vec!["echo ${HOME} ${port} ${x:-1} ${".into(), "xweb".into()],
+        on: true,
+    };
+    assert_eq!(asked, expected);
+    assert_eq!(used.into_iter().collect::<Vec<_>>(), ["kind", "on", "port"]);
+    assert_eq!(combinations("a = 1\n", path).unwrap(), [Combination::default()]);
+    let square = combinations("[matrix]\na = [1, 2]\nb = [\"x\", \"y\"]\n", path).unwrap();
+    assert_eq!(
+        square.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        "[a=1,b=x] [a=1,b=y] [a=2,b=x] [a=2,b=y]"
+    );
+}
+
+#[test]
+fn parameters_that_cannot_be_are_named_with_their_line() {
+    let path = Path::new("s.toml");
+    let many: Vec<String> = (0..=COMBINATIONS).map(|number| number.to_string()).collect();
+    let table = [
+        ("[matrix]\nport = []\n".to_owned(), r#"s.toml:2:1: key "matrix.port": no values"#),
+        ("[matrix]\nport = [1, 1]\n".to_owned(), r#"s.toml:2:1: key "matrix.port": a value is there twice"#),
+        ("[matrix]\nport = [\"a=b\"]\n".to_owned(), r#"s.toml:2:1: key "matrix.port": "a=b" cannot stand in a name"#),
+        ("[parameters]\nPort = 1\n".to_owned(), r#"s.toml:2:1: key "parameters": "Port" is no parameter"#),
+        (
+            "[parameters]\nport = 1.5\n".to_owned(),
+            r#"s.toml:2:8: key "parameters.port": expected a text, a whole number"#,
+        ),
+        (format!("[matrix]\nn = [{}]\n", many.join(",")), "s.toml:1:2: key \"matrix\": more than 32 combinations"),
+    ];
+    for (text, expected) in table {
+        let found = combinations(&text, path).expect_err(expected).to_string();
+        assert!(found.starts_with(expected), "\nexpected {expected}\n   found {found}");
+    }
+    let text = "name = \"x\"\nnumber = 1\nurl = \"a${prot}\"\nrun = []\non = true\n[parameters]\nport = 1\n";
+    let found = parse_with::<Asked>(text, path, &combinations(text, path).unwrap()[0]).unwrap_err().to_string();
+    assert!(found.starts_with(r#"s.toml:3:7: unknown parameter "prot", known are "port": say it"#), "{found}");
+    // A value of the wrong type is placed where it is used.
+    let text = "name = \"x\"\nnumber = \"${port}\"\nurl = \"\"\nrun = []\non = true\n[parameters]\nport = \"x\"\n";
+    let found = parse_with::<Asked>(text, path, &combinations(text, path).unwrap()[0]).unwrap_err().to_string();
+    assert!(found.starts_with(r#"s.toml:2:10: key "number": expected u16, found string "x""#), "{found}");
+}

@@ -1,0 +1,99 @@
+//! Fixtures: what several scenarios need on a machine before their steps, and take away after them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use patchlab_check::{
+    Step,
+    step::{Errand, Kind, Pattern},
+    written::{self, WrittenError},
+};
+use serde::Deserialize;
+
+/// The folder of fixtures, in a scenario's own folder or beside it.
+pub const FIXTURES: &str = "fixtures";
+/// The file that makes a folder a fixture.
+pub const FIXTURE_FILE: &str = "fixture.toml";
+/// Time that every fixture has to be taken away, beyond the scenario's budget.
+pub const TEAR_DOWN: Duration = Duration::from_secs(60);
+
+/// A fixture as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    summary: String,
+    #[serde(rename = "set-up")]
+    set_up: Vec<Step>,
+    #[serde(default, rename = "tear-down")]
+    tear_down: Vec<Step>,
+}
+
+/// A fixture, valid. Its steps are named `fixture NAME: STEP`, and are no evidence for any patch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fixture {
+    /// Name: that of its folder.
+    pub name: String,
+    /// One line.
+    pub summary: String,
+    /// What is done before a scenario's own steps. When one fails, the scenario's own are not run.
+    pub set_up: Vec<Step>,
+    /// What is done after them, in any case.
+    pub tear_down: Vec<Step>,
+    /// Its folder on this machine.
+    pub dir: PathBuf,
+}
+
+impl Fixture {
+    /// Where the fixture `name` of the scenario in `dir` is: in the scenario's own folder, else beside it.
+    pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+        let beside =
+            dir.canonicalize().ok().and_then(|dir| dir.parent().map(|parent| parent.join(FIXTURES).join(name)));
+        let own = dir.join(FIXTURES).join(name);
+        [Some(own), beside].into_iter().flatten().find(|dir| dir.join(FIXTURE_FILE).is_file())
+    }
+
+    /// Reads the fixture in the folder `dir`.
+    ///
+    /// # Errors
+    /// Its file cannot be read or is wrong: file, line and key are named.
+    pub fn read(dir: &Path) -> Result<Self, WrittenError> {
+        let path = dir.join(FIXTURE_FILE);
+        let text = written::read_text(&path)?;
+        let Written { summary, mut set_up, mut tear_down } = written::parse(&text, &path)?;
+        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if set_up.is_empty() {
+            return Err(WrittenError::at_key(&path, &text, "set-up", "no [[set-up]]: a fixture sets something up"));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for (table, steps) in [("set-up", &set_up), ("tear-down", &tear_down)] {
+            for (index, step) in steps.iter().enumerate() {
+                if seen.contains(&step.name.as_str()) {
+                    let problem = format!("a second step is named {:?}: results go by name", step.name);
+                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}.name"), problem));
+                }
+                seen.push(&step.name);
+                if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
+                    && !dir.join(copy.from.as_str()).is_file()
+                {
+                    let problem =
+                        format!("step {:?}: there is no file {} in the fixture's folder", step.name, copy.from);
+                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}.copy-in.from"), problem));
+                }
+            }
+        }
+        for step in set_up.iter_mut().chain(&mut tear_down) {
+            step.name = format!("fixture {name}: {}", step.name);
+        }
+        Ok(Self { name, summary, set_up, tear_down, dir: dir.to_owned() })
+    }
+
+    /// Takes what these match out of the output of its steps, besides what they say themselves.
+    pub(super) fn redacting(mut self, patterns: &[Pattern]) -> Self {
+        for step in self.set_up.iter_mut().chain(&mut self.tear_down) {
+            step.redact.extend_from_slice(patterns);
+        }
+        self
+    }
+}

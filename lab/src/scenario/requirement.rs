@@ -1,0 +1,31 @@
+//! What a scenario asks of the lab, as a list of words; what is not met skips the scenario, with the reason.
+
+use crate::{accelerator::Accelerator, machine::Hardware};
+
+/// Every word that is known, with what it asks for.
+pub const WORDS: [(&str, &str); 5] = [
+    ("isolated", "the machine reaches nothing outside the lab"),
+    ("kvm", "the machine runs on the processor, not under software emulation"),
+    ("network-outside", "the machine reaches the internet"),
+    ("reboot", "the machine can be rebooted"),
+    ("screen", "the machine has a screen"),
+];
+
+/// Why a machine made of `hardware` does not give what `word` asks for; `None` when it does.
+pub fn unmet(word: &str, hardware: &Hardware) -> Option<String> {
+    let reason = match word {
+        "isolated" | "reboot" => return None,
+        "kvm" if hardware.accelerator == Accelerator::Kvm => return None,
+        "kvm" => "the lab's machines run under software emulation".to_owned(),
+        "network-outside" => "the lab's machines reach nothing outside it".to_owned(),
+        "screen" => "the lab's machines have no screen".to_owned(),
+        other => unknown(other),
+    };
+    Some(format!("it requires {word:?}: {reason}"))
+}
+
+/// Why a word cannot be met by any lab of this version.
+pub fn unknown(word: &str) -> String {
+    let known: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
+    format!("this patchlab does not know the word {word:?}; it knows {}", known.join(", "))
+}

@@ -1,0 +1,157 @@
+//! A clone as a scenario's steps have it: its inside, its reboots, and what goes in and comes out.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use patchlab_check::{
+    Step, Target,
+    step::{CopyIn, CopyOut},
+    target::TargetError,
+};
+
+use super::{Validation, reboot_and_resume};
+use crate::{
+    applier::Role,
+    machine::{Guest, GuestError, LabError, Machine},
+    scenario::{Bench, ErrandEnd, Scenario},
+    verdict::Phase,
+};
+
+/// Longest name of a file that was taken out.
+const NAME_BYTES: usize = 150;
+/// How long the guest may take to cut the end off a file.
+const CUT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Copies the end of a file, so that it holds still while it is read, and says the whole's size and where the copy is.
+const CUT: &str = r#"test -f "$1" || { echo "$1 is no file" >&2; exit 1; }
+copy=$(mktemp /tmp/lab-out.XXXXXXXX) && tail -c "$2" -- "$1" >"$copy" && stat -L -c %s -- "$1" && echo "$copy""#;
+
+/// One of a validation's clones, in one scenario and phase.
+pub(super) struct CloneBench<'a> {
+    pub validation: &'a Validation<'a>,
+    pub scenario: &'a Scenario,
+    pub phase: Phase,
+    pub role: Role,
+    pub machine: &'a Machine,
+    pub guest: Guest,
+}
+
+impl Bench for CloneBench<'_> {
+    fn target(&self) -> &dyn Target {
+        &self.guest
+    }
+
+    fn reboot(&self, timeout: Duration) -> ErrandEnd {
+        match self.validation.of_guest(|| reboot_and_resume(self.validation.applier, self.role, self.machine, timeout))
+        {
+            Ok(took) => Ok(Ok(format!("back after {:.1} s", took.as_secs_f64()))),
+            // It went down and did not come up as it should: the machine's word, not the lab's.
+            Err(LabOrApplier::Lab(error @ (LabError::Timeout { .. } | LabError::Broken { .. }))) => {
+                Ok(Err(error.to_string()))
+            }
+            Err(error) => Err(self.broke("reboot", error)),
+        }
+    }
+
+    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd {
+        use std::os::unix::fs::PermissionsExt as _;
+        let from = dir.join(copy.from.as_str());
+        let read = || Ok((fs::read(&from)?, fs::metadata(&from)?.permissions().mode()));
+        let (bytes, own) =
+            read().map_err(|error: std::io::Error| self.broke(&format!("read {}", from.display()), error))?;
+        let mode = copy.mode.as_ref().map_or(if own & 0o111 == 0 { 0o644 } else { 0o755 }, |mode| mode.bits());
+        match self.machine.put_file(copy.to.as_str(), &bytes, mode) {
+            Ok(()) => Ok(Ok(format!("{} bytes, mode {mode:o}, to {}", bytes.len(), copy.to))),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd {
+        let limit = copy.bytes();
+        let said = match self.guest.script(CUT, &[copy.from.as_str(), &limit.to_string()], CUT_TIMEOUT) {
+            Ok(said) => String::from_utf8_lossy(&said).into_owned(),
+            Err(error) => return self.refused(error),
+        };
+        let (size, place) = said.trim().split_once('\n').unwrap_or_default();
+        let bytes = self.guest.read_file(place, limit).map_err(|error| self.broke("copy out", error))?;
+        self.guest.script(r#"rm -f -- "$1""#, &[place], CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
+        let bytes = bytes.ok_or_else(|| self.broke("copy out", format!("{place} is gone")))?;
+        let (taken, bytes) = (bytes.len(), self.without_secrets(step, bytes));
+        let name = self.keep(step, copy, &bytes).map_err(|error| self.broke("keep what was copied out", error))?;
+        let part = if size == taken.to_string() { String::new() } else { format!(", the last {taken}") };
+        Ok(Ok(format!("{size} bytes{part}, kept as {name}")))
+    }
+}
+
+impl CloneBench<'_> {
+    fn broke(&self, action: &str, reason: impl ToString) -> TargetError {
+        TargetError { action: format!("{action} ({})", self.machine.name()), reason: reason.to_string() }
+    }
+
+    /// Whether a refusal is the machine's word or the lab's failure.
+    fn refused(&self, error: GuestError) -> ErrandEnd {
+        match error.answer {
+            crate::machine::Answer::Refused => Ok(Err(error.reason)),
+            crate::machine::Answer::None => Err(self.broke(&error.action, error.reason)),
+        }
+    }
+
+    /// Text without what is to be redacted; what is no text is left as it is.
+    fn without_secrets(&self, step: &Step, bytes: Vec<u8>) -> Vec<u8> {
+        match String::from_utf8(bytes) {
+            Ok(text) => step.redacted(text).into_bytes(),
+            Err(error) => error.into_bytes(),
+        }
+    }
+
+    /// Writes it where the worker leaves what comes out of its machines; never over what an earlier attempt left.
+    fn keep(&self, step: &Step, copy: &CopyOut, bytes: &[u8]) -> std::io::Result<String> {
+        let out = self.validation.lab.out();
+        fs::create_dir_all(&out)?;
+        let file =
+            Path::new(copy.from.as_str()).file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+        let name = plain(&[&self.scenario.name, self.phase.name(), &step.name, self.role.name(), &file]);
+        let free = |path: &PathBuf| !path.exists();
+        let path = (1..).map(|n| out.join(if n == 1 { name.clone() } else { format!("{n}-{name}") })).find(free);
+        let path = path.unwrap_or_else(|| out.join(&name));
+        fs::write(&path, bytes)?;
+        Ok(path.file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned()))
+    }
+}
+
+/// A file's name of these parts that every file system takes, its end kept when it is too long.
+fn plain(parts: &[&str]) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let words: Vec<String> = parts.iter().map(|part| part.chars().map(fit).collect()).collect();
+    let name = words.join("_");
+    let name = &name[name.len().saturating_sub(NAME_BYTES)..];
+    name.trim_start_matches('.').to_owned()
+}
+
+/// Either side of a reboot that broke.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LabOrApplier {
+    /// The machine's.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The applier's.
+    #[error(transparent)]
+    Applier(#[from] crate::applier::ApplierError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_what_was_taken_out_are_plain() {
+        assert_eq!(
+            plain(&["web[port=443]", "applied", "the log", "control", "error.log"]),
+            "web-port-443-_applied_the-log_control_error.log"
+        );
+        assert_eq!(plain(&["..", "ü/x"]), "_--x");
+        assert_eq!(plain(&[&"x".repeat(300), "e.log"]).len(), NAME_BYTES);
+    }
+}

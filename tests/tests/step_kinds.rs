@@ -1,0 +1,82 @@
+//! Every kind of step, and everything else a scenario may say, in a validation on real machines.
+//!
+//! Needs a data folder with a baseline and an order that passes, as the demonstration leaves them: `PATCHLAB_TEST_BASELINES` names
+//! it, and a copy of it is used. Skips aloud where there is none.
+
+use std::{fs, path::PathBuf};
+
+use patchlab_lab::report::{Report, ScenarioReport};
+use patchlab_tests::program::{Need, Patchlab, folder, obstacle, source};
+
+/// The scenario's own steps, its fixture's, and its check.
+const STEPS: usize = 16 + 2 + 1;
+
+#[test]
+fn every_kind_of_step_holds_on_real_machines() {
+    let test = "every_kind_of_step_holds_on_real_machines";
+    if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Agent, Need::Time]) {
+        eprintln!("SKIP {test}: {why}");
+        return;
+    }
+    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").map(PathBuf::from);
+    let Some(data) = given.filter(|data| data.join("orders/good/order.toml").is_file()) else {
+        eprintln!("SKIP {test}: PATCHLAB_TEST_BASELINES names no data folder with an order that passes");
+        return;
+    };
+    let dir = folder();
+    let copy = dir.path().join("data");
+    fs::create_dir(&copy).expect("a folder");
+    for name in ["baselines", "artifacts", "cache", "keys", "orders"] {
+        let status = std::process::Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .args([data.join(name), copy.join(name)])
+            .status()
+            .expect("cp starts");
+        assert!(status.success(), "{name} cannot be copied");
+    }
+    let patchlab = Patchlab { data: copy };
+    let order = patchlab.data.join("orders/good/order.toml").display().to_string();
+    let scenarios = source().join("tests/scenarios").display().to_string();
+    let verdict = dir.path().join("verdict.json");
+    let verdict = verdict.display().to_string();
+    let ended = patchlab.run(&["lab", "validate", "--order", &order, "--scenarios", &scenarios, "--json", &verdict]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    let report = Report::from_json(&fs::read(&verdict).expect("a verdict")).expect("a verdict");
+    for baseline in &report.baselines {
+        let of =
+            |name: &str| -> Vec<&ScenarioReport> { baseline.scenarios.iter().filter(|ran| ran.name == name).collect() };
+        // After the patch and after the rollback, at least.
+        for (name, steps) in [("every-kind", STEPS), ("pages[host=127.0.0.1]", 1), ("pages[host=localhost]", 1)] {
+            let runs = of(name);
+            assert!(runs.len() >= 2, "{name} ran {} times", runs.len());
+            for ran in runs {
+                assert_eq!((ran.verdict.name(), ran.steps.len()), ("pass", steps), "{ran:?}");
+            }
+        }
+        of("every-kind").into_iter().for_each(everything_was_done);
+        let quarantined = of("quarantined");
+        assert_eq!(quarantined.first().map(|ran| ran.verdict.name()), Some("regression"), "{quarantined:?}");
+        assert_eq!(baseline.quarantined.first().map(|it| it.ticket.as_str()), Some("the tests"));
+        let skipped = baseline.skipped.first().expect("a skipped scenario");
+        assert_eq!(skipped.name, "elsewhere");
+        assert!(skipped.reason.contains("network-outside"), "{skipped:?}");
+    }
+    assert!(ended.err.contains("quarantined is in quarantine until 2126-12-31"), "{}", ended.err);
+    assert!(ended.err.contains("elsewhere is skipped: it requires \"network-outside\""), "{}", ended.err);
+}
+
+/// What the steps that do something say that they did, on both clones.
+fn everything_was_done(ran: &ScenarioReport) {
+    for (step, said) in [
+        ("site", "bytes, mode 600, to /etc/nginx/conf.d/every-kind.conf.in"),
+        ("serve it", "secret=[redacted]"),
+        ("again after a reboot", "back after "),
+        ("the log", "kept as every-kind_"),
+    ] {
+        let found = ran.steps.iter().find(|found| found.name == step).unwrap_or_else(|| panic!("no step {step}"));
+        for outcome in [&found.control, &found.patched] {
+            let output = outcome.as_ref().map(|outcome| outcome.output.as_str()).unwrap_or_default();
+            assert!(output.contains(said), "{step}: {output:?}");
+        }
+    }
+}
