@@ -24,7 +24,7 @@ use self::{bench::LabOrApplier, journal::journal};
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
-    diff::{Diff, diff_beside, equal_to_baseline, summary},
+    diff::{Diff, diff, diff_beside, equal_to_baseline, summary},
     kept::{self, Keep, SavedClone},
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
@@ -198,7 +198,12 @@ impl Validation<'_> {
         let scenarios = self.runnable(self.applicable(&manifest), report);
         let clones = clones.insert(self.clones(report)?);
         self.phase("apply");
-        let complaint = match self.of_guest(|| self.applier.apply(&clones.patched)) {
+        // The control is idle meanwhile, so this costs no time of its own.
+        let (applied, idle) = std::thread::scope(|scope| {
+            let idle = scope.spawn(|| self.state(clones, Role::Control, &manifest));
+            (self.of_guest(|| self.applier.apply(&clones.patched)), joined(idle))
+        });
+        let complaint = match applied {
             Ok(applied) => {
                 report.transaction = applied.transaction;
                 report.apply_ms = millis(applied.duration);
@@ -213,12 +218,19 @@ impl Validation<'_> {
             Err(error) => return Err(other("apply", error)),
         };
         self.round(&scenarios, clones, Phase::Applied, report)?;
+        let mut control = Some(idle.map_err(lab("state of the control"))?);
         if self.reboot == Reboot::Always || report.reboot_needed {
             self.reboot(clones)?;
             self.round(&scenarios, clones, Phase::Rebooted, report)?;
+            // A reboot changes a machine that was left alone, too.
+            control = None;
         }
-        self.phase("state of both clones");
-        let (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
+        self.phase("state of the patched clone");
+        let (control, now) = match control {
+            Some(control) => self.state(clones, Role::Patched, &manifest).map(|now| (control, now)),
+            None => self.states(clones, &manifest),
+        }
+        .map_err(lab("state of the patched clone"))?;
         report.diff = Some(diff_beside(&manifest, &now, &control));
         if report
             .scenarios
@@ -273,7 +285,12 @@ impl Validation<'_> {
     fn compare(&self, clones: &Clones, baseline: &Manifest) -> Result<Result<(), Box<Diff>>, LabError> {
         let mut looks = 0;
         loop {
-            let (control, now) = self.states(clones, baseline)?;
+            let now = self.state(clones, Role::Patched, baseline)?;
+            if diff(baseline, &now).is_empty() {
+                return Ok(Ok(()));
+            }
+            // Something differs: whether time alone did that, the control tells.
+            let control = self.state(clones, Role::Control, baseline)?;
             looks += 1;
             match equal_to_baseline(baseline, &now, &control) {
                 Err(left) if left.is_of_the_moment() && looks < COMPARISONS => {}
@@ -284,9 +301,12 @@ impl Validation<'_> {
 
     /// What the control and the patched clone are made of now; what has not changed since the freeze is not read again.
     fn states(&self, clones: &Clones, baseline: &Manifest) -> Result<(Manifest, Manifest), LabError> {
-        let since = self.baseline.record.frozen.at;
-        let (control, patched) = both(|role| manifest::collect_since(clones.of(role), baseline, since));
+        let (control, patched) = both(|role| self.state(clones, role, baseline));
         Ok((control?, patched?))
+    }
+
+    fn state(&self, clones: &Clones, role: Role, baseline: &Manifest) -> Result<Manifest, LabError> {
+        manifest::collect_since(clones.of(role), baseline, self.baseline.record.frozen.at)
     }
 
     /// What the patched clone's journal says since its baseline was frozen.
@@ -403,11 +423,16 @@ fn both<T: Send>(work: impl Fn(Role) -> T + Sync) -> (T, T) {
     std::thread::scope(|scope| {
         let control = scope.spawn(|| work(Role::Control));
         let patched = work(Role::Patched);
-        match control.join() {
-            Ok(control) => (control, patched),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        (joined(control), patched)
     })
+}
+
+/// What a thread gave; its panic goes on in this one.
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(given) => given,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 fn skipped(reason: &str) -> RollbackReport {

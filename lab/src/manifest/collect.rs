@@ -27,9 +27,9 @@ mkdir -p "$out" && cd "$out" || exit 1
 set -- $(for path in "$@"; do printf ' -path %s -prune -o' "$path"; done)
 uname -r >kernel
 dpkg-query -W -f '${Package}\t${Architecture}\t${Version}\t${Status}\n' >packages || exit 1
-find / -xdev "$@" -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' >files || exit 1
-find / -xdev "$@" -type f -newerct "@$since" -print0 |
-  xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out"
+find / -xdev "$@" \( -type f -newerct "@$since" -fprint0 changed , \
+  -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' \) >files || exit 1
+xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out" <changed
 : >sums
 find . -name 'sums.*' -exec cat {} + >>sums
 ( cd /var/lib/dpkg/info && grep -r -H '' --include='*.list' . ) >owners
