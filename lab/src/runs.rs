@@ -389,10 +389,11 @@ impl Run {
         report.reason = match (&last, timeline::failed(events, &baseline.name)) {
             (Some(phase), failed) if failed.is_empty() => format!("it was ended in the phase {}", phase.name),
             (Some(phase), failed) => {
-                format!("it was ended in the phase {}; by then {}", phase.name, failed.join(", "))
+                format!("it was ended in the phase {}; by then {failed}", phase.name)
             }
             (None, _) => "it was ended before it began".to_owned(),
         };
+        report.rollback.reason = "it was ended before".to_owned();
         report.total_ms = last.map_or(0, |phase| phase.begun_ms + phase.ms);
         Ok(report)
     }

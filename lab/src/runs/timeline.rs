@@ -78,18 +78,22 @@ pub fn phases(events: &[Event], baseline: &str) -> Vec<PhaseTime> {
     phases
 }
 
-/// The steps that failed on a baseline, each said once: a step that fails on the patched clone alone is run again.
-pub(super) fn failed(events: &[Event], baseline: &str) -> Vec<String> {
-    let mut failed: Vec<String> = Vec::new();
-    for event in events.iter().filter(|event| event.baseline == baseline) {
-        if let Happening::Step { scenario, step, role, status: Status::Fail } = &event.what {
-            let said = format!("{scenario}/{step} had failed on the {} clone", role.name());
-            if !failed.contains(&said) {
-                failed.push(said);
+/// The steps that failed on a baseline, by the clone, as a sentence; empty when none did. A step that fails on the patched clone alone
+/// is run again, and said once.
+pub(super) fn failed(events: &[Event], baseline: &str) -> String {
+    let on = |wanted: Role| {
+        let mut failed: Vec<String> = Vec::new();
+        for event in events.iter().filter(|event| event.baseline == baseline) {
+            if let Happening::Step { scenario, step, role, status: Status::Fail } = &event.what {
+                let step = format!("{scenario}/{step}");
+                if *role == wanted && !failed.contains(&step) {
+                    failed.push(step);
+                }
             }
         }
-    }
-    failed
+        (!failed.is_empty()).then(|| format!("{} had failed on the {} clone", failed.join(", "), wanted.name()))
+    };
+    [Role::Control, Role::Patched].into_iter().filter_map(on).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -142,10 +142,16 @@ struct Section<'a> {
     /// What its owners have to answer for: who, and one line.
     owners: Vec<(String, String)>,
     differ: Vec<Differing>,
-    rounds: Vec<Phase>,
+    rounds: Vec<Round>,
     changes: String,
     clone: Option<String>,
     took: String,
+}
+
+/// Every step of a phase: folded when there is nothing to look at.
+struct Round {
+    steps: Phase,
+    is_folded: bool,
 }
 
 /// Renders the page.
@@ -186,7 +192,7 @@ fn section<'a>(told: &'a Told, report: &'a BaselineReport, more: &'a ToldBaselin
             .map(|failure| (failure.owner().to_owned(), failure.to_string()))
             .collect(),
         differ: report.scenarios.iter().flat_map(differing).collect(),
-        rounds: phases(&report.scenarios),
+        rounds: phases(&report.scenarios).into_iter().map(round).collect(),
         changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
         clone: report.clone.as_ref().map(|clone| {
             format!("{}, ready in {}, handshake {}", clone.rung, millis(clone.ready_ms), millis(clone.handshake_ms))
@@ -195,6 +201,11 @@ fn section<'a>(told: &'a Told, report: &'a BaselineReport, more: &'a ToldBaselin
         report,
         told: more,
     }
+}
+
+fn round(steps: Phase) -> Round {
+    let is_folded = steps.steps.iter().all(|step| matches!(step.verdict, "pass" | "skipped"));
+    Round { steps, is_folded }
 }
 
 /// The verdict in words that a tired person understands.
