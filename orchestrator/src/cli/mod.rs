@@ -21,6 +21,7 @@ mod report;
 mod root;
 mod scenario;
 mod serve;
+mod shell_help;
 mod verdict;
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, process::ExitCode};
@@ -113,6 +114,12 @@ pub enum Command {
     /// The root document: whose signature counts
     #[command(subcommand)]
     Root(root::RootCommand),
+    /// Print completions for a shell
+    #[command(after_help = shell_help::COMPLETIONS_EXAMPLES)]
+    Completions(shell_help::CompletionsCommand),
+    /// Write manual pages, one a command
+    #[command(after_help = shell_help::MAN_EXAMPLES)]
+    Man(shell_help::ManCommand),
     /// A worker, started by the lab
     #[command(hide = true, name = crate::lab::job::SUBCOMMAND)]
     Worker {
@@ -159,6 +166,8 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Baseline(command) => command.run(global),
         Command::Lab(command) => command.run(global),
         Command::Scenario(command) => command.run(global),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(global),
         Command::Key(command) => command.run(global),
         Command::Root(command) => command.run(global),
         Command::Serve(command) => command.run(global),
