@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
-    Baseline, Lab, Machine,
+    Baseline, Lab, LabError, Machine,
     baseline::Baselines,
     machine::{CloneReport, CloneSpec, Driver, PreparedClones},
     scenario::{self, Progress, Scenario, ScenarioRun, StepRun},
@@ -31,6 +31,8 @@ use crate::place::Data;
 const GUEST_DIR: &str = "/var/tmp/patchlab-scenarios";
 /// How long a clone that is being prepared is waited for before one is made on demand.
 const PREPARING: Duration = Duration::from_secs(5);
+/// How long a clone that runs already is taken for a fresh one: longer, and its timers and logs are no longer those of the start.
+const FRESH: Duration = Duration::from_secs(300);
 
 /// How many clones wait before they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +40,18 @@ const PREPARING: Duration = Duration::from_secs(5);
 pub enum Ahead {
     /// None: there is one trial only.
     None,
-    /// One: while a person edits, the next is made ready.
+    /// One that runs, and one behind it that is paused: while a person edits, the next is made ready.
     One,
+}
+
+impl Ahead {
+    /// How many wait paused.
+    fn count(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One => 1,
+        }
+    }
 }
 
 /// Which steps of a scenario are run.
@@ -91,7 +103,12 @@ struct Ask {
 #[serde(rename_all = "kebab-case")]
 pub enum Tell {
     /// The clone runs.
-    Cloned(CloneReport),
+    Cloned {
+        /// How it was made.
+        report: CloneReport,
+        /// How long it was waited for, milliseconds.
+        waited_ms: u64,
+    },
     /// A step of this name begins.
     Begins(String),
     /// A step ended.
@@ -153,40 +170,58 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
     // Two are never made under one name, though one may be prepared while another is made on demand.
     let spec =
         || CloneSpec { name: format!("trial-{}", number.fetch_add(1, Ordering::Relaxed)), ..CloneSpec::default() };
-    let most = match begin.ahead {
-        Ahead::None => 0,
-        Ahead::One => 1,
-    };
-    let clones = PreparedClones::new(&lab, &baseline, &spec, most);
+    let clones = PreparedClones::new(&lab, &baseline, &spec, begin.ahead.count());
     thread::scope(|scope| {
         scope.spawn(|| clones.tend());
-        let served = until_gone(&mut inside, &clones, most);
+        let served = until_gone(&mut inside, &clones, begin.ahead);
         clones.close();
         served
     })
 }
 
-fn until_gone(inside: &mut Inside, clones: &PreparedClones<'_>, most: usize) -> anyhow::Result<()> {
+/// The clone that runs already when somebody asks.
+struct Ready {
+    machine: Machine,
+    since: Instant,
+}
+
+fn until_gone(inside: &mut Inside, clones: &PreparedClones<'_>, ahead: Ahead) -> anyhow::Result<()> {
+    let mut ready: Option<Ready> = None;
     while let Some(Ask { steps }) = inside.receiver.receive::<Ask>()? {
-        let told = match trial(inside, clones, most, &steps) {
+        let mut next = || match ready.take().filter(|ready| ready.since.elapsed() < FRESH) {
+            Some(ready) => Ok(ready.machine),
+            None => {
+                // One that is nearly prepared is sooner there than one that begins beside it.
+                clones.await_waiting(ahead.count(), PREPARING);
+                clones.take()
+            }
+        };
+        let told = match trial(inside, &mut next, &steps) {
             Ok(runs) => Tell::Done(runs),
             Err(error) => Tell::Failed(format!("{error:#}")),
         };
         inside.sender.send(&told)?;
+        if ahead == Ahead::One {
+            clones.await_waiting(ahead.count(), PREPARING);
+            // A failure shows again, and is told, when the clone is asked for.
+            ready = clones.take().ok().map(|machine| Ready { machine, since: Instant::now() });
+        }
     }
     Ok(())
 }
 
-fn trial(inside: &Inside, clones: &PreparedClones<'_>, most: usize, steps: &Steps) -> anyhow::Result<Vec<ScenarioRun>> {
+fn trial(
+    inside: &Inside,
+    next: &mut dyn FnMut() -> Result<Machine, LabError>,
+    steps: &Steps,
+) -> anyhow::Result<Vec<ScenarioRun>> {
     let mut runs = Vec::new();
     for mut scenario in scenario::discover(&[inside.places.work.join(SCENARIOS)])? {
         steps.choose(&mut scenario).map_err(anyhow::Error::msg)?;
-        // One that is nearly ready is sooner there than one that begins beside it.
-        clones.await_waiting(most, PREPARING);
         let begun = Instant::now();
-        let machine = clones.take()?;
-        tracing::debug!(took = ?begun.elapsed(), "clone");
-        inside.sender.send(&Tell::Cloned(machine.report().clone()))?;
+        let machine = next()?;
+        let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        inside.sender.send(&Tell::Cloned { report: machine.report().clone(), waited_ms })?;
         runs.push(on_clone(inside, &machine, &scenario)?);
     }
     if runs.is_empty() {

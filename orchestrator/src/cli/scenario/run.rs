@@ -220,6 +220,8 @@ enum Ended {
 /// What a trial told.
 struct Told {
     clone: Option<CloneReport>,
+    /// How long the clone was waited for, milliseconds.
+    waited_ms: u64,
     runs: Vec<ScenarioRun>,
     /// Whether something was saved while it ran.
     is_stale: bool,
@@ -311,7 +313,7 @@ impl Session<'_> {
             self.output.note(format!("{} on a clone of {name}", scenario.name));
         }
         self.trial.begin(scenario, self.steps.clone()).map_err(broken)?;
-        let mut told = Told { clone: None, runs: Vec::new(), is_stale: false };
+        let mut told = Told { clone: None, waited_ms: 0, runs: Vec::new(), is_stale: false };
         let mut doing = self.doing("clone");
         loop {
             let tell = match self.next()? {
@@ -329,12 +331,12 @@ impl Session<'_> {
             };
             drop(doing.take());
             match tell {
-                Tell::Cloned(clone) => {
-                    if clone.rung == Rung::ColdBoot {
-                        let reason = clone.fallback.clone().unwrap_or_default();
+                Tell::Cloned { report, waited_ms } => {
+                    if report.rung == Rung::ColdBoot {
+                        let reason = report.fallback.clone().unwrap_or_default();
                         self.output.note(format!("booted, not cloned, which takes long: {reason}"));
                     }
-                    told.clone = Some(clone);
+                    (told.clone, told.waited_ms) = (Some(report), waited_ms);
                     doing = self.doing("files");
                 }
                 Tell::Begins(step) => doing = self.doing(&step),
@@ -382,12 +384,11 @@ impl Session<'_> {
                 count => parts.push(format!("{count} {word}")),
             }
         }
-        let clone = told.clone.as_ref().map_or(0, |clone| clone.ready_ms + clone.handshake_ms);
         self.output.note(format!(
-            "{} in {}{after} (clone ready in {}, steps took {})",
+            "{} in {}{after} (clone after {}, steps took {})",
             parts.join(", "),
             legible::duration(begun.elapsed()),
-            legible::millis(clone),
+            legible::millis(told.waited_ms),
             legible::millis(told.runs.iter().map(|run| run.ms).sum()),
         ));
     }
@@ -404,6 +405,7 @@ fn result(scenario: &Scenario, baseline: &Baseline, told: &Told, took: Duration)
         "digest": baseline.digest,
         "status": status(&told.runs),
         "clone": told.clone,
+        "clone_waited_ms": told.waited_ms,
         "runs": told.runs,
         "total_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     })
