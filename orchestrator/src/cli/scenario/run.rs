@@ -287,6 +287,8 @@ impl Session<'_> {
             (begun, after) = (Instant::now(), " after the save");
             match read(self.dir, &self.steps) {
                 Ok(scenario) => next = Some(scenario),
+                // Where only JSON is printed, beside it.
+                Err(error) if self.output.is_machine_read() => self.output.note(error.to_string()),
                 Err(error) => self.output.line(format!("\n{error}")),
             }
         }
