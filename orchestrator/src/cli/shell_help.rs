@@ -1,4 +1,5 @@
-//! `patchlab completions` and `patchlab man`: what shells and man(1) know of the command line, made from the command line itself.
+//! `patchlab completions` and `patchlab man`: what shells and man(1) know of the command line, made from the command
+//! line itself.
 
 use std::{fs, io::Write as _, path::PathBuf};
 

@@ -1,7 +1,7 @@
 //! A trial of a scenario, for who writes it: no order, no agent, one clone.
 //!
-//! A worker keeps libvirt open and, where somebody watches, clones waiting; each time it is told, it runs the scenario in its
-//! folder on a fresh clone. What a trial finds is no verdict: that takes two clones and a patch.
+//! A worker keeps libvirt open and, where somebody watches, clones waiting; each time it is told, it runs the
+//! scenario in its folder on a fresh clone. What a trial finds is no verdict: that takes two clones and a patch.
 
 use std::{
     fs,
@@ -31,7 +31,8 @@ use crate::place::Data;
 const GUEST_DIR: &str = "/var/tmp/patchlab-scenarios";
 /// How long a clone that is being prepared is waited for before one is made on demand.
 const PREPARING: Duration = Duration::from_secs(5);
-/// How long a clone that runs already is taken for a fresh one: longer, and its timers and logs are no longer those of the start.
+/// How long a clone that runs already is taken for a fresh one: longer, and its timers and logs are no longer those
+/// of the start.
 const FRESH: Duration = Duration::from_secs(300);
 
 /// How many clones wait before they are asked for.

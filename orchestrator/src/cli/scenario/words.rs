@@ -6,7 +6,8 @@ use serde_json::Value;
 /// Keys of a step that say how it is run rather than what it does.
 const MANNER: [&str; 4] = ["name", "timeout", "superficial", "metric"];
 
-/// What a step does: the command line of `run`, else the kind and its particulars (`http http://127.0.0.1/, status 200`).
+/// What a step does: the command line of `run`, else the kind and its particulars
+/// (`http http://127.0.0.1/, status 200`).
 pub(super) fn action(step: &Step) -> String {
     let fields = fields(step);
     let particulars = fields.iter().filter(|(key, _)| !MANNER.contains(&key.as_str()) && *key != "expect");
