@@ -4,6 +4,7 @@
 //! ([`discover`], [`Applies`]), copies [`Scenario::files`] into the guest and [`run`]s them on both clones. What was seen
 //! ([`ScenarioRun`]) goes to [`crate::verdict`], which compares the clones; a scenario alone never blames a patch.
 
+mod bench;
 mod check;
 mod fixture;
 mod lint;
@@ -24,6 +25,7 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
+pub use bench::{CloneBench, RebootError};
 pub use check::{Check, CheckKind, Level, differential, evaluate_check, failed_units, journal_errors, serial_panic};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};

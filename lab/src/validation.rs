@@ -8,7 +8,6 @@
 //! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
 //! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
 
-mod bench;
 mod journal;
 mod round;
 
@@ -20,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{bench::LabOrApplier, journal::journal};
+use self::journal::journal;
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
@@ -29,7 +28,7 @@ use crate::{
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus, ScenarioReport},
-    scenario::{Scenario, Standing, Subject},
+    scenario::{RebootError, Scenario, Standing, Subject},
     verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
 };
 
@@ -374,8 +373,8 @@ impl Validation<'_> {
         let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
         let reboot = |role| match self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)) {
             Ok(_) => Ok(()),
-            Err(LabOrApplier::Lab(source)) => Err(lab("reboot")(source)),
-            Err(LabOrApplier::Applier(error)) => Err(other("reboot", error)),
+            Err(RebootError::Lab(source)) => Err(lab("reboot")(source)),
+            Err(RebootError::Applier(error)) => Err(other("reboot", error)),
         };
         let (control, patched) = both(reboot);
         control.and(patched)
@@ -412,7 +411,7 @@ fn reboot_and_resume(
     role: Role,
     machine: &Machine,
     timeout: Duration,
-) -> Result<Duration, LabOrApplier> {
+) -> Result<Duration, RebootError> {
     let took = machine.reboot(timeout)?;
     applier.resume(role, machine)?;
     Ok(took)

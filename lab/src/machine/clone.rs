@@ -1,7 +1,7 @@
 //! The clone ladder: from a running template in well under a second, or by a cold boot when the template does not fit.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::PoisonError,
     time::{Duration, Instant},
@@ -246,13 +246,17 @@ impl Lab {
     }
 
     fn free_name(&self, wanted: &str) -> String {
-        let taken = |name: &str| self.places.work.join(format!("{name}.qcow2")).exists();
-        if !taken(wanted) {
+        // Claimed by its disk's file at once: another thread may ask for the same name.
+        let claim = |name: &str| {
+            let file = self.places.work.join(format!("{name}.qcow2"));
+            !matches!(fs::File::create_new(file), Err(error) if error.kind() == io::ErrorKind::AlreadyExists)
+        };
+        if claim(wanted) {
             return wanted.to_owned();
         }
         loop {
             let name = format!("{wanted}-{}", self.next_number());
-            if !taken(&name) {
+            if claim(&name) {
                 return name;
             }
         }

@@ -60,7 +60,7 @@ cgroup_controllers = []
 
 impl Lab {
     /// Where what comes out of its machines goes, in the worker's own folder: plain files.
-    pub(crate) fn out(&self) -> PathBuf {
+    pub fn out(&self) -> PathBuf {
         self.places.work.join("out")
     }
 

@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use patchlab_check::{Outcome, Status, Target as _, target::TargetError};
 
-use super::{Broke, Clones, Event, Validation, bench::CloneBench, both, other};
+use super::{Broke, Clones, Event, Validation, both, other, reboot_and_resume};
 use crate::{
     applier::Role,
     machine::Machine,
     report::{BaselineReport, QuarantinedScenario, SkippedScenario},
     scenario::{
-        Check, CheckKind, Progress, Scenario, ScenarioRun, Standing, differential, evaluate_check, requirement, run,
+        Check, CheckKind, CloneBench, Progress, Scenario, ScenarioRun, Standing, differential, evaluate_check,
+        requirement, run,
     },
     verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
@@ -116,7 +117,9 @@ impl Validation<'_> {
                 (self.observer)(Event::Step { scenario: &scenario.name, step, role, status: outcome.status });
             }
         };
-        let bench = CloneBench { validation: self, scenario, phase, role, machine, guest: machine.guest() };
+        let reboot = |timeout| self.of_guest(|| reboot_and_resume(self.applier, role, machine, timeout));
+        let occasion = [phase.name(), role.name()];
+        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot);
         run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 

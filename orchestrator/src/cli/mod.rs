@@ -25,6 +25,7 @@ mod root;
 mod runs;
 mod scenario;
 mod serve;
+mod shell_help;
 mod validate;
 mod verdict;
 
@@ -118,6 +119,12 @@ pub enum Command {
     /// The root document: whose signature counts
     #[command(subcommand)]
     Root(root::RootCommand),
+    /// Print completions for a shell
+    #[command(after_help = shell_help::COMPLETIONS_EXAMPLES)]
+    Completions(shell_help::CompletionsCommand),
+    /// Write manual pages, one a command
+    #[command(after_help = shell_help::MAN_EXAMPLES)]
+    Man(shell_help::ManCommand),
     /// A worker, started by the lab
     #[command(hide = true, name = crate::lab::job::SUBCOMMAND)]
     Worker {
@@ -164,6 +171,8 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Baseline(command) => command.run(global),
         Command::Lab(command) => command.run(global),
         Command::Scenario(command) => command.run(global),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(global),
         Command::Key(command) => command.run(global),
         Command::Root(command) => command.run(global),
         Command::Serve(command) => command.run(global),

@@ -56,6 +56,11 @@ impl Output {
         self.json == Some(JsonTo::Stdout)
     }
 
+    /// Whether a person reads standard output.
+    pub fn is_for_people(&self) -> bool {
+        self.terminal && !self.is_machine_read()
+    }
+
     /// How much is said beside results.
     pub fn voice(&self) -> Voice {
         self.voice

@@ -22,6 +22,8 @@ pub enum Job {
     Versions,
     /// Lets a kept clone go on and runs commands in it.
     Shell,
+    /// Runs a scenario on clones, for who writes it.
+    Trial,
 }
 
 /// How this program is started for a job.
@@ -39,6 +41,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Host => super::managed::serve,
         Job::Versions => super::versions::serve,
         Job::Shell => super::shell::serve,
+        Job::Trial => super::trial::serve,
     };
     let inside = match worker::enter() {
         Ok(inside) => inside,

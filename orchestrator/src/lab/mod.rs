@@ -4,7 +4,8 @@
 //! writes down what they say, and turns what comes back into verdicts; [`halt`] ends them all. Each is a `pair` of an order and a
 //! baseline: it signs the [`provisional`] documents and starts a worker ([`job`]). [`worker`] runs inside: payload server, inform sink and SNMP manager of that validation, and the
 //! [`applier`] that the lab calls. [`agent`] starts the agent in a guest, from the [`tools`] disk; [`managed`] is a host of the
-//! demonstration; [`shell`] runs commands in a clone that was kept; [`versions`] only finds out whether libvirt works.
+//! demonstration; [`shell`] runs commands in a clone that was kept; [`trial`] runs a
+//! scenario for who writes it; [`versions`] only finds out whether libvirt works.
 
 pub mod agent;
 pub mod applier;
@@ -18,6 +19,7 @@ pub mod provisional;
 pub mod schedule;
 pub mod shell;
 pub mod tools;
+pub mod trial;
 pub mod validate;
 pub mod versions;
 pub mod worker;

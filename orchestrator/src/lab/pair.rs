@@ -168,7 +168,7 @@ fn died(worker: &Worker, phase: String) -> Ended {
 }
 
 /// Copies the scenarios' folders to where the worker, who may not read people's folders, finds them.
-fn put_scenarios(worker: &Worker, scenarios: &[Scenario]) -> anyhow::Result<()> {
+pub(super) fn put_scenarios(worker: &Worker, scenarios: &[Scenario]) -> anyhow::Result<()> {
     let root = worker.folder().join(SCENARIOS);
     make(&root)?;
     for scenario in scenarios {

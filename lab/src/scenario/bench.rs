@@ -12,12 +12,10 @@ use patchlab_check::{
     target::TargetError,
 };
 
-use super::{Validation, reboot_and_resume};
+use super::{Bench, ErrandEnd, Scenario};
 use crate::{
-    applier::Role,
+    applier::ApplierError,
     machine::{Guest, GuestError, LabError, Machine},
-    scenario::{Bench, ErrandEnd, Scenario},
-    verdict::Phase,
 };
 
 /// Longest name of a file that was taken out.
@@ -28,14 +26,28 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(60);
 const CUT: &str = r#"test -f "$1" || { echo "$1 is no file" >&2; exit 1; }
 copy=$(mktemp /tmp/lab-out.XXXXXXXX) && tail -c "$2" -- "$1" >"$copy" && stat -L -c %s -- "$1" && echo "$copy""#;
 
-/// One of a validation's clones, in one scenario and phase.
-pub(super) struct CloneBench<'a> {
-    pub validation: &'a Validation<'a>,
-    pub scenario: &'a Scenario,
-    pub phase: Phase,
-    pub role: Role,
-    pub machine: &'a Machine,
-    pub guest: Guest,
+/// A clone, for one run of a scenario.
+pub struct CloneBench<'a> {
+    scenario: &'a Scenario,
+    occasion: &'a [&'a str],
+    machine: &'a Machine,
+    guest: Guest,
+    out: PathBuf,
+    reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
+}
+
+impl<'a> CloneBench<'a> {
+    /// `occasion` tells what is taken out of the machine apart (phase, clone); `out` is the folder for that; `reboot` reboots the machine,
+    /// starts again what that ends, and says how long it took.
+    pub fn new(
+        scenario: &'a Scenario,
+        occasion: &'a [&'a str],
+        machine: &'a Machine,
+        out: PathBuf,
+        reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
+    ) -> Self {
+        Self { scenario, occasion, machine, guest: machine.guest(), out, reboot }
+    }
 }
 
 impl Bench for CloneBench<'_> {
@@ -44,11 +56,10 @@ impl Bench for CloneBench<'_> {
     }
 
     fn reboot(&self, timeout: Duration) -> ErrandEnd {
-        match self.validation.of_guest(|| reboot_and_resume(self.validation.applier, self.role, self.machine, timeout))
-        {
+        match (self.reboot)(timeout) {
             Ok(took) => Ok(Ok(format!("back after {:.1} s", took.as_secs_f64()))),
             // It went down and did not come up as it should: the machine's word, not the lab's.
-            Err(LabOrApplier::Lab(error @ (LabError::Timeout { .. } | LabError::Broken { .. }))) => {
+            Err(RebootError::Lab(error @ (LabError::Timeout { .. } | LabError::Broken { .. }))) => {
                 Ok(Err(error.to_string()))
             }
             Err(error) => Err(self.broke("reboot", error)),
@@ -108,11 +119,11 @@ impl CloneBench<'_> {
 
     /// Writes it where the worker leaves what comes out of its machines; never over what an earlier attempt left.
     fn keep(&self, step: &Step, copy: &CopyOut, bytes: &[u8]) -> std::io::Result<String> {
-        let out = self.validation.lab.out();
-        fs::create_dir_all(&out)?;
+        let out = &self.out;
+        fs::create_dir_all(out)?;
         let file =
             Path::new(copy.from.as_str()).file_name().map_or_else(Default::default, |name| name.to_string_lossy());
-        let name = plain(&[&self.scenario.name, self.phase.name(), &step.name, self.role.name(), &file]);
+        let name = plain(&[&[&*self.scenario.name, &step.name], self.occasion, &[&*file]].concat());
         let free = |path: &PathBuf| !path.exists();
         let path = (1..).map(|n| out.join(if n == 1 { name.clone() } else { format!("{n}-{name}") })).find(free);
         let path = path.unwrap_or_else(|| out.join(&name));
@@ -130,15 +141,15 @@ fn plain(parts: &[&str]) -> String {
     name.trim_start_matches('.').to_owned()
 }
 
-/// Either side of a reboot that broke.
+/// A reboot broke.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LabOrApplier {
+pub enum RebootError {
     /// The machine's.
     #[error(transparent)]
     Lab(#[from] LabError),
     /// The applier's.
     #[error(transparent)]
-    Applier(#[from] crate::applier::ApplierError),
+    Applier(#[from] ApplierError),
 }
 
 #[cfg(test)]

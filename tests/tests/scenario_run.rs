@@ -1,0 +1,100 @@
+//! `patchlab scenario run` as its users type it, on real clones: what passes, what fails, and a watch from one save to the next.
+//!
+//! Skips aloud where it cannot run: without root, without the lab's packages, or where `PATCHLAB_TEST_BASELINES` names no data
+//! folder with a baseline.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use patchlab_tests::program::{Need, Patchlab, Running, folder, obstacle};
+use serde_json::Value;
+
+/// A scenario whose first step passes, and whose second ends with `exit`.
+fn write(dir: &Path, exit: u8) {
+    fs::create_dir_all(dir).expect("a folder");
+    let text = format!(
+        "name = \"trial\"\nowner = \"qa\"\nsummary = \"two steps\"\n\
+         [[step]]\nname = \"script\"\nrun = \"sh ./seen.sh\"\nexpect = {{ stdout_contains = \"seen\" }}\n\
+         [[step]]\nname = \"end\"\nrun = \"echo this is why >&2; exit {exit}\"\n"
+    );
+    fs::write(dir.join("seen.sh"), "echo seen\n").expect("a script");
+    fs::write(dir.join("scenario.toml"), text).expect("a scenario");
+}
+
+/// A copy of the baselines, so that nothing here can alter what others test on.
+fn copied(from: &Path, to: &Path) -> Patchlab {
+    fs::create_dir(to).expect("a folder");
+    for name in ["baselines", "artifacts", "cache"].iter().filter(|name| from.join(name).exists()) {
+        let mut copy = Command::new("cp");
+        let status = copy.args(["-a", "--sparse=always"]).args([from.join(name), to.join(name)]).status();
+        assert!(status.expect("cp starts").success());
+    }
+    Patchlab { data: to.to_owned() }
+}
+
+fn statuses(result: &Value) -> Vec<(&str, &str)> {
+    let steps = result["runs"][0]["steps"].as_array().expect("steps");
+    steps
+        .iter()
+        .map(|step| (step["name"].as_str().expect("a name"), step["outcome"]["status"].as_str().expect("a status")))
+        .collect()
+}
+
+#[test]
+fn a_scenario_is_run_on_a_clone_and_again_at_each_save() {
+    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|given| !given.is_empty());
+    let (Some(data), None) = (given.map(PathBuf::from), obstacle(&[Need::Program, Need::Lab, Need::Time])) else {
+        let why = obstacle(&[Need::Program, Need::Lab, Need::Time]);
+        let why = why.unwrap_or_else(|| "PATCHLAB_TEST_BASELINES names no data folder".into());
+        eprintln!("SKIP a_scenario_is_run_on_a_clone_and_again_at_each_save: {why}");
+        return;
+    };
+    let folder = folder();
+    let patchlab = copied(&data, &folder.path().join("data"));
+    let dir = folder.path().join("trial");
+    let shown = dir.display().to_string();
+
+    write(&dir, 0);
+    let passed = patchlab.run(&["scenario", "run", &shown, "--json", "-"]);
+    assert_eq!(passed.code, Some(0), "{}", passed.err);
+    let result: Value = serde_json::from_str(&passed.out).expect("JSON");
+    assert_eq!(statuses(&result), [("script", "pass"), ("end", "pass")]);
+    assert_eq!(result["clone"]["rung"], "template-clone");
+
+    write(&dir, 3);
+    let failed = patchlab.run(&["scenario", "run", &shown]);
+    assert_eq!(failed.code, Some(1), "{}", failed.err);
+    assert!(failed.out.contains("pass\t") && failed.out.contains("fail\t"), "{}", failed.out);
+    for part in ["why ", "command  echo this is why", "exit     3", "this is why"] {
+        assert!(failed.err.contains(part), "{part:?} is not in {}", failed.err);
+    }
+    let chosen = patchlab.run(&["scenario", "run", &shown, "--step", "script", "--json", "-"]);
+    assert_eq!((chosen.code, chosen.out.contains("\"end\"")), (Some(0), false), "{}", chosen.err);
+
+    watched(&patchlab, &dir);
+    let left = patchlab.run(&["lab", "gc", "--dry-run"]);
+    assert_eq!(left.out.trim(), "nothing to collect");
+}
+
+/// Fails, is broken, is put right: each told after its save; then Ctrl-C.
+fn watched(patchlab: &Patchlab, dir: &Path) {
+    let mut command = patchlab.command(&["scenario", "run", &dir.display().to_string(), "--watch"]);
+    let mut run = Running::start(command.stdout(Stdio::piped()));
+    let mut lines = BufReader::new(run.0.stdout.take().expect("its standard output")).lines().map_while(Result::ok);
+    let mut told = |part: &str| {
+        let found = lines.by_ref().inspect(|line| println!("{line}")).any(|line| line.contains(part));
+        assert!(found, "{part:?} was not told");
+    };
+    told("fail\t");
+    fs::write(dir.join("scenario.toml"), "name = \"trial\"\nowner = qa\n").expect("a scenario");
+    told("scenario.toml:2:");
+    write(dir, 0);
+    told("\tend\t");
+    let interrupted = Command::new("kill").args(["-INT", &run.0.id().to_string()]).status().expect("kill runs");
+    assert!(interrupted.success());
+    assert_eq!(run.code(), Some(130));
+}
