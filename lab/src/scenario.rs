@@ -21,7 +21,7 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
-pub use check::{Check, CheckKind, Level, differential, evaluate_check, failed_units, journal_errors, serial_panic};
+pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use lint::{Finding, Weight, lint};
 pub use run::{Progress, ScenarioRun, StepRun, run};
 

@@ -79,12 +79,6 @@ fn lint_folder(dir: &Path, findings: &mut Vec<Finding>) {
     for (key, problem) in advice(&written) {
         push(Weight::Advice, at(&key, problem));
     }
-    for (index, check) in written.check.iter().enumerate() {
-        if super::evaluate_check(check.kind, "").is_none() {
-            let problem = format!("check {} is parsed, but not evaluated by this version", check.kind.name());
-            push(Weight::Advice, at(&format!("check.{index}.kind"), problem));
-        }
-    }
     if !errors.is_empty() {
         return;
     }
