@@ -78,7 +78,7 @@ fn order(package: &Path) -> String {
     let (digest, size) = Digest::of_file(package).expect("a readable package");
     format!(
         "id = \"PO-CHECKS-1\"\ntitle = \"careless\"\nseverity = \"low\"\n\n[[change]]\n\
-         on = {{ family = \"debian\", release = \"12\" }}\npackages = [\"careless_1.0_all.deb\"]\n\n\
+         on = {{ family = \"debian\", release = \"12\", arch = \"x86_64\" }}\npackages = [\"careless_1.0_all.deb\"]\n\n\
          [[change.file]]\nname = \"careless\"\nversion = \"1.0\"\narch = \"all\"\nsize = {size}\nsha256 = \"{digest}\"\n\
          origin = \"local\"\npath = {package:?}\n"
     )

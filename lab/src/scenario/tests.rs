@@ -167,3 +167,15 @@ fn a_run_goes_on_after_a_failure_and_ends_with_its_budget() {
     assert_eq!(seen[3], (Status::Fail, "the scenario's budget of 1 s was used up before this step"));
     assert_eq!(begun, 4);
 }
+
+#[test]
+fn a_workload_before_the_rollback_is_a_scenario_of_its_own() {
+    let dir = folder(&format!("{GOOD}[[after-writes]]\nname = \"rows\"\nrun = \"./b.sh rows\"\n"));
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let workload = scenario.workload().unwrap();
+    assert_eq!((workload.name.as_str(), workload.steps.len(), workload.steps[0].name.as_str()), ("web", 1, "rows"));
+    assert!(workload.workload().is_none() && workload.checks.is_empty());
+    let dir = folder(&format!("{GOOD}[[after-writes]]\nname = \"a\"\nrun = \"true\"\n"));
+    let error = Scenario::read(&dir.path().join("web")).unwrap_err().to_string();
+    assert!(error.ends_with("a second step is named \"a\": results go by name"), "{error}");
+}
