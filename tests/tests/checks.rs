@@ -109,7 +109,8 @@ fn every_kind_of_check_calls_what_is_new_a_regression() {
         copy.args(["-a", "--sparse=always"]).args([given.join(name), patchlab.data.join(name)]);
         assert!(copy.status().expect("cp starts").success());
     }
-    assert!(!Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines").is_empty());
+    let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
+    let baseline = baselines.first().expect("a baseline").full_name();
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -120,7 +121,9 @@ fn every_kind_of_check_calls_what_is_new_a_regression() {
     file("scenarios/watched/scenario.toml", &scenario());
     let scenarios = dir.path().join("scenarios").display().to_string();
     let verdict = dir.path().join("verdict.json").display().to_string();
-    let ended = patchlab.run(&["lab", "validate", "--order", &order, "--scenarios", &scenarios, "--json", &verdict]);
+    let arguments: &[&str] =
+        &["lab", "validate", "--order", &order, "--baseline", &baseline, "--scenarios", &scenarios, "--json", &verdict];
+    let ended = patchlab.run(arguments);
     let verdict: Value = serde_json::from_slice(&fs::read(&verdict).expect(&ended.err)).expect("JSON");
     assert_eq!(verdict["verdict"], "rejected", "{}{}", ended.out, ended.err);
     let steps = verdict["baselines"][0]["scenarios"][0]["steps"].as_array().expect("steps");
