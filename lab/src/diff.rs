@@ -172,6 +172,28 @@ pub fn equal_to_baseline(baseline: &Manifest, now: &Manifest, control: &Manifest
     if diff.is_empty() { Ok(()) } else { Err(Box::new(diff)) }
 }
 
+/// The same after a workload wrote on both: a file that it added, removed or changed on the control too is its doing. Each machine has
+/// times and numbers of its own in it, so that its content cannot be compared; the scenarios after the rollback read it.
+///
+/// # Errors
+/// What is not as it was, and not the workload's.
+pub fn equal_but_for_workload(baseline: &Manifest, now: &Manifest, control: &Manifest) -> Result<(), Box<Diff>> {
+    let Err(mut diff) = equal_to_baseline(baseline, now, control) else { return Ok(()) };
+    let written: BTreeSet<String> = files(baseline, control)
+        .into_iter()
+        .filter(|file| file.aspects.iter().all(|aspect| aspect == "content"))
+        .map(|file| file.path)
+        .collect();
+    // Owner, mode and kind are the same on both: these a workload's numbers do not explain.
+    let only_content = |path: &String| match (control.files.get(path), now.files.get(path)) {
+        (Some(control), Some(now)) => aspects(control, now).iter().all(|aspect| aspect == "content"),
+        (None, None) => true,
+        _ => false,
+    };
+    diff.files.retain(|file| !written.contains(&file.path) || !only_content(&file.path));
+    if diff.is_empty() { Ok(()) } else { Err(diff) }
+}
+
 fn packages(from: &Manifest, to: &Manifest, owned: &BTreeMap<&str, usize>) -> Vec<PackageChange> {
     // A removed package whose configuration is left is not installed, but is not gone either.
     let state = |manifest: &Manifest, name: &String| {

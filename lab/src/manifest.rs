@@ -120,6 +120,18 @@ pub struct Port {
     pub process: Option<String>,
 }
 
+impl Port {
+    /// From a line of `ss -Hlntup`: `tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6))`.
+    pub fn of_line(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let protocol = words.next()?.to_owned();
+        let (address, port) = words.nth(3)?.rsplit_once(':')?;
+        let process = line.split_once("users:((\"").and_then(|(_, rest)| rest.split_once('"'));
+        let process = process.map(|(name, _)| name.to_owned());
+        Some(Self { protocol, address: address.into(), port: port.parse().ok()?, process })
+    }
+}
+
 /// Path prefixes that no manifest covers, each with its reason. What lies below changes by merely running, or is not on
 /// the machine's disk. The folder itself is not covered either.
 pub const VOLATILE: &[(&str, &str)] = &[

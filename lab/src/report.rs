@@ -184,10 +184,7 @@ impl BaselineReport {
             reason: String::new(),
             clone: None,
             scenarios: Vec::new(),
-            rollback: RollbackReport {
-                status: RollbackStatus::Skipped,
-                reason: "the patch was not applied".to_owned(),
-            },
+            rollback: RollbackReport::skipped("the patch was not applied"),
             diff: None,
             transaction: Vec::new(),
             reboot_needed: false,
@@ -250,8 +247,69 @@ pub struct StepReport {
 pub struct RollbackReport {
     /// In a word.
     pub status: RollbackStatus,
+    /// How sure the way back is; absent when it was not walked, or an older lab did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<RollbackClass>,
     /// Why it failed or was skipped; empty when proven.
     pub reason: String,
+}
+
+impl RollbackReport {
+    /// The way back was not walked.
+    pub fn skipped(reason: impl Into<String>) -> Self {
+        Self { status: RollbackStatus::Skipped, class: None, reason: reason.into() }
+    }
+
+    /// The package manager, with all that the order and the baseline's pool give it, did not bring the machine back: a snapshot of the
+    /// whole disk would.
+    pub fn failed(reason: impl Into<String>) -> Self {
+        Self { status: RollbackStatus::Failed, class: Some(RollbackClass::SnapshotOnly), reason: reason.into() }
+    }
+
+    /// It was walked, and the machine is as it was.
+    pub fn proven(over: Over) -> Self {
+        let class = match over {
+            Over::Unchanged => RollbackClass::Proven,
+            Over::Written => RollbackClass::ProvenAfterWrites,
+        };
+        Self { status: RollbackStatus::Proven, class: Some(class), reason: String::new() }
+    }
+}
+
+/// Over what data the rollback went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// The baseline's, as far as no scenario's steps changed it.
+    Unchanged,
+    /// What `[[after-writes]]` steps wrote on the patched machine.
+    Written,
+}
+
+/// How sure the way back is: what `rollback` in an order promises, as the lab found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackClass {
+    /// It was walked, and every file was as before.
+    Proven,
+    /// The same, over data written after the patch.
+    ProvenAfterWrites,
+    /// The package manager does not go back (a package refuses its downgrade, a file of the old version is missing) or leaves something
+    /// behind: only a snapshot of the machine brings it back.
+    SnapshotOnly,
+    /// Nothing brings it back, since the change goes beyond the disk (firmware). The lab cannot find this out: an order says it.
+    Impossible,
+}
+
+impl RollbackClass {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::ProvenAfterWrites => "proven-after-writes",
+            Self::SnapshotOnly => "snapshot-only",
+            Self::Impossible => "impossible",
+        }
+    }
 }
 
 /// Whether the way back was walked.

@@ -26,7 +26,7 @@ use patchlab_check::{
 use serde::Deserialize;
 
 pub use bench::{CloneBench, RebootError};
-pub use check::{Check, CheckKind, Level, differential, evaluate_check, failed_units, journal_errors, serial_panic};
+pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};
 pub use quarantine::{Quarantine, Standing, today};
@@ -69,6 +69,8 @@ struct Written {
     step: Vec<Step>,
     #[serde(default)]
     check: Vec<Check>,
+    #[serde(default, rename = "after-writes")]
+    after_writes: Vec<Step>,
 }
 
 fn default_timeout() -> Span {
@@ -106,6 +108,8 @@ pub struct Scenario {
     pub quarantine: Option<Quarantine>,
     /// What is taken out of outputs, findings and journals before anything is stored or shown. Its steps have it too.
     pub redact: Vec<Pattern>,
+    /// What writes data on both clones before the rollback, so that the rollback is proven over changed data.
+    pub after_writes: Vec<Step>,
     /// Its folder on this machine.
     pub dir: PathBuf,
 }
@@ -233,6 +237,7 @@ impl Scenario {
             repeat: written.repeat,
             quarantine: written.quarantine,
             redact: written.redact,
+            after_writes: written.after_writes,
             dir: dir.to_owned(),
         })
     }
@@ -261,6 +266,12 @@ impl Scenario {
     /// Whether it speaks about one of the `changed` packages by name. Only such a scenario is evidence that a change works.
     pub fn covers(&self, changed: &BTreeSet<String>) -> bool {
         self.applies.as_ref().is_some_and(|applies| applies.packages.iter().any(|package| changed.contains(package)))
+    }
+
+    /// The workload before the rollback as a scenario of its own, under the same name and budget; `None` when it has none.
+    pub fn workload(&self) -> Option<Self> {
+        let (steps, checks, after_writes) = (self.after_writes.clone(), Vec::new(), Vec::new());
+        (!steps.is_empty()).then(|| Self { steps, checks, after_writes, production: Vec::new(), ..self.clone() })
     }
 
     /// The steps that an agent repeats on real hosts.
@@ -320,6 +331,13 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
             found.push((format!("step.{index}.name"), format!("a second step is named {name:?}: results go by name")));
+        }
+    }
+    for (index, step) in written.after_writes.iter().enumerate() {
+        let others = &written.after_writes[..index];
+        if names.contains(&step.name.as_str()) || others.iter().any(|other| other.name == step.name) {
+            let problem = format!("a second step is named {:?}: results go by name", step.name);
+            found.push((format!("after-writes.{index}.name"), problem));
         }
     }
     for (index, name) in written.production.iter().enumerate() {

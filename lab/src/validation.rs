@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! clone both → prepare → apply → scenarios on both → [reboot both → scenarios]
-//!            → state of both clones → rollback → compare with the baseline → scenarios → judgement
+//!            → state of both clones → [workload on both] → rollback → compare with the baseline → scenarios → judgement
 //! ```
 //!
 //! The control gets the same waits and reboots, and its agent stays idle. Nothing here knows how a patch is applied
@@ -23,11 +23,11 @@ use self::journal::journal;
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
-    diff::{Diff, diff, diff_beside, equal_to_baseline, summary},
+    diff::{Diff, diff, diff_beside, equal_but_for_workload, equal_to_baseline, summary},
     kept::{self, Keep, SavedClone},
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
-    report::{BaselineReport, CloneTimes, RollbackReport, RollbackStatus, ScenarioReport},
+    report::{BaselineReport, CloneTimes, Over, RollbackReport, ScenarioReport},
     scenario::{RebootError, Scenario, Standing, Subject},
     verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
 };
@@ -216,30 +216,24 @@ impl Validation<'_> {
             }
             Err(error) => return Err(other("apply", error)),
         };
+        let control = idle.map_err(lab("state of the control"))?;
+        let reboots = self.reboot == Reboot::Always || report.reboot_needed;
+        if !reboots {
+            // Before the scenarios: what they leave behind is not the patch's doing.
+            self.phase("state of the patched clone");
+            let now = self.state(clones, Role::Patched, &manifest).map_err(lab("state of the patched clone"))?;
+            report.diff = Some(diff_beside(&manifest, &now, &control));
+        }
         self.round(&scenarios, clones, Phase::Applied, report)?;
-        let mut control = Some(idle.map_err(lab("state of the control"))?);
-        if self.reboot == Reboot::Always || report.reboot_needed {
+        if reboots {
             self.reboot(clones)?;
+            // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
+            self.phase("state of both clones");
+            let (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
+            report.diff = Some(diff_beside(&manifest, &now, &control));
             self.round(&scenarios, clones, Phase::Rebooted, report)?;
-            // A reboot changes a machine that was left alone, too.
-            control = None;
         }
-        self.phase("state of the patched clone");
-        let (control, now) = match control {
-            Some(control) => self.state(clones, Role::Patched, &manifest).map(|now| (control, now)),
-            None => self.states(clones, &manifest),
-        }
-        .map_err(lab("state of the patched clone"))?;
-        report.diff = Some(diff_beside(&manifest, &now, &control));
-        if report
-            .scenarios
-            .iter()
-            .filter(|ran| self.counts(&ran.name))
-            .any(|ran| matches!(ran.verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky))
-        {
-            // Rejected whatever the way back does; what broke is still there to be read.
-            report.journal = self.journal(clones);
-            report.rollback = skipped("the patch was rejected before");
+        if self.is_rejected(clones, report) {
             return Ok(Applied::Yes);
         }
         // No scenario saw it, but a host's agent would fail for it.
@@ -247,15 +241,40 @@ impl Validation<'_> {
             report.journal = self.journal(clones);
             return Ok(Applied::Inapplicable(format!("the checks that hosts repeat fail: {complaint}")));
         }
-        self.roll_back(&scenarios, clones, &manifest, report)?;
+        let over = self.write(&scenarios, clones, report)?;
+        if !self.is_rejected(clones, report) {
+            self.roll_back(&scenarios, clones, (&manifest, over), report)?;
+        }
         Ok(Applied::Yes)
+    }
+
+    /// Whether the patch is rejected whatever the way back does. What broke is still there to be read.
+    fn is_rejected(&self, clones: &Clones, report: &mut BaselineReport) -> bool {
+        let bad = |verdict| matches!(verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky);
+        let rejected = report.scenarios.iter().any(|ran| self.counts(&ran.name) && bad(ran.verdict));
+        if rejected {
+            report.journal = self.journal(clones);
+            report.rollback = RollbackReport::skipped("the patch was rejected before");
+        }
+        rejected
+    }
+
+    /// Runs the workload that scenarios have for before the rollback, on both clones.
+    fn write(&self, scenarios: &[&Scenario], clones: &Clones, report: &mut BaselineReport) -> Result<Over, Broke> {
+        let workloads: Vec<Scenario> = scenarios.iter().filter_map(|scenario| scenario.workload()).collect();
+        if workloads.is_empty() {
+            return Ok(Over::Unchanged);
+        }
+        self.round(&workloads.iter().collect::<Vec<_>>(), clones, Phase::AfterWrites, report)?;
+        let wrote = |ran: &ScenarioReport| ran.phase == Phase::AfterWrites && ran.verdict == verdict::Verdict::Pass;
+        Ok(if report.scenarios.iter().any(wrote) { Over::Written } else { Over::Unchanged })
     }
 
     fn roll_back(
         &self,
         scenarios: &[&Scenario],
         clones: &Clones,
-        manifest: &Manifest,
+        (manifest, over): (&Manifest, Over),
         report: &mut BaselineReport,
     ) -> Result<(), Broke> {
         self.phase("rollback");
@@ -263,25 +282,24 @@ impl Validation<'_> {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
             Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
                 report.journal = self.journal(clones);
-                report.rollback = RollbackReport { status: RollbackStatus::Failed, reason: error.to_string() };
+                report.rollback = RollbackReport::failed(error.to_string());
                 return Ok(());
             }
             Err(error) => return Err(other("rollback", error)),
         }
         self.phase("compare with the baseline");
-        report.rollback = match self.compare(clones, manifest).map_err(lab("compare with the baseline"))? {
-            Ok(()) => RollbackReport { status: RollbackStatus::Proven, reason: String::new() },
-            Err(left) => RollbackReport {
-                status: RollbackStatus::Failed,
-                reason: format!("the machine is not as before: {}", summary(&left).replace('\n', "; ")),
-            },
+        report.rollback = match self.compare(clones, manifest, over).map_err(lab("compare with the baseline"))? {
+            Ok(()) => RollbackReport::proven(over),
+            Err(left) => {
+                RollbackReport::failed(format!("the machine is not as before: {}", summary(&left).replace('\n', "; ")))
+            }
         };
         self.round(scenarios, clones, Phase::RolledBack, report)
     }
 
     /// Whether the patched clone is as its baseline was, or as the control has become. What runs at the moment is looked at again, since
     /// the two clones do not do the same at the same moment.
-    fn compare(&self, clones: &Clones, baseline: &Manifest) -> Result<Result<(), Box<Diff>>, LabError> {
+    fn compare(&self, clones: &Clones, baseline: &Manifest, over: Over) -> Result<Result<(), Box<Diff>>, LabError> {
         let mut looks = 0;
         loop {
             let now = self.state(clones, Role::Patched, baseline)?;
@@ -291,7 +309,11 @@ impl Validation<'_> {
             // Something differs: whether time alone did that, the control tells.
             let control = self.state(clones, Role::Control, baseline)?;
             looks += 1;
-            match equal_to_baseline(baseline, &now, &control) {
+            let equal = match over {
+                Over::Unchanged => equal_to_baseline,
+                Over::Written => equal_but_for_workload,
+            };
+            match equal(baseline, &now, &control) {
                 Err(left) if left.is_of_the_moment() && looks < COMPARISONS => {}
                 result => return Ok(result),
             }
@@ -432,10 +454,6 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
         Ok(given) => given,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-}
-
-fn skipped(reason: &str) -> RollbackReport {
-    RollbackReport { status: RollbackStatus::Skipped, reason: reason.to_owned() }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -138,6 +138,8 @@ pub enum Phase {
     Applied,
     /// After the reboot that followed.
     Rebooted,
+    /// Before the rollback, which is to go over what these steps write.
+    AfterWrites,
     /// After the rollback.
     RolledBack,
 }
@@ -148,6 +150,7 @@ impl Phase {
         match self {
             Self::Applied => "applied",
             Self::Rebooted => "rebooted",
+            Self::AfterWrites => "after-writes",
             Self::RolledBack => "rolled-back",
         }
     }
@@ -158,6 +161,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::Applied => "after the patch",
             Self::Rebooted => "after the reboot",
+            Self::AfterWrites => "as it writes before the rollback",
             Self::RolledBack => "after the rollback",
         })
     }

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use patchlab_lab::{
-    report::{Report, RollbackStatus},
+    report::{Report, RollbackClass as Found, RollbackStatus},
     verdict::Judgement,
 };
 use patchlab_protocol::{
@@ -58,6 +58,20 @@ pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Report>) -> Re
         let proven = baseline.rollback.status == RollbackStatus::Proven;
         if matches!(order.rollback, RollbackClass::Proven | RollbackClass::ProvenAfterWrites) && !proven {
             return no(format!("{}: the way back was not proven on baseline {}", order.id, baseline.name));
+        }
+        // The lab's word and the order's must agree; a verdict of an older lab has no class, and its status said all.
+        match baseline.rollback.class {
+            Some(class @ (Found::SnapshotOnly | Found::Impossible)) => {
+                return no(format!("{}: the way back is {} on {}", order.id, class.name(), baseline.name));
+            }
+            Some(Found::Proven) | None if order.rollback == RollbackClass::ProvenAfterWrites => {
+                let hint = "no scenario with [[after-writes]] steps ran";
+                return no(format!(
+                    "{}: the way back was not proven after writes on {}: {hint}",
+                    order.id, baseline.name
+                ));
+            }
+            Some(Found::Proven | Found::ProvenAfterWrites) | None => {}
         }
     }
     if matches!(order.rollback, RollbackClass::SnapshotOnly | RollbackClass::Impossible) {

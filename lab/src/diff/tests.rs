@@ -176,3 +176,27 @@ fn what_the_control_came_to_as_well_is_times_doing() {
     to.files = from.files.clone();
     assert!(equal_to_baseline(&from, &to, &control).unwrap_err().is_of_the_moment());
 }
+
+#[test]
+fn what_a_workload_wrote_on_the_control_too_is_not_held_against_the_rollback() {
+    let from = baseline();
+    let wrote = |content: &str| {
+        let mut manifest = baseline();
+        manifest.files.insert("/srv/table".into(), file(content, None));
+        manifest
+    };
+    let (control, now) = (wrote("rows at 10:01"), wrote("rows at 10:02"));
+    assert!(equal_to_baseline(&from, &now, &control).is_err());
+    assert_eq!(equal_but_for_workload(&from, &now, &control), Ok(()));
+    // What only the patched clone has, and what has another owner there, is not the workload's.
+    let mut left = now.clone();
+    left.files.insert("/srv/converted".into(), file("x", None));
+    left.files.get_mut("/srv/table").unwrap().uid = 33;
+    let told = equal_but_for_workload(&from, &left, &control).unwrap_err();
+    let paths: Vec<&str> = told.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["/srv/converted", "/srv/table"]);
+    // A file of the patch that is still there is not either, though the workload touched another.
+    let mut still = now;
+    still.files.insert("/usr/sbin/nginx".into(), file("new", Some("nginx:amd64")));
+    assert!(equal_but_for_workload(&from, &still, &control).is_err());
+}

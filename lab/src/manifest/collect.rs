@@ -105,7 +105,7 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
             (path, entry)
         })
         .collect();
-    let mut ports: Vec<Port> = texts.ports.lines().filter_map(port).collect();
+    let mut ports: Vec<Port> = texts.ports.lines().filter_map(Port::of_line).collect();
     ports.sort();
     ports.dedup();
     Manifest {
@@ -185,15 +185,6 @@ fn unit(line: &str) -> Option<(String, Unit)> {
         return None;
     }
     Some((name, Unit { load: words.next()?.into(), active: words.next()?.into(), sub: words.next()?.into() }))
-}
-
-/// `tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6))`.
-fn port(line: &str) -> Option<Port> {
-    let mut words = line.split_whitespace();
-    let protocol = words.next()?.to_owned();
-    let (address, port) = words.nth(3)?.rsplit_once(':')?;
-    let process = line.split_once("users:((\"").and_then(|(_, rest)| rest.split_once('"')).map(|(name, _)| name.into());
-    Some(Port { protocol, address: address.into(), port: port.parse().ok()?, process })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     applier::Role,
     gc::Mode,
-    report::{BaselineReport, RollbackReport, RollbackStatus},
+    report::{BaselineReport, Over, RollbackReport},
     scenario::{FILE, Scenario},
     verdict::tests::baseline,
 };
@@ -129,7 +129,7 @@ fn an_interrupted_run_says_so_and_keeps_what_was_found() {
     let (_dir, runs) = lab();
     let recording = begin(&runs, &[]);
     let mut found = baseline("web@1", Judgement::Passed, Vec::new());
-    found.rollback = RollbackReport { status: RollbackStatus::Proven, reason: String::new() };
+    found.rollback = RollbackReport::proven(Over::Unchanged);
     recording.found(&found).unwrap();
     recording.interrupted("interrupted after 3 s").unwrap();
     let run = runs.get(LAST).unwrap();

@@ -1,19 +1,61 @@
 //! Checks: what is watched all the time on both clones. Pure functions over text that the validation collects.
+//!
+//! A check looks after each scenario's steps, in every phase. So that nothing between two looks is lost, what leaves a trace with a time
+//! (journal, failed units, core dumps) is read from the baseline's freeze on, reboots included; the serial log is read whole; ports, disk,
+//! setuid files and configuration are states, compared as they are at the look.
+//!
+//! ```text
+//! collector (in the guest) → text → read::* → what each clone has → compare → Findings → differential → status of each side
+//! ```
+
+mod read;
 
 use std::collections::BTreeSet;
 
-use patchlab_check::Status;
+use jiff::Timestamp;
+use patchlab_check::{Outcome, Status, written::ByteSize};
 use serde::{Deserialize, Serialize};
 
+pub use self::read::{failed_units, journal_errors, serial_panic};
+
+/// How much more than the control a disk may hold when a check says nothing else: 100 MiB. Package files that are kept, and what two
+/// machines write by running, stay far below.
+pub const DISK_TOLERANCE: ByteSize = ByteSize(100 << 20);
+/// Findings of a check that are shown.
+const SHOWN: usize = 10;
+
 /// A `[[check]]` of a scenario.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "WrittenCheck")]
 pub struct Check {
     /// What is watched.
     pub kind: CheckKind,
     /// What a finding means.
-    #[serde(default)]
     pub level: Level,
+    /// For [`CheckKind::DiskGrowth`]: how much more than the control is none.
+    pub tolerance: ByteSize,
+}
+
+/// A check as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenCheck {
+    kind: CheckKind,
+    #[serde(default)]
+    level: Level,
+    tolerance: Option<ByteSize>,
+}
+
+impl TryFrom<WrittenCheck> for Check {
+    type Error = String;
+
+    fn try_from(written: WrittenCheck) -> Result<Self, String> {
+        let WrittenCheck { kind, level, tolerance } = written;
+        if tolerance.is_some() && kind != CheckKind::DiskGrowth {
+            return Err(format!("only the check disk-growth has a tolerance, {} has none", kind.name()));
+        }
+        Ok(Self { kind, level, tolerance: tolerance.unwrap_or(DISK_TOLERANCE) })
+    }
 }
 
 /// What a check watches.
@@ -22,16 +64,20 @@ pub struct Check {
 pub enum CheckKind {
     /// Kernel panics and their kin on the serial console.
     SerialPanic,
-    /// systemd units in state `failed`.
+    /// systemd units that are failed, or were since the freeze.
     FailedUnits,
-    /// Core dumps taken.
+    /// Programs that a signal ended as a crash does, whether the core was kept or not.
     Coredump,
     /// Journal entries of priority `err` and worse.
     JournalErrors,
-    /// Listening ports that were not there before.
+    /// Listening ports that appeared or vanished against the control.
     ListeningPorts,
-    /// Growth of the disk's content.
+    /// More in use on a disk than on the control, beyond the tolerance.
     DiskGrowth,
+    /// Programs that lend their owner's rights: setuid, setgid, file capabilities.
+    SetuidFiles,
+    /// Configuration files that are not what their package ships, and versions left beside them for somebody to merge.
+    ChangedConfiguration,
 }
 
 /// What a finding means.
@@ -47,7 +93,28 @@ pub enum Level {
     ExpectFail,
 }
 
+/// What a check found on both clones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// On the control. Kinds that only compare find nothing there: the control is the measure.
+    pub control: BTreeSet<String>,
+    /// On the patched clone.
+    pub patched: BTreeSet<String>,
+}
+
 impl CheckKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::SerialPanic,
+        Self::FailedUnits,
+        Self::Coredump,
+        Self::JournalErrors,
+        Self::ListeningPorts,
+        Self::DiskGrowth,
+        Self::SetuidFiles,
+        Self::ChangedConfiguration,
+    ];
+
     /// The word it is written with.
     pub fn name(self) -> &'static str {
         match self {
@@ -57,124 +124,141 @@ impl CheckKind {
             Self::JournalErrors => "journal-errors",
             Self::ListeningPorts => "listening-ports",
             Self::DiskGrowth => "disk-growth",
+            Self::SetuidFiles => "setuid-files",
+            Self::ChangedConfiguration => "changed-configuration",
         }
     }
 
-    /// The command whose standard output [`evaluate_check`] reads, run in the guest. `None` for the serial log, which is on the
-    /// host, and for the kinds that need the manifest or come with a later version.
-    pub fn collector(self) -> Option<&'static str> {
-        match self {
-            Self::FailedUnits => Some("systemctl list-units --failed --plain --no-legend --no-pager"),
-            Self::JournalErrors => Some("journalctl --boot --priority=err --output=json --no-pager --lines=1000"),
-            Self::SerialPanic | Self::Coredump | Self::ListeningPorts | Self::DiskGrowth => None,
+    /// The command whose standard output [`Check::compare`] reads, run in the guest, for a baseline frozen `at` that time. `None` for
+    /// the serial log, which is on the host.
+    pub fn collector(self, at: Timestamp) -> Option<String> {
+        let script = match self {
+            Self::SerialPanic => return None,
+            Self::FailedUnits => FAILED_UNITS,
+            Self::Coredump => COREDUMPS,
+            Self::JournalErrors => JOURNAL_ERRORS,
+            Self::ListeningPorts => "ss -Hlntup",
+            Self::DiskGrowth => DISK_USE,
+            Self::SetuidFiles => SETUID_FILES,
+            Self::ChangedConfiguration => CONFIGURATION,
+        };
+        Some(format!("since=@{}\n{script}", at.as_second()))
+    }
+
+    /// Whether a finding is a difference from the control, so that the control can have none.
+    fn is_a_difference(self) -> bool {
+        matches!(self, Self::ListeningPorts | Self::DiskGrowth)
+    }
+}
+
+/// Units that are failed, then the journal's word on every failure (systemd's SD_MESSAGE_UNIT_FAILURE_RESULT), and units that systemd
+/// restarted.
+const FAILED_UNITS: &str = "\
+systemctl list-units --failed --plain --no-legend --no-pager
+journalctl --since=$since --output=json --output-fields=UNIT --no-pager --lines=1000 \
+  MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c
+systemctl show '*.service' --property=Id,NRestarts";
+
+/// What systemd-coredump stored (its SD_MESSAGE_COREDUMP), what the kernel said of a fault, what systemd said of a service's end.
+const COREDUMPS: &str = r"
+journalctl --since=$since --output=json --output-fields=COREDUMP_COMM,COREDUMP_SIGNAL_NAME --no-pager --lines=1000 \
+  MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1
+journalctl --since=$since --output=cat --no-pager |
+  grep -E 'segfault at [0-9a-f]+ ip |^traps: |code=(dumped|killed), status=[0-9]+/(SEGV|ABRT|BUS|ILL|FPE|SYS|TRAP)' | tail -n 1000
+find / -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n'";
+
+const JOURNAL_ERRORS: &str = "journalctl --since=$since --priority=err --output=json \
+  --output-fields=SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,MESSAGE --no-pager --lines=1000";
+
+/// `bytes folder` a file system, then what the lab's own agent holds there, which is no growth by the patch.
+const DISK_USE: &str = "\
+df --local --block-size=1 --output=used,target -x tmpfs -x devtmpfs -x overlay -x squashfs -x iso9660 | tail -n +2
+printf 'agent %s\\n' \"$(du -sxB1 /var/lib/patchlab-agent 2>/dev/null | cut -f1)\"";
+
+/// Files with the bits, and executables with capabilities: by getcap(8) where it is, else by tar(1), which every Debian has and which
+/// writes them as an extended attribute; it reads only files changed since the freeze, and one by one only when there are any.
+const SETUID_FILES: &str = r#"
+find / -xdev -type f -perm /6000 -printf '%M %u:%g %p\n'
+if command -v getcap >/dev/null; then
+  getcap -r / 2>/dev/null
+else
+  has() { tar --create --xattrs --xattrs-include=security.capability "$@" 2>/dev/null | grep -aq SCHILY.xattr.security; }
+  new=$(mktemp) && find / -xdev -type f -perm /111 -newerct $since -print >"$new"
+  if has --files-from="$new"; then
+    while read -r file; do has -- "$file" && printf '%s has capabilities\n' "$file"; done <"$new"
+  fi
+  rm -f "$new"
+fi"#;
+
+/// md5sums of Debian's configuration files against those they were shipped with, the same by rpm, and leftovers of both and of ucf.
+const CONFIGURATION: &str = r#"
+dpkg-query -W -f '${Conffiles}\n' 2>/dev/null | sed -n 's/^ \(\/.*\) \([0-9a-f]\{32\}\)\( .*\)\{0,1\}$/\2  \1/p' |
+  LC_ALL=C md5sum --check --quiet 2>/dev/null
+command -v rpm >/dev/null && rpm --verify --all --nodeps --noscripts | awk '$2 == "c" { print $3 ": FAILED" }'
+find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
+  -name '*.dpkg-new' -o -name '*.dpkg-dist' -o -name '*.dpkg-old' -o -name '*.dpkg-tmp' -o -name '*.ucf-new' -o -name '*.ucf-old' \
+  -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n'
+true"#;
+
+impl Check {
+    /// What the check finds in the texts collected from the control and from the patched clone.
+    pub fn compare(&self, control: &str, patched: &str) -> Findings {
+        let each = |read: fn(&str) -> BTreeSet<String>| Findings { control: read(control), patched: read(patched) };
+        match self.kind {
+            CheckKind::SerialPanic => each(serial_panic),
+            CheckKind::FailedUnits => read::of_the_same_units(each(failed_units)),
+            CheckKind::Coredump => each(read::coredumps),
+            CheckKind::JournalErrors => each(journal_errors),
+            CheckKind::SetuidFiles => each(read::setuid_files),
+            CheckKind::ChangedConfiguration => each(read::changed_configuration),
+            CheckKind::ListeningPorts => Findings {
+                control: BTreeSet::new(),
+                patched: read::ports_changed(&read::ports(control), &read::ports(patched)),
+            },
+            CheckKind::DiskGrowth => Findings {
+                control: BTreeSet::new(),
+                patched: read::growth(&read::disk_use(control), &read::disk_use(patched), self.tolerance),
+            },
         }
     }
-}
 
-/// What a check finds in the text collected for it; `None` for a kind that this version parses but does not evaluate.
-pub fn evaluate_check(kind: CheckKind, text: &str) -> Option<BTreeSet<String>> {
-    match kind {
-        CheckKind::SerialPanic => Some(serial_panic(text)),
-        CheckKind::FailedUnits => Some(failed_units(text)),
-        CheckKind::JournalErrors => Some(journal_errors(text)),
-        CheckKind::Coredump | CheckKind::ListeningPorts | CheckKind::DiskGrowth => None,
+    /// The outcomes on (control, patched), by what was found on each.
+    pub fn outcomes(&self, found: &Findings) -> (Outcome, Outcome) {
+        let (control, patched) = differential(*self, &found.control, &found.patched);
+        let new: BTreeSet<&String> = found.patched.difference(&found.control).collect();
+        let old: BTreeSet<&String> = found.patched.intersection(&found.control).collect();
+        // What the patch brought comes first.
+        let shown = new.iter().chain(&old).copied();
+        let blamed = if new.is_empty() { old.len() } else { new.len() };
+        (outcome(control, found.control.iter(), found.control.len()), outcome(patched, shown, blamed))
     }
 }
 
-/// Names of failed units, from `systemctl list-units --failed --plain --no-legend`.
-pub fn failed_units(text: &str) -> BTreeSet<String> {
-    text.lines()
-        .map(|line| line.trim_start_matches(['●', '*', ' ']))
-        .filter_map(|line| {
-            let mut columns = line.split_whitespace();
-            let name = columns.next()?;
-            let (_load, active) = (columns.next()?, columns.next()?);
-            (active == "failed").then(|| name.to_owned())
-        })
-        .collect()
-}
-
-/// Lines of a serial log that tell of a dead or damaged kernel, without their time stamps.
-pub fn serial_panic(text: &str) -> BTreeSet<String> {
-    const SIGNS: &[&str] = &[
-        "Kernel panic - not syncing",
-        "BUG: unable to handle",
-        "BUG: kernel NULL pointer",
-        "general protection fault",
-        "Out of memory: Killed process",
-        "Oops: ",
-        "EXT4-fs error",
-        "XFS (", // with "Corruption" below
-        "Unable to mount root fs",
-    ];
-    text.lines()
-        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)))
-        .filter(|line| !line.contains("XFS (") || line.contains("orruption"))
-        .map(|line| without_stamp(line).to_owned())
-        .collect()
-}
-
-/// `[   12.345678] text` without its stamp.
-fn without_stamp(line: &str) -> &str {
-    let line = line.trim();
-    match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((stamp, rest)) if stamp.trim().chars().all(|c| c.is_ascii_digit() || c == '.') => rest.trim_start(),
-        _ => line,
-    }
-}
-
-/// Errors from `journalctl --priority=err --output=json`, as `identifier: message` with numbers made `N`, so that two machines
-/// that complain of the same thing say the same. Lines that are not JSON are passed over.
-pub fn journal_errors(text: &str) -> BTreeSet<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        #[serde(rename = "SYSLOG_IDENTIFIER")]
-        identifier: Option<String>,
-        #[serde(rename = "_SYSTEMD_UNIT")]
-        unit: Option<String>,
-        // A message that is not UTF-8 comes as an array of numbers.
-        #[serde(rename = "MESSAGE")]
-        message: Option<serde_json::Value>,
-    }
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-        .filter_map(|line| {
-            let message = match line.message? {
-                serde_json::Value::String(text) => text,
-                serde_json::Value::Array(bytes) => {
-                    let bytes: Vec<u8> = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect();
-                    String::from_utf8_lossy(&bytes).into_owned()
-                }
-                _ => return None,
-            };
-            let who = line.identifier.or(line.unit).unwrap_or_else(|| "?".into());
-            let first = message.lines().next().unwrap_or_default();
-            Some(format!("{who}: {}", without_numbers(first.trim())))
-        })
-        .collect()
-}
-
-/// Every run of digits as `N`: process ids, times and addresses differ between machines that are alike.
-fn without_numbers(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_ascii_digit() {
-            false => out.push(c),
-            true if !out.ends_with('N') => out.push('N'),
-            true => {}
+fn outcome<'a>(status: Status, found: impl Iterator<Item = &'a String>, count: usize) -> Outcome {
+    let shown: Vec<&str> = found.take(SHOWN).map(String::as_str).collect();
+    let reason = match status {
+        Status::Pass | Status::Skip => String::new(),
+        Status::Fail if count == 0 => "nothing found, and something was expected".into(),
+        Status::Fail => {
+            let more = if count > SHOWN { "; …" } else { "" };
+            format!("{count} found: {}{more}", shown[..count.min(shown.len())].join("; "))
         }
-    }
-    out
+    };
+    Outcome { status, exit: None, ms: 0, output: shown.join("\n"), reason }
 }
 
 /// The status of a check on (control, patched), from what was found on each. A finding that the control has too is never
 /// blamed on the patch; a new one is, even beside old ones.
-pub fn differential(level: Level, control: &BTreeSet<String>, patched: &BTreeSet<String>) -> (Status, Status) {
+pub fn differential(check: Check, control: &BTreeSet<String>, patched: &BTreeSet<String>) -> (Status, Status) {
     let status = |good: bool| if good { Status::Pass } else { Status::Fail };
-    match level {
+    match check.level {
         Level::Info => (Status::Pass, Status::Pass),
+        Level::ExpectFail if check.kind.is_a_difference() => (Status::Pass, status(!patched.is_empty())),
         Level::ExpectFail => (status(!control.is_empty()), status(!patched.is_empty())),
         Level::Fail if patched.is_subset(control) => (status(control.is_empty()), status(patched.is_empty())),
         Level::Fail => (Status::Pass, Status::Fail),
     }
 }
+
+#[cfg(test)]
+mod tests;

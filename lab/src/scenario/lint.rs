@@ -83,13 +83,7 @@ fn lint_folder(dir: &Path, findings: &mut Vec<Finding>) {
         };
         let errors = problems(&written, dir).into_iter().chain(wrong_commands(&written));
         found.extend(errors.map(|(key, problem)| (Weight::Error, at(&key, problem))));
-        let unwatched =
-            written.check.iter().enumerate().filter(|(_, check)| super::evaluate_check(check.kind, "").is_none());
-        let unwatched = unwatched.map(|(index, check)| {
-            let problem = format!("check {} is parsed, but not evaluated by this version", check.kind.name());
-            (format!("check.{index}.kind"), problem)
-        });
-        let advices = advice(&written).into_iter().chain(unused(&written, &used)).chain(unwatched);
+        let advices = advice(&written).into_iter().chain(unused(&written, &used));
         found.extend(advices.map(|(key, problem)| (Weight::Advice, at(&key, problem))));
     }
     // What is wrong in all combinations is wrong once.

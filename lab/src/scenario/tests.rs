@@ -125,9 +125,9 @@ fn slips_are_named_with_their_line() {
 #[test]
 fn lint_tells_everything_at_once() {
     let toml = GOOD.replace("[\"a\"]", "[\"x\", \"y\"]").replace("applies = { packages = [\"nginx\"] }\n", "");
-    let dir = folder(&format!("{toml}[[check]]\nkind = \"disk-growth\"\n"));
+    let dir = folder(&toml);
     let findings: Vec<String> = lint(dir.path()).unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(findings.len(), 4, "{findings:#?}");
+    assert_eq!(findings.len(), 3, "{findings:#?}");
     // Everything that works and might not be meant.
     let toml = GOOD
         .replace("owner = \"qa\"", "owner = \"qa\"\ntimeout = \"30s\"\nrequires = [\"quantum\"]\nquarantine = { owner = \"q\", until = \"2020-01-01\", ticket = \"1\" }")
@@ -177,54 +177,6 @@ fn applies_is_every_list_that_is_given() {
     for (packages, tags, baselines, fits) in table {
         let applies = Applies { packages: list(packages), tags: list(tags), baselines: list(baselines) };
         assert_eq!(applies.fits(&subject), *fits, "{applies:?}");
-    }
-}
-
-#[test]
-fn checks_read_what_the_programs_write() {
-    assert_eq!(failed_units(""), set(&[]));
-    assert_eq!(
-        failed_units(
-            "● nginx.service loaded failed failed A high performance web server\nx.mount loaded failed failed x\n"
-        ),
-        set(&["nginx.service", "x.mount"])
-    );
-    assert_eq!(
-        serial_panic(
-            "[    0.000000] Linux version\n[    1.5] Kernel panic - not syncing: VFS: Unable to mount\r\n[ 2.0] XFS (sda1): Mounting\n"
-        ),
-        set(&["Kernel panic - not syncing: VFS: Unable to mount"])
-    );
-    let journal = concat!(
-        r#"{"SYSLOG_IDENTIFIER":"nginx","MESSAGE":"unknown directive \"x\" in /etc/nginx/a.conf:12"}"#,
-        "\nnot json\n",
-        r#"{"_SYSTEMD_UNIT":"b.service","MESSAGE":[104,105]}"#,
-        "\n",
-        r#"{"SYSLOG_IDENTIFIER":"c","MESSAGE":null}"#,
-    );
-    assert_eq!(
-        journal_errors(journal),
-        set(&["nginx: unknown directive \"x\" in /etc/nginx/a.conf:N", "b.service: hi"])
-    );
-    assert!(evaluate_check(CheckKind::DiskGrowth, "").is_none());
-}
-
-#[test]
-fn a_check_blames_the_patch_only_for_what_is_new() {
-    use Status::{Fail, Pass};
-    let (none, one, two) = (set(&[]), set(&["a"]), set(&["a", "b"]));
-    let table = [
-        (Level::Fail, &none, &none, (Pass, Pass)),
-        (Level::Fail, &one, &one, (Fail, Fail)),
-        (Level::Fail, &one, &none, (Fail, Pass)),
-        (Level::Fail, &none, &one, (Pass, Fail)),
-        (Level::Fail, &one, &two, (Pass, Fail)),
-        (Level::Info, &none, &two, (Pass, Pass)),
-        (Level::ExpectFail, &one, &none, (Pass, Fail)),
-        (Level::ExpectFail, &one, &one, (Pass, Pass)),
-    ];
-    for (level, control, patched, expected) in table {
-        assert_eq!(differential(level, control, patched), expected, "{level:?} {control:?} {patched:?}");
     }
 }
 
@@ -431,4 +383,16 @@ fn what_a_scenario_requires_is_given_or_said_why_not() {
     assert!(
         requirement::unmet("quantum", &fast).unwrap().contains("does not know the word \"quantum\"; it knows isolated")
     );
+}
+
+#[test]
+fn a_workload_before_the_rollback_is_a_scenario_of_its_own() {
+    let dir = folder(&format!("{GOOD}[[after-writes]]\nname = \"rows\"\nrun = \"./b.sh rows\"\n"));
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let workload = scenario.workload().unwrap();
+    assert_eq!((workload.name.as_str(), workload.steps.len(), workload.steps[0].name.as_str()), ("web", 1, "rows"));
+    assert!(workload.workload().is_none() && workload.checks.is_empty());
+    let dir = folder(&format!("{GOOD}[[after-writes]]\nname = \"a\"\nrun = \"true\"\n"));
+    let error = Scenario::read(&dir.path().join("web")).unwrap_err().to_string();
+    assert!(error.ends_with("a second step is named \"a\": results go by name"), "{error}");
 }

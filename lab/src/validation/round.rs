@@ -1,27 +1,25 @@
 //! One round of scenarios on both clones, repeated where a regression must be believed twice.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use patchlab_check::{Outcome, Status, Target as _, target::TargetError};
+use patchlab_check::{
+    Outcome, Target as _,
+    target::{Ended, TargetError},
+};
 
 use super::{Broke, Clones, Event, Validation, both, other, reboot_and_resume};
 use crate::{
     applier::Role,
     machine::Machine,
     report::{BaselineReport, QuarantinedScenario, SkippedScenario},
-    scenario::{
-        Check, CheckKind, CloneBench, Progress, Scenario, ScenarioRun, Standing, differential, evaluate_check,
-        requirement, run,
-    },
+    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Standing, requirement, run},
     verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
 
 /// Where a scenario's folder is in a guest. No manifest covers it, and, unlike `/run`, scripts may be run there.
 const GUEST_DIR: &str = "/var/tmp/patchlab-scenarios";
-/// How long a check's collector may take in a guest.
-const COLLECT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Findings of a check that are shown.
-const SHOWN: usize = 10;
+/// How long a check's collector may take in a guest with kvm; scaled by the accelerator's factor.
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Validation<'_> {
     /// Those of `scenarios` to which the lab gives what they require. What is skipped, and what is in quarantine, is told and stands in
@@ -92,11 +90,9 @@ impl Validation<'_> {
         let run = |role| self.run_on(scenario, phase, role, clones.of(role));
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
-            (Ok(_), Ok(_)) => scenario
-                .checks
-                .iter()
-                .filter_map(|check| self.check(*check, scenario, clones).transpose())
-                .collect::<Result<_, _>>()?,
+            (Ok(_), Ok(_)) => {
+                scenario.checks.iter().map(|check| self.check(*check, scenario, clones)).collect::<Result<_, _>>()?
+            }
             // What broke is told by the steps.
             _ => Vec::new(),
         };
@@ -123,20 +119,14 @@ impl Validation<'_> {
         run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 
-    /// A check on both clones; `None` for a kind that this version does not evaluate.
-    fn check(&self, check: Check, scenario: &Scenario, clones: &Clones) -> Result<Option<CheckRun>, Broke> {
-        let found = |role| findings(check.kind, clones.of(role));
-        let (control, patched) = both(found);
+    /// A check on both clones.
+    fn check(&self, check: Check, scenario: &Scenario, clones: &Clones) -> Result<CheckRun, Broke> {
+        let collector = check.kind.collector(self.baseline.record.frozen.at);
+        let (control, patched) = both(|role| collected(collector.as_deref(), clones.of(role)));
         let broke = |error: TargetError| other("checks", error);
-        let (Some(control), Some(patched)) = (control.map_err(broke)?, patched.map_err(broke)?) else {
-            return Ok(None);
-        };
-        let statuses = differential(check.level, &control, &patched);
-        Ok(Some(CheckRun {
-            name: format!("check {}", check.kind.name()),
-            control: redacted(scenario, outcome(statuses.0, &control)),
-            patched: redacted(scenario, outcome(statuses.1, &patched)),
-        }))
+        let (control, patched) = check.outcomes(&check.compare(&control.map_err(broke)?, &patched.map_err(broke)?));
+        let (control, patched) = (redacted(scenario, control), redacted(scenario, patched));
+        Ok(CheckRun { name: format!("check {}", check.kind.name()), control, patched })
     }
 }
 
@@ -145,25 +135,25 @@ fn redacted(scenario: &Scenario, outcome: Outcome) -> Outcome {
     Outcome { output, reason, ..outcome }
 }
 
-fn findings(kind: CheckKind, machine: &Machine) -> Result<Option<BTreeSet<String>>, TargetError> {
-    let text = match kind.collector() {
-        Some(command) => machine.guest().run(command, None, COLLECT_TIMEOUT)?.stdout,
-        None if kind == CheckKind::SerialPanic => std::fs::read(machine.serial_log())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(|error| TargetError {
+/// What a check reads: the collector's output, or the serial log.
+fn collected(collector: Option<&str>, machine: &Machine) -> Result<String, TargetError> {
+    match collector {
+        Some(command) => {
+            let timeout = COLLECT_TIMEOUT * machine.hardware().accelerator.factor();
+            let ran = machine.guest().run(command, None, timeout)?;
+            match ran.ended {
+                Ended::ByItself => Ok(ran.stdout),
+                Ended::ByTimeout => Err(TargetError {
+                    action: format!("run {}", command.chars().take(200).collect::<String>()),
+                    reason: format!("no end after {} s", timeout.as_secs()),
+                }),
+            }
+        }
+        None => std::fs::read(machine.serial_log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(
+            |error| TargetError {
                 action: format!("read {}", machine.serial_log().display()),
                 reason: error.to_string(),
-            })?,
-        None => return Ok(None),
-    };
-    Ok(evaluate_check(kind, &text))
-}
-
-fn outcome(status: Status, findings: &BTreeSet<String>) -> Outcome {
-    let shown: Vec<&str> = findings.iter().take(SHOWN).map(String::as_str).collect();
-    let reason = match status {
-        Status::Pass | Status::Skip => String::new(),
-        Status::Fail => format!("{} found: {}", findings.len(), shown.join("; ")),
-    };
-    Outcome { status, exit: None, ms: 0, output: shown.join("\n"), reason }
+            },
+        ),
+    }
 }

@@ -1,7 +1,7 @@
 //! A baseline's judgement, and the whole validation's.
 
 use super::{Judgement, Verdict};
-use crate::report::{BaselineReport, RollbackReport, RollbackStatus, ScenarioReport};
+use crate::report::{BaselineReport, RollbackClass, RollbackReport, RollbackStatus, ScenarioReport};
 
 /// What policy decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,8 +95,16 @@ pub fn judge(facts: &Facts<'_>) -> Judged {
     let worst = found.iter().map(|judged| judged.judgement).fold(Judgement::Passed, Judgement::worse);
     found.into_iter().find(|judged| judged.judgement == worst).unwrap_or_else(|| Judged {
         judgement: Judgement::Passed,
-        reason: format!("{}; the rollback is proven", passed(facts)),
+        reason: format!("{}; the rollback is {}", passed(facts), class(facts.rollback)),
     })
+}
+
+/// How sure a proven rollback is, for people.
+fn class(rollback: &RollbackReport) -> &'static str {
+    match rollback.class {
+        Some(RollbackClass::ProvenAfterWrites) => "proven over written data",
+        _ => "proven",
+    }
 }
 
 fn passed(facts: &Facts<'_>) -> String {

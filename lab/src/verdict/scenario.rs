@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use patchlab_check::{Outcome, Status, Step};
+use patchlab_check::{Outcome, Status, Step, step::Kind};
 
 use super::{Decision, Phase, Side, Verdict, compare, decide};
 use crate::{
     report::{ScenarioReport, StepReport},
     scenario::{Scenario, ScenarioRun},
 };
+
+/// Characters of a command that a reason shows.
+const COMMAND_SHOWN: usize = 80;
 
 /// A scenario run once on both clones.
 #[derive(Debug, Clone)]
@@ -63,7 +66,7 @@ pub fn compare_scenario(scenario: &Scenario, phase: Phase, attempts: &[Attempt])
             .map(|at| row.outcomes[at]);
         let (control, patched) = shown.unwrap_or((None, None));
         if let Some(verdict) = verdict {
-            let reason = reason(row.name, verdict, patched, attempts);
+            let reason = reason(&label(scenario, row.name), verdict, patched, (attempts, &row.seen));
             if worst.as_ref().is_none_or(|(other, _)| verdict.badness() > other.badness()) {
                 worst = Some((verdict, reason));
             }
@@ -115,7 +118,25 @@ fn row<'a>(name: &'a str, both: &[(Seen<'a>, Seen<'a>)]) -> Row<'a> {
     }
 }
 
-fn reason(step: &str, verdict: Verdict, patched: Option<&Outcome>, attempts: &[Attempt]) -> String {
+/// The step's name, and what it runs.
+fn label(scenario: &Scenario, name: &str) -> String {
+    match scenario.steps.iter().find(|step| step.name == name).map(|step| &step.kind) {
+        Some(Kind::Run { command, .. }) => {
+            let first = command.trim().lines().next().unwrap_or_default();
+            let shown: String = first.chars().take(COMMAND_SHOWN).collect();
+            let more = if shown.len() < command.trim().len() { " …" } else { "" };
+            format!("{name} (`{shown}{more}`)")
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn reason(
+    step: &str,
+    verdict: Verdict,
+    patched: Option<&Outcome>,
+    (attempts, seen): (&[Attempt], &[(Side, Side)]),
+) -> String {
     let why = patched.map(|outcome| outcome.reason.as_str()).filter(|reason| !reason.is_empty());
     let broke = || {
         let sides = attempts.iter().flat_map(|attempt| [("control", &attempt.control), ("patched", &attempt.patched)]);
@@ -124,7 +145,15 @@ fn reason(step: &str, verdict: Verdict, patched: Option<&Outcome>, attempts: &[A
     match verdict {
         Verdict::Pass | Verdict::Fixed => String::new(),
         Verdict::Regression => format!("{step}: {}, and the control passes", why.unwrap_or("failed")),
-        Verdict::Flaky => format!("{step}: not the same result twice ({})", why.unwrap_or("passed once, failed once")),
+        Verdict::Flaky => {
+            let failed = |side: &dyn Fn(&(Side, Side)) -> Side| {
+                let count = seen.iter().filter(|pair| side(pair) == Side::Ran(Status::Fail)).count();
+                format!("{count} of {}", seen.len())
+            };
+            let (patched, control) = (failed(&|pair| pair.1), failed(&|pair| pair.0));
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            format!("{step}: failed {patched} times on the patched clone, {control} on the control{why}")
+        }
         Verdict::PreExisting => format!("{step}: {}, on the control too", why.unwrap_or("failed")),
         Verdict::Missing => format!("{step}: {}", why.unwrap_or("did not run")),
         Verdict::LabError => broke().unwrap_or_else(|| format!("{step}: the lab broke")),

@@ -4,7 +4,7 @@ use patchlab_check::{Digest, Outcome, Status};
 
 use super::*;
 use crate::{
-    report::{BaselineReport, RollbackReport, RollbackStatus, ScenarioReport},
+    report::{BaselineReport, Over, RollbackReport, RollbackStatus, ScenarioReport},
     scenario::{FILE, Scenario, ScenarioRun, StepRun},
 };
 
@@ -116,11 +116,13 @@ fn a_step_that_was_broken_before_hides_none_that_the_patch_broke() {
     assert_eq!(compare_scenario(&scenario(), Phase::Applied, std::slice::from_ref(&broken)), Compared::Repeat);
     let report = compared(&[broken.clone(), broken.clone()]);
     assert_eq!(report.verdict, Verdict::Regression);
-    assert_eq!(report.reason, "port: it said fail, and the control passes");
+    assert_eq!(report.reason, "port (`true`): it said fail, and the control passes");
     assert_eq!(report.steps[0].verdict, Some(Verdict::PreExisting));
     // It held the second time: unstable, and shown is the time it failed.
     let report = compared(&[broken, attempt((Fail, Pass), (Fail, Pass))]);
     assert_eq!(report.verdict, Verdict::Flaky);
+    let told = "port (`true`): failed 1 of 2 times on the patched clone, 0 of 2 on the control: it said fail";
+    assert_eq!(report.reason, told);
     assert_eq!(report.steps[1].patched.as_ref().unwrap().status, Fail);
     assert_eq!(compared(&[attempt((Skip, Skip), (Skip, Skip))]).verdict, Verdict::Missing);
     assert_eq!(compared(&[attempt((Pass, Skip), (Pass, Skip))]).verdict, Verdict::Pass);
@@ -164,7 +166,7 @@ fn a_baseline_is_judged_over_the_whole_product() {
                             reason: "r".into(),
                             steps: Vec::new(),
                         };
-                        let rollback = RollbackReport { status, reason: "x".into() };
+                        let rollback = RollbackReport { status, class: None, reason: "x".into() };
                         let facts = Facts {
                             applied,
                             scenarios: &[report],
@@ -205,7 +207,7 @@ pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioRe
         verdict,
         reason: format!("{name} says {verdict}"),
         scenarios,
-        rollback: RollbackReport { status: RollbackStatus::Proven, reason: String::new() },
+        rollback: RollbackReport::proven(Over::Unchanged),
         transaction: vec!["upgrade nginx amd64 1 -> 2".into()],
         apply_ms: 1,
         rollback_ms: 2,

@@ -102,6 +102,11 @@ type Change = fn(&mut Order, &mut Report);
 #[case::another_order(|_: &mut Order, v: &mut Report| v.order = Digest::of("another"), Some(Refusal::NotReleased))]
 #[case::rollback_failed(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.status = RollbackStatus::Failed, Some(Refusal::NotReleased))]
 #[case::rollback_skipped(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.status = RollbackStatus::Skipped, Some(Refusal::NotReleased))]
+#[case::snapshot_only(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.class = Some(Found::SnapshotOnly), Some(Refusal::NotReleased))]
+#[case::impossible(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.class = Some(Found::Impossible), Some(Refusal::NotReleased))]
+#[case::more_than_promised(|_: &mut Order, v: &mut Report| v.baselines[0].rollback.class = Some(Found::ProvenAfterWrites), None)]
+#[case::writes_promised(|o: &mut Order, _: &mut Report| o.rollback = RollbackClass::ProvenAfterWrites, Some(Refusal::NotReleased))]
+#[case::writes_kept(|o: &mut Order, v: &mut Report| { o.rollback = RollbackClass::ProvenAfterWrites; v.baselines[0].rollback.class = Some(Found::ProvenAfterWrites) }, None)]
 #[case::no_transaction(|_: &mut Order, v: &mut Report| v.baselines[0].transaction.clear(), Some(Refusal::NotReleased))]
 #[case::no_way_back(|o: &mut Order, _: &mut Report| o.rollback = RollbackClass::Impossible, Some(Refusal::NotReleased))]
 fn release_table(#[case] change: Change, #[case] expected: Option<Refusal>) {

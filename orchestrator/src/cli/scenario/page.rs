@@ -141,6 +141,8 @@ fn described(scenario: &Scenario) -> Value {
         .applies
         .as_ref()
         .map(|applies| json!({ "packages": applies.packages, "tags": applies.tags, "baselines": applies.baselines }));
+    let checks: Vec<_> =
+        scenario.checks.iter().map(|check| json!({ "kind": check.kind, "level": check.level })).collect();
     json!({
         "name": scenario.name,
         "owner": scenario.owner,
@@ -148,7 +150,7 @@ fn described(scenario: &Scenario) -> Value {
         "applies": applies,
         "timeout_ms": u64::try_from(scenario.timeout.as_millis()).unwrap_or(u64::MAX),
         "steps": steps,
-        "checks": scenario.checks,
+        "checks": checks,
         "folder": scenario.dir,
     })
 }

@@ -1,5 +1,5 @@
 use patchlab_lab::{
-    report::{RollbackReport, RollbackStatus, SCHEMA},
+    report::{RollbackReport, SCHEMA},
     verdict::{Judgement, Phase as When},
 };
 use patchlab_protocol::Digest;
@@ -20,7 +20,7 @@ fn rejected() -> Report {
     report.verdict = Judgement::Rejected;
     report.reason = "front page: no connection".into();
     let baseline = &mut report.baselines[0];
-    baseline.rollback = RollbackReport { status: RollbackStatus::Skipped, reason: "rejected before".into() };
+    baseline.rollback = RollbackReport::skipped("rejected before");
     baseline.journal = vec!["nginx[1]: <emerg> unknown directive".into()];
     baseline.scenarios = vec![ScenarioReport {
         name: "web-smoke".into(),

@@ -1,0 +1,235 @@
+//! What the collectors' texts say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use patchlab_check::written::ByteSize;
+use serde::Deserialize;
+
+use super::Findings;
+use crate::{diff::allowed, manifest::Port};
+
+/// Units that are failed, from `systemctl list-units --failed --plain --no-legend`; those that were since, from the journal's `UNIT`s;
+/// and those that systemd started again by itself, from `systemctl show --property=Id,NRestarts`.
+pub fn failed_units(text: &str) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(rename = "UNIT")]
+        unit: String,
+    }
+    let mut found: BTreeSet<String> = text
+        .lines()
+        .map(|line| line.trim_start_matches(['●', '*', ' ']))
+        .filter_map(|line| {
+            let mut columns = line.split_whitespace();
+            let name = columns.next()?;
+            let (_load, active) = (columns.next()?, columns.next()?);
+            (active == "failed").then(|| name.to_owned())
+        })
+        .collect();
+    let journal = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(|line| line.unit);
+    let restarted = text.split("\n\n").filter_map(|record| {
+        let value = |key: &str| record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        (value("NRestarts")? != "0").then(|| value("Id").unwrap_or_default().to_owned())
+    });
+    let meanwhile: BTreeSet<String> = journal.chain(restarted).filter(|unit| !found.contains(unit)).collect();
+    found.extend(meanwhile.into_iter().map(|unit| format!("{unit}{MEANWHILE}")));
+    found
+}
+
+/// What follows a unit's name that failed, and no longer is failed.
+const MEANWHILE: &str = " (failed meanwhile)";
+
+/// Failed units without those that failed meanwhile on the patched clone and at any time on the control: a unit that fails and is started
+/// again in turns is caught in another state on every machine.
+pub(super) fn of_the_same_units(found: Findings) -> Findings {
+    let Findings { control, mut patched } = found;
+    let alike = |finding: &String| {
+        let unit = finding.strip_suffix(MEANWHILE)?;
+        [unit.to_owned(), finding.clone()].into_iter().find(|known| control.contains(known))
+    };
+    patched = patched.into_iter().map(|finding| alike(&finding).unwrap_or(finding)).collect();
+    Findings { control, patched }
+}
+
+/// Lines of a serial log that tell of a dead or damaged kernel, without their time stamps, and with numbers made `N`: process and inode
+/// numbers differ between two machines of which the same happens.
+pub fn serial_panic(text: &str) -> BTreeSet<String> {
+    const SIGNS: &[&str] = &[
+        "Kernel panic - not syncing",
+        "BUG: unable to handle",
+        "BUG: kernel NULL pointer",
+        "general protection fault",
+        "Out of memory: Killed process",
+        "Oops: ",
+        "EXT4-fs error",
+        "XFS (", // with "Corruption" below
+        "Unable to mount root fs",
+    ];
+    text.lines()
+        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)))
+        .filter(|line| !line.contains("XFS (") || line.contains("orruption"))
+        .map(|line| without_numbers(without_stamp(line)))
+        .collect()
+}
+
+/// `[   12.345678] text` without its stamp.
+fn without_stamp(line: &str) -> &str {
+    let line = line.trim();
+    match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((stamp, rest)) if stamp.trim().chars().all(|c| c.is_ascii_digit() || c == '.') => rest.trim_start(),
+        _ => line,
+    }
+}
+
+/// Errors from `journalctl --priority=err --output=json`, as `identifier: message` with numbers made `N`, so that two machines
+/// that complain of the same thing say the same. Lines that are not JSON are passed over.
+pub fn journal_errors(text: &str) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(rename = "SYSLOG_IDENTIFIER")]
+        identifier: Option<String>,
+        #[serde(rename = "_SYSTEMD_UNIT")]
+        unit: Option<String>,
+        // A message that is not UTF-8 comes as an array of numbers.
+        #[serde(rename = "MESSAGE")]
+        message: Option<serde_json::Value>,
+    }
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
+        .filter_map(|line| {
+            let message = match line.message? {
+                serde_json::Value::String(text) => text,
+                serde_json::Value::Array(bytes) => {
+                    let bytes: Vec<u8> = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect();
+                    String::from_utf8_lossy(&bytes).into_owned()
+                }
+                _ => return None,
+            };
+            let who = line.identifier.or(line.unit).unwrap_or_else(|| "?".into());
+            let first = message.lines().next().unwrap_or_default();
+            Some(format!("{who}: {}", without_numbers(first.trim())))
+        })
+        .collect()
+}
+
+/// Every run of digits as `N`: process ids, times and addresses differ between machines that are alike.
+fn without_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_ascii_digit() {
+            false => out.push(c),
+            true if !out.ends_with('N') => out.push('N'),
+            true => {}
+        }
+    }
+    out
+}
+
+/// Crashes, each as who and by what signal: from systemd-coredump's journal entries, from lines of the kernel and of systemd, and core
+/// files by path. Process ids and addresses are made `N`.
+pub fn coredumps(text: &str) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(rename = "COREDUMP_COMM")]
+        program: String,
+        #[serde(rename = "COREDUMP_SIGNAL_NAME")]
+        signal: Option<String>,
+    }
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| match serde_json::from_str::<Line>(line) {
+            Ok(Line { program, signal }) => format!("{program}: {}", signal.as_deref().unwrap_or("core dumped")),
+            Err(_) => crash(line.trim()),
+        })
+        .collect()
+}
+
+/// `nginx[123]: segfault at 0 ip 00007f… sp …` without what differs from one crash to the next.
+fn crash(line: &str) -> String {
+    let end = line.find(" at ").filter(|_| line.contains("segfault")).unwrap_or(line.len());
+    let text = if line.starts_with("core file ") { line.to_owned() } else { without_numbers(&line[..end]) };
+    match text.find(" ip:") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+/// `-rwsr-xr-x root:root /usr/bin/x`, `/usr/bin/x cap_net_raw=ep`, `/usr/bin/x has capabilities`: the line is the finding.
+pub fn setuid_files(text: &str) -> BTreeSet<String> {
+    text.lines().map(str::trim).filter(|line| line.contains('/')).map(str::to_owned).collect()
+}
+
+/// Lines of `md5sum --check --quiet` and of rpm's verification as `changed PATH` or `missing PATH`, and `left PATH`.
+pub fn changed_configuration(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| {
+            if line.starts_with("left /") {
+                return Some(line.to_owned());
+            }
+            let (path, word) = line.rsplit_once(": ")?;
+            match word {
+                "FAILED" => Some(format!("changed {path}")),
+                "FAILED open or read" => Some(format!("missing {path}")),
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// Listening ports as `tcp 0.0.0.0:80`, each with its process, from `ss -Hlntup`. Left out are the lab's own, and UDP ports of the
+/// range from which the kernel takes those of clients: 32768 and above, another one each time.
+pub fn ports(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(Port::of_line)
+        .filter(|port| allowed::port(port).is_none())
+        .filter(|port| port.protocol != "udp" || port.port < 32_768)
+        .map(|port| {
+            let process = port.process.map_or_else(String::new, |process| format!(" by {process}"));
+            (format!("{} {}:{}", port.protocol, port.address, port.port), process)
+        })
+        .collect()
+}
+
+/// Ports that only one of the two listens on.
+pub fn ports_changed(control: &BTreeMap<String, String>, patched: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let only = |those: &BTreeMap<String, String>, others: &BTreeMap<String, String>, what: &str| -> Vec<String> {
+        let lacking = those.iter().filter(|(port, _)| !others.contains_key(*port));
+        lacking.map(|(port, process)| format!("{port}{process} {what}")).collect()
+    };
+    [only(patched, control, "appeared"), only(control, patched, "vanished")].into_iter().flatten().collect()
+}
+
+/// Bytes in use by file system, from `df --output=used,target`; of the root's, those of the lab's own agent are taken off.
+pub fn disk_use(text: &str) -> BTreeMap<String, u64> {
+    let mut disks: BTreeMap<String, u64> = BTreeMap::new();
+    let mut agent = 0;
+    for line in text.lines() {
+        match line.trim().split_once(' ') {
+            Some(("agent", bytes)) => agent = bytes.trim().parse().unwrap_or(0),
+            Some((bytes, folder)) if !folder.trim().starts_with("/mnt/patchlab") => {
+                if let Ok(bytes) = bytes.parse() {
+                    disks.insert(folder.trim().to_owned(), bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(root) = disks.get_mut("/") {
+        *root = root.saturating_sub(agent);
+    }
+    disks
+}
+
+/// File systems on which more is in use than on the control, beyond the tolerance.
+pub fn growth(
+    control: &BTreeMap<String, u64>,
+    patched: &BTreeMap<String, u64>,
+    tolerance: ByteSize,
+) -> BTreeSet<String> {
+    let more = |(folder, bytes): (&String, &u64)| {
+        let more = ByteSize(bytes.saturating_sub(control.get(folder).copied().unwrap_or(0)));
+        let told = || format!("{folder} holds {} MiB more than on the control ({tolerance} allowed)", more.mebibytes());
+        (more > tolerance).then(told)
+    };
+    patched.iter().filter_map(more).collect()
+}
