@@ -22,7 +22,7 @@ pub fn text(shown: &Shown, source: &Path, after: After) -> String {
     let _ = writeln!(text, "\nWhere it is\n  report   {}", path(&shown.report.join("index.html")));
     let _ = writeln!(text, "  console  {console}\n  data     {}", path(&shown.data));
     let patchlab = format!("patchlab --data {}", path(&shown.data));
-    let order = path(&shown.data.join("orders/good/order.toml"));
+    let order = |name: &str| path(&shown.data.join("orders").join(name).join("order.toml"));
     let scenarios = path(&source.join("scenarios"));
     text += "\nWhat to try next\n";
     let server = match after {
@@ -33,7 +33,11 @@ pub fn text(shown: &Shown, source: &Path, after: After) -> String {
         server,
         ("the stored baseline", format!("{patchlab} baseline list")),
         ("a scenario of your own in the folder, checked", format!("patchlab scenario lint {scenarios}")),
-        ("and proven on clones", format!("{patchlab} lab validate --order {order} --scenarios {scenarios}")),
+        ("and proven on clones", format!("{patchlab} lab validate --order {} --scenarios {scenarios}", order("good"))),
+        (
+            "which package breaks the bad order, found by further validations",
+            format!("{patchlab} lab validate --order {} --scenarios {scenarios}", order("bad")),
+        ),
     ] {
         let _ = writeln!(text, "  {why}:\n    {command}");
     }
