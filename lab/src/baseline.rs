@@ -19,7 +19,7 @@ mod store;
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,10 +34,14 @@ use crate::{
     kept::KeptError,
     ledger::LedgerError,
     machine::{Hardware, Versions},
+    manifest::Manifest,
     recipe::RecipeError,
     room::{Bytes, NoRoom},
     worker::{ChannelError, WorkerError},
 };
+
+/// The file of what a baseline was made of when it was frozen.
+const MANIFEST: &str = "manifest.json";
 
 /// A stored baseline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,29 @@ impl Baseline {
     /// One of its files.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// What it was made of when it was frozen, if the file still is what it was.
+    ///
+    /// # Errors
+    /// The manifest is gone, was altered, or cannot be read.
+    pub fn manifest(&self) -> Result<Manifest, StoreError> {
+        let (baseline, path) = (self.full_name(), self.file(MANIFEST));
+        let wrong = |reason: String| StoreError::Record { path: path.clone(), reason };
+        let file = MANIFEST.to_owned();
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { baseline, file });
+            }
+            other => other.map_err(|error| wrong(error.to_string()))?,
+        };
+        let expected = self.record.files.get(MANIFEST).map(|stored| stored.sha256);
+        let expected = expected.ok_or_else(|| wrong(format!("its record names no {MANIFEST}")))?;
+        let found = Digest::of(&bytes);
+        if found != expected {
+            return Err(StoreError::Altered { baseline, file, found, expected });
+        }
+        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
     }
 
     /// Its full name, e.g. `debian-12-web@1`.

@@ -14,7 +14,6 @@ mod round;
 use std::{
     collections::BTreeSet,
     error::Error as _,
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -348,10 +347,7 @@ impl Validation<'_> {
     }
 
     fn manifest(&self) -> Result<Manifest, Broke> {
-        let path = self.baseline.file("manifest.json");
-        let failed = |reason: String| other("read the baseline's manifest", format!("{}: {reason}", path.display()));
-        let bytes = fs::read(&path).map_err(|error| failed(error.to_string()))?;
-        serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
+        self.baseline.manifest().map_err(|error| other("read the baseline's manifest", error))
     }
 
     fn applicable(&self, manifest: &Manifest) -> Vec<&Scenario> {

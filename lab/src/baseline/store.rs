@@ -289,6 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_is_read_as_it_was_or_not_at_all() {
+        let (_dir, store) = store();
+        let mut baseline = store.get("web").unwrap();
+        assert!(
+            matches!(baseline.manifest().unwrap_err(), StoreError::Missing { file, .. } if file == "manifest.json")
+        );
+        let text = r#"{"schema":1,"kernel":"6.1","packages":{},"files":{},"units":{},"ports":[]}"#;
+        fs::write(baseline.file("manifest.json"), text).unwrap();
+        assert!(baseline.manifest().is_err(), "no record names it");
+        let stored = StoredFile { sha256: Digest::of(text), size: text.len() as u64 };
+        baseline.record.files.insert("manifest.json".into(), stored);
+        assert_eq!(baseline.manifest().unwrap().kernel, "6.1");
+        fs::write(baseline.file("manifest.json"), text.replace("6.1", "6.6")).unwrap();
+        assert!(matches!(baseline.manifest().unwrap_err(), StoreError::Altered { .. }));
+    }
+
+    #[test]
     fn a_removed_one_is_gone_even_when_it_was_altered() {
         let (_dir, store) = store();
         let second = store.get("web@2").unwrap();

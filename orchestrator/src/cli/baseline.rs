@@ -7,6 +7,7 @@ use patchlab_lab::{
     Baseline, Manifest,
     artifact::ArtifactStore,
     baseline::{Baselines, BuildError, Built, StoreError, Weight},
+    diff::{self, diff},
 };
 use serde_json::json;
 
@@ -33,6 +34,14 @@ pub enum BaselineCommand {
         /// name, name@n or digest
         name: String,
     },
+    /// Say what differs between two: packages, files, units, ports, kernel
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff {
+        /// name, name@n or digest
+        from: String,
+        /// name, name@n or digest
+        to: String,
+    },
     /// Read every file of one again, its pool too, and compare digests
     Verify {
         /// name, name@n or digest
@@ -45,6 +54,12 @@ pub enum BaselineCommand {
     },
 }
 
+const DIFF_EXAMPLES: &str = "Examples:
+  patchlab baseline diff debian-12-web@1 debian-12-web@2
+  patchlab baseline diff debian-12-web@1 debian-12-web@2 --json diff.json
+
+A screen's worth is shown; the JSON has every file. What differs between any two runs of one machine (caches, logs, identities) is left out.";
+
 impl BaselineCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
@@ -54,6 +69,7 @@ impl BaselineCommand {
             Self::Build { recipe } => build(&baselines, &output, &recipe)?,
             Self::List => list(&baselines, &output)?,
             Self::Show { name } => show(&baselines.get(&name).map_err(classify)?, &output)?,
+            Self::Diff { from, to } => compare(&baselines, &output, [&from, &to])?,
             Self::Verify { name } => verify(&data, &baselines, &output, &name)?,
             Self::Rm { name } => {
                 let (removed, digest) = baselines.remove(&name).map_err(classify)?;
@@ -132,6 +148,15 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
     );
     output.pairs(&pairs);
     output.json(record)
+}
+
+fn compare(baselines: &Baselines, output: &Output, names: [&str; 2]) -> Result<(), CliError> {
+    let [from, to] = names.map(|name| baselines.get(name).map_err(classify));
+    let (from, to) = (from?, to?);
+    let found = diff(&from.manifest().map_err(classify)?, &to.manifest().map_err(classify)?);
+    output.note(format!("from {} to {}", from.full_name(), to.full_name()));
+    diff::summary(&found).lines().for_each(|line| output.line(line));
+    output.json(&json!({ "from": from.full_name(), "to": to.full_name(), "diff": found }))
 }
 
 fn verify(data: &Data, baselines: &Baselines, output: &Output, name: &str) -> Result<(), CliError> {
