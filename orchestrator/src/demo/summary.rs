@@ -78,7 +78,7 @@ mod tests {
             shown.data = "/srv/demo".into();
             let text = text(&shown, Path::new("."), after);
             let commands: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("    patchlab")).collect();
-            assert_eq!(commands.len(), 4, "{text}");
+            assert_eq!(commands.len(), 5, "{text}");
             for command in commands {
                 let words = std::iter::once("patchlab").chain(command.split_whitespace());
                 assert!(Cli::try_parse_from(words).is_ok(), "{command}");

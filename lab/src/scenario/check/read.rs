@@ -51,7 +51,7 @@ pub(super) fn of_the_same_units(found: Findings) -> Findings {
     Findings { control, patched }
 }
 
-/// Lines of a serial log that tell of a dead or damaged kernel, without their time stamps, and with numbers made `N`: process and inode
+/// Lines of a serial log that tell of a dead or damaged kernel, without their time stamps, and with loose numbers made `N`: process and inode
 /// numbers differ between two machines of which the same happens.
 pub fn serial_panic(text: &str) -> BTreeSet<String> {
     const SIGNS: &[&str] = &[
@@ -68,8 +68,23 @@ pub fn serial_panic(text: &str) -> BTreeSet<String> {
     text.lines()
         .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)))
         .filter(|line| !line.contains("XFS (") || line.contains("orruption"))
-        .map(|line| without_numbers(without_stamp(line)))
+        .map(|line| without_loose_numbers(without_stamp(line)))
         .collect()
+}
+
+/// Every run of digits that does not follow a letter as `N`: `EXT4-fs` and `sda1` are names, `process 812` is a number.
+fn without_loose_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut in_name = false;
+    for c in text.chars() {
+        in_name = c.is_ascii_alphabetic() || in_name && c.is_ascii_digit();
+        match c.is_ascii_digit() && !in_name {
+            false => out.push(c),
+            true if !out.ends_with('N') => out.push('N'),
+            true => {}
+        }
+    }
+    out
 }
 
 /// `[   12.345678] text` without its stamp.

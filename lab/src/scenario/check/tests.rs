@@ -183,4 +183,6 @@ fn a_unit_that_fails_in_turns_on_both_is_no_news_whatever_its_state_at_the_look(
 fn the_same_trouble_of_two_kernels_is_the_same() {
     let say = |pid: u32| format!("[   12.5] Out of memory: Killed process {pid} (eater) total-vm:{pid}kB\n");
     assert_eq!(serial_panic(&say(812)), serial_panic(&say(77)));
+    let disk = "[ 3.0] EXT4-fs error (device sda1): inode #2: comm x\n";
+    assert_eq!(serial_panic(disk), set(&["EXT4-fs error (device sda1): inode #N: comm x"]));
 }
