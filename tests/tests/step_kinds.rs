@@ -18,6 +18,11 @@ fn every_kind_of_step_holds_on_real_machines() {
         eprintln!("SKIP {test}: {why}");
         return;
     }
+    // Two reboots of two machines in each of two phases: five minutes under emulation.
+    if std::env::var_os("PATCHLAB_SOAK").is_none_or(|soak| soak.is_empty()) {
+        eprintln!("SKIP {test}: it takes minutes; tests/run --soak runs it");
+        return;
+    }
     let given = std::env::var_os("PATCHLAB_TEST_BASELINES").map(PathBuf::from);
     let Some(data) = given.filter(|data| data.join("orders/good/order.toml").is_file()) else {
         eprintln!("SKIP {test}: PATCHLAB_TEST_BASELINES names no data folder with an order that passes");
