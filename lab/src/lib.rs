@@ -13,6 +13,7 @@ pub mod bisection;
 pub mod diff;
 pub mod failure;
 pub mod gc;
+pub mod host_memory;
 pub mod junit;
 pub mod kept;
 pub mod ledger;
@@ -30,6 +31,7 @@ pub mod worker;
 
 pub use artifact::{ArtifactError, ArtifactStore};
 pub use baseline::Baseline;
+pub use host_memory::HostMemory;
 pub use machine::{Guest, Lab, LabError, Machine};
 pub use manifest::Manifest;
 pub use places::Places;

@@ -31,7 +31,7 @@ pub use self::{
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
-    prepared::{HostMemory, Prepared, PreparedClones, wanted},
+    prepared::{Prepared, PreparedClones, wanted},
     saved::{Saved, SavedFile},
     serial::{Failure, FailureKind, failures, failures_in},
 };

@@ -124,13 +124,22 @@ struct Clones {
 }
 
 impl Validation<'_> {
-    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch.
+    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch. A patched clone that does not
+    /// come back from its reboot is a regression only when a fresh one does not either.
     pub fn run(&self) -> Validated {
         let begun = Instant::now();
         let mut tries = 0;
+        let mut unreturned = None;
         loop {
-            let (mut report, clones) = self.once(begun);
+            let (mut report, clones, applied) = self.once(begun, unreturned.as_deref());
             report.guest_ms = millis(self.lab.guest_time().total());
+            if let (Applied::Unreturned(reason), None) = (&applied, &unreturned) {
+                (self.observer)(Event::Note(&format!(
+                    "the patched clone alone does not come back from its reboot ({reason}): once more, on fresh clones"
+                )));
+                unreturned = Some(reason.clone());
+                continue;
+            }
             if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
                 report.total_ms = millis(begun.elapsed());
                 let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
@@ -157,7 +166,7 @@ impl Validation<'_> {
         })
     }
 
-    fn once(&self, begun: Instant) -> (BaselineReport, Option<Clones>) {
+    fn once(&self, begun: Instant, unreturned: Option<&str>) -> (BaselineReport, Option<Clones>, Applied) {
         let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
         let mut clones = None;
         let applied = match self.phases(&mut report, &mut clones) {
@@ -178,6 +187,7 @@ impl Validation<'_> {
             report.scenarios.iter().filter(|ran| self.counts(&ran.name)).cloned().collect();
         let judged = verdict::judge(&Facts {
             applied: &applied,
+            unreturned_before: unreturned,
             scenarios: &counted,
             evidence: &evidence,
             rollback: &report.rollback,
@@ -186,7 +196,7 @@ impl Validation<'_> {
         report.verdict = judged.judgement;
         report.reason = judged.reason + &self.set_aside(&report.scenarios);
         report.total_ms = millis(begun.elapsed());
-        (report, clones)
+        (report, clones, applied)
     }
 
     /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the
@@ -225,7 +235,10 @@ impl Validation<'_> {
         }
         self.round(&scenarios, clones, Phase::Applied, report)?;
         if reboots {
-            self.reboot(clones)?;
+            if let Err(reason) = self.reboot(clones)? {
+                report.rollback = RollbackReport::skipped("the patched clone did not come back from its reboot");
+                return Ok(Applied::Unreturned(reason));
+            }
             // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
             self.phase("state of both clones");
             let (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
@@ -386,16 +399,22 @@ impl Validation<'_> {
         Ok(machine)
     }
 
-    fn reboot(&self, clones: &Clones) -> Result<(), Broke> {
+    /// Reboots both. When the control comes back and the patched clone does not, that is the machine's word: how it failed.
+    fn reboot(&self, clones: &Clones) -> Result<Result<(), String>, Broke> {
         self.phase("reboot");
         let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
-        let reboot = |role| match self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)) {
-            Ok(_) => Ok(()),
-            Err(RebootError::Lab(source)) => Err(lab("reboot")(source)),
-            Err(RebootError::Applier(error)) => Err(other("reboot", error)),
+        let (control, patched) =
+            both(|role| self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)));
+        let broke = |error| match error {
+            RebootError::Lab(source) => lab("reboot")(source),
+            RebootError::Applier(error) => other("reboot", error),
         };
-        let (control, patched) = both(reboot);
-        control.and(patched)
+        control.map_err(broke)?;
+        match patched {
+            Ok(_) => Ok(Ok(())),
+            Err(error) if error.is_the_machines_word() => Ok(Err(error.to_string())),
+            Err(error) => Err(broke(error)),
+        }
     }
 
     /// What was found and does not count, for the end of a reason: a quarantine is never silent.

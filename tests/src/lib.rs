@@ -5,6 +5,7 @@ pub mod clone_bench;
 pub mod isolation;
 pub mod killed;
 pub mod mount_namespace;
+pub mod package;
 pub mod program;
 pub mod third_opinion;
 pub mod validate_bench;

@@ -19,6 +19,10 @@ pub enum Need {
     Agent,
     /// Minutes: not when only quick tests were asked for.
     Time,
+    /// Many minutes: only when repetitions and scale were asked for.
+    Soak,
+    /// A data folder with a baseline, as the demonstration leaves it, named by `PATCHLAB_TEST_BASELINES`.
+    Stored,
 }
 
 /// Why this machine cannot run a test that has these needs.
@@ -34,7 +38,20 @@ pub fn obstacle(needs: &[Need]) -> Option<String> {
             let quick = std::env::var_os("PATCHLAB_QUICK").is_some_and(|quick| !quick.is_empty());
             quick.then(|| "only quick tests were asked for".into())
         }
+        Need::Soak => {
+            let soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
+            (!soak).then(|| "it takes many minutes; tests/run --soak runs it".into())
+        }
+        Need::Stored => {
+            stored().is_none().then(|| "PATCHLAB_TEST_BASELINES names no data folder with a baseline".into())
+        }
     })
+}
+
+/// The folder that [`Need::Stored`] is about.
+fn stored() -> Option<PathBuf> {
+    let given = PathBuf::from(std::env::var_os("PATCHLAB_TEST_BASELINES")?);
+    given.join("baselines/names").is_file().then_some(given)
 }
 
 fn lab_obstacle() -> Option<String> {
@@ -125,6 +142,23 @@ impl From<Output> for Ended {
 }
 
 impl Patchlab {
+    /// On a copy, below `dir`, of the stored baselines and all that belongs to them ([`Need::Stored`]), so that nothing can alter what
+    /// other tests work on.
+    ///
+    /// # Panics
+    /// There are none, or they cannot be copied.
+    pub fn on_a_copy(dir: &Path) -> Self {
+        let (from, data) = (stored().expect("stored baselines"), dir.join("data"));
+        std::fs::create_dir(&data).expect("a folder");
+        let names = ["baselines", "artifacts", "cache", "keys", "orders"];
+        for name in names.into_iter().filter(|name| from.join(name).exists()) {
+            let mut copy = Command::new("cp");
+            let status = copy.args(["-a", "--sparse=always"]).args([from.join(name), data.join(name)]).status();
+            assert!(status.expect("cp starts").success(), "{name} cannot be copied");
+        }
+        Self { data }
+    }
+
     /// `patchlab --data DATA ARGUMENTS`, run where the sources lie.
     ///
     /// # Panics

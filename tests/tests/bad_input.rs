@@ -299,25 +299,11 @@ fn verify_says_which_file_of_a_baseline_was_altered() {
 
 #[test]
 fn verify_says_which_file_of_a_real_baseline_was_altered() {
-    needs!("verify_says_which_file_of_a_real_baseline_was_altered", Program, Time);
-    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|given| !given.is_empty());
-    let Some(data) = given.map(PathBuf::from) else {
-        eprintln!("SKIP verify_says_which_file_of_a_real_baseline: PATCHLAB_TEST_BASELINES names no data folder");
-        return;
-    };
+    needs!("verify_says_which_file_of_a_real_baseline_was_altered", Program, Time, Stored);
     let dir = folder();
-    let copy = dir.path().join("data");
-    fs::create_dir(&copy).expect("a folder");
-    for name in ["baselines", "artifacts"] {
-        let status = std::process::Command::new("cp")
-            .args(["-a", "--sparse=always"])
-            .args([data.join(name), copy.join(name)])
-            .status()
-            .expect("cp starts");
-        assert!(status.success());
-    }
-    let baselines = Baselines::open(&Places::of_data(&copy)).list().expect("baselines");
-    altered_files_are_named(&Patchlab { data: copy }, &baselines.first().expect("a baseline").full_name());
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
+    altered_files_are_named(&patchlab, &baselines.first().expect("a baseline").full_name());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -25,17 +25,6 @@ fn write(dir: &Path, exit: u8) {
     fs::write(dir.join("scenario.toml"), text).expect("a scenario");
 }
 
-/// A copy of the baselines, so that nothing here can alter what others test on.
-fn copied(from: &Path, to: &Path) -> Patchlab {
-    fs::create_dir(to).expect("a folder");
-    for name in ["baselines", "artifacts", "cache"].iter().filter(|name| from.join(name).exists()) {
-        let mut copy = Command::new("cp");
-        let status = copy.args(["-a", "--sparse=always"]).args([from.join(name), to.join(name)]).status();
-        assert!(status.expect("cp starts").success());
-    }
-    Patchlab { data: to.to_owned() }
-}
-
 fn statuses(result: &Value) -> Vec<(&str, &str)> {
     let steps = result["runs"][0]["steps"].as_array().expect("steps");
     steps
@@ -46,15 +35,12 @@ fn statuses(result: &Value) -> Vec<(&str, &str)> {
 
 #[test]
 fn a_scenario_is_run_on_a_clone_and_again_at_each_save() {
-    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|given| !given.is_empty());
-    let (Some(data), None) = (given.map(PathBuf::from), obstacle(&[Need::Program, Need::Lab, Need::Time])) else {
-        let why = obstacle(&[Need::Program, Need::Lab, Need::Time]);
-        let why = why.unwrap_or_else(|| "PATCHLAB_TEST_BASELINES names no data folder".into());
+    if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Time, Need::Stored]) {
         eprintln!("SKIP a_scenario_is_run_on_a_clone_and_again_at_each_save: {why}");
         return;
-    };
+    }
     let folder = folder();
-    let patchlab = copied(&data, &folder.path().join("data"));
+    let patchlab = Patchlab::on_a_copy(folder.path());
     let dir = folder.path().join("trial");
     let shown = dir.display().to_string();
 

@@ -3,7 +3,7 @@
 //! Needs a data folder with a baseline and an order that passes, as the demonstration leaves them: `PATCHLAB_TEST_BASELINES` names
 //! it, and a copy of it is used. Skips aloud where there is none.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use patchlab_lab::report::{Report, ScenarioReport};
 use patchlab_tests::program::{Need, Patchlab, folder, obstacle, source};
@@ -14,32 +14,13 @@ const STEPS: usize = 16 + 2 + 1;
 #[test]
 fn every_kind_of_step_holds_on_real_machines() {
     let test = "every_kind_of_step_holds_on_real_machines";
-    if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Agent, Need::Time]) {
+    // Two reboots of two machines in each of two phases: five minutes under emulation.
+    if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Agent, Need::Soak, Need::Stored]) {
         eprintln!("SKIP {test}: {why}");
         return;
     }
-    // Two reboots of two machines in each of two phases: five minutes under emulation.
-    if std::env::var_os("PATCHLAB_SOAK").is_none_or(|soak| soak.is_empty()) {
-        eprintln!("SKIP {test}: it takes minutes; tests/run --soak runs it");
-        return;
-    }
-    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").map(PathBuf::from);
-    let Some(data) = given.filter(|data| data.join("orders/good/order.toml").is_file()) else {
-        eprintln!("SKIP {test}: PATCHLAB_TEST_BASELINES names no data folder with an order that passes");
-        return;
-    };
     let dir = folder();
-    let copy = dir.path().join("data");
-    fs::create_dir(&copy).expect("a folder");
-    for name in ["baselines", "artifacts", "cache", "keys", "orders"] {
-        let status = std::process::Command::new("cp")
-            .args(["-a", "--sparse=always"])
-            .args([data.join(name), copy.join(name)])
-            .status()
-            .expect("cp starts");
-        assert!(status.success(), "{name} cannot be copied");
-    }
-    let patchlab = Patchlab { data: copy };
+    let patchlab = Patchlab::on_a_copy(dir.path());
     let order = patchlab.data.join("orders/good/order.toml").display().to_string();
     let scenarios = source().join("tests/scenarios").display().to_string();
     let verdict = dir.path().join("verdict.json");

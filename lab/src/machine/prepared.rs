@@ -6,14 +6,12 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
-    path::Path,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{CloneSpec, Lab, LabError, Machine, clone::millis};
-use crate::baseline::Baseline;
+use crate::{baseline::Baseline, host_memory::HostMemory};
 
 /// A clone that waits, paused. Dropping it takes it away.
 #[derive(Debug)]
@@ -45,40 +43,6 @@ impl Prepared {
     pub fn pss_kib(&self) -> Result<u64, LabError> {
         self.machine.pss_kib()
     }
-}
-
-/// What the host says about its memory.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HostMemory {
-    /// What can be had without swapping, MiB (`MemAvailable`, proc(5)).
-    pub available_mib: u64,
-    /// Share of the last ten seconds in which something waited for memory, percent (`some avg10` of
-    /// `/proc/pressure/memory`); 0 where the kernel does not say.
-    pub pressure: f64,
-}
-
-impl HostMemory {
-    /// As it is now.
-    ///
-    /// # Errors
-    /// `/proc/meminfo` cannot be read.
-    pub fn now() -> io::Result<Self> {
-        let available_mib = available_mib(&fs::read_to_string("/proc/meminfo")?)
-            .ok_or_else(|| io::Error::other("/proc/meminfo does not say MemAvailable"))?;
-        let pressure = fs::read_to_string(Path::new("/proc/pressure/memory")).ok();
-        Ok(Self { available_mib, pressure: pressure.as_deref().and_then(avg10).unwrap_or(0.0) })
-    }
-}
-
-fn available_mib(meminfo: &str) -> Option<u64> {
-    let kib: u64 =
-        meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024)
-}
-
-fn avg10(pressure: &str) -> Option<f64> {
-    let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
-    some.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?.parse().ok()
 }
 
 /// Memory that is left to the host whatever waits, MiB.
@@ -205,14 +169,5 @@ mod tests {
         assert_eq!(wanted(host(1500, 0.0), 512, 4), 0);
         assert_eq!(wanted(host(500, 0.0), 512, 4), 0);
         assert_eq!(wanted(host(8192, 12.5), 512, 4), 0);
-    }
-
-    #[test]
-    fn the_kernels_words_are_understood() {
-        assert_eq!(available_mib("MemTotal: 9 kB\nMemAvailable:   2097152 kB\n"), Some(2048));
-        assert_eq!(available_mib("MemTotal: 9 kB\n"), None);
-        let text = "some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=9.00 avg60=0.00 avg300=0.00 total=0\n";
-        assert_eq!((avg10(text), avg10("")), (Some(1.25), None));
-        assert!(HostMemory::now().unwrap().available_mib > 0);
     }
 }

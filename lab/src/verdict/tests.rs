@@ -150,11 +150,17 @@ fn evidence_is_a_meaningful_step_that_passed_on_both_in_a_scenario_that_covers_a
 
 #[test]
 fn a_baseline_is_judged_over_the_whole_product() {
-    let applied =
-        [Applied::Yes, Applied::Inapplicable("held".into()), Applied::LabError("the clone did not answer".into())];
+    let applied = [
+        Applied::Yes,
+        Applied::Inapplicable("held".into()),
+        Applied::Unreturned("it panics".into()),
+        Applied::LabError("the clone did not answer".into()),
+    ];
     let rollbacks = [RollbackStatus::Proven, RollbackStatus::Failed, RollbackStatus::Skipped];
     let evidences: [&[String]; 2] = [&["web".to_owned()], &[]];
-    for applied in &applied {
+    for (applied, unreturned_before) in
+        applied.iter().flat_map(|applied| [(applied, None), (applied, Some("it panics"))])
+    {
         for verdict in Verdict::ALL {
             for status in rollbacks {
                 for evidence in evidences {
@@ -169,6 +175,7 @@ fn a_baseline_is_judged_over_the_whole_product() {
                         let rollback = RollbackReport { status, class: None, reason: "x".into() };
                         let facts = Facts {
                             applied,
+                            unreturned_before,
                             scenarios: &[report],
                             evidence,
                             rollback: &rollback,
@@ -179,6 +186,8 @@ fn a_baseline_is_judged_over_the_whole_product() {
                         let expected = if blocked
                             || matches!(verdict, Verdict::Regression | Verdict::Flaky)
                             || yes && status == RollbackStatus::Failed
+                            || matches!(applied, Applied::Unreturned(_))
+                            || unreturned_before.is_some() && !matches!(applied, Applied::LabError(_))
                         {
                             Judgement::Rejected
                         } else if matches!(applied, Applied::Inapplicable(_)) {

@@ -1,11 +1,11 @@
 //! What this machine can give to validations, and what one of them takes: read from the system, and decided by what was measured.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::bail;
 use patchlab_check::Digest;
 use patchlab_lab::{
-    Baseline,
+    Baseline, HostMemory,
     kept::Keep,
     machine::TOOLS_BYTES,
     room::{self, Bytes},
@@ -39,7 +39,7 @@ pub fn needs(baseline: &Baseline, keep: Keep) -> Needs {
 pub fn budget(data: &Data, jobs: Option<usize>, all: &[Needs]) -> anyhow::Result<Budget> {
     let work = data.lab().work;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let free = memory_mib();
+    let free = HostMemory::now().ok().map(|memory| memory.available_mib);
     let budget = Budget {
         jobs: jobs.unwrap_or(processors).max(1),
         memory_mib: free.map_or(u64::MAX, |free| free - free * RESERVE_PERCENT / 100),
@@ -56,34 +56,6 @@ pub fn budget(data: &Data, jobs: Option<usize>, all: &[Needs]) -> anyhow::Result
         );
     }
     Ok(budget)
-}
-
-/// Memory that can be had without swapping, MiB: what the kernel thinks, or what this process's own group may take, if that is less.
-fn memory_mib() -> Option<u64> {
-    let free = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    Some(group_mib().map_or(free, |limit| limit.min(free)))
-}
-
-/// `MemAvailable` (proc_meminfo(5)), MiB.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
-}
-
-/// What control groups of version 2 leave to this process, MiB; `None` without a limit.
-fn group_mib() -> Option<u64> {
-    let group = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = group.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-    let root = Path::new("/sys/fs/cgroup");
-    let number = |dir: &Path, name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
-    // A limit above counts as well.
-    let groups =
-        root.join(path).ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_owned).collect::<Vec<_>>();
-    let left = groups.iter().filter_map(|dir| {
-        let limit = number(dir, "memory.max")?;
-        Some(limit.saturating_sub(number(dir, "memory.current").unwrap_or(0)) >> 20)
-    });
-    left.min()
 }
 
 /// How long a validation of an order on a baseline will take, by the runs before, newest first: as long as the same one took, else as
@@ -166,12 +138,5 @@ mod tests {
         assert_eq!(seconds(&runs, "c", "mail@1"), 80, "the median of whole ones anywhere");
         runs.iter_mut().for_each(|run| run.record.scope = Scope::Scenarios(Vec::new()));
         assert_eq!(seconds(&runs, "a", "web@1"), UNMEASURED.as_secs(), "parts measure nothing");
-    }
-
-    #[test]
-    fn free_memory_is_what_the_kernel_says_is_available() {
-        assert_eq!(available("MemTotal:       100 kB\nMemAvailable:   3145728 kB\n"), Some(3072));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
-        assert!(memory_mib().is_some_and(|mib| mib > 0), "this machine has some");
     }
 }

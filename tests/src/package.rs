@@ -1,0 +1,50 @@
+//! Packages of a test's own, built on the spot by dpkg-deb(1), and orders that install them.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use patchlab_check::Digest;
+
+/// A file of a package: its path below the root (`DEBIAN/…` for the control files), its text, its permission bits.
+pub type File<'a> = (&'a str, &'a str, u32);
+
+/// Builds version 1.0 of the package `name` for all architectures in `dir`, with these files beside its control file.
+///
+/// # Panics
+/// The folder cannot be written, or dpkg-deb is missing or says no.
+pub fn build(name: &str, files: &[File<'_>], dir: &Path) -> PathBuf {
+    let root = dir.join(format!("{name}-root"));
+    let control = format!(
+        "Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: patchlab tests <tests@example.org>\n\
+         Description: made for a test of patchlab\n Never install it on a system that matters.\n"
+    );
+    for (path, text, mode) in [&[("DEBIAN/control", control.as_str(), 0o644)], files].concat() {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+    }
+    let package = dir.join(format!("{name}_1.0_all.deb"));
+    let built = Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&root, &package]).output();
+    let built = built.expect("dpkg-deb starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    package
+}
+
+/// An order, as people write it, that installs the package `name` that was built as `package`.
+///
+/// # Panics
+/// The package cannot be read.
+pub fn order(id: &str, name: &str, package: &Path) -> String {
+    let (digest, size) = Digest::of_file(package).expect("a readable package");
+    format!(
+        "id = \"{id}\"\ntitle = \"{name}\"\nseverity = \"low\"\n\n[[change]]\n\
+         on = {{ family = \"debian\", release = \"12\", arch = \"x86_64\" }}\npackages = [\"{name}_1.0_all.deb\"]\n\n\
+         [[change.file]]\nname = \"{name}\"\nversion = \"1.0\"\narch = \"all\"\nsize = {size}\nsha256 = \"{digest}\"\n\
+         origin = \"local\"\npath = {package:?}\n"
+    )
+}
