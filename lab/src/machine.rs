@@ -89,6 +89,16 @@ pub enum LabError {
         /// The console's line.
         line: String,
     },
+    /// A unit that has to be active failed.
+    #[error("machine {machine}: {unit} failed; its journal ends: {said}")]
+    FailedUnit {
+        /// Which machine.
+        machine: String,
+        /// The unit.
+        unit: String,
+        /// The last lines of its journal.
+        said: String,
+    },
     /// A baseline's template is of no use on this host.
     #[error("baseline {baseline} cannot be cloned here: {reason}; it can be booted")]
     Unfit {
@@ -360,16 +370,19 @@ impl Machine {
             }
             if let Some(position) = words.iter().position(|word| *word == "failed") {
                 let unit = words.get(position.saturating_sub(1)).copied().unwrap_or_default();
-                return Err(LabError::Timeout {
-                    machine: self.name.clone(),
-                    event: format!("{unit} active"),
-                    timeout,
-                    evidence: ": the unit failed".into(),
-                });
+                return Err(self.failed_unit(&guest, unit));
             }
             self.check_alive(&format!("units active ({})", words.join(" ")), begun, timeout)?;
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// A unit that has to be active failed, in its own last words. That it did stands, whether or not its journal can be read.
+    fn failed_unit(&self, guest: &Guest, unit: &str) -> LabError {
+        let script = r#"journalctl --unit "$1" --lines 20 --output cat --no-pager | grep -v '^$' | tail -n 6"#;
+        let said = guest.script(script, &[unit], Duration::from_secs(60)).unwrap_or_default();
+        let said: Vec<String> = String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).collect();
+        LabError::FailedUnit { machine: self.name.clone(), unit: unit.to_owned(), said: said.join("; ") }
     }
 
     /// Fails when the time is over, the console shows a failure, or the machine does not run.

@@ -152,7 +152,7 @@ pub enum RebootError {
 impl RebootError {
     /// Whether it went down and did not come up as it should, which is the machine's word; all else is the lab's failure.
     pub fn is_the_machines_word(&self) -> bool {
-        matches!(self, Self::Lab(LabError::Timeout { .. } | LabError::Broken { .. }))
+        matches!(self, Self::Lab(LabError::Timeout { .. } | LabError::Broken { .. } | LabError::FailedUnit { .. }))
     }
 }
 
