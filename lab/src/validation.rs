@@ -314,12 +314,11 @@ impl Validation<'_> {
     fn compare(&self, clones: &Clones, baseline: &Manifest, over: Over) -> Result<Result<(), Box<Diff>>, LabError> {
         let mut looks = 0;
         loop {
-            let now = self.state(clones, Role::Patched, baseline)?;
+            // Both at once: where something differs, whether time alone did that is what the control tells.
+            let (control, now) = self.states(clones, baseline)?;
             if diff(baseline, &now).is_empty() {
                 return Ok(Ok(()));
             }
-            // Something differs: whether time alone did that, the control tells.
-            let control = self.state(clones, Role::Control, baseline)?;
             looks += 1;
             let equal = match over {
                 Over::Unchanged => equal_to_baseline,

@@ -90,6 +90,7 @@ fn killed_anywhere(demo: &Patchlab, folder: &Path, order: &Path) {
     victim.loses_every_worker();
     if is_soak {
         victim.is_interrupted_at(CLONE, "-TERM");
+        victim.is_interrupted_at(PREPARE, "-HUP");
         victim.loses_one_worker();
         let again = demo.run(&["lab", "validate", "--order", &order.display().to_string()]);
         assert_eq!(again.code, Some(0), "{}", again.err);

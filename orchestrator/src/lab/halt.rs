@@ -1,4 +1,4 @@
-//! Ending all that runs, when a person or a CI runner says so: SIGINT and SIGTERM.
+//! Ending all that runs, when a person or a CI runner says so ([`super::stop`]).
 //!
 //! The first signal ends every worker, and the validation then ends by itself: folders and the ledger's lines go, records say
 //! `interrupted`. A second one ends this program at once; the kernel ends its workers, and `lab gc` takes away their folders.
@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use patchlab_lab::ledger::Process;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
+
+use super::stop::Stops;
 
 /// Exit code of a program that was interrupted: 128 and the signal's number, as shells count.
 const INTERRUPTED: i32 = 130;
@@ -51,28 +52,16 @@ impl Halt {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).workers.retain(|other| other != worker);
     }
 
-    /// Calls it, and then `told`, on the first SIGINT or SIGTERM; ends this program on the second.
+    /// Calls it, and then `told`, on the first of the words that end a program; ends this program on the second.
     pub fn on_signals(&self, told: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
         let halt = self.clone();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("listen for signals")?;
-        let (mut interrupt, mut terminate) = {
-            let _inside = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-        };
+        let mut stops = Stops::listen().context("listen for signals")?;
         let listen = move || {
-            let mut next = || {
-                runtime.block_on(async {
-                    tokio::select! { one = interrupt.recv() => one, one = terminate.recv() => one }
-                })
-            };
-            if next().is_some() {
-                halt.call();
-                told();
-                if next().is_some() {
-                    std::process::exit(INTERRUPTED);
-                }
-            }
+            stops.await_next();
+            halt.call();
+            told();
+            stops.await_next();
+            std::process::exit(INTERRUPTED);
         };
         std::thread::Builder::new().name("signals".into()).spawn(listen).context("listen for signals")?;
         Ok(())

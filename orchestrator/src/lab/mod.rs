@@ -1,9 +1,9 @@
 //! Stage 4, test, as the orchestrator sees it: the order's way into a clone.
 //!
 //! [`validate`] runs in the parent: it starts as many validations at once as the [`budget`] allows, in the order of the [`schedule`],
-//! writes down what they say, and turns what comes back into verdicts; [`halt`] ends them all. Each is a `pair` of an order and a
-//! baseline: it signs the [`provisional`] documents and starts a worker ([`job`]). [`worker`] runs inside: payload server, inform sink and SNMP manager of that validation, and the
-//! [`applier`] that the lab calls. [`agent`] starts the agent in a guest, from the [`tools`] disk; [`managed`] is a host of the
+//! writes down what they say, and turns what comes back into verdicts; [`halt`] ends them all, when a signal says so ([`stop`]). Each is a
+//! `pair` of an order and a baseline: it signs the [`provisional`] documents and starts a worker ([`job`]). [`worker`] runs inside: payload
+//! server, inform sink and SNMP manager of that validation, and the [`applier`] that the lab calls. [`agent`] starts the agent in a guest, from the [`tools`] disk; [`managed`] is a host of the
 //! demonstration; [`shell`] runs commands in a clone that was kept; [`trial`] runs a
 //! scenario for who writes it; [`versions`] only finds out whether libvirt works.
 
@@ -18,6 +18,7 @@ mod pair;
 pub mod provisional;
 pub mod schedule;
 pub mod shell;
+pub mod stop;
 pub mod tools;
 pub mod trial;
 pub mod validate;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -12,13 +11,12 @@ use std::{
 use clap::Args;
 use patchlab_check::{Status, Step, step::Kind};
 use patchlab_lab::{
-    Baseline, Manifest,
+    Baseline,
     baseline::Baselines,
     machine::{CloneReport, Rung},
     scenario::{Scenario, ScenarioRun, StepRun, Subject},
 };
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     super::{CliError, Exit, Global, Output, output::Voice, progress::Progress},
@@ -26,7 +24,10 @@ use super::{
     words,
 };
 use crate::{
-    lab::trial::{Ahead, Steps, Tell, Trial},
+    lab::{
+        stop::Stops,
+        trial::{Ahead, Steps, Tell, Trial},
+    },
     legible,
     place::Data,
 };
@@ -161,27 +162,18 @@ fn choose(data: &Data, scenario: &Scenario, named: Option<&str>, output: &Output
 }
 
 fn applies(scenario: &Scenario, baseline: &Baseline) -> Result<bool, CliError> {
-    let path = baseline.file("manifest.json");
-    let wrong = |why: String| CliError::Failed(format!("{}: {why}", path.display()));
-    let bytes = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let manifest = baseline.manifest().map_err(|error| CliError::Failed(error.to_string()))?;
     let installed: BTreeSet<String> = manifest.packages.into_values().map(|package| package.name).collect();
     let name = baseline.full_name();
     let tags = &baseline.record.represents.tags;
     Ok(scenario.applies_to(&Subject { baseline: &name, tags, installed: &installed }))
 }
 
-/// Tells of SIGINT and SIGTERM, which from here on end nothing by themselves.
+/// Tells of the words that end a program, which from here on end nothing by themselves.
 fn on_signals(events: Sender<Event>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
+    let mut stops = Stops::listen()?;
     thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        });
+        stops.await_next();
         // Who no longer listens ends already.
         let _ = events.send(Event::Interrupted);
     });
