@@ -6,17 +6,20 @@
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
 //! production  the order's checks, on this host
+//! trust     the root in force and the revocation list, and how they change
 //! ```
 //!
 //! A manager writes an order row and starts a run over SNMP ([`snmp`]); the [`run`] engine fetches the documents, asks
 //! [`patchlab_protocol::authorization::authorize`], fetches the files, lets the package manager simulate, and only then
-//! acts. Everything that must survive the agent's end goes through [`record`] first. SNMP credentials alone can neither
+//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert of the
+//! host's disk through its [`ledger`]. SNMP credentials alone can neither
 //! install nor downgrade anything.
 
 pub mod configuration;
 pub mod fetch;
 pub mod host;
 pub mod journal;
+pub mod ledger;
 pub mod packages;
 pub mod process;
 pub mod production;
@@ -27,3 +30,4 @@ pub mod snmp;
 pub mod state;
 pub mod target;
 pub mod transition;
+pub mod trust;

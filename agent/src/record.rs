@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     journal::{Journal, JournalError},
+    ledger::{Ledger, LedgerError, Standing},
     state::{Event, Run, State},
     transition,
 };
@@ -33,6 +34,15 @@ pub struct Notice {
 pub enum What {
     /// The agent started.
     Started,
+    /// An offered root or revocation list was decided on.
+    Trust {
+        /// Version of the root in force, when it is not the pinned one.
+        root: Option<u32>,
+        /// Version of the revocation list in force, 0 for none.
+        revocation: u32,
+        /// Why it was refused.
+        refusal: Option<Refusal>,
+    },
     /// A run moved.
     Run {
         /// Order row.
@@ -60,20 +70,31 @@ pub struct Record {
 struct Inner {
     state: State,
     journal: Journal,
+    ledger: Ledger,
     aborts: BTreeSet<(u32, u32)>,
     changed: Option<Instant>,
 }
 
 impl Record {
-    /// Opens the record in the state folder; notices come out of the receiver.
+    /// Opens the record in the state folder, with its ledger; notices come out of the receiver. A state that was turned back is put
+    /// right from the ledger.
     ///
     /// # Errors
-    /// When the journal cannot be read or written.
-    pub fn open(folder: &Path) -> Result<(Self, mpsc::Receiver<Notice>), JournalError> {
+    /// When the journal or the ledger cannot be read or written, or the ledger is behind.
+    pub fn open(folder: &Path, ledger: &Path) -> Result<(Self, mpsc::Receiver<Notice>), OpenError> {
         let (journal, state) = Journal::open(folder)?;
+        let (ledger, standing) = Ledger::open(ledger, &state)?;
         let (notices, receiver) = mpsc::channel(NOTICES);
-        let inner = Mutex::new(Inner { state, journal, aborts: BTreeSet::new(), changed: None });
-        Ok((Self { inner, version: watch::Sender::new(0), notices }, receiver))
+        let inner = Mutex::new(Inner { state, journal, ledger, aborts: BTreeSet::new(), changed: None });
+        let record = Self { inner, version: watch::Sender::new(0), notices };
+        if let Standing::TurnedBack(kept) = standing {
+            let generation = kept.generation;
+            tracing::warn!(generation, "the state folder was turned back under the agent; the ledger is believed");
+            record.enter(Event::Restored(kept))?;
+        } else if record.read(|state| state.generation == 0) {
+            record.enter(Event::LedgerBegun)?;
+        }
+        Ok((record, receiver))
     }
 
     /// A panic while the lock was held left memory at worst behind the journal, never ahead of it.
@@ -113,9 +134,14 @@ impl Record {
     pub fn decide<E>(&self, choose: impl FnOnce(&State) -> Result<Event, E>) -> Result<(), Undecided<E>> {
         let mut inner = self.lock();
         let event = choose(&inner.state).map_err(Undecided::No)?;
+        let mut after = inner.state.clone();
+        after.apply(&event);
+        // The ledger first: one that is ahead of the journal by an event that was never acted on does no harm.
+        if after.generation != inner.state.generation {
+            inner.ledger.keep(&after).map_err(JournalError::from).map_err(Undecided::Journal)?;
+        }
         inner.journal.enter(&event).map_err(Undecided::Journal)?;
-        let before = inner.state.clone();
-        inner.state.apply(&event);
+        let before = std::mem::replace(&mut inner.state, after);
         inner.changed = Some(Instant::now());
         let Inner { state, journal, .. } = &mut *inner;
         if let Err(error) = journal.fold(state) {
@@ -191,6 +217,17 @@ impl Record {
     }
 }
 
+/// The record cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
 /// An event was not entered.
 #[derive(Debug)]
 pub enum Undecided<E> {
@@ -235,7 +272,18 @@ fn notices(before: &State, after: &State, event: &Event) -> Vec<Notice> {
         Event::Started => vec![What::Started],
         Event::Set(change) => change.starts.iter().filter_map(|(order, run)| moved(*order, *run)).collect(),
         Event::Run { order, run, .. } => moved(*order, *run).into_iter().collect(),
-        Event::Snapshot(_) | Event::Used { .. } => Vec::new(),
+        Event::Offered { refusal, .. } => vec![What::Trust {
+            root: after.root.map(|root| root.version),
+            revocation: after.revocation.map_or(0, |list| list.version),
+            refusal: *refusal,
+        }],
+        Event::Snapshot(_)
+        | Event::Used { .. }
+        | Event::Seen { .. }
+        | Event::Root { .. }
+        | Event::Revoked { .. }
+        | Event::LedgerBegun
+        | Event::Restored(_) => Vec::new(),
     };
     // Each raised the sequence by one, in this order.
     let first = after.sequence.wrapping_sub(what.len() as u32).wrapping_add(1);

@@ -18,7 +18,7 @@ use attempt::{Attempt, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     ItemState, Refusal, SigningKey,
-    document::{Checks, Class, Root, RunState},
+    document::{Checks, Class, RunState},
 };
 use tokio::task::JoinHandle;
 
@@ -29,6 +29,7 @@ use crate::{
     record::{Record, RecordError},
     target::LocalTarget,
     transition,
+    trust::Trust,
 };
 
 /// Carries out runs.
@@ -37,8 +38,8 @@ pub struct Engine {
     pub host: String,
     /// Its class.
     pub class: Class,
-    /// The pinned root.
-    pub root: Root,
+    /// Whom it believes.
+    pub trust: Arc<Trust>,
     /// The host's enrolment key.
     pub key: SigningKey,
     /// What is remembered.
@@ -210,7 +211,8 @@ impl Engine {
         }
         let chain = result::Chain { host: &self.host, key: &self.key, previous, audit };
         result::sign(&mut row, digest, run, checks, &chain)?;
-        tracing::info!(order, run, state = state.name(), reason = %row.error, "run ended");
+        let refusal = row.refusal.map_or("none", Refusal::name);
+        tracing::info!(order, run, %digest, state = state.name(), %refusal, reason = %row.error, "run ended");
         self.record.change_run(order, run, |now| *now = row)?;
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::{
     journal::{JournalError, replace},
     packages::{Apt, PackageError, PackageManager},
     production::Evaluate,
-    record::{Notice, Record},
+    record::{Notice, OpenError, Record},
     run::{Engine, EngineError},
     snmp::{
         self, SnmpError,
@@ -31,6 +31,7 @@ use crate::{
     },
     state::Event,
     target::LocalTarget,
+    trust::{BrokenChain, InForce, Trust},
 };
 
 /// Holds the address the agent really answers on, in the state folder, e.g. `127.0.0.1:40161`.
@@ -62,6 +63,12 @@ pub enum ServiceError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] OpenError),
+    /// The roots.
+    #[error(transparent)]
+    Trust(#[from] BrokenChain),
     /// The SNMP engine's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -83,11 +90,12 @@ pub enum ServiceError {
 pub struct Service {
     agent: Agent,
     engine: Arc<Engine>,
+    trust: Arc<Trust>,
     tables: Arc<Tables>,
     inform: Option<InformSink>,
     notices: mpsc::Receiver<Notice>,
     state_dir: PathBuf,
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 impl Service {
@@ -97,29 +105,34 @@ impl Service {
     /// When any of it cannot be used.
     pub async fn open(configuration: Configuration, evaluate: Option<Evaluate>) -> Result<Self, ServiceError> {
         let Configuration { enrolment, root, key } = configuration;
-        let lock = take_folder(&enrolment.state_dir)?;
+        let mut locks = vec![take_folder(&enrolment.state_dir)?];
+        if enrolment.ledger() != enrolment.state_dir {
+            locks.push(take_folder(enrolment.ledger())?);
+        }
         let class = host::class(&enrolment.packages.root)?;
         let packages: Arc<dyn PackageManager> =
             Arc::new(Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?);
-        let (record, notices) = Record::open(&enrolment.state_dir)?;
+        let (record, notices) = Record::open(&enrolment.state_dir, enrolment.ledger())?;
         let record = Arc::new(record);
+        let root_version = root.version;
+        let trust = Arc::new(Trust::new(root, Arc::clone(&record))?);
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             host: enrolment.host.clone(),
             class: class.to_string(),
-            root: enrolment.root.digest,
+            root: InForce { version: root_version, digest: enrolment.root.digest },
             inventory: None,
             uptime: 0,
             last_change: 0,
             now: 0,
         };
         let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts));
-        let identity = identity::engine(&enrolment.state_dir, enrolment.engine_id.as_ref())?;
+        let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
         let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
         let engine = Arc::new(Engine {
             host: enrolment.host,
             class,
-            root,
+            trust: Arc::clone(&trust),
             key,
             record,
             packages,
@@ -131,11 +144,12 @@ impl Service {
         Ok(Self {
             agent,
             engine,
+            trust,
             tables,
             inform: enrolment.inform,
             notices,
             state_dir: enrolment.state_dir,
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -160,6 +174,7 @@ impl Service {
         tokio::select! {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
+            ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
             () = stop => Ok(()),
         }
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Item, ItemState, Ledger, Refusal,
+    Digest, Envelope, Item, ItemState, Ledger, Refusal,
     document::{Action, RunState},
     inventory::Transaction,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::process::ProcessMark;
+use crate::{ledger::Kept, process::ProcessMark, trust::InForce};
 
 /// Most order rows at a time.
 pub const ORDERS: usize = 64;
@@ -42,6 +42,39 @@ pub struct State {
     pub result_head: Option<Digest>,
     /// Sequence number of the newest notification.
     pub sequence: u32,
+    /// Counts the changes of what the ledger keeps; 0 before there is a ledger.
+    #[serde(default)]
+    pub generation: u64,
+    /// The roots that followed the pinned one, in order.
+    #[serde(default)]
+    pub roots: Vec<Envelope>,
+    /// The root in force, when it is not the pinned one.
+    #[serde(default)]
+    pub root: Option<InForce>,
+    /// The revocation list in force.
+    #[serde(default)]
+    pub revocation: Option<InForce>,
+    /// Where offered documents are.
+    #[serde(default)]
+    pub offer_uri: String,
+    /// What is offered and not yet decided.
+    #[serde(default)]
+    pub offer: Option<Offer>,
+    /// Why the newest offer was refused, and the sentence for people.
+    #[serde(default)]
+    pub offer_refused: Option<(Refusal, String)>,
+}
+
+/// Documents that are offered to change whom the host believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offer {
+    /// Where they are.
+    pub uri: String,
+    /// A root document.
+    pub root: Option<Digest>,
+    /// A revocation list.
+    pub revocation: Option<Digest>,
 }
 
 /// What a manager says of an order row.
@@ -168,6 +201,42 @@ pub enum Event {
         /// The newest signed time in the documents.
         floor: Timestamp,
     },
+    /// A newer signed time was seen.
+    Seen {
+        /// The time.
+        at: Timestamp,
+    },
+    /// A root that follows the one in force.
+    Root {
+        /// Its version.
+        version: u32,
+        /// The signed document.
+        envelope: Box<Envelope>,
+    },
+    /// A revocation list that follows the one in force.
+    Revoked {
+        /// Its version.
+        version: u32,
+        /// Its digest.
+        digest: Digest,
+        /// What it revokes.
+        documents: Vec<Digest>,
+        /// When it was signed.
+        at: Timestamp,
+    },
+    /// An offer is decided.
+    Offered {
+        /// Which.
+        offer: Offer,
+        /// Why it was refused; `None` when it was taken.
+        refusal: Option<Refusal>,
+        /// The sentence for people.
+        reason: String,
+    },
+    /// From here on there is a ledger.
+    LedgerBegun,
+    /// The state was turned back; the ledger was not.
+    Restored(Box<Kept>),
 }
 
 /// What one SET changes.
@@ -180,6 +249,12 @@ pub struct Change {
     pub starts: Vec<(u32, u32)>,
     /// The audit head; `Some(None)` clears it.
     pub audit_head: Option<Option<Digest>>,
+    /// Where offered documents are.
+    #[serde(default)]
+    pub offer_uri: Option<String>,
+    /// What is offered.
+    #[serde(default)]
+    pub offer: Option<Offer>,
     /// When, milliseconds since 1970.
     pub at: i64,
 }
@@ -208,6 +283,21 @@ impl State {
 
     /// Takes an event in.
     pub fn apply(&mut self, event: &Event) {
+        let before = (self.audit_head, self.result_head);
+        self.take(event);
+        let kept_elsewhere = match event {
+            Event::Snapshot(_) | Event::LedgerBegun | Event::Restored(_) | Event::Offered { .. } => false,
+            Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
+                true
+            }
+            Event::Set(_) | Event::Run { .. } => before != (self.audit_head, self.result_head),
+        };
+        if self.generation > 0 && kept_elsewhere {
+            self.generation += 1;
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
         match event {
             Event::Snapshot(state) => self.clone_from(state),
             Event::Started => self.sequence = self.sequence.wrapping_add(1),
@@ -220,6 +310,24 @@ impl State {
                 }
                 self.time_floor = self.time_floor.max(Some(*floor));
             }
+            Event::Seen { at } => self.time_floor = self.time_floor.max(Some(*at)),
+            Event::Root { version, envelope } => {
+                self.root = Some(InForce { version: *version, digest: envelope.digest() });
+                self.roots.push((**envelope).clone());
+            }
+            Event::Revoked { version, digest, documents, at } => {
+                self.revocation = Some(InForce { version: *version, digest: *digest });
+                documents.iter().for_each(|document| remember(&mut self.revoked, *document));
+                self.time_floor = self.time_floor.max(Some(*at));
+            }
+            Event::Offered { offer, refusal, reason } => {
+                // Another offer may have come meanwhile; it stays.
+                self.offer.take_if(|open| open == offer);
+                self.offer_refused = refusal.map(|refusal| (refusal, cut(reason).to_owned()));
+                self.sequence = self.sequence.wrapping_add(1);
+            }
+            Event::LedgerBegun => self.generation = 1,
+            Event::Restored(kept) => kept.restore(self),
         }
     }
 
@@ -247,6 +355,13 @@ impl State {
         }
         if let Some(head) = change.audit_head {
             self.audit_head = head;
+        }
+        if let Some(uri) = &change.offer_uri {
+            self.offer_uri.clone_from(uri);
+        }
+        if let Some(offer) = &change.offer {
+            self.offer = Some(offer.clone());
+            self.offer_refused = None;
         }
     }
 

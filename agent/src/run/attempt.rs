@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, ItemState, Refusal, Refused,
-    authorization::{Documents, Identity, authorize},
+    authorization::{Documents, Identity, authorize, newest_signed_time},
     document::{Action, Checks, PackageFile, RunState},
     inventory::Transaction,
 };
@@ -24,7 +24,7 @@ use crate::{
     fetch::{FetchError, Place},
     packages::{Committed, Goal, Installed, PackageError},
     production,
-    record::RecordError,
+    record::{RecordError, Undecided},
     state::{self, Columns, Event, Run},
 };
 
@@ -75,8 +75,28 @@ pub struct Attempt<'e> {
     pub deadline: Instant,
 }
 
+/// The documents of a run, as fetched.
+struct Fetched {
+    order: Envelope,
+    release: Option<Envelope>,
+    approval: Option<Envelope>,
+    activation: Option<Envelope>,
+}
+
+impl Fetched {
+    fn documents(&self) -> Documents<'_> {
+        Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        }
+    }
+}
+
 /// All that must be settled before the package manager may work.
 struct Prepared {
+    fetched: Fetched,
     authorized: Authorized,
     plan: Plan,
     goal: Goal,
@@ -125,13 +145,9 @@ impl Attempt<'_> {
             self.optional(&place, "activation", columns.activation).await?,
         ];
         self.progress(RunState::Verifying, 6, "signatures")?;
-        let documents = Documents {
-            order: &order,
-            release: release.as_ref(),
-            approval: approval.as_ref(),
-            activation: activation.as_ref(),
-        };
-        let authorized = self.authorize(&documents)?;
+        let fetched = Fetched { order, release, approval, activation };
+        self.see_time(&fetched)?;
+        let authorized = self.engine.record.read(|state| self.authorize(&fetched, state))?;
         self.change(|run| run.action = Some(authorized.action()))?;
         let plan = self.plan(&authorized, &installed)?;
 
@@ -141,14 +157,39 @@ impl Attempt<'_> {
         let transaction = self.simulate(&goal, &plan).await?;
         compare(&transaction, &plan, authorized.release(), &installed)?;
         self.change(|run| run.items = state::items(&transaction))?;
-        Ok(Prepared { authorized, plan, goal, transaction })
+        Ok(Prepared { fetched, authorized, plan, goal, transaction })
     }
 
-    fn authorize(&self, documents: &Documents<'_>) -> Result<Authorized, Refused> {
+    fn authorize(&self, fetched: &Fetched, state: &state::State) -> Result<Authorized, Refused> {
         let engine = self.engine;
         let identity = Identity { host: &engine.host, class: &engine.class };
-        let ledger = engine.record.read(state::State::ledger);
-        authorize(&engine.root, &identity, documents, &ledger, Timestamp::now())
+        authorize(&engine.trust.root(), &identity, &fetched.documents(), &state.ledger(), Timestamp::now())
+    }
+
+    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before it.
+    fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
+        let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
+        if self.engine.record.read(|state| state.time_floor < Some(at)) {
+            self.engine.record.enter(Event::Seen { at })?;
+        }
+        Ok(())
+    }
+
+    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching may have taken
+    /// hours, and meanwhile the activation may have expired, or a document may have been revoked.
+    fn use_up(&self, prepared: &Prepared) -> Result<(), Stop> {
+        let entered = self.engine.record.decide(|state| {
+            let authorized = self.authorize(&prepared.fetched, state)?;
+            Ok(Event::Used {
+                activation: authorized.activation(),
+                applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
+                floor: authorized.newest_time(),
+            })
+        });
+        entered.map_err(|error| match error {
+            Undecided::No(refused) => Stop::Refused(refused),
+            Undecided::Journal(error) => Stop::Record(error.into()),
+        })
     }
 
     fn plan(&self, authorized: &Authorized, installed: &Installed) -> Result<Plan, Stop> {
@@ -229,8 +270,8 @@ impl Attempt<'_> {
 
     /// The point of no return: the permission is used up and the state journaled, then the package manager works.
     async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
-        let authorized = &prepared.authorized;
-        let (working, phase) = match authorized.action() {
+        self.use_up(prepared)?;
+        let (working, phase) = match prepared.authorized.action() {
             Action::Apply => (RunState::Applying, "package manager"),
             Action::Rollback => (RunState::RollingBack, "package manager, way back"),
         };
@@ -239,12 +280,6 @@ impl Attempt<'_> {
         if self.engine.record.is_aborted(self.order, self.run) {
             return Err(Stop::Aborted("aborted by the manager".into()));
         }
-        let used = Event::Used {
-            activation: authorized.activation(),
-            applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
-            floor: authorized.newest_time(),
-        };
-        self.engine.record.enter(used).map_err(RecordError::from)?;
         let committed = self.commit(&prepared.goal).await?;
         let reboot = self.engine.packages.reboot(&prepared.transaction);
         let installed = self.installed().await.map_err(Stop::failed)?;

@@ -57,6 +57,11 @@ impl Tables {
         }
     }
 
+    /// Version of the pinned root.
+    pub fn pinned_version(&self) -> u32 {
+        self.facts.root.version
+    }
+
     /// Hundredths of seconds since the agent started: `sysUpTime`.
     pub fn uptime(&self) -> u32 {
         self.hundredths(Instant::now())

@@ -70,7 +70,7 @@ impl Informer {
     /// Sends what comes until nothing more can come.
     pub async fn deliver(self, mut notices: mpsc::Receiver<Notice>) {
         while let Some(notice) = notices.recv().await {
-            let (kind, bindings) = bindings(&notice, &self.host);
+            let (kind, bindings) = bindings(&notice, &self.host, self.tables.pinned_version());
             let kind = Oid::from_slice(kind);
             match self.client.send_inform(&kind, self.tables.uptime(), bindings).await {
                 Ok(_) => tracing::debug!(sequence = notice.sequence, "the manager confirmed an inform"),
@@ -83,14 +83,22 @@ impl Informer {
 }
 
 /// The notification and its objects.
-fn bindings(notice: &Notice, host: &str) -> (&'static [u32], Vec<VarBind>) {
+fn bindings(notice: &Notice, host: &str, pinned: u32) -> (&'static [u32], Vec<VarBind>) {
     let scalar = |column, value| binding(mib::agent::GROUP, column, &[0], value);
     let mut bindings = vec![
         scalar(mib::agent::NOTIFICATION_SEQUENCE, Value::Gauge32(notice.sequence)),
         scalar(mib::agent::HOST, Value::OctetString(host.to_owned().into())),
     ];
-    let What::Run { order, run, state, refusal, result } = &notice.what else {
-        return (mib::notification::AGENT_STARTED, bindings);
+    let (order, run, state, refusal, result) = match &notice.what {
+        What::Started => return (mib::notification::AGENT_STARTED, bindings),
+        What::Trust { root, revocation, refusal } => {
+            let mut scalar = |column, value| bindings.push(binding(mib::trust::GROUP, column, &[0], value));
+            scalar(mib::trust::ROOT_VERSION, Value::Gauge32(root.unwrap_or(pinned)));
+            scalar(mib::trust::REVOCATION_VERSION, Value::Gauge32(*revocation));
+            scalar(mib::trust::OFFER_REFUSAL, Value::Integer(refusal.map_or(0, |refusal| refusal as i32)));
+            return (mib::notification::TRUST_CHANGED, bindings);
+        }
+        What::Run { order, run, state, refusal, result } => (order, run, state, refusal, result),
     };
     let mut cell = |column, value| bindings.push(binding(mib::run::ENTRY, column, &[*order, *run], value));
     cell(mib::run::STATE, Value::Integer(*state as i32));

@@ -14,3 +14,4 @@ mod reading;
 mod refusals;
 mod restart;
 mod runs;
+mod trust;
