@@ -12,7 +12,6 @@ use std::{
 use async_snmp::Agent;
 use patchlab_protocol::enrolment::InformSink;
 use rustix::fs::{FlockOperation, flock};
-use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     configuration::Configuration,
@@ -20,7 +19,7 @@ use crate::{
     journal::{JournalError, replace},
     packages::{Apt, PackageError, PackageManager},
     production::Evaluate,
-    record::{Notice, OpenError, Record},
+    record::{OpenError, Record},
     run::{Engine, EngineError},
     snmp::{
         self, SnmpError,
@@ -93,7 +92,6 @@ pub struct Service {
     trust: Arc<Trust>,
     tables: Arc<Tables>,
     inform: Option<InformSink>,
-    notices: mpsc::Receiver<Notice>,
     state_dir: PathBuf,
     _locks: Vec<File>,
 }
@@ -112,8 +110,7 @@ impl Service {
         let class = host::class(&enrolment.packages.root)?;
         let packages: Arc<dyn PackageManager> =
             Arc::new(Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?);
-        let (record, notices) = Record::open(&enrolment.state_dir, enrolment.ledger())?;
-        let record = Arc::new(record);
+        let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
         let root_version = root.version;
         let trust = Arc::new(Trust::new(root, Arc::clone(&record))?);
         let facts = Facts {
@@ -125,10 +122,13 @@ impl Service {
             uptime: 0,
             last_change: 0,
             now: 0,
+            parse_errors: 0,
+            silent_drops: 0,
         };
         let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts));
         let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
         let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
+        tables.count_with(agent.clone());
         let engine = Arc::new(Engine {
             host: enrolment.host,
             class,
@@ -147,7 +147,6 @@ impl Service {
             trust,
             tables,
             inform: enrolment.inform,
-            notices,
             state_dir: enrolment.state_dir,
             _locks: locks,
         })
@@ -163,9 +162,8 @@ impl Service {
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
         self.engine.recover().await?;
-        let _informs = self.informs().await?;
         self.engine.record.enter(Event::Started)?;
         let address = self.agent.local_addr();
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
@@ -175,26 +173,16 @@ impl Service {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
             ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
+            ended = self.inform() => ended,
             () = stop => Ok(()),
         }
     }
 
-    async fn informs(&mut self) -> Result<Option<Aborted>, ServiceError> {
-        // Without a manager nobody takes notices: the closed channel turns them away.
-        let (_, closed) = mpsc::channel(1);
-        let notices = std::mem::replace(&mut self.notices, closed);
-        let Some(sink) = &self.inform else { return Ok(None) };
+    /// Tells the manager, when there is one, for ever.
+    async fn inform(&self) -> Result<(), ServiceError> {
+        let Some(sink) = &self.inform else { return std::future::pending().await };
         let informer = Informer::new(sink, &self.engine.host, Arc::clone(&self.tables)).await?;
-        Ok(Some(Aborted(tokio::spawn(informer.deliver(notices)))))
-    }
-}
-
-/// A task that ends with what holds it.
-struct Aborted(JoinHandle<()>);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
+        Ok(informer.deliver(Arc::clone(&self.engine.record)).await?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal gives
 //! the same state; clocks are in the events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 use patchlab_protocol::{
@@ -11,12 +11,14 @@ use patchlab_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::Kept, process::ProcessMark, trust::InForce};
+use crate::{ledger::Kept, packages::Goal, process::ProcessMark, trust::InForce};
 
 /// Most order rows at a time.
 pub const ORDERS: usize = 64;
 /// Most runs remembered in one row; the oldest ended ones are forgotten.
 pub const RUNS_PER_ORDER: usize = 32;
+/// Most notices kept for a manager that does not answer; the oldest are dropped, and the gap in the numbers tells it to poll.
+pub const NOTICES: usize = 64;
 /// Longest text kept for people, bytes (SnmpAdminString).
 pub const TEXT_BYTES: usize = 255;
 
@@ -63,6 +65,49 @@ pub struct State {
     /// Why the newest offer was refused, and the sentence for people.
     #[serde(default)]
     pub offer_refused: Option<(Refusal, String)>,
+    /// What the manager has not confirmed yet, oldest first.
+    #[serde(default)]
+    pub notices: VecDeque<Notice>,
+}
+
+/// Something that a manager is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    /// Its sequence number.
+    pub sequence: u32,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// The agent started.
+    Started,
+    /// An offered root or revocation list was decided on.
+    Trust {
+        /// Version of the root in force, when it is not the pinned one.
+        root: Option<u32>,
+        /// Version of the revocation list in force, 0 for none.
+        revocation: u32,
+        /// Why it was refused.
+        refusal: Option<Refusal>,
+    },
+    /// A run moved.
+    Run {
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// Where it is now.
+        state: RunState,
+        /// Why it was refused.
+        refusal: Option<Refusal>,
+        /// Statement and signature (hexadecimal digits), at the end.
+        result: Option<(String, String)>,
+    },
 }
 
 /// Documents that are offered to change whom the host believes.
@@ -161,6 +206,9 @@ pub struct Run {
     pub items: Vec<Item>,
     /// The package manager's process, from its start until it was waited for.
     pub process: Option<ProcessMark>,
+    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish it.
+    #[serde(default)]
+    pub goal: Option<Goal>,
 }
 
 /// Whether a host asks for a reboot.
@@ -233,6 +281,11 @@ pub enum Event {
         /// The sentence for people.
         reason: String,
     },
+    /// The manager confirmed a notice.
+    Confirmed {
+        /// Its sequence number.
+        sequence: u32,
+    },
     /// From here on there is a ledger.
     LedgerBegun,
     /// The state was turned back; the ledger was not.
@@ -286,7 +339,11 @@ impl State {
         let before = (self.audit_head, self.result_head);
         self.take(event);
         let kept_elsewhere = match event {
-            Event::Snapshot(_) | Event::LedgerBegun | Event::Restored(_) | Event::Offered { .. } => false,
+            Event::Snapshot(_)
+            | Event::LedgerBegun
+            | Event::Restored(_)
+            | Event::Offered { .. }
+            | Event::Confirmed { .. } => false,
             Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
                 true
             }
@@ -300,7 +357,8 @@ impl State {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Snapshot(state) => self.clone_from(state),
-            Event::Started => self.sequence = self.sequence.wrapping_add(1),
+            Event::Started => self.notice(What::Started),
+            Event::Confirmed { sequence } => self.notices.retain(|notice| notice.sequence != *sequence),
             Event::Set(change) => self.apply_set(change),
             Event::Run { order, run, row } => self.apply_run(*order, *run, row),
             Event::Used { activation, applied, floor } => {
@@ -324,10 +382,22 @@ impl State {
                 // Another offer may have come meanwhile; it stays.
                 self.offer.take_if(|open| open == offer);
                 self.offer_refused = refusal.map(|refusal| (refusal, cut(reason).to_owned()));
-                self.sequence = self.sequence.wrapping_add(1);
+                self.notice(What::Trust {
+                    root: self.root.map(|root| root.version),
+                    revocation: self.revocation.map_or(0, |list| list.version),
+                    refusal: *refusal,
+                });
             }
             Event::LedgerBegun => self.generation = 1,
             Event::Restored(kept) => kept.restore(self),
+        }
+    }
+
+    fn notice(&mut self, what: What) {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.notices.push_back(Notice { sequence: self.sequence, what });
+        while self.notices.len() > NOTICES {
+            self.notices.pop_front();
         }
     }
 
@@ -347,10 +417,11 @@ impl State {
                 row.last_run = *run;
                 row.attempts += 1;
                 row.runs.insert(*run, Run::received(row.attempts, change.at));
-                self.sequence = self.sequence.wrapping_add(1);
                 while row.runs.len() > RUNS_PER_ORDER {
                     row.runs.pop_first();
                 }
+                let state = RunState::Received;
+                self.notice(What::Run { order: *order, run: *run, state, refusal: None, result: None });
             }
         }
         if let Some(head) = change.audit_head {
@@ -367,13 +438,15 @@ impl State {
 
     fn apply_run(&mut self, order: u32, run: u32, row: &Run) {
         let Some(found) = self.orders.get_mut(&order).and_then(|order| order.runs.get_mut(&run)) else { return };
-        if found.state != row.state {
-            self.sequence = self.sequence.wrapping_add(1);
-        }
+        let moved = found.state != row.state;
         if found.result != row.result {
             self.result_head = Some(Digest::of(&row.result));
         }
         found.clone_from(row);
+        if moved {
+            let result = (!row.result.is_empty()).then(|| (row.result.clone(), row.signature.clone()));
+            self.notice(What::Run { order, run, state: row.state, refusal: row.refusal, result });
+        }
         let Some(digest) = self.orders.get(&order).map(|order| order.columns.digest) else { return };
         match row.state {
             RunState::Succeeded => remember(&mut self.succeeded, digest),
@@ -411,6 +484,7 @@ impl Run {
             signature: String::new(),
             items: Vec::new(),
             process: None,
+            goal: None,
         }
     }
 
@@ -500,6 +574,19 @@ mod tests {
         }
         let ledger = state.ledger();
         assert_eq!((ledger.consumed.len(), ledger.applied.len(), ledger.time_floor), (1, 1, Some(late)));
+    }
+
+    #[test]
+    fn notices_wait_in_order_until_they_are_confirmed_and_the_oldest_make_room() {
+        let mut state = State::default();
+        for _ in 0..NOTICES + 3 {
+            state.apply(&Event::Started);
+        }
+        let numbers = |state: &State| state.notices.iter().map(|notice| notice.sequence).collect::<Vec<_>>();
+        assert_eq!(numbers(&state), (4..=NOTICES as u32 + 3).collect::<Vec<_>>());
+        state.apply(&Event::Confirmed { sequence: 4 });
+        state.apply(&Event::Confirmed { sequence: 1 });
+        assert_eq!((numbers(&state)[0], state.notices.len()), (5, NOTICES - 1));
     }
 
     #[test]

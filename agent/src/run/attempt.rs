@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, ItemState, Refusal, Refused,
     authorization::{Documents, Identity, authorize, newest_signed_time},
@@ -17,7 +18,7 @@ use patchlab_protocol::{
 };
 
 use super::{
-    Engine, now,
+    Engine, finish, now,
     plan::{Plan, compare, plan},
 };
 use crate::{
@@ -275,6 +276,7 @@ impl Attempt<'_> {
             Action::Apply => (RunState::Applying, "package manager"),
             Action::Rollback => (RunState::RollingBack, "package manager, way back"),
         };
+        self.change(|run| run.goal = Some(prepared.goal.clone()))?;
         self.progress(working, 45, phase)?;
         // An abort that came before that is the last one; after it, aborts are turned away.
         if self.engine.record.is_aborted(self.order, self.run) {
@@ -301,7 +303,7 @@ impl Attempt<'_> {
     }
 
     fn judge(&self, committed: &Committed, missed: &[String]) -> Result<(), Stop> {
-        if committed.finished.ended == patchlab_check::target::Ended::ByTimeout {
+        if committed.finished.ended == Ended::ByTimeout {
             return Err(Stop::Aborted(format!(
                 "its lifetime ended while the package manager worked; {}",
                 list(missed)
@@ -323,8 +325,10 @@ impl Attempt<'_> {
                     tracing::error!(%error, "the package manager's process could not be journaled");
                 }
             })?;
+            // What failed by itself would fail again; what ran out of time is finished.
+            let again = (committed.finished.ended == Ended::ByTimeout).then_some(&goal);
             if !committed.finished.succeeded()
-                && let Err(error) = packages.settle(Instant::now() + SETTLE)
+                && let Err(error) = finish(&*packages, again)
             {
                 tracing::warn!(%error, "packages were left half-way");
             }

@@ -12,6 +12,10 @@ use crate::{
 /// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
 pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];
 
+/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted where RFC 3412
+/// and RFC 3414 put it, by the engine itself.
+pub const SNMP: &[u32] = &[1, 3, 6, 1, 2, 1, 11];
+
 /// What is not in the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -31,6 +35,10 @@ pub struct Facts {
     pub last_change: u32,
     /// Milliseconds since 1970.
     pub now: i64,
+    /// `snmpInASNParseErrs`.
+    pub parse_errors: u32,
+    /// `snmpSilentDrops`.
+    pub silent_drops: u32,
 }
 
 /// Every object with its value, in order.
@@ -80,6 +88,9 @@ fn system(values: &mut Values, facts: &Facts) {
     scalar(2, Value::ObjectIdentifier(Oid::from_slice(mib::MIB)));
     scalar(3, Value::TimeTicks(facts.uptime));
     scalar(5, text(&facts.host));
+    let mut counter = |number, value| put(values, SNMP, number, &[0], Value::Counter32(value));
+    counter(6, facts.parse_errors);
+    counter(31, facts.silent_drops);
 }
 
 fn agent(values: &mut Values, state: &State, facts: &Facts) {

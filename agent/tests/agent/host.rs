@@ -165,6 +165,10 @@ impl Host {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
@@ -198,6 +202,12 @@ impl Host {
 
     /// Builds a package and puts it where the agent fetches it.
     pub fn package(&self, name: &str, version: &str, control: &str, postinst: Option<&str>) -> PackageFile {
+        let scripts: Vec<(&str, String)> = postinst.map(|script| ("postinst", script.to_owned())).into_iter().collect();
+        self.package_with(name, version, control, &scripts)
+    }
+
+    /// As [`Self::package`], with maintainer scripts by their names.
+    pub fn package_with(&self, name: &str, version: &str, control: &str, scripts: &[(&str, String)]) -> PackageFile {
         let tree = self.path("build");
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         fs::create_dir_all(tree.join("usr/share").join(name)).unwrap();
@@ -206,8 +216,8 @@ impl Host {
             "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n{control}"
         );
         fs::write(tree.join("DEBIAN/control"), fields).unwrap();
-        if let Some(script) = postinst {
-            let path = tree.join("DEBIAN/postinst");
+        for (name, script) in scripts {
+            let path = tree.join("DEBIAN").join(name);
             fs::write(&path, script).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -234,6 +244,13 @@ impl Host {
             .arg(self.path("www/artifacts").join(file.sha256.to_string())));
         let PackageFile { name, arch, version, .. } = file.clone();
         Replaced { name, arch, version, file: Some(file.clone()) }
+    }
+
+    /// What dpkg finds wrong with its own database; nothing when all is well.
+    pub fn audit(&self) -> String {
+        let root = format!("--root={}", self.path("root").display());
+        let output = Command::new("dpkg").args([&root, "--audit"]).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     }
 
     /// `NAME VERSION` of everything installed.

@@ -9,7 +9,10 @@ mod host;
 mod manager;
 mod orders;
 
+mod conformance;
+mod hostile;
 mod inform;
+mod kills;
 mod reading;
 mod refusals;
 mod restart;
