@@ -5,6 +5,7 @@
 //! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
+//! preflight  room and power; updaters: who else changes packages here
 //! production  the order's checks, on this host
 //! trust     the root in force and the revocation list, and how they change
 //! ```
@@ -18,9 +19,11 @@
 pub mod configuration;
 pub mod fetch;
 pub mod host;
+pub mod inspection;
 pub mod journal;
 pub mod ledger;
 pub mod packages;
+pub mod preflight;
 pub mod process;
 pub mod production;
 pub mod record;
@@ -31,3 +34,4 @@ pub mod state;
 pub mod target;
 pub mod transition;
 pub mod trust;
+pub mod updaters;

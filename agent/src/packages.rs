@@ -46,6 +46,8 @@ pub struct FileIdentity {
     pub id: PackageId,
     /// Version.
     pub version: String,
+    /// What its files take when they are unpacked, bytes, as its maker says; 0 when it says nothing.
+    pub unpacked: u64,
 }
 
 /// How a transaction went.

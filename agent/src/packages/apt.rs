@@ -179,10 +179,15 @@ impl PackageManager for Apt {
 
     fn identify(&self, file: &Path) -> Result<FileIdentity, PackageError> {
         let path = file.display().to_string();
-        let format = "--showformat=${Package} ${Architecture} ${Version}";
+        let format = "--showformat=${Package} ${Architecture} ${Version} ${Installed-Size}";
         let said = self.query("dpkg-deb", &["--show", format, &path])?;
         match said.split_whitespace().collect::<Vec<_>>()[..] {
-            [name, arch, version] => Ok(FileIdentity { id: PackageId::new(name, arch), version: version.to_owned() }),
+            [name, arch, version, ref size @ ..] => {
+                // KiB, Debian policy 5.6.20; a field that may be missing.
+                let kib: u64 = size.first().and_then(|size| size.parse().ok()).unwrap_or(0);
+                let unpacked = kib.saturating_mul(1024);
+                Ok(FileIdentity { id: PackageId::new(name, arch), version: version.to_owned(), unpacked })
+            }
             _ => Err(PackageError::Unexpected { program: "dpkg-deb", said }),
         }
     }

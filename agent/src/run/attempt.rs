@@ -24,9 +24,11 @@ use super::{
 use crate::{
     fetch::{FetchError, Place},
     packages::{Committed, Goal, Installed, PackageError},
+    preflight::{self, Kernel, Needs},
     production,
     record::{RecordError, Undecided},
     state::{self, Columns, Event, Run},
+    updaters::{self, Paused},
 };
 
 /// How long finishing what was left half-way may take, after a run's own time is over.
@@ -102,6 +104,8 @@ struct Prepared {
     plan: Plan,
     goal: Goal,
     transaction: Transaction,
+    /// To the run's end.
+    _paused: Paused,
 }
 
 impl Attempt<'_> {
@@ -153,12 +157,15 @@ impl Attempt<'_> {
         let plan = self.plan(&authorized, &installed)?;
 
         self.progress(RunState::Fetching, 10, "files")?;
-        let goal = Goal { install: self.files(&place, &plan, folder).await?, remove: plan.remove.clone() };
+        let (install, unpacked) = self.files(&place, &plan, folder).await?;
+        let goal = Goal { install, remove: plan.remove.clone() };
         self.progress(RunState::Verifying, 40, "simulation")?;
+        let paused = updaters::pause(self.engine.target.root()).map_err(preflight)?;
         let transaction = self.simulate(&goal, &plan).await?;
         compare(&transaction, &plan, authorized.release(), &installed)?;
+        self.fit(&transaction, unpacked)?;
         self.change(|run| run.items = state::items(&transaction))?;
-        Ok(Prepared { fetched, authorized, plan, goal, transaction })
+        Ok(Prepared { fetched, authorized, plan, goal, transaction, _paused: paused })
     }
 
     fn authorize(&self, fetched: &Fetched, state: &state::State) -> Result<Authorized, Refused> {
@@ -217,7 +224,15 @@ impl Attempt<'_> {
         }
     }
 
-    async fn files(&self, place: &Place, plan: &Plan, folder: &Path) -> Result<Vec<PathBuf>, Stop> {
+    /// Whether the host is in a state to be patched.
+    fn fit(&self, transaction: &Transaction, unpacked: u64) -> Result<(), Stop> {
+        let found = preflight::look(self.engine.target.root()).map_err(preflight)?;
+        let needs = Needs { unpacked, kernel: Kernel::of(transaction) };
+        preflight::judge(&needs, &found).map_err(preflight)
+    }
+
+    /// Fetches the plan's files; with what they take when they are unpacked, bytes.
+    async fn files(&self, place: &Place, plan: &Plan, folder: &Path) -> Result<(Vec<PathBuf>, u64), Stop> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -226,7 +241,7 @@ impl Attempt<'_> {
         let total: u64 = plan.files.iter().map(|file| file.size).sum();
         room_for(folder, total)?;
         let mut paths = Vec::new();
-        let (mut before, mut told) = (0, 10);
+        let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
         for file in &plan.files {
             let mut percent = told;
             let progress =
@@ -236,21 +251,21 @@ impl Attempt<'_> {
                 told = percent;
                 self.change(|run| run.percent = percent)?;
             }
-            self.identify(file, &path).await?;
+            unpacked = unpacked.saturating_add(self.identify(file, &path).await?);
             before += file.size;
             paths.push(path);
         }
-        Ok(paths)
+        Ok((paths, unpacked))
     }
 
-    /// The drafter may err: a file must be what the order calls it.
-    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<(), Stop> {
+    /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.
+    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<u64, Stop> {
         let (packages, path) = (Arc::clone(&self.engine.packages), path.to_owned());
         let found = blocking(move || packages.identify(&path)).await?.map_err(preflight)?;
         if (found.id.name.as_str(), found.id.arch.as_str(), found.version.as_str())
             == (&*file.name, &*file.arch, &*file.version)
         {
-            return Ok(());
+            return Ok(found.unpacked);
         }
         let reason =
             format!("file {} is {} {}, the order calls it {}", file.sha256.short(), found.id, found.version, file.name);
