@@ -10,12 +10,12 @@ use std::{
 use patchlab_check::written::{self, WrittenError};
 use patchlab_protocol::{
     Envelope, SigningKey,
-    authorization::{RootError, pinned_root},
     document::Root,
     enrolment::Enrolment,
     envelope::EnvelopeError,
     key::KeyError,
     limits,
+    trust::{RootError, pinned_root},
 };
 
 /// The agent is not configured so that it could run.

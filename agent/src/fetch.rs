@@ -80,6 +80,12 @@ impl FetchError {
     }
 }
 
+/// Whether a fetched package file still has the digest by which it was named when it was verified.
+pub fn is_what_its_name_says(path: &Path) -> bool {
+    let named = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
+    named.is_some() && named == Digest::of_file(path).ok().map(|(digest, _)| digest)
+}
+
 /// reqwest hides the reason in the chain of its sources.
 fn reasons(error: &reqwest::Error) -> String {
     let mut text = error.to_string();

@@ -43,6 +43,9 @@ pub enum JournalError {
         /// The parser's words.
         source: serde_json::Error,
     },
+    /// The ledger that is written before it.
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerError),
     /// Larger than [`BYTES`].
     #[error("journal {path} has {bytes} bytes, more than the limit of {BYTES}")]
     TooLarge {

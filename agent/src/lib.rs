@@ -5,19 +5,25 @@
 //! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
+//! preflight  room and power; updaters: who else changes packages here
 //! production  the order's checks, on this host
+//! trust     the root in force and the revocation list, and how they change
 //! ```
 //!
 //! A manager writes an order row and starts a run over SNMP ([`snmp`]); the [`run`] engine fetches the documents, asks
 //! [`patchlab_protocol::authorization::authorize`], fetches the files, lets the package manager simulate, and only then
-//! acts. Everything that must survive the agent's end goes through [`record`] first. SNMP credentials alone can neither
+//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert of the
+//! host's disk through its [`ledger`]. SNMP credentials alone can neither
 //! install nor downgrade anything.
 
 pub mod configuration;
 pub mod fetch;
 pub mod host;
+pub mod inspection;
 pub mod journal;
+pub mod ledger;
 pub mod packages;
+pub mod preflight;
 pub mod process;
 pub mod production;
 pub mod record;
@@ -27,3 +33,5 @@ pub mod snmp;
 pub mod state;
 pub mod target;
 pub mod transition;
+pub mod trust;
+pub mod updaters;

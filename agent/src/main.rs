@@ -1,10 +1,20 @@
 //! `patchlab-agent`: runs on a managed host, or inside a lab clone.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use patchlab_agent::{configuration, journal, service::Service, state::State};
+use patchlab_agent::{
+    configuration,
+    inspection::{DocumentFiles, Inspection, InspectionError},
+    journal,
+    service::Service,
+    state::State,
+};
 use patchlab_check::{Outcome, Step, Target, step::Context, target::TargetError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,23 +43,109 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Shows what is installed, and which automatic updaters are enabled
+    Inventory {
+        /// The enrolment file, mode 0600
+        #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
+        config: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether the agent would obey these documents now; exit code 5 and the refusal's name when it would not
+    ///
+    /// Of an order alone: whether it is signed, for this host's class, and replaces the versions that are installed.
+    #[command(
+        after_help = "Example: patchlab-agent verify order.json --release release.json --approval approval.json \
+                            --activation activation.json"
+    )]
+    Verify {
+        /// The order, as it is signed
+        order: PathBuf,
+        /// Its release
+        #[arg(long, value_name = "FILE")]
+        release: Option<PathBuf>,
+        /// Its approval
+        #[arg(long, value_name = "FILE")]
+        approval: Option<PathBuf>,
+        /// Its activation
+        #[arg(long, value_name = "FILE")]
+        activation: Option<PathBuf>,
+        /// The enrolment file, mode 0600
+        #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
+        config: PathBuf,
+    },
+    /// Shows what applying an order would do, as the package manager simulates it, and changes nothing
+    Simulate {
+        /// The order, as it is signed
+        order: PathBuf,
+        /// Where its package files (*.deb, by any name) are
+        #[arg(long, value_name = "DIR")]
+        files: PathBuf,
+        /// The enrolment file, mode 0600
+        #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
+        config: PathBuf,
+    },
 }
 
+/// Exit code of `verify` and `simulate` when the agent would refuse.
+const REFUSED: u8 = 5;
+
 fn main() -> ExitCode {
+    // The SNMP engine warns of every message it cannot read, and whoever reaches its port can send them without end: they are
+    // counted, and do not fill the log.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_snmp=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_snmp=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let done = match Arguments::parse().command {
         Command::Run { config } => run(config),
         Command::Status { config, json } => status(config, json),
+        Command::Inventory { config, json } => inventory(&config, json),
+        Command::Verify { order, release, approval, activation, config } => {
+            verify(&config, &DocumentFiles { order, release, approval, activation })
+        }
+        Command::Simulate { order, files, config } => simulate(&config, &order, &files),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("patchlab-agent: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(InspectionError::Refused(_)) => ExitCode::from(REFUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+fn inspect(config: &Path) -> anyhow::Result<Inspection> {
+    Ok(Inspection::open(configuration::read_all(config)?)?)
+}
+
+fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
+    let found = inspect(config)?.inventory()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(());
+    }
+    let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
+    println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
+    println!("automatic updaters: {updaters}");
+    println!("{} packages, digest {}", found.packages.len(), found.digest);
+    found.packages.iter().for_each(|line| println!("{line}"));
+    found.half_way.iter().for_each(|line| println!("half-way: {line}"));
+    Ok(())
+}
+
+fn verify(config: &Path, files: &DocumentFiles) -> anyhow::Result<()> {
+    let order = inspect(config)?.verify(files)?;
+    println!("order {} would be obeyed: {}", order.id, order.title);
+    Ok(())
+}
+
+fn simulate(config: &Path, order: &Path, files: &Path) -> anyhow::Result<()> {
+    inspect(config)?.simulate(order, files)?.iter().for_each(|line| println!("{line}"));
+    Ok(())
 }
 
 fn run(config: PathBuf) -> anyhow::Result<()> {

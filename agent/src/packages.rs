@@ -11,6 +11,8 @@ use std::{
 
 use patchlab_protocol::inventory::{Inventory, PackageId, Transaction};
 
+use serde::{Deserialize, Serialize};
+
 pub use apt::Apt;
 
 use crate::{
@@ -19,7 +21,8 @@ use crate::{
 };
 
 /// What is to be so after one transaction: these files installed, at whatever version is there now, and these packages gone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub struct Goal {
     /// Package files, absolute paths.
     pub install: Vec<PathBuf>,
@@ -43,6 +46,8 @@ pub struct FileIdentity {
     pub id: PackageId,
     /// Version.
     pub version: String,
+    /// What its files take when they are unpacked, bytes, as its maker says; 0 when it says nothing.
+    pub unpacked: u64,
 }
 
 /// How a transaction went.
@@ -129,6 +134,13 @@ pub trait PackageManager: Send + Sync {
     /// # Errors
     /// When something stays half-way.
     fn settle(&self, deadline: Instant) -> Result<(), PackageError>;
+
+    /// Carries a transaction that was interrupted to its goal, from the same files and without planning anew: it was planned, compared
+    /// and begun before.
+    ///
+    /// # Errors
+    /// When something stays half-way.
+    fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError>;
 
     /// Whether the host asks for a reboot after this transaction.
     fn reboot(&self, done: &Transaction) -> Reboot;

@@ -110,7 +110,13 @@ fn wait(
     let mut ended = Ended::ByItself;
     loop {
         match step(Some(exited), outputs, limit.saturating_duration_since(Instant::now()))? {
-            Seen::Exit => return Ok(ended),
+            Seen::Exit => {
+                // apt-get ends at once, the dpkg it started a moment later, and holds its lock until then.
+                if ended == Ended::ByTimeout {
+                    await_end_of_group(group)?;
+                }
+                return Ok(ended);
+            }
             Seen::Output => {}
             Seen::Nothing => {
                 ended = Ended::ByTimeout;
@@ -128,6 +134,45 @@ fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Waits until nothing in the group runs any more; what still does after [`GRACE`] is killed.
+fn await_end_of_group(group: Pid) -> io::Result<()> {
+    let mut limit = Instant::now() + GRACE;
+    loop {
+        let members = members(group)?;
+        let Some(first) = members.first() else { return Ok(()) };
+        let left = limit.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            signal_group(group, Signal::KILL)?;
+            limit = Instant::now() + GRACE;
+        }
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(first, PollFlags::IN)], Some(&left)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Handles of the processes of a group that still run; those that only wait to be reaped hold nothing.
+fn members(group: Pid) -> io::Result<Vec<OwnedFd>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
+        let Some(fields) = stat(pid.as_raw_nonzero().get()) else { continue };
+        let in_group = fields.get(2).and_then(|field| field.parse().ok()) == Some(group.as_raw_nonzero().get());
+        if !in_group || matches!(fields.first().map(String::as_str), Some("Z" | "X")) {
+            continue;
+        }
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => found.push(handle),
+            Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// Takes what is in the pipes now; who still holds their other end keeps it.
@@ -216,37 +261,31 @@ fn boot() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
 }
 
-/// Field 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
+/// Field 22 of `/proc/PID/stat`: clock ticks since boot.
 fn start_time(pid: i32) -> Option<u64> {
-    let mut text = String::new();
-    fs::File::open(format!("/proc/{pid}/stat")).ok()?.take(4096).read_to_string(&mut text).ok()?;
-    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat(pid)?.get(19)?.parse().ok()
 }
 
-/// Ends the process group that an earlier agent started, if its leader still runs, and waits until it is gone.
+/// The fields of `/proc/PID/stat` from the third (state) on: counted after the command's name, which may hold anything.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let mut text = String::new();
+    fs::File::open(format!("/proc/{pid}/stat")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Ends the process group that an earlier agent started, and waits until it is gone. Its leader may be gone already, and what it
+/// started not: a group's number is not used again as long as something is in it.
 ///
 /// # Errors
 /// When it cannot be signalled or waited for.
 pub fn end_orphan(orphan: &ProcessMark) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(orphan.pid) else { return Ok(()) };
-    if mark(pid).as_ref() != Some(orphan) {
+    let Some(group) = Pid::from_raw(orphan.pid) else { return Ok(()) };
+    let leader = mark(group);
+    if boot().as_ref() != Some(&orphan.boot) || leader.is_some_and(|leader| leader != *orphan) {
         return Ok(());
     }
-    let exited = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(exited) => exited,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    for signal in [Signal::TERM, Signal::KILL] {
-        signal_group(pid, signal)?;
-        let mut fds = [PollFd::new(&exited, PollFlags::IN)];
-        let grace = Timespec { tv_sec: GRACE.as_secs().cast_signed(), tv_nsec: 0 };
-        if poll(&mut fds, Some(&grace))? > 0 {
-            // The leader is gone; what it started in its group must not outlive it.
-            return signal_group(pid, Signal::KILL);
-        }
-    }
-    Ok(())
+    signal_group(group, Signal::TERM)?;
+    await_end_of_group(group)
 }
 
 #[cfg(test)]
@@ -280,6 +319,25 @@ mod tests {
         let finished = shell("sleep 60 & sleep 60", 1000, Duration::from_millis(200));
         assert_eq!((finished.exit, finished.ended), (None, Ended::ByTimeout));
         assert!(begun.elapsed() < GRACE);
+    }
+
+    #[test]
+    fn what_an_orphan_left_behind_in_its_group_is_ended_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = folder.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {0}.new; mv {0}.new {0}; read forever", told.display());
+        let mut leader =
+            Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mark = mark(Pid::from_child(&leader)).unwrap();
+        while !told.exists() {
+            std::thread::yield_now();
+        }
+        let left: i32 = fs::read_to_string(&told).unwrap().trim().parse().unwrap();
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        assert!(start_time(left).is_some());
+        end_orphan(&mark).unwrap();
+        assert!(stat(left).is_none_or(|fields| fields[0] == "Z"));
     }
 
     #[test]

@@ -7,73 +7,51 @@ use std::{
     time::Instant,
 };
 
-use patchlab_protocol::{Refusal, document::RunState};
-use tokio::sync::{mpsc, watch};
+use patchlab_protocol::document::RunState;
+use tokio::sync::watch;
 
 use crate::{
     journal::{Journal, JournalError},
+    ledger::{Ledger, LedgerError, Standing},
     state::{Event, Run, State},
     transition,
 };
-
-/// Notices kept for a manager that does not answer; more are dropped, since the tables are the truth.
-const NOTICES: usize = 256;
-
-/// Something a manager may be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    /// Its sequence number.
-    pub sequence: u32,
-    /// What happened.
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// The agent started.
-    Started,
-    /// A run moved.
-    Run {
-        /// Order row.
-        order: u32,
-        /// Run index.
-        run: u32,
-        /// Where it is now.
-        state: RunState,
-        /// Why it was refused.
-        refusal: Option<Refusal>,
-        /// Statement and signature (hexadecimal digits), at the end.
-        result: Option<(String, String)>,
-    },
-}
 
 /// State, its journal, and those who wait for a change.
 #[derive(Debug)]
 pub struct Record {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
-    notices: mpsc::Sender<Notice>,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
     journal: Journal,
+    ledger: Ledger,
     aborts: BTreeSet<(u32, u32)>,
     changed: Option<Instant>,
 }
 
 impl Record {
-    /// Opens the record in the state folder; notices come out of the receiver.
+    /// Opens the record in the state folder, with its ledger. A state that was turned back is put
+    /// right from the ledger.
     ///
     /// # Errors
-    /// When the journal cannot be read or written.
-    pub fn open(folder: &Path) -> Result<(Self, mpsc::Receiver<Notice>), JournalError> {
+    /// When the journal or the ledger cannot be read or written, or the ledger is behind.
+    pub fn open(folder: &Path, ledger: &Path) -> Result<Self, OpenError> {
         let (journal, state) = Journal::open(folder)?;
-        let (notices, receiver) = mpsc::channel(NOTICES);
-        let inner = Mutex::new(Inner { state, journal, aborts: BTreeSet::new(), changed: None });
-        Ok((Self { inner, version: watch::Sender::new(0), notices }, receiver))
+        let (ledger, standing) = Ledger::open(ledger, &state)?;
+        let inner = Mutex::new(Inner { state, journal, ledger, aborts: BTreeSet::new(), changed: None });
+        let record = Self { inner, version: watch::Sender::new(0) };
+        if let Standing::TurnedBack(kept) = standing {
+            let generation = kept.generation;
+            tracing::warn!(generation, "the state folder was turned back under the agent; the ledger is believed");
+            record.enter(Event::Restored(kept))?;
+        } else if record.read(|state| state.generation == 0) {
+            record.enter(Event::LedgerBegun)?;
+        }
+        Ok(record)
     }
 
     /// A panic while the lock was held left memory at worst behind the journal, never ahead of it.
@@ -113,22 +91,24 @@ impl Record {
     pub fn decide<E>(&self, choose: impl FnOnce(&State) -> Result<Event, E>) -> Result<(), Undecided<E>> {
         let mut inner = self.lock();
         let event = choose(&inner.state).map_err(Undecided::No)?;
+        let mut after = inner.state.clone();
+        after.apply(&event);
+        // The ledger first: one that is ahead of the journal by an event that was never acted on does no harm.
+        if after.generation != inner.state.generation {
+            inner.ledger.keep(&after).map_err(JournalError::from).map_err(Undecided::Journal)?;
+        }
         inner.journal.enter(&event).map_err(Undecided::Journal)?;
-        let before = inner.state.clone();
-        inner.state.apply(&event);
-        inner.changed = Some(Instant::now());
+        inner.state = after;
+        // A confirmed notice is in no table.
+        if !matches!(event, Event::Confirmed { .. }) {
+            inner.changed = Some(Instant::now());
+        }
         let Inner { state, journal, .. } = &mut *inner;
         if let Err(error) = journal.fold(state) {
             // The event itself is safe; the next fold tries again.
             tracing::warn!(%error, "the journal could not be folded");
         }
-        let notices = notices(&before, &inner.state, &event);
         drop(inner);
-        for notice in notices {
-            if self.notices.try_send(notice).is_err() {
-                tracing::debug!("a notice was dropped: the manager does not keep up");
-            }
-        }
         self.version.send_modify(|version| *version += 1);
         Ok(())
     }
@@ -191,6 +171,17 @@ impl Record {
     }
 }
 
+/// The record cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
 /// An event was not entered.
 #[derive(Debug)]
 pub enum Undecided<E> {
@@ -217,27 +208,4 @@ pub enum RecordError {
     /// The journal could not be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-}
-
-/// What the change is worth telling.
-fn notices(before: &State, after: &State, event: &Event) -> Vec<Notice> {
-    let moved = |order: u32, run: u32| {
-        let row = after.run(order, run)?;
-        (before.run(order, run).map(|row| row.state) != Some(row.state)).then(|| What::Run {
-            order,
-            run,
-            state: row.state,
-            refusal: row.refusal,
-            result: (!row.result.is_empty()).then(|| (row.result.clone(), row.signature.clone())),
-        })
-    };
-    let what: Vec<What> = match event {
-        Event::Started => vec![What::Started],
-        Event::Set(change) => change.starts.iter().filter_map(|(order, run)| moved(*order, *run)).collect(),
-        Event::Run { order, run, .. } => moved(*order, *run).into_iter().collect(),
-        Event::Snapshot(_) | Event::Used { .. } => Vec::new(),
-    };
-    // Each raised the sequence by one, in this order.
-    let first = after.sequence.wrapping_sub(what.len() as u32).wrapping_add(1);
-    (0..).zip(what).map(|(n, what)| Notice { sequence: first.wrapping_add(n), what }).collect()
 }

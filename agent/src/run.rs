@@ -18,17 +18,19 @@ use attempt::{Attempt, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     ItemState, Refusal, SigningKey,
-    document::{Checks, Class, Root, RunState},
+    document::{Checks, Class, RunState},
 };
 use tokio::task::JoinHandle;
 
 use crate::{
-    packages::{Installed, PackageError, PackageManager},
+    fetch,
+    packages::{Goal, Installed, PackageError, PackageManager},
     process,
     production::Evaluate,
     record::{Record, RecordError},
     target::LocalTarget,
     transition,
+    trust::Trust,
 };
 
 /// Carries out runs.
@@ -37,8 +39,8 @@ pub struct Engine {
     pub host: String,
     /// Its class.
     pub class: Class,
-    /// The pinned root.
-    pub root: Root,
+    /// Whom it believes.
+    pub trust: Arc<Trust>,
     /// The host's enrolment key.
     pub key: SigningKey,
     /// What is remembered.
@@ -77,6 +79,18 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
+/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there the transaction
+/// is carried on, from the files that were verified for it.
+fn finish(packages: &dyn PackageManager, goal: Option<&Goal>) -> Result<(), PackageError> {
+    let deadline = Instant::now() + SETTLE;
+    let Err(error) = packages.settle(deadline) else { return Ok(()) };
+    let Some(goal) = goal.filter(|goal| goal.install.iter().all(|file| fetch::is_what_its_name_says(file))) else {
+        return Err(error);
+    };
+    tracing::warn!(%error, "packages are half-way; carrying the transaction on");
+    packages.resume(goal, deadline)
+}
+
 impl Engine {
     /// What is installed now.
     ///
@@ -109,8 +123,8 @@ impl Engine {
                 }
             }
             if transition::touches_packages(row.state) {
-                let packages = Arc::clone(&self.packages);
-                let settled = tokio::task::spawn_blocking(move || packages.settle(Instant::now() + SETTLE)).await?;
+                let (packages, goal) = (Arc::clone(&self.packages), row.goal.clone());
+                let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref())).await?;
                 if let Err(error) = settled {
                     reason = format!("{reason}; {error}");
                 }
@@ -204,13 +218,14 @@ impl Engine {
         row.ended = Some(ending.at);
         row.before = row.before.or(installed);
         row.after = installed.or(row.after).or(row.before);
-        row.process = None;
+        (row.process, row.goal) = (None, None);
         for item in row.items.iter_mut().filter(|item| item.state == ItemState::Pending) {
             item.state = ItemState::Failed;
         }
         let chain = result::Chain { host: &self.host, key: &self.key, previous, audit };
         result::sign(&mut row, digest, run, checks, &chain)?;
-        tracing::info!(order, run, state = state.name(), reason = %row.error, "run ended");
+        let refusal = row.refusal.map_or("none", Refusal::name);
+        tracing::info!(order, run, %digest, state = state.name(), %refusal, reason = %row.error, "run ended");
         self.record.change_run(order, run, |now| *now = row)?;
         Ok(())
     }

@@ -12,7 +12,6 @@ use std::{
 use async_snmp::Agent;
 use patchlab_protocol::enrolment::InformSink;
 use rustix::fs::{FlockOperation, flock};
-use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     configuration::Configuration,
@@ -20,7 +19,7 @@ use crate::{
     journal::{JournalError, replace},
     packages::{Apt, PackageError, PackageManager},
     production::Evaluate,
-    record::{Notice, Record},
+    record::{OpenError, Record},
     run::{Engine, EngineError},
     snmp::{
         self, SnmpError,
@@ -31,6 +30,7 @@ use crate::{
     },
     state::Event,
     target::LocalTarget,
+    trust::{BrokenChain, InForce, Trust},
 };
 
 /// Holds the address the agent really answers on, in the state folder, e.g. `127.0.0.1:40161`.
@@ -62,6 +62,12 @@ pub enum ServiceError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] OpenError),
+    /// The roots.
+    #[error(transparent)]
+    Trust(#[from] BrokenChain),
     /// The SNMP engine's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -83,11 +89,11 @@ pub enum ServiceError {
 pub struct Service {
     agent: Agent,
     engine: Arc<Engine>,
+    trust: Arc<Trust>,
     tables: Arc<Tables>,
     inform: Option<InformSink>,
-    notices: mpsc::Receiver<Notice>,
     state_dir: PathBuf,
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 impl Service {
@@ -97,29 +103,36 @@ impl Service {
     /// When any of it cannot be used.
     pub async fn open(configuration: Configuration, evaluate: Option<Evaluate>) -> Result<Self, ServiceError> {
         let Configuration { enrolment, root, key } = configuration;
-        let lock = take_folder(&enrolment.state_dir)?;
+        let mut locks = vec![take_folder(&enrolment.state_dir)?];
+        if enrolment.ledger() != enrolment.state_dir {
+            locks.push(take_folder(enrolment.ledger())?);
+        }
         let class = host::class(&enrolment.packages.root)?;
         let packages: Arc<dyn PackageManager> =
             Arc::new(Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?);
-        let (record, notices) = Record::open(&enrolment.state_dir)?;
-        let record = Arc::new(record);
+        let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
+        let root_version = root.version;
+        let trust = Arc::new(Trust::new(root, Arc::clone(&record))?);
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             host: enrolment.host.clone(),
             class: class.to_string(),
-            root: enrolment.root.digest,
+            root: InForce { version: root_version, digest: enrolment.root.digest },
             inventory: None,
             uptime: 0,
             last_change: 0,
             now: 0,
+            parse_errors: 0,
+            silent_drops: 0,
         };
         let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts));
-        let identity = identity::engine(&enrolment.state_dir, enrolment.engine_id.as_ref())?;
+        let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
         let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
+        tables.count_with(agent.clone());
         let engine = Arc::new(Engine {
             host: enrolment.host,
             class,
-            root,
+            trust: Arc::clone(&trust),
             key,
             record,
             packages,
@@ -131,11 +144,11 @@ impl Service {
         Ok(Self {
             agent,
             engine,
+            trust,
             tables,
             inform: enrolment.inform,
-            notices,
             state_dir: enrolment.state_dir,
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -149,9 +162,8 @@ impl Service {
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
         self.engine.recover().await?;
-        let _informs = self.informs().await?;
         self.engine.record.enter(Event::Started)?;
         let address = self.agent.local_addr();
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
@@ -160,26 +172,17 @@ impl Service {
         tokio::select! {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
+            ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
+            ended = self.inform() => ended,
             () = stop => Ok(()),
         }
     }
 
-    async fn informs(&mut self) -> Result<Option<Aborted>, ServiceError> {
-        // Without a manager nobody takes notices: the closed channel turns them away.
-        let (_, closed) = mpsc::channel(1);
-        let notices = std::mem::replace(&mut self.notices, closed);
-        let Some(sink) = &self.inform else { return Ok(None) };
+    /// Tells the manager, when there is one, for ever.
+    async fn inform(&self) -> Result<(), ServiceError> {
+        let Some(sink) = &self.inform else { return std::future::pending().await };
         let informer = Informer::new(sink, &self.engine.host, Arc::clone(&self.tables)).await?;
-        Ok(Some(Aborted(tokio::spawn(informer.deliver(notices)))))
-    }
-}
-
-/// A task that ends with what holds it.
-struct Aborted(JoinHandle<()>);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
+        Ok(informer.deliver(Arc::clone(&self.engine.record)).await?)
     }
 }
 

@@ -1,22 +1,24 @@
 //! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal gives
 //! the same state; clocks are in the events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Item, ItemState, Ledger, Refusal,
+    Digest, Envelope, Item, ItemState, Ledger, Refusal,
     document::{Action, RunState},
     inventory::Transaction,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::process::ProcessMark;
+use crate::{ledger::Kept, packages::Goal, process::ProcessMark, trust::InForce};
 
 /// Most order rows at a time.
 pub const ORDERS: usize = 64;
 /// Most runs remembered in one row; the oldest ended ones are forgotten.
 pub const RUNS_PER_ORDER: usize = 32;
+/// Most notices kept for a manager that does not answer; the oldest are dropped, and the gap in the numbers tells it to poll.
+pub const NOTICES: usize = 64;
 /// Longest text kept for people, bytes (SnmpAdminString).
 pub const TEXT_BYTES: usize = 255;
 
@@ -42,6 +44,82 @@ pub struct State {
     pub result_head: Option<Digest>,
     /// Sequence number of the newest notification.
     pub sequence: u32,
+    /// Counts the changes of what the ledger keeps; 0 before there is a ledger.
+    #[serde(default)]
+    pub generation: u64,
+    /// The roots that followed the pinned one, in order.
+    #[serde(default)]
+    pub roots: Vec<Envelope>,
+    /// The root in force, when it is not the pinned one.
+    #[serde(default)]
+    pub root: Option<InForce>,
+    /// The revocation list in force.
+    #[serde(default)]
+    pub revocation: Option<InForce>,
+    /// Where offered documents are.
+    #[serde(default)]
+    pub offer_uri: String,
+    /// What is offered and not yet decided.
+    #[serde(default)]
+    pub offer: Option<Offer>,
+    /// Why the newest offer was refused, and the sentence for people.
+    #[serde(default)]
+    pub offer_refused: Option<(Refusal, String)>,
+    /// What the manager has not confirmed yet, oldest first.
+    #[serde(default)]
+    pub notices: VecDeque<Notice>,
+}
+
+/// Something that a manager is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    /// Its sequence number.
+    pub sequence: u32,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// The agent started.
+    Started,
+    /// An offered root or revocation list was decided on.
+    Trust {
+        /// Version of the root in force, when it is not the pinned one.
+        root: Option<u32>,
+        /// Version of the revocation list in force, 0 for none.
+        revocation: u32,
+        /// Why it was refused.
+        refusal: Option<Refusal>,
+    },
+    /// A run moved.
+    Run {
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// Where it is now.
+        state: RunState,
+        /// Why it was refused.
+        refusal: Option<Refusal>,
+        /// Statement and signature (hexadecimal digits), at the end.
+        result: Option<(String, String)>,
+    },
+}
+
+/// Documents that are offered to change whom the host believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offer {
+    /// Where they are.
+    pub uri: String,
+    /// A root document.
+    pub root: Option<Digest>,
+    /// A revocation list.
+    pub revocation: Option<Digest>,
 }
 
 /// What a manager says of an order row.
@@ -128,6 +206,9 @@ pub struct Run {
     pub items: Vec<Item>,
     /// The package manager's process, from its start until it was waited for.
     pub process: Option<ProcessMark>,
+    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish it.
+    #[serde(default)]
+    pub goal: Option<Goal>,
 }
 
 /// Whether a host asks for a reboot.
@@ -168,6 +249,47 @@ pub enum Event {
         /// The newest signed time in the documents.
         floor: Timestamp,
     },
+    /// A newer signed time was seen.
+    Seen {
+        /// The time.
+        at: Timestamp,
+    },
+    /// A root that follows the one in force.
+    Root {
+        /// Its version.
+        version: u32,
+        /// The signed document.
+        envelope: Box<Envelope>,
+    },
+    /// A revocation list that follows the one in force.
+    Revoked {
+        /// Its version.
+        version: u32,
+        /// Its digest.
+        digest: Digest,
+        /// What it revokes.
+        documents: Vec<Digest>,
+        /// When it was signed.
+        at: Timestamp,
+    },
+    /// An offer is decided.
+    Offered {
+        /// Which.
+        offer: Offer,
+        /// Why it was refused; `None` when it was taken.
+        refusal: Option<Refusal>,
+        /// The sentence for people.
+        reason: String,
+    },
+    /// The manager confirmed a notice.
+    Confirmed {
+        /// Its sequence number.
+        sequence: u32,
+    },
+    /// From here on there is a ledger.
+    LedgerBegun,
+    /// The state was turned back; the ledger was not.
+    Restored(Box<Kept>),
 }
 
 /// What one SET changes.
@@ -180,6 +302,12 @@ pub struct Change {
     pub starts: Vec<(u32, u32)>,
     /// The audit head; `Some(None)` clears it.
     pub audit_head: Option<Option<Digest>>,
+    /// Where offered documents are.
+    #[serde(default)]
+    pub offer_uri: Option<String>,
+    /// What is offered.
+    #[serde(default)]
+    pub offer: Option<Offer>,
     /// When, milliseconds since 1970.
     pub at: i64,
 }
@@ -208,9 +336,29 @@ impl State {
 
     /// Takes an event in.
     pub fn apply(&mut self, event: &Event) {
+        let before = (self.audit_head, self.result_head);
+        self.take(event);
+        let kept_elsewhere = match event {
+            Event::Snapshot(_)
+            | Event::LedgerBegun
+            | Event::Restored(_)
+            | Event::Offered { .. }
+            | Event::Confirmed { .. } => false,
+            Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
+                true
+            }
+            Event::Set(_) | Event::Run { .. } => before != (self.audit_head, self.result_head),
+        };
+        if self.generation > 0 && kept_elsewhere {
+            self.generation += 1;
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
         match event {
             Event::Snapshot(state) => self.clone_from(state),
-            Event::Started => self.sequence = self.sequence.wrapping_add(1),
+            Event::Started => self.notice(What::Started),
+            Event::Confirmed { sequence } => self.notices.retain(|notice| notice.sequence != *sequence),
             Event::Set(change) => self.apply_set(change),
             Event::Run { order, run, row } => self.apply_run(*order, *run, row),
             Event::Used { activation, applied, floor } => {
@@ -220,6 +368,36 @@ impl State {
                 }
                 self.time_floor = self.time_floor.max(Some(*floor));
             }
+            Event::Seen { at } => self.time_floor = self.time_floor.max(Some(*at)),
+            Event::Root { version, envelope } => {
+                self.root = Some(InForce { version: *version, digest: envelope.digest() });
+                self.roots.push((**envelope).clone());
+            }
+            Event::Revoked { version, digest, documents, at } => {
+                self.revocation = Some(InForce { version: *version, digest: *digest });
+                documents.iter().for_each(|document| remember(&mut self.revoked, *document));
+                self.time_floor = self.time_floor.max(Some(*at));
+            }
+            Event::Offered { offer, refusal, reason } => {
+                // Another offer may have come meanwhile; it stays.
+                self.offer.take_if(|open| open == offer);
+                self.offer_refused = refusal.map(|refusal| (refusal, cut(reason).to_owned()));
+                self.notice(What::Trust {
+                    root: self.root.map(|root| root.version),
+                    revocation: self.revocation.map_or(0, |list| list.version),
+                    refusal: *refusal,
+                });
+            }
+            Event::LedgerBegun => self.generation = 1,
+            Event::Restored(kept) => kept.restore(self),
+        }
+    }
+
+    fn notice(&mut self, what: What) {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.notices.push_back(Notice { sequence: self.sequence, what });
+        while self.notices.len() > NOTICES {
+            self.notices.pop_front();
         }
     }
 
@@ -239,26 +417,36 @@ impl State {
                 row.last_run = *run;
                 row.attempts += 1;
                 row.runs.insert(*run, Run::received(row.attempts, change.at));
-                self.sequence = self.sequence.wrapping_add(1);
                 while row.runs.len() > RUNS_PER_ORDER {
                     row.runs.pop_first();
                 }
+                let state = RunState::Received;
+                self.notice(What::Run { order: *order, run: *run, state, refusal: None, result: None });
             }
         }
         if let Some(head) = change.audit_head {
             self.audit_head = head;
         }
+        if let Some(uri) = &change.offer_uri {
+            self.offer_uri.clone_from(uri);
+        }
+        if let Some(offer) = &change.offer {
+            self.offer = Some(offer.clone());
+            self.offer_refused = None;
+        }
     }
 
     fn apply_run(&mut self, order: u32, run: u32, row: &Run) {
         let Some(found) = self.orders.get_mut(&order).and_then(|order| order.runs.get_mut(&run)) else { return };
-        if found.state != row.state {
-            self.sequence = self.sequence.wrapping_add(1);
-        }
+        let moved = found.state != row.state;
         if found.result != row.result {
             self.result_head = Some(Digest::of(&row.result));
         }
         found.clone_from(row);
+        if moved {
+            let result = (!row.result.is_empty()).then(|| (row.result.clone(), row.signature.clone()));
+            self.notice(What::Run { order, run, state: row.state, refusal: row.refusal, result });
+        }
         let Some(digest) = self.orders.get(&order).map(|order| order.columns.digest) else { return };
         match row.state {
             RunState::Succeeded => remember(&mut self.succeeded, digest),
@@ -296,6 +484,7 @@ impl Run {
             signature: String::new(),
             items: Vec::new(),
             process: None,
+            goal: None,
         }
     }
 
@@ -385,6 +574,19 @@ mod tests {
         }
         let ledger = state.ledger();
         assert_eq!((ledger.consumed.len(), ledger.applied.len(), ledger.time_floor), (1, 1, Some(late)));
+    }
+
+    #[test]
+    fn notices_wait_in_order_until_they_are_confirmed_and_the_oldest_make_room() {
+        let mut state = State::default();
+        for _ in 0..NOTICES + 3 {
+            state.apply(&Event::Started);
+        }
+        let numbers = |state: &State| state.notices.iter().map(|notice| notice.sequence).collect::<Vec<_>>();
+        assert_eq!(numbers(&state), (4..=NOTICES as u32 + 3).collect::<Vec<_>>());
+        state.apply(&Event::Confirmed { sequence: 4 });
+        state.apply(&Event::Confirmed { sequence: 1 });
+        assert_eq!((numbers(&state)[0], state.notices.len()), (5, NOTICES - 1));
     }
 
     #[test]

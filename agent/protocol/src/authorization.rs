@@ -110,7 +110,7 @@ pub fn authorize(
         ));
     }
     authentic(root, documents, envelope, &activation, &order)?;
-    not_revoked(documents, ledger)?;
+    not_revoked(documents, ledger, activation.action)?;
     addressed(identity, &activation, &order)?;
     in_time(ledger, &activation, activation_digest, now)?;
     let mut newest = activation.at;
@@ -119,6 +119,11 @@ pub fn authorize(
         Action::Apply => {
             let (release, at) = authorize_apply(root, documents, &order, order_digest, &activation, ledger, now)?;
             newest = newest.max(at);
+            // Signed after now: the clock was turned back, or the signer's is ahead. Either way now is not known.
+            if newest > now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX) {
+                let reason = format!("the clock says {now}, a document was signed at {newest}: set the clock");
+                return Err(Refused::new(Refusal::Expired, reason));
+            }
             Some(release)
         }
     };
@@ -160,10 +165,12 @@ fn authentic(
     Ok(())
 }
 
-/// No document that came was revoked, needed or not.
-fn not_revoked(documents: &Documents<'_>, ledger: &Ledger) -> Result<(), Refused> {
-    let all = [Some(documents.order), documents.activation, documents.release, documents.approval];
-    let mut digests = all.into_iter().flatten().map(Envelope::digest);
+/// For apply, no document that came was revoked, needed or not. For rollback the activation was not: an order is revoked because it must
+/// not stay, and then the way back must be open.
+fn not_revoked(documents: &Documents<'_>, ledger: &Ledger, action: Action) -> Result<(), Refused> {
+    let for_apply = [Some(documents.order), documents.release, documents.approval];
+    let others = if action == Action::Apply { for_apply } else { [None; 3] };
+    let mut digests = others.into_iter().chain([documents.activation]).flatten().map(Envelope::digest);
     match digests.find(|digest| ledger.revoked.contains(digest)) {
         Some(digest) => Err(Refused::new(Refusal::Revoked, format!("document {} was revoked", digest.short()))),
         None => Ok(()),
@@ -252,6 +259,23 @@ fn authorize_apply(
     Ok((release, newest))
 }
 
+/// The newest time in those of the documents that were signed by a key that may: no clock can be before it, whatever is then decided.
+pub fn newest_signed_time(root: &Root, documents: &Documents<'_>) -> Option<Timestamp> {
+    let by = |envelope: &Option<&Envelope>, roles: &[Role]| {
+        envelope.filter(|envelope| roles.iter().any(|role| signed(root, envelope, *role))).cloned()
+    };
+    let activation = by(&documents.activation, &[Role::Activator, Role::Operator])
+        .and_then(|envelope| envelope.statement::<Activation>().ok())
+        .map(|statement| statement.predicate.at);
+    let approval = by(&documents.approval, &[Role::Approver])
+        .and_then(|envelope| envelope.statement::<Approval>().ok())
+        .map(|statement| statement.predicate.at);
+    let release = by(&documents.release, &[Role::Releaser])
+        .and_then(|envelope| envelope.statement::<Release>().ok())
+        .map(|statement| statement.predicate.proof.at);
+    [activation, approval, release].into_iter().flatten().max()
+}
+
 /// Whether `envelope` is a release of this order, in date and signed by a key that may release under `root`.
 pub fn released(
     root: &Root,
@@ -286,33 +310,4 @@ pub fn signed(root: &Root, envelope: &Envelope, role: Role) -> bool {
 
 fn read<P: Predicate>(envelope: &Envelope, what: &str, refusal: Refusal) -> Result<Statement<P>, Refused> {
     envelope.statement().map_err(|error| Refused::new(refusal, format!("{what}: {error}")))
-}
-
-/// Why a root document is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RootError {
-    /// Its digest is not the pinned one.
-    #[error("the root document is {found}, pinned is {pinned}", found = found.short(), pinned = pinned.short())]
-    NotPinned {
-        /// The digest found.
-        found: Digest,
-        /// The digest expected.
-        pinned: Digest,
-    },
-    /// It is no root document, or is not signed by its own root keys.
-    #[error("the root document is not valid: {0}")]
-    Invalid(String),
-}
-
-/// Reads a root document pinned by its digest, and checks that its own root keys signed it.
-pub fn pinned_root(envelope: &Envelope, pinned: Digest) -> Result<Root, RootError> {
-    let found = envelope.digest();
-    if found != pinned {
-        return Err(RootError::NotPinned { found, pinned });
-    }
-    let root: Root = envelope.statement().map_err(|error| RootError::Invalid(error.to_string()))?.predicate;
-    if !signed(&root, envelope, Role::Root) {
-        return Err(RootError::Invalid("not signed by enough of its root keys".into()));
-    }
-    Ok(root)
 }

@@ -8,6 +8,7 @@ mod approval;
 mod order;
 mod release;
 mod result;
+mod revocation;
 mod root;
 
 pub use activation::{Action, Activation};
@@ -15,4 +16,5 @@ pub use approval::Approval;
 pub use order::{Class, Kind, Order, Origin, PackageFile, ProductionCheck, Replaced, RollbackClass, Severity};
 pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
 pub use result::{Checks, RunResult, RunState};
+pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};

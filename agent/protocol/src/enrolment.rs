@@ -40,9 +40,13 @@ pub struct Enrolment {
     /// Address and UDP port to answer SNMP on, IPv4 or IPv6; port 0 takes a free one, which is logged and stands in the state folder.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// Boots, ledger, order and run rows, journal, fetched files. It belongs outside any disk that may be reverted.
+    /// Order and run rows, journal, fetched files.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// Boots, used permissions, time floor, newer roots and revocations: what must not go back when the host's disk is reverted to a
+    /// snapshot, so it belongs on another disk then. Absent: the state folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_dir: Option<PathBuf>,
     /// SNMP engine id; absent: one is made from random bytes at the first start and kept in the state folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<EngineId>,
@@ -215,10 +219,16 @@ impl Enrolment {
     /// Resolves relative paths against `folder`, the folder the file lies in.
     #[must_use]
     pub fn located_in(mut self, folder: &Path) -> Self {
-        for path in [&mut self.state_dir, &mut self.root.path, &mut self.host_key, &mut self.packages.root] {
+        let paths = [&mut self.state_dir, &mut self.root.path, &mut self.host_key, &mut self.packages.root];
+        for path in paths.into_iter().chain(&mut self.ledger_dir) {
             *path = folder.join(&*path);
         }
         self
+    }
+
+    /// Where the ledger is.
+    pub fn ledger(&self) -> &Path {
+        self.ledger_dir.as_deref().unwrap_or(&self.state_dir)
     }
 
     /// Checks what types alone do not.

@@ -2,7 +2,7 @@
 //!
 //! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and the
 //! [`document::Root`] that says whose signature counts; the [`envelope`] they travel in; the [`authorization`] rule that an
-//! agent enforces whatever SNMP says; the signed [`document::RunResult`] that comes back; and the numbers of the [`mib`].
+//! agent enforces whatever SNMP says, and what may change whom it believes ([`trust`]); the signed [`document::RunResult`] that comes back; and the numbers of the [`mib`].
 //!
 //! Used by the agent and by the orchestrator. Everything here is a pure function of its inputs: clocks, ledgers and files
 //! are passed in.
@@ -17,6 +17,7 @@ pub mod key;
 pub mod limits;
 pub mod mib;
 pub mod refusal;
+pub mod trust;
 
 pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;

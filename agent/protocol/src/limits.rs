@@ -1,5 +1,7 @@
 //! Limits on everything that is fetched or received. Each is a promise to the reader of the documents and to the host.
 
+use jiff::SignedDuration;
+
 /// Largest document (envelope) an agent fetches: 1 MiB.
 pub const DOCUMENT_BYTES: u64 = 1024 * 1024;
 /// Largest single package file: 4 GiB.
@@ -16,3 +18,9 @@ pub const PDU_BYTES: usize = 1_232;
 pub const RESULT_BYTES: usize = 768;
 /// Longest enrolled host name, bytes: it stands in every result.
 pub const HOST_NAME_BYTES: usize = 64;
+/// Most documents that a revocation list names.
+pub const REVOKED_DOCUMENTS: usize = 4_096;
+/// Most roots that follow the pinned one; then the host is enrolled again.
+pub const ROOT_SUCCESSORS: usize = 64;
+/// How far a signer's clock may be ahead of the host's.
+pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(10);

@@ -119,6 +119,30 @@ pub mod item {
     pub const STATE: u32 = 6;
 }
 
+/// Scalars, `plTrust`: whom the host believes, and what is offered to change that; the instance is `.0`.
+pub mod trust {
+    /// `plTrust`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 5];
+    /// Version of the root in force, Unsigned32. Its digest is `plAgentRootDigest`.
+    pub const ROOT_VERSION: u32 = 1;
+    /// Version of the revocation list in force, Unsigned32, 0 for none.
+    pub const REVOCATION_VERSION: u32 = 2;
+    /// Digest of the revocation list in force, OCTET STRING (0|32).
+    pub const REVOCATION_DIGEST: u32 = 3;
+    /// The newest signed time seen, DateAndTime; no instance before any.
+    pub const TIME_FLOOR: u32 = 4;
+    /// Where offered documents are, SnmpAdminString (0..255), read-write.
+    pub const OFFER_URI: u32 = 5;
+    /// Write the digest of a root document to have it fetched and, if it follows, taken; reads empty when that is decided.
+    pub const OFFER_ROOT: u32 = 6;
+    /// Write the digest of a revocation list to have it fetched and, if it follows, taken; reads empty when that is decided.
+    pub const OFFER_REVOCATION: u32 = 7;
+    /// `PatchlabRefusal` of the newest offer, 0 when it was taken.
+    pub const OFFER_REFUSAL: u32 = 8;
+    /// The sentence for people, SnmpAdminString (0..255).
+    pub const OFFER_REASON: u32 = 9;
+}
+
 /// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state, result and
 /// signature.
 pub mod notification {
@@ -127,4 +151,7 @@ pub mod notification {
     pub const RUN_CHANGED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 1];
     /// `plAgentStarted`: the agent (re)started: sequence, host.
     pub const AGENT_STARTED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 2];
+    /// `plTrustChanged`: an offered root or revocation list was taken or refused: sequence, host, plTrustRootVersion,
+    /// plTrustRevocationVersion, plTrustOfferRefusal.
+    pub const TRUST_CHANGED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 3];
 }

@@ -50,6 +50,8 @@ refusals! {
     Busy = 12 "busy",
     /// The host is in no state to be patched, or a document or payload could not be had.
     Preflight = 13 "preflight",
+    /// A root or revocation list that is not newer than the one in force.
+    Stale = 14 "stale",
 }
 
 impl Refusal {

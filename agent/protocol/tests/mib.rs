@@ -51,6 +51,8 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
         ("plItemEntry", mib::item::ENTRY),
         ("plRunChanged", mib::notification::RUN_CHANGED),
         ("plAgentStarted", mib::notification::AGENT_STARTED),
+        ("plTrust", mib::trust::GROUP),
+        ("plTrustChanged", mib::notification::TRUST_CHANGED),
     ]
     .map(|(name, arcs)| (name.to_owned(), dotted(arcs, None)))
     .to_vec();
@@ -111,6 +113,21 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("TransactionDuration", TRANSACTION_DURATION),
         ];
         columns(ENTRY, "plRun", &all);
+    }
+    {
+        use mib::trust::*;
+        let all = [
+            ("RootVersion", ROOT_VERSION),
+            ("RevocationVersion", REVOCATION_VERSION),
+            ("RevocationDigest", REVOCATION_DIGEST),
+            ("TimeFloor", TIME_FLOOR),
+            ("OfferUri", OFFER_URI),
+            ("OfferRoot", OFFER_ROOT),
+            ("OfferRevocation", OFFER_REVOCATION),
+            ("OfferRefusal", OFFER_REFUSAL),
+            ("OfferReason", OFFER_REASON),
+        ];
+        columns(GROUP, "plTrust", &all);
     }
     {
         use mib::item::*;

@@ -5,7 +5,8 @@
 //! which there is no source at all: it can use the files it is given and nothing else. The host's own apt configuration is
 //! not read (its hooks could change the transaction that was proven), and neither its marks of automatically installed
 //! packages nor its lists and caches are touched, so that a rollback finds them as they were. dpkg's own configuration, its
-//! locks, and apt's history log are the host's.
+//! locks, and apt's history log are the host's. apt keeps no binary cache, since it tells a changed dpkg database from the cached
+//! one by its size and the second in which it was written: a rollback right after an apply changes neither.
 
 use std::{
     fs,
@@ -80,6 +81,8 @@ Dir::State "{work}/state";
 Dir::State::status "{status}";
 Dir::State::extended_states "{work}/extended_states";
 Dir::Cache "{work}/cache";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
 Dir::Log "{root}/var/log/apt";
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
@@ -90,6 +93,27 @@ DPkg::Lock::Timeout "{LOCK_SECONDS}";
 DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
 "#
         )
+    }
+
+    /// dpkg itself, on the right root.
+    fn dpkg(&self, words: &[&str], deadline: Instant) -> Result<(), PackageError> {
+        let mut command = self.command("dpkg");
+        if !self.is_own_root() {
+            command.arg(format!("--root={}", self.root.display()));
+        }
+        command.args(["--force-confold", "--force-confdef"]).args(words);
+        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
+        succeeded("dpkg", finished).map(drop)
+    }
+
+    fn nothing_half_way(&self) -> Result<(), PackageError> {
+        let left = self.installed()?.unsettled;
+        if left.packages().next().is_none() {
+            return Ok(());
+        }
+        let said = format!("still half-way: {}", left.to_string().replace('\n', "; "));
+        Err(PackageError::Failed { program: "dpkg", status: "exit status 0".into(), said })
     }
 
     fn is_own_root(&self) -> bool {
@@ -155,10 +179,15 @@ impl PackageManager for Apt {
 
     fn identify(&self, file: &Path) -> Result<FileIdentity, PackageError> {
         let path = file.display().to_string();
-        let format = "--showformat=${Package} ${Architecture} ${Version}";
+        let format = "--showformat=${Package} ${Architecture} ${Version} ${Installed-Size}";
         let said = self.query("dpkg-deb", &["--show", format, &path])?;
         match said.split_whitespace().collect::<Vec<_>>()[..] {
-            [name, arch, version] => Ok(FileIdentity { id: PackageId::new(name, arch), version: version.to_owned() }),
+            [name, arch, version, ref size @ ..] => {
+                // KiB, Debian policy 5.6.20; a field that may be missing.
+                let kib: u64 = size.first().and_then(|size| size.parse().ok()).unwrap_or(0);
+                let unpacked = kib.saturating_mul(1024);
+                Ok(FileIdentity { id: PackageId::new(name, arch), version: version.to_owned(), unpacked })
+            }
             _ => Err(PackageError::Unexpected { program: "dpkg-deb", said }),
         }
     }
@@ -187,20 +216,22 @@ impl PackageManager for Apt {
     }
 
     fn settle(&self, deadline: Instant) -> Result<(), PackageError> {
-        let mut command = self.command("dpkg");
-        if !self.is_own_root() {
-            command.arg(format!("--root={}", self.root.display()));
+        self.dpkg(&["--configure", "--pending"], deadline)?;
+        self.nothing_half_way()
+    }
+
+    /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an older version,
+    /// which is what an interrupted way back leaves.
+    fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError> {
+        let names = |id: &PackageId| if id.arch == "all" { id.name.clone() } else { id.to_string() };
+        let files: Vec<String> = goal.install.iter().map(|file| file.display().to_string()).collect();
+        for (action, what) in [("--install", files), ("--purge", goal.remove.iter().map(names).collect())] {
+            if !what.is_empty() {
+                let words: Vec<&str> = [action].into_iter().chain(what.iter().map(String::as_str)).collect();
+                self.dpkg(&words, deadline)?;
+            }
         }
-        command.args(["--force-confold", "--force-confdef", "--configure", "--pending"]);
-        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
-            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
-        succeeded("dpkg", finished)?;
-        let left = self.installed()?.unsettled;
-        if left.packages().next().is_none() {
-            return Ok(());
-        }
-        let said = format!("still half-way: {}", left.to_string().replace('\n', "; "));
-        Err(PackageError::Failed { program: "dpkg", status: "exit status 0".into(), said })
+        self.nothing_half_way()
     }
 
     fn reboot(&self, done: &Transaction) -> Reboot {

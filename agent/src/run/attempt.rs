@@ -9,23 +9,26 @@ use std::{
 };
 
 use jiff::Timestamp;
+use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, ItemState, Refusal, Refused,
-    authorization::{Documents, Identity, authorize},
+    authorization::{Documents, Identity, authorize, newest_signed_time},
     document::{Action, Checks, PackageFile, RunState},
     inventory::Transaction,
 };
 
 use super::{
-    Engine, now,
+    Engine, finish, now,
     plan::{Plan, compare, plan},
 };
 use crate::{
     fetch::{FetchError, Place},
     packages::{Committed, Goal, Installed, PackageError},
+    preflight::{self, Kernel, Needs},
     production,
-    record::RecordError,
+    record::{RecordError, Undecided},
     state::{self, Columns, Event, Run},
+    updaters::{self, Paused},
 };
 
 /// How long finishing what was left half-way may take, after a run's own time is over.
@@ -75,12 +78,34 @@ pub struct Attempt<'e> {
     pub deadline: Instant,
 }
 
+/// The documents of a run, as fetched.
+struct Fetched {
+    order: Envelope,
+    release: Option<Envelope>,
+    approval: Option<Envelope>,
+    activation: Option<Envelope>,
+}
+
+impl Fetched {
+    fn documents(&self) -> Documents<'_> {
+        Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        }
+    }
+}
+
 /// All that must be settled before the package manager may work.
 struct Prepared {
+    fetched: Fetched,
     authorized: Authorized,
     plan: Plan,
     goal: Goal,
     transaction: Transaction,
+    /// To the run's end.
+    _paused: Paused,
 }
 
 impl Attempt<'_> {
@@ -125,30 +150,54 @@ impl Attempt<'_> {
             self.optional(&place, "activation", columns.activation).await?,
         ];
         self.progress(RunState::Verifying, 6, "signatures")?;
-        let documents = Documents {
-            order: &order,
-            release: release.as_ref(),
-            approval: approval.as_ref(),
-            activation: activation.as_ref(),
-        };
-        let authorized = self.authorize(&documents)?;
+        let fetched = Fetched { order, release, approval, activation };
+        self.see_time(&fetched)?;
+        let authorized = self.engine.record.read(|state| self.authorize(&fetched, state))?;
         self.change(|run| run.action = Some(authorized.action()))?;
         let plan = self.plan(&authorized, &installed)?;
 
         self.progress(RunState::Fetching, 10, "files")?;
-        let goal = Goal { install: self.files(&place, &plan, folder).await?, remove: plan.remove.clone() };
+        let (install, unpacked) = self.files(&place, &plan, folder).await?;
+        let goal = Goal { install, remove: plan.remove.clone() };
         self.progress(RunState::Verifying, 40, "simulation")?;
+        let paused = updaters::pause(self.engine.target.root()).map_err(preflight)?;
         let transaction = self.simulate(&goal, &plan).await?;
         compare(&transaction, &plan, authorized.release(), &installed)?;
+        self.fit(&transaction, unpacked)?;
         self.change(|run| run.items = state::items(&transaction))?;
-        Ok(Prepared { authorized, plan, goal, transaction })
+        Ok(Prepared { fetched, authorized, plan, goal, transaction, _paused: paused })
     }
 
-    fn authorize(&self, documents: &Documents<'_>) -> Result<Authorized, Refused> {
+    fn authorize(&self, fetched: &Fetched, state: &state::State) -> Result<Authorized, Refused> {
         let engine = self.engine;
         let identity = Identity { host: &engine.host, class: &engine.class };
-        let ledger = engine.record.read(state::State::ledger);
-        authorize(&engine.root, &identity, documents, &ledger, Timestamp::now())
+        authorize(&engine.trust.root(), &identity, &fetched.documents(), &state.ledger(), Timestamp::now())
+    }
+
+    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before it.
+    fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
+        let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
+        if self.engine.record.read(|state| state.time_floor < Some(at)) {
+            self.engine.record.enter(Event::Seen { at })?;
+        }
+        Ok(())
+    }
+
+    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching may have taken
+    /// hours, and meanwhile the activation may have expired, or a document may have been revoked.
+    fn use_up(&self, prepared: &Prepared) -> Result<(), Stop> {
+        let entered = self.engine.record.decide(|state| {
+            let authorized = self.authorize(&prepared.fetched, state)?;
+            Ok(Event::Used {
+                activation: authorized.activation(),
+                applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
+                floor: authorized.newest_time(),
+            })
+        });
+        entered.map_err(|error| match error {
+            Undecided::No(refused) => Stop::Refused(refused),
+            Undecided::Journal(error) => Stop::Record(error.into()),
+        })
     }
 
     fn plan(&self, authorized: &Authorized, installed: &Installed) -> Result<Plan, Stop> {
@@ -175,7 +224,15 @@ impl Attempt<'_> {
         }
     }
 
-    async fn files(&self, place: &Place, plan: &Plan, folder: &Path) -> Result<Vec<PathBuf>, Stop> {
+    /// Whether the host is in a state to be patched.
+    fn fit(&self, transaction: &Transaction, unpacked: u64) -> Result<(), Stop> {
+        let found = preflight::look(self.engine.target.root()).map_err(preflight)?;
+        let needs = Needs { unpacked, kernel: Kernel::of(transaction) };
+        preflight::judge(&needs, &found).map_err(preflight)
+    }
+
+    /// Fetches the plan's files; with what they take when they are unpacked, bytes.
+    async fn files(&self, place: &Place, plan: &Plan, folder: &Path) -> Result<(Vec<PathBuf>, u64), Stop> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -184,7 +241,7 @@ impl Attempt<'_> {
         let total: u64 = plan.files.iter().map(|file| file.size).sum();
         room_for(folder, total)?;
         let mut paths = Vec::new();
-        let (mut before, mut told) = (0, 10);
+        let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
         for file in &plan.files {
             let mut percent = told;
             let progress =
@@ -194,21 +251,21 @@ impl Attempt<'_> {
                 told = percent;
                 self.change(|run| run.percent = percent)?;
             }
-            self.identify(file, &path).await?;
+            unpacked = unpacked.saturating_add(self.identify(file, &path).await?);
             before += file.size;
             paths.push(path);
         }
-        Ok(paths)
+        Ok((paths, unpacked))
     }
 
-    /// The drafter may err: a file must be what the order calls it.
-    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<(), Stop> {
+    /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.
+    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<u64, Stop> {
         let (packages, path) = (Arc::clone(&self.engine.packages), path.to_owned());
         let found = blocking(move || packages.identify(&path)).await?.map_err(preflight)?;
         if (found.id.name.as_str(), found.id.arch.as_str(), found.version.as_str())
             == (&*file.name, &*file.arch, &*file.version)
         {
-            return Ok(());
+            return Ok(found.unpacked);
         }
         let reason =
             format!("file {} is {} {}, the order calls it {}", file.sha256.short(), found.id, found.version, file.name);
@@ -229,22 +286,17 @@ impl Attempt<'_> {
 
     /// The point of no return: the permission is used up and the state journaled, then the package manager works.
     async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
-        let authorized = &prepared.authorized;
-        let (working, phase) = match authorized.action() {
+        self.use_up(prepared)?;
+        let (working, phase) = match prepared.authorized.action() {
             Action::Apply => (RunState::Applying, "package manager"),
             Action::Rollback => (RunState::RollingBack, "package manager, way back"),
         };
+        self.change(|run| run.goal = Some(prepared.goal.clone()))?;
         self.progress(working, 45, phase)?;
         // An abort that came before that is the last one; after it, aborts are turned away.
         if self.engine.record.is_aborted(self.order, self.run) {
             return Err(Stop::Aborted("aborted by the manager".into()));
         }
-        let used = Event::Used {
-            activation: authorized.activation(),
-            applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
-            floor: authorized.newest_time(),
-        };
-        self.engine.record.enter(used).map_err(RecordError::from)?;
         let committed = self.commit(&prepared.goal).await?;
         let reboot = self.engine.packages.reboot(&prepared.transaction);
         let installed = self.installed().await.map_err(Stop::failed)?;
@@ -266,7 +318,7 @@ impl Attempt<'_> {
     }
 
     fn judge(&self, committed: &Committed, missed: &[String]) -> Result<(), Stop> {
-        if committed.finished.ended == patchlab_check::target::Ended::ByTimeout {
+        if committed.finished.ended == Ended::ByTimeout {
             return Err(Stop::Aborted(format!(
                 "its lifetime ended while the package manager worked; {}",
                 list(missed)
@@ -288,8 +340,10 @@ impl Attempt<'_> {
                     tracing::error!(%error, "the package manager's process could not be journaled");
                 }
             })?;
+            // What failed by itself would fail again; what ran out of time is finished.
+            let again = (committed.finished.ended == Ended::ByTimeout).then_some(&goal);
             if !committed.finished.succeeded()
-                && let Err(error) = packages.settle(Instant::now() + SETTLE)
+                && let Err(error) = finish(&*packages, again)
             {
                 tracing::warn!(%error, "packages were left half-way");
             }

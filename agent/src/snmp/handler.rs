@@ -1,12 +1,12 @@
 //! Joins the objects to the record: reads from a table made of the state, SETs as one change of it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
 
 use async_snmp::{
-    BoxFuture, GetNextResult, GetResult, HandlerResult, MibHandler, Oid, OidTable, PreparedSet, RequestContext,
+    Agent, BoxFuture, GetNextResult, GetResult, HandlerResult, MibHandler, Oid, OidTable, PreparedSet, RequestContext,
     SetCommitError, SetCommitResult, SetTestError, SetTestResult, SetUndoResult, Value, VarBind,
 };
 use patchlab_protocol::{Digest, mib};
@@ -34,6 +34,8 @@ pub struct Tables {
     made: Mutex<Option<Made>>,
     inventory: Mutex<Option<(SystemTime, Digest)>>,
     pending: Mutex<Weak<Mutex<Vec<Write>>>>,
+    /// The engine that answers from these tables and counts what it drops. They end together, with the process.
+    engine: OnceLock<Agent>,
 }
 
 struct Made {
@@ -54,7 +56,18 @@ impl Tables {
             made: Mutex::new(None),
             inventory: Mutex::new(None),
             pending: Mutex::new(Weak::new()),
+            engine: OnceLock::new(),
         }
+    }
+
+    /// Takes the counters of SNMPv2-MIB from this engine.
+    pub fn count_with(&self, engine: Agent) {
+        self.engine.get_or_init(|| engine);
+    }
+
+    /// Version of the pinned root.
+    pub fn pinned_version(&self) -> u32 {
+        self.facts.root.version
     }
 
     /// Hundredths of seconds since the agent started: `sysUpTime`.
@@ -83,6 +96,8 @@ impl Tables {
             uptime: self.uptime(),
             last_change: self.record.changed().map_or(0, |at| self.hundredths(at)),
             now: now(),
+            parse_errors: self.engine.get().map_or(0, Agent::snmp_in_asn_parse_errs),
+            silent_drops: self.engine.get().map_or(0, Agent::snmp_silent_drops),
             ..self.facts.clone()
         };
         let table = Arc::new(self.record.read(|state| objects(state, &facts)));

@@ -1,5 +1,6 @@
-//! Informs: hints to the manager that a table is worth reading. Their delivery never holds up a run, and a manager that does
-//! not answer loses nothing but the hint.
+//! Informs: hints to the manager that a table is worth reading. Their delivery never holds up a run. What the manager has not
+//! confirmed waits in the state, in order, also over a restart of the agent; of a manager that stays away for long, only the newest
+//! wait.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,15 +9,22 @@ use async_snmp::{
     Value, VarBind,
 };
 use patchlab_protocol::{enrolment::InformSink, limits, mib};
-use tokio::sync::mpsc;
 
 use super::handler::Tables;
-use crate::record::{Notice, What};
+use crate::{
+    journal::JournalError,
+    record::Record,
+    state::{Event, Notice, What},
+};
 
 /// How long one answer is waited for.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an inform is sent again, with growing pauses.
 const RETRIES: u32 = 3;
+/// After how long a manager that did not confirm is tried again; grows with every failure up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(2);
+/// Longest time between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Informs cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +75,30 @@ impl Informer {
         Ok(Self { client, host: host.to_owned(), tables })
     }
 
-    /// Sends what comes until nothing more can come.
-    pub async fn deliver(self, mut notices: mpsc::Receiver<Notice>) {
-        while let Some(notice) = notices.recv().await {
-            let (kind, bindings) = bindings(&notice, &self.host);
-            let kind = Oid::from_slice(kind);
-            match self.client.send_inform(&kind, self.tables.uptime(), bindings).await {
-                Ok(_) => tracing::debug!(sequence = notice.sequence, "the manager confirmed an inform"),
+    /// Sends what waits and what comes, for ever.
+    ///
+    /// # Errors
+    /// When a confirmation could not be journaled.
+    pub async fn deliver(self, record: Arc<Record>) -> Result<(), JournalError> {
+        let mut changes = record.subscribe();
+        let mut pause = PAUSE;
+        loop {
+            changes.borrow_and_update();
+            let Some(notice) = record.read(|state| state.notices.front().cloned()) else {
+                drop(changes.changed().await);
+                continue;
+            };
+            let (kind, bindings) = bindings(&notice, &self.host, self.tables.pinned_version());
+            let sent = self.client.send_inform(&Oid::from_slice(kind), self.tables.uptime(), bindings).await;
+            match sent {
+                Ok(_) => {
+                    pause = PAUSE;
+                    record.enter(Event::Confirmed { sequence: notice.sequence })?;
+                }
                 Err(error) => {
-                    tracing::info!(sequence = notice.sequence, %error, "the manager did not confirm an inform; it will poll");
+                    tracing::info!(sequence = notice.sequence, %error, "the manager did not confirm an inform; it waits");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -83,14 +106,22 @@ impl Informer {
 }
 
 /// The notification and its objects.
-fn bindings(notice: &Notice, host: &str) -> (&'static [u32], Vec<VarBind>) {
+fn bindings(notice: &Notice, host: &str, pinned: u32) -> (&'static [u32], Vec<VarBind>) {
     let scalar = |column, value| binding(mib::agent::GROUP, column, &[0], value);
     let mut bindings = vec![
         scalar(mib::agent::NOTIFICATION_SEQUENCE, Value::Gauge32(notice.sequence)),
         scalar(mib::agent::HOST, Value::OctetString(host.to_owned().into())),
     ];
-    let What::Run { order, run, state, refusal, result } = &notice.what else {
-        return (mib::notification::AGENT_STARTED, bindings);
+    let (order, run, state, refusal, result) = match &notice.what {
+        What::Started => return (mib::notification::AGENT_STARTED, bindings),
+        What::Trust { root, revocation, refusal } => {
+            let mut scalar = |column, value| bindings.push(binding(mib::trust::GROUP, column, &[0], value));
+            scalar(mib::trust::ROOT_VERSION, Value::Gauge32(root.unwrap_or(pinned)));
+            scalar(mib::trust::REVOCATION_VERSION, Value::Gauge32(*revocation));
+            scalar(mib::trust::OFFER_REFUSAL, Value::Integer(refusal.map_or(0, |refusal| refusal as i32)));
+            return (mib::notification::TRUST_CHANGED, bindings);
+        }
+        What::Run { order, run, state, refusal, result } => (order, run, state, refusal, result),
     };
     let mut cell = |column, value| bindings.push(binding(mib::run::ENTRY, column, &[*order, *run], value));
     cell(mib::run::STATE, Value::Integer(*state as i32));

@@ -1,12 +1,20 @@
 //! What every object reads as, from the state. Pure.
 
 use async_snmp::{Oid, OidTable, Value};
+use jiff::{Timestamp, tz::TimeZone};
 use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
 
-use crate::state::{Order, Reboot, Run, State, cut};
+use crate::{
+    state::{Order, Reboot, Run, State, cut},
+    trust::InForce,
+};
 
 /// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
 pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];
+
+/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted where RFC 3412
+/// and RFC 3414 put it, by the engine itself.
+pub const SNMP: &[u32] = &[1, 3, 6, 1, 2, 1, 11];
 
 /// What is not in the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +25,8 @@ pub struct Facts {
     pub host: String,
     /// Its class, as text.
     pub class: String,
-    /// Digest of the pinned root.
-    pub root: Digest,
+    /// The pinned root.
+    pub root: InForce,
     /// Digest of the package list.
     pub inventory: Option<Digest>,
     /// Hundredths of seconds since the agent started.
@@ -27,6 +35,10 @@ pub struct Facts {
     pub last_change: u32,
     /// Milliseconds since 1970.
     pub now: i64,
+    /// `snmpInASNParseErrs`.
+    pub parse_errors: u32,
+    /// `snmpSilentDrops`.
+    pub silent_drops: u32,
 }
 
 /// Every object with its value, in order.
@@ -34,6 +46,7 @@ pub fn objects(state: &State, facts: &Facts) -> OidTable<Value> {
     let mut values = Vec::new();
     system(&mut values, facts);
     agent(&mut values, state, facts);
+    trust(&mut values, state, facts);
     for (index, order) in &state.orders {
         order_row(&mut values, *index, order);
         for (run, row) in &order.runs {
@@ -75,6 +88,9 @@ fn system(values: &mut Values, facts: &Facts) {
     scalar(2, Value::ObjectIdentifier(Oid::from_slice(mib::MIB)));
     scalar(3, Value::TimeTicks(facts.uptime));
     scalar(5, text(&facts.host));
+    let mut counter = |number, value| put(values, SNMP, number, &[0], Value::Counter32(value));
+    counter(6, facts.parse_errors);
+    counter(31, facts.silent_drops);
 }
 
 fn agent(values: &mut Values, state: &State, facts: &Facts) {
@@ -84,11 +100,39 @@ fn agent(values: &mut Values, state: &State, facts: &Facts) {
     scalar(column::HOST, text(&facts.host));
     scalar(column::CLASS, text(&facts.class));
     scalar(column::INVENTORY_DIGEST, digest(facts.inventory.as_ref()));
-    scalar(column::ROOT_DIGEST, digest(Some(&facts.root)));
+    scalar(column::ROOT_DIGEST, digest(Some(&state.root.unwrap_or(facts.root).digest)));
     scalar(column::LAST_CHANGE, Value::TimeTicks(facts.last_change));
     scalar(column::AUDIT_HEAD, digest(state.audit_head.as_ref()));
     scalar(column::NOTIFICATION_SEQUENCE, Value::Gauge32(state.sequence));
     scalar(column::RESULT_HEAD, digest(state.result_head.as_ref()));
+}
+
+fn trust(values: &mut Values, state: &State, facts: &Facts) {
+    use mib::trust as column;
+    let mut scalar = |number, value| put(values, column::GROUP, number, &[0], value);
+    scalar(column::ROOT_VERSION, Value::Gauge32(state.root.unwrap_or(facts.root).version));
+    scalar(column::REVOCATION_VERSION, Value::Gauge32(state.revocation.map_or(0, |list| list.version)));
+    scalar(column::REVOCATION_DIGEST, digest(state.revocation.map(|list| list.digest).as_ref()));
+    if let Some(floor) = state.time_floor {
+        scalar(column::TIME_FLOOR, Value::OctetString(date_and_time(floor).into()));
+    }
+    let offer = state.offer.as_ref();
+    scalar(column::OFFER_URI, text(&state.offer_uri));
+    scalar(column::OFFER_ROOT, digest(offer.and_then(|offer| offer.root).as_ref()));
+    scalar(column::OFFER_REVOCATION, digest(offer.and_then(|offer| offer.revocation).as_ref()));
+    let refused = state.offer_refused.as_ref();
+    scalar(column::OFFER_REFUSAL, refusal(refused.map(|(refusal, _)| *refusal)));
+    scalar(column::OFFER_REASON, text(refused.map_or("", |(_, reason)| reason)));
+}
+
+/// `DateAndTime` of RFC 2579, in UTC.
+fn date_and_time(at: Timestamp) -> Vec<u8> {
+    let utc = at.to_zoned(TimeZone::UTC);
+    let small = |number: i8| u8::try_from(number).unwrap_or(0);
+    let year = u16::try_from(utc.year()).unwrap_or(0).to_be_bytes();
+    let tenths = u8::try_from(utc.millisecond() / 100).unwrap_or(0);
+    let day = [utc.month(), utc.day(), utc.hour(), utc.minute(), utc.second()].map(small);
+    [&year[..], &day, &[tenths, b'+', 0, 0]].concat()
 }
 
 fn order_row(values: &mut Values, index: u32, order: &Order) {

@@ -11,7 +11,7 @@ use async_snmp::{Oid, SetTestError, Value};
 use patchlab_protocol::{Digest, mib};
 
 use crate::{
-    state::{Change, Columns, ORDERS, State},
+    state::{Change, Columns, ORDERS, Offer, State},
     transition,
 };
 
@@ -29,6 +29,19 @@ pub enum Write {
     Nothing,
     /// The audit head.
     AuditHead(Option<Digest>),
+    /// A part of an offer.
+    Offer(OfferPart),
+}
+
+/// A part of an offer to change whom the host believes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OfferPart {
+    /// Where the documents are.
+    Uri(String),
+    /// A root document.
+    Root(Digest),
+    /// A revocation list.
+    Revocation(Digest),
 }
 
 /// A column of an order row with its new value.
@@ -70,6 +83,9 @@ pub fn parse(oid: &Oid, value: &Value) -> Result<Write, SetTestError> {
             _ => Err(SetTestError::NotWritable),
         };
     }
+    if let Some(rest) = under(mib::trust::GROUP) {
+        return offer_part(&rest, value).map(Write::Offer);
+    }
     if let Some(rest) = under(mib::order::ENTRY) {
         let [column, index] = rest[..] else { return Err(SetTestError::NoCreation) };
         let cell = order_cell(column, value)?;
@@ -89,6 +105,29 @@ pub fn parse(oid: &Oid, value: &Value) -> Result<Write, SetTestError> {
     Err(SetTestError::NotWritable)
 }
 
+fn offer_part(rest: &[u32], value: &Value) -> Result<OfferPart, SetTestError> {
+    use mib::trust;
+    let document = |value| optional_digest(value)?.ok_or(SetTestError::WrongLength);
+    match rest {
+        [trust::OFFER_URI, 0] => uri(value).map(OfferPart::Uri),
+        [trust::OFFER_ROOT, 0] => document(value).map(OfferPart::Root),
+        [trust::OFFER_REVOCATION, 0] => document(value).map(OfferPart::Revocation),
+        [trust::OFFER_URI | trust::OFFER_ROOT | trust::OFFER_REVOCATION, ..] => Err(SetTestError::NoCreation),
+        _ => Err(SetTestError::NotWritable),
+    }
+}
+
+/// A place to fetch from.
+fn uri(value: &Value) -> Result<String, SetTestError> {
+    let bytes = octets(value)?;
+    if !(1..=255).contains(&bytes.len()) {
+        return Err(SetTestError::WrongLength);
+    }
+    let uri = String::from_utf8(bytes.to_vec()).map_err(|_| SetTestError::WrongValue)?;
+    crate::fetch::Place::new(&uri).map_err(|_| SetTestError::WrongValue)?;
+    Ok(uri)
+}
+
 fn order_cell(column: u32, value: &Value) -> Result<Cell, SetTestError> {
     use mib::order;
     Ok(match column {
@@ -106,15 +145,7 @@ fn order_cell(column: u32, value: &Value) -> Result<Cell, SetTestError> {
         order::RELEASE => Cell::Release(optional_digest(value)?),
         order::APPROVAL => Cell::Approval(optional_digest(value)?),
         order::ACTIVATION => Cell::Activation(optional_digest(value)?),
-        order::URI => {
-            let bytes = octets(value)?;
-            if !(1..=255).contains(&bytes.len()) {
-                return Err(SetTestError::WrongLength);
-            }
-            let uri = String::from_utf8(bytes.to_vec()).map_err(|_| SetTestError::WrongValue)?;
-            crate::fetch::Place::new(&uri).map_err(|_| SetTestError::WrongValue)?;
-            Cell::Uri(uri)
-        }
+        order::URI => Cell::Uri(uri(value)?),
         order::LIFETIME => match number(value)? {
             seconds @ 1..=86_400 => Cell::Lifetime(seconds),
             _ => return Err(SetTestError::WrongValue),
@@ -161,7 +192,7 @@ fn optional_digest(value: &Value) -> Result<Option<Digest>, SetTestError> {
 /// The SNMP error for this binding.
 pub fn admit(state: &State, before: &[Write], write: &Write) -> Result<(), SetTestError> {
     match write {
-        Write::Nothing | Write::AuditHead(_) => Ok(()),
+        Write::Nothing | Write::AuditHead(_) | Write::Offer(_) => Ok(()),
         Write::Abort(order, run) => match state.run(*order, *run) {
             None => Err(SetTestError::NoCreation),
             Some(row) if row.state.is_final() || transition::abortable(row.state) => Ok(()),
@@ -228,8 +259,14 @@ fn build(row: Option<&Columns>, cells: &[&Cell]) -> Option<Columns> {
 
 /// A SET that cannot be done as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("order row {0}: the SET makes no whole row")]
-pub struct NotWhole(u32);
+pub enum NotWhole {
+    /// An order row.
+    #[error("order row {0}: the SET makes no whole row")]
+    Row(u32),
+    /// An offer without a place.
+    #[error("documents are offered, and plTrustOfferUri does not say where they are")]
+    Offer,
+}
 
 /// The change that a whole SET makes, and the runs it aborts. `state` may have moved since the bindings were admitted, so what could have
 /// changed meanwhile is looked at again.
@@ -240,30 +277,41 @@ pub fn resolve(state: &State, writes: &[Write], at: i64) -> Result<(Change, Vec<
     let mut cells: BTreeMap<u32, Vec<&Cell>> = BTreeMap::new();
     let mut change = Change { at, ..Change::default() };
     let mut aborts = Vec::new();
+    let (mut root, mut revocation) = (None, None);
     for write in writes {
         match write {
             Write::Order(index, cell) => cells.entry(*index).or_default().push(cell),
             Write::Abort(order, run) => aborts.push((*order, *run)),
             Write::AuditHead(head) => change.audit_head = Some(*head),
+            Write::Offer(OfferPart::Uri(uri)) => change.offer_uri = Some(uri.clone()),
+            Write::Offer(OfferPart::Root(digest)) => root = Some(*digest),
+            Write::Offer(OfferPart::Revocation(digest)) => revocation = Some(*digest),
             Write::Nothing => {}
         }
+    }
+    if root.is_some() || revocation.is_some() {
+        let uri = change.offer_uri.as_ref().unwrap_or(&state.offer_uri);
+        if uri.is_empty() {
+            return Err(NotWhole::Offer);
+        }
+        change.offer = Some(Offer { uri: uri.clone(), root, revocation });
     }
     for (index, cells) in cells {
         let row = state.orders.get(&index);
         if cells.contains(&&Cell::Destroy) {
             if row.is_some_and(|row| row.under_way().is_some()) {
-                return Err(NotWhole(index));
+                return Err(NotWhole::Row(index));
             }
             change.orders.insert(index, None);
             continue;
         }
         if row.is_none() && !cells.contains(&&Cell::Create) {
-            return Err(NotWhole(index));
+            return Err(NotWhole::Row(index));
         }
-        let columns = build(row.map(|row| &row.columns), &cells).ok_or(NotWhole(index))?;
+        let columns = build(row.map(|row| &row.columns), &cells).ok_or(NotWhole::Row(index))?;
         let changed = row.map(|row| &row.columns) != Some(&columns);
         if changed && row.is_some_and(|row| row.under_way().is_some()) {
-            return Err(NotWhole(index));
+            return Err(NotWhole::Row(index));
         }
         if changed {
             change.orders.insert(index, Some(columns));

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use patchlab_protocol::{
     enrolment::{Enrolment, InformSink, Packages, PinnedRoot, SnmpUser},
     mib,
 };
+use tokio::sync::watch;
 
 use super::{manager::Manager, orders::Authority};
 
@@ -43,6 +45,7 @@ pub struct Host {
     pub uri: String,
     agent: Option<Child>,
     enrolment: Enrolment,
+    held: Arc<Held>,
     _server: tokio::runtime::Runtime,
 }
 
@@ -61,6 +64,15 @@ impl Host {
     }
 
     pub fn with_inform(inform: Option<InformSink>) -> Self {
+        Self::with(inform, None)
+    }
+
+    /// A host whose ledger is not on the disk with the rest.
+    pub fn with_ledger_elsewhere() -> Self {
+        Self::with(None, Some("../ledger"))
+    }
+
+    fn with(inform: Option<InformSink>, ledger_dir: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in
@@ -80,6 +92,7 @@ impl Host {
             host: NAME.into(),
             listen: "127.0.0.1:0".parse().unwrap(),
             state_dir: path("state"),
+            ledger_dir: ledger_dir.map(Into::into),
             engine_id: None,
             root: PinnedRoot { path: "root.json".into(), digest: authority.root.digest() },
             host_key: "host.pem".into(),
@@ -88,8 +101,9 @@ impl Host {
             inform,
             packages: Packages { root: path("root") },
         };
+        let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let address = server.block_on(serve(path("www")));
+        let address = server.block_on(serve(path("www"), Arc::clone(&held)));
         let mut host = Self {
             class: class(&path("root")).unwrap(),
             authority,
@@ -97,12 +111,19 @@ impl Host {
             uri: format!("http://{address}/"),
             agent: None,
             enrolment,
+            held,
             _server: server,
             folder,
         };
         host.configure();
         host.start();
         host
+    }
+
+    /// From now on the member answers no request for an artifact until the gate is opened.
+    pub fn hold_artifacts(&self) -> Arc<Held> {
+        self.held.state.send_replace(Gate::Closed);
+        Arc::clone(&self.held)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -144,6 +165,10 @@ impl Host {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
@@ -177,6 +202,12 @@ impl Host {
 
     /// Builds a package and puts it where the agent fetches it.
     pub fn package(&self, name: &str, version: &str, control: &str, postinst: Option<&str>) -> PackageFile {
+        let scripts: Vec<(&str, String)> = postinst.map(|script| ("postinst", script.to_owned())).into_iter().collect();
+        self.package_with(name, version, control, &scripts)
+    }
+
+    /// As [`Self::package`], with maintainer scripts by their names.
+    pub fn package_with(&self, name: &str, version: &str, control: &str, scripts: &[(&str, String)]) -> PackageFile {
         let tree = self.path("build");
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         fs::create_dir_all(tree.join("usr/share").join(name)).unwrap();
@@ -185,8 +216,8 @@ impl Host {
             "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n{control}"
         );
         fs::write(tree.join("DEBIAN/control"), fields).unwrap();
-        if let Some(script) = postinst {
-            let path = tree.join("DEBIAN/postinst");
+        for (name, script) in scripts {
+            let path = tree.join("DEBIAN").join(name);
             fs::write(&path, script).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -213,6 +244,13 @@ impl Host {
             .arg(self.path("www/artifacts").join(file.sha256.to_string())));
         let PackageFile { name, arch, version, .. } = file.clone();
         Replaced { name, arch, version, file: Some(file.clone()) }
+    }
+
+    /// What dpkg finds wrong with its own database; nothing when all is well.
+    pub fn audit(&self) -> String {
+        let root = format!("--root={}", self.path("root").display());
+        let output = Command::new("dpkg").args([&root, "--audit"]).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     }
 
     /// `NAME VERSION` of everything installed.
@@ -247,17 +285,58 @@ pub fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Holds artifacts back.
+pub struct Held {
+    state: watch::Sender<Gate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    Closed,
+    Asked,
+}
+
+impl Held {
+    pub fn wait_until_asked(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while *self.state.borrow() != Gate::Asked {
+            assert!(Instant::now() < deadline, "no artifact is asked for");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn open(&self) {
+        self.state.send_replace(Gate::Open);
+    }
+
+    async fn pass(&self) {
+        let mut state = self.state.subscribe();
+        self.state.send_if_modified(|state| {
+            let closed = *state == Gate::Closed;
+            if closed {
+                *state = Gate::Asked;
+            }
+            closed
+        });
+        let _ = state.wait_for(|state| *state == Gate::Open).await;
+    }
+}
+
 /// The member: documents and artifacts by digest.
-async fn serve(www: PathBuf) -> SocketAddr {
+async fn serve(www: PathBuf, held: Arc<Held>) -> SocketAddr {
     let answer = |extract::Path((kind, digest)): extract::Path<(String, String)>,
-                  extract::State(www): extract::State<PathBuf>| async move {
+                  extract::State((www, held)): extract::State<(PathBuf, Arc<Held>)>| async move {
+        if kind == "artifacts" {
+            held.pass().await;
+        }
         let allowed = ["documents", "artifacts"].contains(&kind.as_str()) && digest.parse::<Digest>().is_ok();
         match fs::read(www.join(kind).join(digest)) {
             Ok(bytes) if allowed => Ok(bytes),
             _ => Err(StatusCode::NOT_FOUND),
         }
     };
-    let router: Router = Router::new().route("/{kind}/{digest}", get(answer)).with_state(www);
+    let router: Router = Router::new().route("/{kind}/{digest}", get(answer)).with_state((www, held));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

@@ -48,13 +48,17 @@ impl Drop for Trapd {
     }
 }
 
-#[test]
-fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
-    if missing() || Command::new("snmptrapd").arg("--version").output().is_err() {
+/// Whether snmptrapd is missing on this machine, said aloud.
+fn no_trapd() -> bool {
+    let absent = Command::new("snmptrapd").arg("--version").output().is_err();
+    if absent {
         eprintln!("SKIPPED: needs snmptrapd");
-        return;
     }
-    let sink = InformSink {
+    absent
+}
+
+fn sink() -> InformSink {
+    InformSink {
         address: UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
         engine_id: EngineId::generate().unwrap(),
         user: SnmpUser {
@@ -62,7 +66,10 @@ fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
             auth: "inform-auth-pass".into(),
             privacy: "inform-privacy-pass".into(),
         },
-    };
+    }
+}
+
+fn trapd(sink: &InformSink) -> Trapd {
     let folder = tempfile::tempdir().unwrap();
     let configuration = folder.path().join("snmptrapd.conf");
     let SnmpUser { name, auth, privacy } = &sink.user;
@@ -81,8 +88,16 @@ fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
         .stderr(Stdio::from(out))
         .spawn()
         .unwrap();
-    let trapd = Trapd { process, folder };
+    Trapd { process, folder }
+}
 
+#[test]
+fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
+    if missing() || no_trapd() {
+        return;
+    }
+    let sink = sink();
+    let trapd = trapd(&sink);
     let host = Host::with_inform(Some(sink));
     trapd.wait_for(&oid(mib::notification::AGENT_STARTED, &[]));
     let manager = host.deployer();
@@ -91,6 +106,44 @@ fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
     manager.wait(2, 1);
     let said = trapd.wait_for(&oid(mib::run::ENTRY, &[mib::run::RESULT_SIGNATURE, 2, 1]));
     assert!(said.contains(&oid(mib::notification::RUN_CHANGED, &[])), "{said}");
+    // Why it was refused goes along.
+    assert!(said.contains(&format!("{} = INTEGER: 13", oid(mib::run::ENTRY, &[mib::run::REFUSAL, 2, 1]))), "{said}");
     let (_, head) = host.result(2, 1);
     assert_eq!(manager.octets(&oid(mib::agent::GROUP, &[mib::agent::RESULT_HEAD, 0])), head.as_bytes());
+}
+
+/// Sequence numbers in the order in which they came.
+fn sequences(said: &str) -> Vec<u32> {
+    let object = format!("{} = Gauge32: ", oid(mib::agent::GROUP, &[mib::agent::NOTIFICATION_SEQUENCE, 0]));
+    let numbers = said.split(&object).skip(1);
+    numbers.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn what_a_manager_that_was_away_missed_waits_for_it_over_a_restart_of_the_agent() {
+    if missing() || no_trapd() {
+        return;
+    }
+    let sink = sink();
+    let mut host = Host::with_inform(Some(sink.clone()));
+    let manager = host.deployer();
+    manager.create(2, &host.uri, [Some(Digest::of("nobody has this")), None, None, None]).unwrap();
+    manager.start(2, 1).unwrap();
+    manager.wait(2, 1);
+    host.kill();
+    host.start();
+    let trapd = trapd(&sink);
+    let newest = host.monitor().number(&oid(mib::agent::GROUP, &[mib::agent::NOTIFICATION_SEQUENCE, 0]));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while sequences(&trapd.said()).last().copied().map(i64::from) != Some(newest) {
+        assert!(Instant::now() < deadline, "{newest} does not come: {}", trapd.said());
+        std::thread::yield_now();
+    }
+    let said = trapd.said();
+    let mut seen = sequences(&said);
+    // A confirmation that was lost brings one twice; none is missing.
+    seen.dedup();
+    assert_eq!(seen.iter().map(|number| i64::from(*number)).collect::<Vec<_>>(), (1..=newest).collect::<Vec<_>>());
+    assert!(said.contains(&oid(mib::run::ENTRY, &[mib::run::RESULT_SIGNATURE, 2, 1])), "{said}");
+    assert_eq!(said.matches(&oid(mib::notification::AGENT_STARTED, &[])).count(), 2, "{said}");
 }

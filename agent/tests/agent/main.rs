@@ -9,8 +9,14 @@ mod host;
 mod manager;
 mod orders;
 
+mod conformance;
+mod hostile;
 mod inform;
+mod inspection;
+mod kills;
+mod preflight;
 mod reading;
 mod refusals;
 mod restart;
 mod runs;
+mod trust;

@@ -58,6 +58,9 @@ pub struct Enroll {
     /// Where the agent keeps its state on the host
     #[arg(long, value_name = "DIR", default_value = enrolment::DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
+    /// Where the agent keeps what must not go back with a disk that is reverted to a snapshot; the state folder unless given
+    #[arg(long, value_name = "DIR")]
+    ledger_dir: Option<PathBuf>,
 }
 
 impl HostCommand {
@@ -128,6 +131,7 @@ impl Enroll {
             host: self.name.clone(),
             listen: self.listen.unwrap_or_else(|| SocketAddr::new(enrolment::DEFAULT_LISTEN.ip(), self.address.port())),
             state_dir: self.state_dir.clone(),
+            ledger_dir: self.ledger_dir.clone(),
             engine_id: Some(material.engine_id.clone()),
             root: PinnedRoot { path: "root.json".into(), digest: terms.root_digest },
             host_key: "host.pem".into(),

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::{Timestamp, ToSpan as _};
-use patchlab_protocol::{Audience, Role, SigningKey, authorization};
+use patchlab_protocol::{Audience, Role, SigningKey};
 use serde_json::json;
 
 use super::{CliError, Exit, Global};
@@ -132,7 +132,7 @@ fn sign(global: &Global, key: &Path, given: Option<PathBuf>) -> Result<Exit, Cli
     fs::write(&path, envelope.to_bytes())
         .map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))?;
     let digest = envelope.digest();
-    let valid = authorization::pinned_root(&envelope, digest);
+    let valid = patchlab_protocol::trust::pinned_root(&envelope, digest);
     let output = global.output();
     match &valid {
         Ok(root) => output.line(format!("{digest}\tversion {}\tvalid until {}", root.version, root.expires)),

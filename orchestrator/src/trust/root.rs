@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Audience, Digest, Envelope, Role, SigningKey, authorization,
+    Audience, Digest, Envelope, Role, SigningKey,
     document::{Root, RootKey, Scheme},
     envelope::EnvelopeError,
-    limits,
+    limits, trust as protocol_trust,
 };
 
 use super::key::PublicFile;
@@ -51,7 +51,7 @@ pub enum RootFileError {
         /// Its path.
         path: String,
         /// Why.
-        source: authorization::RootError,
+        source: protocol_trust::RootError,
     },
 }
 
@@ -88,7 +88,7 @@ pub fn read_envelope(path: &Path) -> Result<Envelope, RootFileError> {
 pub fn read(path: &Path) -> Result<InForce, RootFileError> {
     let envelope = read_envelope(path)?;
     let digest = envelope.digest();
-    let root = authorization::pinned_root(&envelope, digest)
+    let root = protocol_trust::pinned_root(&envelope, digest)
         .map_err(|source| RootFileError::Invalid { path: path.display().to_string(), source })?;
     Ok(InForce { envelope, root, digest })
 }

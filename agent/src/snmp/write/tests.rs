@@ -101,9 +101,9 @@ fn values_are_checked_by_type_length_and_range() {
 fn a_row_that_would_not_be_whole_is_not_made() {
     use mib::order;
     let no_uri = [(order::DIGEST, 7, digest("order")), (order::ROW_STATUS, 7, Value::Integer(4))];
-    assert_eq!(set(&State::default(), &no_uri), Ok(Err(NotWhole(7))));
+    assert_eq!(set(&State::default(), &no_uri), Ok(Err(NotWhole::Row(7))));
     for alone in [(order::DIGEST, 7, digest("order")), (order::START, 7, Value::Gauge32(1))] {
-        assert_eq!(set(&State::default(), &[alone]), Ok(Err(NotWhole(7))));
+        assert_eq!(set(&State::default(), &[alone]), Ok(Err(NotWhole::Row(7))));
     }
 }
 
@@ -164,4 +164,32 @@ fn rows_are_limited() {
         state.apply(&Event::Set(change));
     }
     assert_eq!(set(&state, &create(1000)), Err((1, SetTestError::ResourceUnavailable)));
+}
+
+#[test]
+fn an_offer_needs_a_place_and_keeps_it_for_the_next() {
+    let place = (oid(mib::trust::GROUP, &[mib::trust::OFFER_URI, 0]), uri());
+    let root = (oid(mib::trust::GROUP, &[mib::trust::OFFER_ROOT, 0]), digest("root"));
+    let take = |state: &State, bindings: &[&(Oid, Value)]| {
+        let writes: Vec<Write> = bindings.iter().map(|(oid, value)| parse(oid, value).unwrap()).collect();
+        resolve(state, &writes, 0).map(|(change, _)| change)
+    };
+    let mut state = State::default();
+    assert_eq!(take(&state, &[&root]), Err(NotWhole::Offer));
+    let change = take(&state, &[&root, &place]).unwrap();
+    assert_eq!(
+        change.offer.as_ref().map(|offer| (offer.root, offer.revocation)),
+        Some((Some(Digest::of("root")), None))
+    );
+    state.apply(&Event::Set(change));
+    assert!(take(&state, &[&root]).unwrap().offer.is_some_and(|offer| offer.uri == "http://127.0.0.1:80/"));
+    for (column, value, expected) in [
+        (mib::trust::OFFER_URI, Value::OctetString("https://127.0.0.1/".into()), SetTestError::WrongValue),
+        (mib::trust::OFFER_ROOT, Value::OctetString(vec![].into()), SetTestError::WrongLength),
+        (mib::trust::OFFER_REVOCATION, Value::Integer(1), SetTestError::WrongType),
+        (mib::trust::ROOT_VERSION, Value::Gauge32(1), SetTestError::NotWritable),
+        (mib::trust::TIME_FLOOR, Value::OctetString(vec![].into()), SetTestError::NotWritable),
+    ] {
+        assert_eq!(parse(&oid(mib::trust::GROUP, &[column, 0]), &value), Err(expected), "{column}");
+    }
 }

@@ -1,0 +1,220 @@
+//! What people ask on the host itself, without a manager: what is installed, whether a document would be obeyed, what an order would do.
+//! Reads the journal and changes nothing; the agent need not run, and may.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Digest, Envelope, Refused, Role,
+    authorization::{Documents, Identity, authorize, signed},
+    document::{Action, Class, Order, Root},
+    limits,
+    trust::root_in_force,
+};
+use serde::Serialize;
+
+use crate::{
+    configuration::Configuration,
+    host::{self, ClassError},
+    journal::{self, JournalError},
+    packages::{Apt, Goal, Installed, PackageError, PackageManager as _},
+    run::plan::plan,
+    state::State,
+    trust::BrokenChain,
+    updaters,
+};
+
+/// How long a simulation may take.
+const SIMULATION: Duration = Duration::from_secs(300);
+
+/// A question could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectionError {
+    /// A file cannot be read, or is no document.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The host's class.
+    #[error(transparent)]
+    Class(#[from] ClassError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The roots.
+    #[error(transparent)]
+    Trust(#[from] BrokenChain),
+    /// The package manager.
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    /// The agent would refuse.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// What the host is and has.
+#[derive(Debug, Serialize)]
+pub struct HostInventory {
+    /// Enrolled name.
+    pub host: String,
+    /// Its class.
+    pub class: Class,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// Digest of the package list: `plAgentInventoryDigest`.
+    pub digest: Digest,
+    /// Installed packages, `NAME ARCH VERSION`, sorted.
+    pub packages: Vec<String>,
+    /// Packages left half-way.
+    pub half_way: Vec<String>,
+    /// Automatic updaters that are enabled; they are paused while a run works.
+    pub updaters: Vec<&'static str>,
+}
+
+/// The host as the agent sees it.
+pub struct Inspection {
+    host: String,
+    class: Class,
+    root: Root,
+    state: State,
+    packages: Apt,
+    system: PathBuf,
+}
+
+/// The files of an order's documents; those that are not given are missing.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentFiles {
+    /// The order.
+    pub order: PathBuf,
+    /// The release.
+    pub release: Option<PathBuf>,
+    /// The approval.
+    pub approval: Option<PathBuf>,
+    /// The activation.
+    pub activation: Option<PathBuf>,
+}
+
+fn envelope(path: &Path) -> Result<Envelope, InspectionError> {
+    let failed = |reason: String| InspectionError::File { path: path.to_owned(), reason };
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| failed(error.to_string()))?;
+    Envelope::from_bytes(&bytes).map_err(|error| failed(error.to_string()))
+}
+
+impl Inspection {
+    /// Opens what the configuration names.
+    ///
+    /// # Errors
+    /// When any of it cannot be used.
+    pub fn open(configuration: Configuration) -> Result<Self, InspectionError> {
+        let Configuration { enrolment, root, .. } = configuration;
+        let state = journal::read(&enrolment.state_dir.join(journal::FILE_NAME))?;
+        Ok(Self {
+            class: host::class(&enrolment.packages.root)?,
+            root: root_in_force(root, &state.roots).map_err(BrokenChain::from)?,
+            packages: Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?,
+            host: enrolment.host,
+            system: enrolment.packages.root,
+            state,
+        })
+    }
+
+    /// What is installed.
+    ///
+    /// # Errors
+    /// When the package manager cannot say.
+    pub fn inventory(&self) -> Result<HostInventory, InspectionError> {
+        let Installed { settled, unsettled } = self.packages.installed()?;
+        let lines = |text: String| text.lines().map(str::to_owned).collect();
+        Ok(HostInventory {
+            host: self.host.clone(),
+            class: self.class.clone(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            digest: settled.digest(),
+            packages: lines(settled.to_string()),
+            half_way: lines(unsettled.to_string()),
+            updaters: updaters::enabled(&self.system),
+        })
+    }
+
+    /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's class, and replaces the
+    /// versions that are here.
+    ///
+    /// # Errors
+    /// What the agent would say, or that a file cannot be read.
+    pub fn verify(&self, files: &DocumentFiles) -> Result<Order, InspectionError> {
+        let order = envelope(&files.order)?;
+        let read = |path: &Option<PathBuf>| path.as_deref().map(envelope).transpose();
+        let [release, approval, activation] = [read(&files.release)?, read(&files.approval)?, read(&files.activation)?];
+        if release.is_none() && approval.is_none() && activation.is_none() {
+            return self.order(&order);
+        }
+        let documents = Documents {
+            order: &order,
+            release: release.as_ref(),
+            approval: approval.as_ref(),
+            activation: activation.as_ref(),
+        };
+        let identity = Identity { host: &self.host, class: &self.class };
+        let authorized = authorize(&self.root, &identity, &documents, &self.state.ledger(), Timestamp::now())?;
+        plan(authorized.order(), authorized.action(), &self.packages.installed()?)?;
+        Ok(authorized.order().clone())
+    }
+
+    fn order(&self, envelope: &Envelope) -> Result<Order, InspectionError> {
+        use patchlab_protocol::Refusal;
+        let refuse = |refusal, reason| Err(Refused::new(refusal, reason).into());
+        let order: Order = match envelope.statement() {
+            Ok(statement) => statement.predicate,
+            Err(error) => return refuse(Refusal::BadSignature, error.to_string()),
+        };
+        if !signed(&self.root, envelope, Role::Drafter) {
+            let reason = format!("order {} is not signed by a key that may draft here", order.id);
+            return refuse(Refusal::BadSignature, reason);
+        }
+        if order.class != self.class {
+            let reason = format!("order {} is for {}, this host is {}", order.id, order.class, self.class);
+            return refuse(Refusal::NotMyClass, reason);
+        }
+        plan(&order, Action::Apply, &self.packages.installed()?)?;
+        Ok(order)
+    }
+
+    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`) are found in `folder` by their digest.
+    ///
+    /// # Errors
+    /// As [`Self::verify`], when a file is missing, and when the package manager says no.
+    pub fn simulate(&self, order: &Path, folder: &Path) -> Result<Vec<String>, InspectionError> {
+        let order = self.order(&envelope(order)?)?;
+        let failed = |reason: String| InspectionError::File { path: folder.to_owned(), reason };
+        let entries = fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
+        let files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        let wanted = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "deb") && path.is_file();
+        let digests: Vec<(Digest, &PathBuf)> = files
+            .iter()
+            .filter(wanted)
+            .filter_map(|path| Digest::of_file(path).ok().map(|(digest, _)| (digest, path)))
+            .collect();
+        let install: Result<Vec<PathBuf>, InspectionError> = order
+            .install
+            .iter()
+            .map(|file| {
+                let found = digests.iter().find(|(digest, _)| *digest == file.sha256);
+                let missing = || failed(format!("no file there is {} {} ({})", file.name, file.version, file.sha256));
+                found.map(|(_, path)| path.canonicalize().unwrap_or_else(|_| (*path).clone())).ok_or_else(missing)
+            })
+            .collect();
+        let goal = Goal { install: install?, remove: Vec::new() };
+        Ok(self.packages.simulate(&goal, Instant::now() + SIMULATION)?.lines())
+    }
+}

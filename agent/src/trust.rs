@@ -1,0 +1,153 @@
+//! Whom this host believes, and how that changes: roots and revocation lists that are offered over SNMP, fetched by digest and taken
+//! only by the rules of [`patchlab_protocol::trust`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use patchlab_protocol::{
+    Digest, Envelope, Refusal, Refused,
+    document::Root,
+    limits,
+    trust::{Known, revoke, root_in_force, successor},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fetch::{FetchError, Place},
+    journal::JournalError,
+    record::Record,
+    state::{Event, Offer},
+};
+
+/// A document in force, for those who ask which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InForce {
+    /// Its version.
+    pub version: u32,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// The root in force, and the offers to change it.
+pub struct Trust {
+    record: Arc<Record>,
+    root: Mutex<Arc<Root>>,
+}
+
+/// What the agent remembers of newer roots does not follow from the pinned one.
+#[derive(Debug, thiserror::Error)]
+#[error("a root that was taken does not follow the pinned one ({0}); enrol the host again")]
+pub struct BrokenChain(#[from] Refused);
+
+impl Trust {
+    /// The trust that begins with the pinned root; every root taken since is verified again.
+    ///
+    /// # Errors
+    /// When one of them does not follow.
+    pub fn new(pinned: Root, record: Arc<Record>) -> Result<Self, BrokenChain> {
+        let root = record.read(|state| root_in_force(pinned, &state.roots))?;
+        Ok(Self { record, root: Mutex::new(Arc::new(root)) })
+    }
+
+    /// The root in force.
+    pub fn root(&self) -> Arc<Root> {
+        Arc::clone(&self.root.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes or refuses offers for ever.
+    ///
+    /// # Errors
+    /// When that could not be journaled.
+    pub async fn supervise(self: Arc<Self>) -> Result<(), JournalError> {
+        let mut changes = self.record.subscribe();
+        loop {
+            changes.borrow_and_update();
+            match self.record.read(|state| state.offer.clone()) {
+                Some(offer) => self.settle(&offer).await?,
+                None => drop(changes.changed().await),
+            }
+        }
+    }
+
+    /// Decides on an offer: the root first, since a new one may sign the list.
+    async fn settle(&self, offer: &Offer) -> Result<(), JournalError> {
+        let mut refused = None;
+        if let Some(digest) = offer.root {
+            refused = self.take_root(offer, &digest).await.err();
+        }
+        if let Some(digest) = offer.revocation
+            && refused.is_none()
+        {
+            refused = self.take_revocation(offer, &digest).await.err();
+        }
+        let refused = match refused {
+            None => None,
+            Some(Stop::Refused(refused)) => Some(refused),
+            Some(Stop::Journal(error)) => return Err(error),
+        };
+        if let Some(refused) = &refused {
+            tracing::warn!(refusal = %refused.refusal, reason = %refused.reason, "an offered document was refused");
+        }
+        let (refusal, reason) = refused.map_or((None, String::new()), |no| (Some(no.refusal), no.reason));
+        self.record.enter(Event::Offered { offer: offer.clone(), refusal, reason })
+    }
+
+    async fn take_root(&self, offer: &Offer, digest: &Digest) -> Result<(), Stop> {
+        let taken = self.record.read(|state| state.root.map(|root| root.digest));
+        if taken == Some(*digest) {
+            return Ok(());
+        }
+        let envelope = fetch(offer, digest).await?;
+        let next = successor(&self.root(), &envelope)?;
+        if self.record.read(|state| state.roots.len()) >= limits::ROOT_SUCCESSORS {
+            let reason = format!("{} roots followed the pinned one: enrol the host again", limits::ROOT_SUCCESSORS);
+            return Err(Refused::new(Refusal::Preflight, reason).into());
+        }
+        self.record.enter(Event::Root { version: next.version, envelope: Box::new(envelope) })?;
+        tracing::info!(version = next.version, digest = %digest.short(), "a new root is in force");
+        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        Ok(())
+    }
+
+    async fn take_revocation(&self, offer: &Offer, digest: &Digest) -> Result<(), Stop> {
+        let envelope = fetch(offer, digest).await?;
+        let list = self.record.read(|state| {
+            let known = Known {
+                version: state.revocation.map_or(0, |list| list.version),
+                digest: state.revocation.map(|list| list.digest),
+                revoked: &state.revoked,
+            };
+            revoke(&self.root(), &known, &envelope)
+        })?;
+        let documents: Vec<Digest> = list.revoked.iter().map(|revoked| revoked.document).collect();
+        tracing::info!(version = list.version, documents = documents.len(), "a new revocation list is in force");
+        self.record.enter(Event::Revoked { version: list.version, digest: *digest, documents, at: list.at })?;
+        Ok(())
+    }
+}
+
+enum Stop {
+    Refused(Refused),
+    Journal(JournalError),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+async fn fetch(offer: &Offer, digest: &Digest) -> Result<Envelope, Refused> {
+    let refusal = |error: &FetchError| match error {
+        FetchError::Altered { .. } => Refusal::BadSignature,
+        _ => Refusal::Preflight,
+    };
+    let fetched = async { Place::new(&offer.uri)?.document(digest).await };
+    fetched.await.map_err(|error| Refused::new(refusal(&error), error.to_string()))
+}

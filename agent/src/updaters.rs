@@ -1,0 +1,157 @@
+//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named, and they are kept
+//! from working while a run does, by the locks that they themselves take. A lock ends with the process that holds it, so an agent that
+//! is killed leaves none of them switched off.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    path::Path,
+};
+
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+
+/// How an updater keeps a second one of its kind away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    /// flock(2).
+    Whole,
+    /// POSIX record lock, fcntl(2).
+    Record,
+}
+
+/// One that is known.
+struct Updater {
+    name: &'static str,
+    /// It is installed when this is there.
+    program: &'static str,
+    /// It runs by itself when one of these is there.
+    enabled: &'static [&'static str],
+    lock: Option<(&'static str, Lock)>,
+}
+
+const KNOWN: &[Updater] = &[
+    Updater {
+        name: "apt-daily",
+        program: "usr/lib/apt/apt.systemd.daily",
+        enabled: &["etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer"],
+        lock: Some(("var/lib/apt/daily_lock", Lock::Whole)),
+    },
+    Updater {
+        name: "unattended-upgrades",
+        program: "usr/bin/unattended-upgrade",
+        enabled: &["etc/apt/apt.conf.d/20auto-upgrades"],
+        lock: Some(("run/unattended-upgrades.lock", Lock::Record)),
+    },
+    Updater {
+        name: "dnf-automatic",
+        program: "usr/bin/dnf-automatic",
+        enabled: &[
+            "etc/systemd/system/timers.target.wants/dnf-automatic.timer",
+            "etc/systemd/system/timers.target.wants/dnf-automatic-install.timer",
+        ],
+        lock: None,
+    },
+    Updater {
+        name: "PackageKit",
+        program: "usr/libexec/packagekitd",
+        enabled: &["usr/libexec/packagekitd"],
+        lock: None,
+    },
+];
+
+/// Names of the updaters below `root` that are installed and run by themselves.
+pub fn enabled(root: &Path) -> Vec<&'static str> {
+    // A unit is enabled by a link, which may lead out of a root that is not ours.
+    let there = |path: &str| root.join(path).symlink_metadata().is_ok();
+    let runs = |updater: &&Updater| there(updater.program) && updater.enabled.iter().any(|path| there(path));
+    KNOWN.iter().filter(runs).map(|updater| updater.name).collect()
+}
+
+/// Updaters that wait until this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    _locks: Vec<File>,
+}
+
+/// An updater is at work now, or cannot be kept from it.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPaused {
+    /// It works.
+    #[error("the automatic updater {name} is at work: wait until it is done, then start the run again")]
+    AtWork {
+        /// Which.
+        name: &'static str,
+    },
+    /// Its lock cannot be taken.
+    #[error("the automatic updater {name} cannot be paused: {source}")]
+    Lock {
+        /// Which.
+        name: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Keeps every updater below `root` that has a lock from working.
+///
+/// # Errors
+/// When one is at work, or its lock cannot be taken.
+pub fn pause(root: &Path) -> Result<Paused, NotPaused> {
+    let installed = KNOWN.iter().filter(|updater| root.join(updater.program).exists());
+    let locks = installed.filter_map(|updater| updater.lock.map(|lock| (updater.name, lock)));
+    let held: Result<Vec<File>, NotPaused> =
+        locks.map(|(name, (path, kind))| hold(name, &root.join(path), kind)).collect();
+    Ok(Paused { _locks: held? })
+}
+
+fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<File, NotPaused> {
+    let failed = |source| NotPaused::Lock { name, source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let taken = match kind {
+        Lock::Whole => flock(&file, FlockOperation::NonBlockingLockExclusive),
+        Lock::Record => fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive),
+    };
+    match taken {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => Err(NotPaused::AtWork { name }),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn file(root: &Path, path: &str) {
+        fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        fs::write(root.join(path), "").unwrap();
+    }
+
+    #[test]
+    fn an_updater_counts_when_it_is_installed_and_enabled() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(enabled(root.path()).is_empty() && pause(root.path()).is_ok());
+        file(root.path(), "usr/bin/unattended-upgrade");
+        assert!(enabled(root.path()).is_empty());
+        file(root.path(), "etc/apt/apt.conf.d/20auto-upgrades");
+        assert_eq!(enabled(root.path()), ["unattended-upgrades"]);
+    }
+
+    #[test]
+    fn one_that_works_is_named_and_one_that_is_paused_finds_its_lock_taken() {
+        let root = tempfile::tempdir().unwrap();
+        file(root.path(), "usr/lib/apt/apt.systemd.daily");
+        file(root.path(), "var/lib/apt/daily_lock");
+        let lock = root.path().join("var/lib/apt/daily_lock");
+        let works = || hold("apt-daily", &lock, Lock::Whole);
+        let theirs = works().unwrap();
+        assert!(matches!(pause(root.path()), Err(NotPaused::AtWork { name: "apt-daily" })));
+        drop(theirs);
+        let paused = pause(root.path()).unwrap();
+        assert!(matches!(works(), Err(NotPaused::AtWork { .. })));
+        drop(paused);
+        assert!(works().is_ok());
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg finds is whole.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use patchlab_protocol::{
+    Digest, Envelope, Role,
+    document::{Action, PackageFile, ProductionCheck, Replaced, RunState},
+    mib,
+};
+
+use super::{
+    host::{Host, NAME, give_shell, missing, run},
+    manager::oid,
+};
+
+/// A maintainer script that waits for ever when `/hang` names it, the first time.
+fn script(point: &str) -> String {
+    format!(
+        "#!/bin/sh\nif [ -e /hang ] && ! [ -e /begun ]; then read where < /hang; \
+         if [ \"$where\" = {point} ]; then : > /begun; read line < /gate; fi; fi\nexit 0\n"
+    )
+}
+
+fn package(host: &Host, version: &str) -> PackageFile {
+    let scripts = ["preinst", "postinst", "prerm", "postrm"].map(|name| (name, script(&format!("{version}.{name}"))));
+    host.package_with("web", version, "", &scripts)
+}
+
+/// Whose end the kill is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    /// The agent alone: its package manager goes on.
+    Agent,
+    /// Everything at once, as when the power fails.
+    Everything,
+}
+
+/// A host with `web` 1, on which one order after the other leads to 2 and back.
+struct World {
+    host: Host,
+    new: PackageFile,
+    old: Replaced,
+    row: u32,
+}
+
+/// An order on the host.
+struct Told {
+    row: u32,
+    order: Digest,
+    runs: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let host = Host::new();
+        give_shell(&host.path("root"));
+        run(Command::new("mkfifo").arg(host.path("root/gate")));
+        let old = host.installed(&package(&host, "1"));
+        let new = package(&host, "2");
+        Self { host, new, old, row: 0 }
+    }
+
+    fn tell(&mut self, check: Option<&str>) -> Told {
+        self.row += 1;
+        let (host, authority) = (&self.host, &self.host.authority);
+        let id = format!("PO-{}", self.row);
+        let (mut order, _) = authority.order(&id, &host.class, vec![self.new.clone()], vec![self.old.clone()]);
+        if let Some(command) = check {
+            let step = serde_json::from_value(serde_json::json!({"name": "s", "run": command})).unwrap();
+            order.production = vec![ProductionCheck { scenario: "x".into(), step }];
+        }
+        let digest = host.publish(&Envelope::sign(order.clone(), &authority.keys[&Role::Drafter]));
+        let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
+        let approval = host.publish(&authority.approval(digest, release));
+        host.deployer().create(self.row, &host.uri, [Some(digest), Some(release), Some(approval), None]).unwrap();
+        Told { row: self.row, order: digest, runs: 0 }
+    }
+
+    fn start(&self, told: &mut Told, action: Action) {
+        told.runs += 1;
+        let role = if action == Action::Apply { Role::Activator } else { Role::Operator };
+        let wave = told.row * 100 + told.runs;
+        let activation = self.host.publish(&self.host.authority.activation(told.order, action, NAME, role, wave));
+        let manager = self.host.deployer();
+        let cell = oid(mib::order::ENTRY, &[mib::order::ACTIVATION, told.row]);
+        manager.set(&[(cell, 'x', activation.to_string())]).unwrap();
+        manager.start(told.row, told.runs).unwrap();
+    }
+
+    fn wait(&self, told: &Told) -> RunState {
+        self.host.deployer().wait(told.row, told.runs)
+    }
+
+    fn hang_at(&self, point: &str) {
+        let _ = fs::remove_file(self.host.path("root/begun"));
+        fs::write(self.host.path("root/hang"), format!("{point}\n")).unwrap();
+    }
+
+    fn wait_until_it_hangs(&self, point: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.host.path("root/begun").exists() {
+            assert!(Instant::now() < deadline, "nothing waits at {point}:\n{}", self.host.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills and starts again; the run must then be ended and dpkg content.
+    fn kill(&mut self, told: &Told, killed: Killed, what: &str) -> String {
+        let mut status = self.host.agent();
+        status.args(["status", "--json", "--config"]).arg(self.host.path("id/agent.toml"));
+        let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
+        let runs = &said["orders"][told.row.to_string()]["runs"][told.runs.to_string()];
+        let group = runs["process"]["pid"].as_i64();
+        self.host.kill();
+        if let (Killed::Everything, Some(group)) = (killed, group) {
+            run(Command::new("kill").args(["-KILL", "--", &format!("-{group}")]));
+        }
+        self.host.start();
+        assert_eq!(self.wait(told), RunState::Aborted, "{what}");
+        assert_eq!(self.host.audit(), "", "{what}:\n{}", self.host.log());
+        let packages = self.host.packages();
+        assert!(["installed web 1\n", "installed web 2\n"].contains(&&*packages), "{what}: {packages}");
+        packages
+    }
+
+    /// Back to `web` 1, whatever is there.
+    fn back(&self, told: &mut Told, what: &str) {
+        let was_new = self.host.packages() == "installed web 2\n";
+        self.start(told, Action::Rollback);
+        let ended = self.wait(told);
+        assert_eq!(
+            ended,
+            if was_new { RunState::RolledBack } else { RunState::Refused },
+            "{what}: {}",
+            self.host.log()
+        );
+        assert_eq!((self.host.packages().as_str(), self.host.audit().as_str()), ("installed web 1\n", ""), "{what}");
+    }
+}
+
+#[test]
+fn an_apply_that_is_killed_in_any_maintainer_script_ends_whole_and_can_be_walked_back() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new();
+    for killed in [Killed::Agent, Killed::Everything] {
+        for point in ["1.prerm", "2.preinst", "1.postrm", "2.postinst"] {
+            let what = format!("apply, {killed:?} killed in {point}");
+            let mut told = world.tell(None);
+            world.hang_at(point);
+            world.start(&mut told, Action::Apply);
+            world.wait_until_it_hangs(point);
+            world.kill(&told, killed, &what);
+            world.back(&mut told, &what);
+        }
+    }
+}
+
+#[test]
+fn a_rollback_that_is_killed_in_any_maintainer_script_ends_whole_and_can_be_walked_again() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new();
+    for killed in [Killed::Agent, Killed::Everything] {
+        for point in ["2.prerm", "1.preinst", "2.postrm", "1.postinst"] {
+            let what = format!("rollback, {killed:?} killed in {point}");
+            let mut told = world.tell(None);
+            world.start(&mut told, Action::Apply);
+            assert_eq!(world.wait(&told), RunState::Succeeded, "{what}: {}", world.host.log());
+            world.hang_at(point);
+            world.start(&mut told, Action::Rollback);
+            world.wait_until_it_hangs(point);
+            world.kill(&told, killed, &what);
+            world.back(&mut told, &what);
+        }
+    }
+}
+
+#[test]
+fn a_kill_before_and_after_the_package_managers_work_ends_the_run_too() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new();
+    let mut told = world.tell(None);
+    let gate = world.host.hold_artifacts();
+    world.start(&mut told, Action::Apply);
+    gate.wait_until_asked();
+    assert_eq!(world.kill(&told, Killed::Agent, "while files are fetched"), "installed web 1\n");
+    gate.open();
+    // Nothing was used up: the same permission still counts.
+    told.runs += 1;
+    world.host.deployer().start(told.row, told.runs).unwrap();
+    assert_eq!(world.wait(&told), RunState::Succeeded, "{}", world.host.log());
+    world.back(&mut told, "after a fetch that was killed");
+
+    let begun = world.host.path("checking");
+    let mut told = world.tell(Some(&format!(": > {}; exec sleep 600", begun.display())));
+    world.start(&mut told, Action::Apply);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !begun.exists() {
+        assert!(Instant::now() < deadline, "no check begins:\n{}", world.host.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(world.kill(&told, Killed::Agent, "while checks run"), "installed web 2\n");
+}
