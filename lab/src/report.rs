@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     diff::Diff,
     scenario::Standing,
-    verdict::{Judgement, Phase, Verdict},
+    verdict::{Judgement, MetricReport, Phase, Verdict},
 };
 
 /// Version of this form.
@@ -240,6 +240,9 @@ pub struct StepReport {
     /// On the patched clone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patched: Option<Outcome>,
+    /// Its metric on both, over all attempts; absent when it has none, or did not pass on both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricReport>,
 }
 
 /// How the way back went.

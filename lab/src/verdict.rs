@@ -5,12 +5,14 @@
 //! the whole validation is as bad as its worst baseline.
 
 mod baseline;
+mod metric;
 mod scenario;
 
 use patchlab_check::Status;
 use serde::{Deserialize, Serialize};
 
 pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, overall};
+pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
 pub use scenario::{Attempt, CheckRun, Compared, compare_scenario, has_evidence};
 
 /// How often a clone that broke is made again before the verdict is `lab-error`.

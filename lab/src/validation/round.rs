@@ -12,7 +12,7 @@ use crate::{
     applier::Role,
     machine::Machine,
     report::{BaselineReport, QuarantinedScenario, SkippedScenario},
-    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Standing, requirement, run},
+    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Turns, requirement, run},
     verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
 
@@ -87,7 +87,8 @@ impl Validation<'_> {
     }
 
     fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {
-        let run = |role| self.run_on(scenario, phase, role, clones.of(role));
+        let turns = Turns::default();
+        let run = |role| self.run_on(scenario, phase, clones.of(role), (role, turns.seat(role)));
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
             (Ok(_), Ok(_)) => {
@@ -100,7 +101,13 @@ impl Validation<'_> {
     }
 
     /// A scenario on one clone; the error says how the machine broke.
-    fn run_on(&self, scenario: &Scenario, phase: Phase, role: Role, machine: &Machine) -> Result<ScenarioRun, String> {
+    fn run_on(
+        &self,
+        scenario: &Scenario,
+        phase: Phase,
+        machine: &Machine,
+        (role, seat): (Role, Seat<'_>),
+    ) -> Result<ScenarioRun, String> {
         let dir = format!("{GUEST_DIR}/{}", scenario.folder());
         for file in scenario.files().map_err(|error| error.to_string())? {
             let bytes = std::fs::read(&file.path).map_err(|error| format!("{}: {error}", file.path.display()))?;
@@ -115,7 +122,7 @@ impl Validation<'_> {
         };
         let reboot = |timeout| self.of_guest(|| reboot_and_resume(self.applier, role, machine, timeout));
         let occasion = [phase.name(), role.name()];
-        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot);
+        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot).by_turns(seat);
         run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 

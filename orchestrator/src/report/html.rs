@@ -57,7 +57,19 @@ struct Baseline {
     times: Vec<(&'static str, String)>,
     differ: Vec<Differing>,
     phases: Vec<Phase>,
+    metrics: Vec<Measured>,
     changes: String,
+}
+
+/// A metric on both clones.
+pub(super) struct Measured {
+    pub(super) name: String,
+    pub(super) phase: String,
+    pub(super) control: String,
+    pub(super) patched: String,
+    pub(super) worse_by: String,
+    pub(super) allowed: String,
+    pub(super) verdict: &'static str,
 }
 
 /// A step that did not pass on both clones: both are shown side by side.
@@ -172,6 +184,7 @@ fn baseline(report: BaselineReport) -> Baseline {
         times,
         differ: report.scenarios.iter().flat_map(differing).collect(),
         phases: phases(&report.scenarios),
+        metrics: report.scenarios.iter().flat_map(metrics).collect(),
         changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
         report,
     }
@@ -212,6 +225,23 @@ fn status(outcome: Option<&Outcome>) -> &'static str {
         Some(Status::Skip) => "skip",
         None => "-",
     }
+}
+
+/// Every metric of a scenario: medians with the median absolute deviation and the number of samples.
+pub(super) fn metrics(scenario: &ScenarioReport) -> Vec<Measured> {
+    let line = |step: &StepReport| {
+        let metric = step.metric.as_ref()?;
+        Some(Measured {
+            name: format!("{}: {}", scenario.name, metric.name),
+            phase: scenario.phase.to_string(),
+            control: metric.control.to_string(),
+            patched: metric.patched.to_string(),
+            worse_by: metric.worse_by_percent.map_or_else(|| "-".into(), |by| format!("{by}%")),
+            allowed: metric.worse_than_control.to_string(),
+            verdict: step.verdict.map_or("", Verdict::name),
+        })
+    };
+    scenario.steps.iter().filter_map(line).collect()
 }
 
 /// Scenarios one after the other as they ran, a table a phase.

@@ -17,7 +17,7 @@ use patchlab_lab::{
 
 use super::{
     filters,
-    html::{Differing, Phase, differing, phases},
+    html::{Differing, Measured, Phase, differing, metrics, phases},
     style,
 };
 use crate::legible::millis;
@@ -143,6 +143,7 @@ struct Section<'a> {
     owners: Vec<(String, String)>,
     differ: Vec<Differing>,
     rounds: Vec<Round>,
+    metrics: Vec<Measured>,
     changes: String,
     clone: Option<String>,
     took: String,
@@ -193,6 +194,7 @@ fn section<'a>(told: &'a Told, report: &'a BaselineReport, more: &'a ToldBaselin
             .collect(),
         differ: report.scenarios.iter().flat_map(differing).collect(),
         rounds: phases(&report.scenarios).into_iter().map(round).collect(),
+        metrics: report.scenarios.iter().flat_map(metrics).collect(),
         changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
         clone: report.clone.as_ref().map(|clone| {
             format!("{}, ready in {}, handshake {}", clone.rung, millis(clone.ready_ms), millis(clone.handshake_ms))
