@@ -18,6 +18,10 @@ pub use scenario::{Attempt, CheckRun, Compared, compare_scenario, has_evidence};
 /// How often a clone that broke is made again before the verdict is `lab-error`.
 pub const LAB_ERROR_REQUEUES: usize = 1;
 
+/// How often a scenario is run at most on both clones in one phase: a step is decided by two attempts, a metric that cannot be told may have more
+/// samples.
+pub const ATTEMPTS: usize = 4;
+
 /// What two clones say of a step, or of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -160,8 +160,8 @@ fn advice(written: &Written) -> Vec<(String, String)> {
         let samples = step.repeat.times().saturating_mul(written.repeat.times());
         if let Some(metric) = step.kind.metric().filter(|_| (samples as usize) < LEAST_SAMPLES) {
             let problem = format!(
-                "step {:?}: {samples} samples of {} can never be compared, at least {LEAST_SAMPLES} are needed: the scenario would \
-                 be flaky",
+                "step {:?}: {samples} samples of {} cannot be compared, at least {LEAST_SAMPLES} are needed: the scenario would \
+                 be run again and again",
                 step.name, metric.name
             );
             found.push((format!("step.{index}.repeat"), problem));

@@ -11,9 +11,9 @@ use super::{Broke, Clones, Event, Validation, both, other, reboot_and_resume};
 use crate::{
     applier::Role,
     machine::Machine,
-    report::{BaselineReport, QuarantinedScenario, SkippedScenario},
+    report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Turns, requirement, run},
-    verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
+    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
 
 /// Where a scenario's folder is in a guest. No manifest covers it, and, unlike `/run`, scripts may be run there.
@@ -56,7 +56,7 @@ impl Validation<'_> {
         runnable
     }
 
-    /// Runs every scenario once on both clones at the same time, and once more where the first comparison asks for it.
+    /// Runs every scenario once on both clones at the same time, and again where the comparison asks for it.
     pub(super) fn round(
         &self,
         scenarios: &[&Scenario],
@@ -66,24 +66,25 @@ impl Validation<'_> {
     ) -> Result<(), Broke> {
         self.phase(&format!("scenarios {phase}"));
         for scenario in scenarios {
-            let mut attempts = vec![self.attempt(scenario, phase, clones)?];
-            let compared = match compare_scenario(scenario, phase, &attempts) {
-                Compared::Verdict(compared) => compared,
-                Compared::Repeat => {
-                    (self.observer)(Event::Note(&format!(
-                        "{}: a step fails on the patched clone alone; both once more",
-                        scenario.name
-                    )));
-                    attempts.push(self.attempt(scenario, phase, clones)?);
-                    match compare_scenario(scenario, phase, &attempts) {
-                        Compared::Verdict(compared) => compared,
-                        Compared::Repeat => return Err(other("scenarios", "two attempts were not enough to compare")),
-                    }
-                }
-            };
-            report.scenarios.push(compared);
+            report.scenarios.push(self.compared(scenario, clones, phase)?);
         }
         Ok(())
+    }
+
+    /// A scenario on both clones, again as long as comparing asks for it.
+    fn compared(&self, scenario: &Scenario, clones: &Clones, phase: Phase) -> Result<ScenarioReport, Broke> {
+        let mut attempts = Vec::new();
+        while attempts.len() < ATTEMPTS {
+            attempts.push(self.attempt(scenario, phase, clones)?);
+            match compare_scenario(scenario, phase, &attempts) {
+                Compared::Verdict(compared) => return Ok(compared),
+                Compared::Repeat => (self.observer)(Event::Note(&format!(
+                    "{}: a step fails on the patched clone alone, or a metric cannot be told yet; both once more",
+                    scenario.name
+                ))),
+            }
+        }
+        Err(other("scenarios", format!("{ATTEMPTS} attempts were not enough to compare {}", scenario.name)))
     }
 
     fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {

@@ -7,7 +7,7 @@ use patchlab_check::{
     step::{Kind, Metric, Sample},
 };
 
-use super::{Decision, Found, MetricReport, Phase, Side, Verdict, compare, compare_metric, decide};
+use super::{ATTEMPTS, Decision, Found, MetricReport, Phase, Side, Verdict, compare, compare_metric, decide};
 use crate::{
     report::{ScenarioReport, StepReport},
     scenario::{Scenario, ScenarioRun},
@@ -105,7 +105,8 @@ fn with_metric(mut step: StepReport, report: MetricReport, why: &str) -> StepRep
 }
 
 /// Decides on a metric from the samples of all attempts together, and says why it does not hold. A regression is believed when it shows
-/// twice, and what cannot be told yet may be told by more samples: `None` asks for them. An attempt that says the contrary makes it flaky.
+/// in two attempts, and what cannot be told yet may be told by more samples: `None` asks for them. An attempt that says the contrary makes
+/// it flaky.
 fn measured(
     metric: &Metric,
     outcomes: &[(Option<&Outcome>, Option<&Outcome>)],
@@ -116,7 +117,8 @@ fn measured(
     let report = compare_metric(metric, &of(0), &of(1));
     let contrary = |wanted| attempts.iter().any(|[c, p]| compare_metric(metric, c, p).found == wanted);
     let (verdict, why) = match report.found {
-        Found::Worse | Found::Undecided if attempts.len() == 1 => return None,
+        Found::Worse if attempts.len() == 1 => return None,
+        Found::Undecided if attempts.len() < ATTEMPTS => return None,
         Found::AsGood if contrary(Found::Worse) => {
             (Verdict::Flaky, format!("{} is worse than the control's in one attempt, and not in all", report.name))
         }

@@ -166,7 +166,7 @@ fn a_baseline_is_judged_over_the_whole_product() {
                             reason: "r".into(),
                             steps: Vec::new(),
                         };
-                        let rollback = RollbackReport { status, class: None, reason: "x".into() };
+                        let rollback = RollbackReport { status, class: None, reason: "x".into(), diff: None };
                         let facts = Facts {
                             applied,
                             scenarios: &[report],
@@ -257,11 +257,15 @@ fn a_metric_that_is_worse_twice_is_a_regression_and_one_that_cannot_be_told_is_f
     const GOOD: &[f64] = &[100.0, 101.0, 99.0, 100.0, 102.0];
     const BAD: &[f64] = &[50.0, 51.0, 49.0, 50.0, 52.0];
     const WILD: &[f64] = &[100.0, 20.0, 180.0, 60.0, 140.0];
+    const WILDER: &[f64] = &[90.0, 50.0, 20.0, 150.0, 70.0];
     // One at the tolerance in some times: five do not tell, ten do.
     const CLOSE: &[f64] = &[80.0, 81.0, 95.0, 96.0, 97.0];
     assert_eq!(measured(&[(GOOD, BAD)]), Compared::Repeat);
     assert_eq!(measured(&[(GOOD, CLOSE)]), Compared::Repeat);
-    assert_eq!(measured(&[(WILD, WILD)]), Compared::Repeat);
+    // What cannot be told is asked for again, a bounded number of times.
+    for attempts in 1..ATTEMPTS {
+        assert_eq!(measured(&vec![(WILD, WILDER); attempts]), Compared::Repeat);
+    }
     let told = |attempts: &[(&[f64], &[f64])]| match measured(attempts) {
         Compared::Verdict(report) => (report.verdict, report.reason.clone(), report.steps[0].clone()),
         Compared::Repeat => panic!("asks again"),
@@ -281,11 +285,12 @@ fn a_metric_that_is_worse_twice_is_a_regression_and_one_that_cannot_be_told_is_f
     assert_eq!(step.control.unwrap().status, Status::Pass);
 
     assert_eq!(told(&[(GOOD, CLOSE), (GOOD, CLOSE)]).0, Verdict::Pass);
-    let (verdict, reason, step) = told(&[(WILD, WILD), (WILD, WILD)]);
+    let (verdict, reason, step) = told(&[(WILD, WILDER); ATTEMPTS]);
     assert_eq!((verdict, step.patched.unwrap().status), (Verdict::Flaky, Status::Fail));
-    assert!(reason.contains("cannot be told from 10 and 10 samples"), "{reason}");
-    let (verdict, reason, _) = told(&[(&GOOD[..1], &GOOD[..1]), (&GOOD[..1], &GOOD[..1])]);
-    assert!(verdict == Verdict::Flaky && reason.contains("2 samples against 2, at least 4"), "{reason}");
+    assert!(reason.contains("cannot be told from 20 and 20 samples"), "{reason}");
+    // One sample a time is too few until there are four.
+    assert_eq!(measured(&[(&GOOD[..1], &GOOD[..1]); 3]), Compared::Repeat);
+    assert_eq!(told(&[(&GOOD[..1], &GOOD[..1]); 4]).0, Verdict::Pass);
     // Worse in one attempt, and as good in the other.
     assert_eq!(told(&[(GOOD, BAD), (GOOD, GOOD)]).0, Verdict::Flaky);
 }

@@ -123,6 +123,10 @@ fn changes(output: &Output, baseline: &BaselineReport) {
         output.line(format!("{}: what that changed on the machine", baseline.name));
         diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
     }
+    if let Some(diff) = &baseline.rollback.diff {
+        output.line(format!("{}: what is other after the rollback", baseline.name));
+        diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
+    }
 }
 
 /// How the way back went, and how long it all took. `why` is the verdict's reason, when that was not said yet.

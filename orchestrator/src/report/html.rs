@@ -3,7 +3,7 @@
 use askama::Template;
 use patchlab_check::{Outcome, Status};
 use patchlab_lab::{
-    diff,
+    diff::{self, Diff},
     report::{BaselineReport, Report, ScenarioReport, StepReport},
     verdict::Verdict,
 };
@@ -58,7 +58,19 @@ struct Baseline {
     differ: Vec<Differing>,
     phases: Vec<Phase>,
     metrics: Vec<Measured>,
-    changes: String,
+    changes: Vec<Changed>,
+    left: Vec<Changed>,
+}
+
+/// Most lines of a group of differences on a page; the JSON has all.
+const ROWS: usize = 200;
+
+/// What differs of one sort.
+pub(super) struct Changed {
+    pub(super) name: &'static str,
+    pub(super) counts: String,
+    pub(super) rows: String,
+    pub(super) omitted: usize,
 }
 
 /// A metric on both clones.
@@ -185,7 +197,8 @@ fn baseline(report: BaselineReport) -> Baseline {
         differ: report.scenarios.iter().flat_map(differing).collect(),
         phases: phases(&report.scenarios),
         metrics: report.scenarios.iter().flat_map(metrics).collect(),
-        changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
+        changes: report.diff.as_ref().map(changed).unwrap_or_default(),
+        left: report.rollback.diff.as_deref().map(changed).unwrap_or_default(),
         report,
     }
 }
@@ -225,6 +238,20 @@ fn status(outcome: Option<&Outcome>) -> &'static str {
         Some(Status::Skip) => "skip",
         None => "-",
     }
+}
+
+/// What differs, group by group.
+pub(super) fn changed(diff: &Diff) -> Vec<Changed> {
+    let group = |group: &diff::Group| {
+        let rows = group.rows.iter().take(ROWS).map(|row| format!("{} {}", row.change.sign(), row.text));
+        Changed {
+            name: group.name,
+            counts: group.counts(),
+            rows: rows.collect::<Vec<_>>().join("\n"),
+            omitted: group.rows.len().saturating_sub(ROWS),
+        }
+    };
+    diff::groups(diff).iter().map(group).collect()
 }
 
 /// Every metric of a scenario: medians with the median absolute deviation and the number of samples.
