@@ -23,13 +23,14 @@ pub struct Restarts {
 /// Processes of the lab's own, which no host has in this form.
 const OWN: &[&str] = &["patchlab-agent"];
 
-/// What the running kernel and packages say of a reboot, and processes of what they map: `PID\tname\tcgroup` of each, and
+/// What the running kernel and packages say of a reboot (whether one is required, and by which packages), and processes of what they map:
+/// `PID\tname\tcgroup` of each, and
 /// `/proc/PID/maps:…` lines of mappings whose file is gone.
 pub(super) fn parse(
     running: &str,
     kernels: &Kernels,
     packages: &BTreeMap<String, Package>,
-    required: &str,
+    (required, asking): (&str, &str),
     (processes, maps): (&str, &str),
 ) -> Restarts {
     let mut reboot = BTreeSet::new();
@@ -46,9 +47,8 @@ pub(super) fn parse(
     {
         reboot.insert(format!("kernel {running} runs as of {runs}, {installed} is installed"));
     }
-    let mut words = required.split_whitespace().peekable();
-    if words.next_if_eq(&"required").is_some() {
-        let packages: BTreeSet<&str> = words.collect();
+    if !required.trim().is_empty() {
+        let packages: BTreeSet<&str> = asking.split_whitespace().collect();
         let of = packages.into_iter().collect::<Vec<_>>().join(", ");
         reboot.insert(if of.is_empty() { "a package asks for it".to_owned() } else { format!("{of} ask for it") });
     }
@@ -107,17 +107,23 @@ mod tests {
 
     #[test]
     fn a_reboot_is_due_for_another_kernel_and_when_packages_say_so() {
-        let due = |installed: &[&str], version: &str, required: &str| {
+        let due = |installed: &[&str], version: &str, required: (&str, &str)| {
             let found = parse("6.1.0-50", &kernels(installed, "6.1.170-3"), &package(version), required, ("", ""));
             found.reboot.into_iter().collect::<Vec<_>>().join("; ")
         };
-        assert_eq!(due(&["6.1.0-49", "6.1.0-50"], "6.1.170-3", ""), "");
-        assert_eq!(due(&["6.1.0-50", "6.1.0-51"], "6.1.170-3", ""), "kernel 6.1.0-50 runs, 6.1.0-51 is installed");
-        assert_eq!(due(&["6.1.0-50"], "6.1.171-1", ""), "kernel 6.1.0-50 runs as of 6.1.170-3, 6.1.171-1 is installed");
+        assert_eq!(due(&["6.1.0-49", "6.1.0-50"], "6.1.170-3", ("", "")), "");
+        assert_eq!(
+            due(&["6.1.0-50", "6.1.0-51"], "6.1.170-3", ("", "")),
+            "kernel 6.1.0-50 runs, 6.1.0-51 is installed"
+        );
+        assert_eq!(
+            due(&["6.1.0-50"], "6.1.171-1", ("", "x")),
+            "kernel 6.1.0-50 runs as of 6.1.170-3, 6.1.171-1 is installed"
+        );
         // Booted with a kernel that is not its own.
-        assert_eq!(due(&["6.1.0-51"], "6.1.170-3", ""), "");
-        assert_eq!(due(&["6.1.0-50"], "6.1.170-3", "required\nlibc6\ndbus\nlibc6\n"), "dbus, libc6 ask for it");
-        assert_eq!(due(&["6.1.0-50"], "6.1.170-3", "required\n"), "a package asks for it");
+        assert_eq!(due(&["6.1.0-51"], "6.1.170-3", ("", "")), "");
+        assert_eq!(due(&["6.1.0-50"], "6.1.170-3", ("required\n", "libc6\ndbus\nlibc6\n")), "dbus, libc6 ask for it");
+        assert_eq!(due(&["6.1.0-50"], "6.1.170-3", ("required\n", "")), "a package asks for it");
     }
 
     #[test]
@@ -129,7 +135,7 @@ mod tests {
             /proc/9/maps:7f10-7f20 r-xp 0 fe:01 42 /usr/lib/libssl.so.3 (deleted)\n\
             /proc/77/maps:7f10-7f20 r-xp 0 fe:01 42 /usr/lib/libssl.so.3 (deleted)\n\
             nonsense\n";
-        let found = parse("6.1", &kernels(&[], ""), &BTreeMap::new(), "", (processes, maps));
+        let found = parse("6.1", &kernels(&[], ""), &BTreeMap::new(), ("", ""), (processes, maps));
         let units: Vec<(&str, Vec<&str>)> = found
             .units
             .iter()
