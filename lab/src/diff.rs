@@ -1,4 +1,4 @@
-//! The state diff of two manifests: packages and their files, units, ports, kernel.
+//! The state diff of two manifests: packages and their files, units, ports, kernels, configuration, accounts, disk use, restarts.
 //!
 //! Two questions use it: *what did the patch change* (baseline against patched; shown to people), and *is the machine as it was*
 //! (baseline against rolled back; [`equal_to_baseline`], decides). Both leave out what differs between two runs of one machine,
@@ -6,15 +6,20 @@
 //! come to as well ([`diff_beside`]).
 
 pub mod allowed;
+mod machine;
 mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{Entry, Manifest, Port};
+use crate::manifest::{Entry, Manifest, Port, Restarts};
 
-pub use summary::summary;
+pub use machine::{
+    AccountChange, ChangedBy, ConfigurationChange, DiskChange, DiskPlace, FILE_SYSTEM_TOLERANCE, FOLDER_TOLERANCE,
+    KernelsChange, LeftoverChange,
+};
+pub use summary::{Group, Row, groups, summary};
 
 /// Most file changes listed in a diff; the rest is counted.
 pub const FILES_LISTED: usize = 2_000;
@@ -38,6 +43,27 @@ pub struct Diff {
     /// The running kernels, where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelChange>,
+    /// Those of the files that are configuration, with whose doing it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configuration: Vec<ConfigurationChange>,
+    /// Those of the files that were left beside a configuration file for somebody to merge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<LeftoverChange>,
+    /// Users that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<AccountChange>,
+    /// Groups that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<AccountChange>,
+    /// Kernels beside the running one, and their modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelsChange>,
+    /// File systems and folders that hold more or less, beyond a tolerance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk: Vec<DiskChange>,
+    /// What is due on the second and was not on the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Restarts>,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -110,12 +136,26 @@ impl Diff {
         *self == Self::default()
     }
 
-    /// Whether all that differs is what runs at this moment: units and ports. A unit that ends by itself when idle does so at another
-    /// moment on every machine.
+    /// Whether the machine is as before: packages, files, units, ports and the running kernel. What else is told either lies in files (accounts,
+    /// configuration, installed kernels), or lasts until the next reboot at most (modules, programs that still run), or is no state
+    /// but an amount (disk use).
+    pub fn is_as_before(&self) -> bool {
+        self.lasts_as_before() && self.units.is_empty() && self.ports_opened.is_empty() && self.ports_closed.is_empty()
+    }
+
+    /// Only what lasts until the next reboot at most, and amounts.
+    pub fn of_the_running(self) -> Self {
+        Self { kernels: self.kernels, disk: self.disk, restarts: self.restarts, ..Self::default() }
+    }
+
+    /// Whether all that is not as before is what runs at this moment: units and ports. A unit that ends by itself when idle does so at
+    /// another moment on every machine.
     pub fn is_of_the_moment(&self) -> bool {
-        let (units, ports_opened, ports_closed) =
-            (self.units.clone(), self.ports_opened.clone(), self.ports_closed.clone());
-        *self == Self { units, ports_opened, ports_closed, ..Self::default() }
+        self.lasts_as_before()
+    }
+
+    fn lasts_as_before(&self) -> bool {
+        self.packages.is_empty() && self.files.is_empty() && self.files_omitted == 0 && self.kernel.is_none()
     }
 }
 
@@ -136,6 +176,7 @@ pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
     found.ports_opened.retain(|port| beside.ports_opened.contains(port));
     found.ports_closed.retain(|port| beside.ports_closed.contains(port));
     found.kernel = found.kernel.filter(|_| beside.kernel.is_some());
+    machine::retain(&mut found, &beside);
     found
 }
 
@@ -145,6 +186,8 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
         *owned.entry(file.package.as_deref().unwrap_or_default()).or_default() += 1;
     }
     let packages = packages(from, to, &owned);
+    let mut found = Diff::default();
+    machine::fill(&mut found, from, to, &files);
     let files_omitted = files.len().saturating_sub(FILES_LISTED);
     files.truncate(FILES_LISTED);
     let listening = |manifest: &Manifest| -> BTreeSet<Port> {
@@ -159,6 +202,7 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
         ports_opened: second.difference(&first).cloned().collect(),
         ports_closed: first.difference(&second).cloned().collect(),
         kernel: (from.kernel != to.kernel).then(|| KernelChange { from: from.kernel.clone(), to: to.kernel.clone() }),
+        ..found
     }
 }
 
@@ -169,7 +213,7 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
 /// What is not as it was.
 pub fn equal_to_baseline(baseline: &Manifest, now: &Manifest, control: &Manifest) -> Result<(), Box<Diff>> {
     let diff = diff_beside(baseline, now, control);
-    if diff.is_empty() { Ok(()) } else { Err(Box::new(diff)) }
+    if diff.is_as_before() { Ok(()) } else { Err(Box::new(diff)) }
 }
 
 /// The same after a workload wrote on both: a file that it added, removed or changed on the control too is its doing. Each machine has
@@ -191,7 +235,10 @@ pub fn equal_but_for_workload(baseline: &Manifest, now: &Manifest, control: &Man
         _ => false,
     };
     diff.files.retain(|file| !written.contains(&file.path) || !only_content(&file.path));
-    if diff.is_empty() { Ok(()) } else { Err(diff) }
+    let left: BTreeSet<&str> = diff.files.iter().map(|file| file.path.as_str()).collect();
+    diff.configuration.retain(|change| left.contains(change.path.as_str()));
+    diff.leftovers.retain(|change| left.contains(change.path.as_str()));
+    if diff.is_as_before() { Ok(()) } else { Err(diff) }
 }
 
 fn packages(from: &Manifest, to: &Manifest, owned: &BTreeMap<&str, usize>) -> Vec<PackageChange> {

@@ -153,11 +153,11 @@ mod tests {
     };
 
     fn outcome(status: Status, exit: Option<i32>, reason: &str) -> Option<Outcome> {
-        Some(Outcome { status, exit, ms: 1, output: String::new(), reason: reason.into() })
+        Some(Outcome { status, exit, ms: 1, output: String::new(), reason: reason.into(), samples: Vec::new() })
     }
 
     fn step(verdict: Verdict, control: Option<Outcome>, patched: Option<Outcome>) -> StepReport {
-        StepReport { name: "config".into(), verdict: Some(verdict), control, patched }
+        StepReport { name: "config".into(), verdict: Some(verdict), control, patched, metric: None }
     }
 
     fn report(step: StepReport) -> BaselineReport {

@@ -1,19 +1,32 @@
-//! What a machine is made of: its packages, files, units, listening ports and kernel, as seen from inside.
+//! What a machine is made of: its packages, files, units, listening ports, kernels, accounts, configuration and disk use, as seen from
+//! inside.
 //!
 //! One collector serves the baseline at its freeze and every clone afterwards, so that two manifests differ only where
 //! the machines do. Comparing them is `diff`'s business.
 
+mod accounts;
 mod collect;
+mod configuration;
+mod disk;
+mod kernels;
+mod restarts;
 
 use std::collections::BTreeMap;
 
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::collect::{collect, collect_since};
+pub use self::{
+    accounts::{Accounts, Group, Password, User},
+    collect::{collect, collect_since},
+    configuration::{ConfigurationFile, LEFTOVERS, is_leftover},
+    disk::{DiskUse, FileSystem},
+    kernels::{BootMode, Kernels},
+    restarts::Restarts,
+};
 
-/// The state of one machine at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The state of one machine at one moment. Sections that an older lab did not collect are absent, and nothing is said about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this form; [`Manifest::SCHEMA`].
@@ -28,6 +41,21 @@ pub struct Manifest {
     pub units: BTreeMap<String, Unit>,
     /// Listening sockets, sorted.
     pub ports: Vec<Port>,
+    /// Users and groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<Accounts>,
+    /// Kernels beside the running one, its modules, and how it boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
+    /// What disks hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskUse>,
+    /// Packages' configuration files by path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<BTreeMap<String, ConfigurationFile>>,
+    /// What still runs of what was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Restarts>,
 }
 
 impl Manifest {

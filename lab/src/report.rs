@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     diff::Diff,
     scenario::Standing,
-    verdict::{Judgement, Phase, Verdict},
+    verdict::{Judgement, MetricReport, Phase, Verdict},
 };
 
 /// Version of this form.
@@ -240,6 +240,9 @@ pub struct StepReport {
     /// On the patched clone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patched: Option<Outcome>,
+    /// Its metric on both, over all attempts; absent when it has none, or did not pass on both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricReport>,
 }
 
 /// How the way back went.
@@ -252,18 +255,27 @@ pub struct RollbackReport {
     pub class: Option<RollbackClass>,
     /// Why it failed or was skipped; empty when proven.
     pub reason: String,
+    /// What differs after it from the baseline and from the control; where it is proven, only what does not outlive a reboot, and amounts.
+    /// Absent when nothing does, or it was not walked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<Box<Diff>>,
 }
 
 impl RollbackReport {
     /// The way back was not walked.
     pub fn skipped(reason: impl Into<String>) -> Self {
-        Self { status: RollbackStatus::Skipped, class: None, reason: reason.into() }
+        Self { status: RollbackStatus::Skipped, class: None, reason: reason.into(), diff: None }
     }
 
     /// The package manager, with all that the order and the baseline's pool give it, did not bring the machine back: a snapshot of the
     /// whole disk would.
     pub fn failed(reason: impl Into<String>) -> Self {
-        Self { status: RollbackStatus::Failed, class: Some(RollbackClass::SnapshotOnly), reason: reason.into() }
+        Self {
+            status: RollbackStatus::Failed,
+            class: Some(RollbackClass::SnapshotOnly),
+            reason: reason.into(),
+            diff: None,
+        }
     }
 
     /// It was walked, and the machine is as it was.
@@ -272,7 +284,12 @@ impl RollbackReport {
             Over::Unchanged => RollbackClass::Proven,
             Over::Written => RollbackClass::ProvenAfterWrites,
         };
-        Self { status: RollbackStatus::Proven, class: Some(class), reason: String::new() }
+        Self { status: RollbackStatus::Proven, class: Some(class), reason: String::new(), diff: None }
+    }
+
+    /// With what differs after it.
+    pub fn leaving(self, diff: Diff) -> Self {
+        Self { diff: Some(Box::new(diff)).filter(|diff| !diff.is_empty()), ..self }
     }
 }
 

@@ -11,6 +11,7 @@ mod lint;
 mod quarantine;
 pub mod requirement;
 mod run;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +32,7 @@ pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};
 pub use quarantine::{Quarantine, Standing, today};
 pub use run::{Bench, ErrandEnd, Progress, ScenarioRun, StepRun, run};
+pub use turns::{Moment, Seat, Turns};
 
 /// The file that makes a folder a scenario.
 pub const FILE: &str = "scenario.toml";

@@ -22,7 +22,7 @@ use self::journal::journal;
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
-    diff::{Diff, diff, diff_beside, equal_but_for_workload, equal_to_baseline, summary},
+    diff::{Diff, Group, diff, diff_beside, equal_but_for_workload, equal_to_baseline, groups},
     kept::{self, Keep, SavedClone},
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
@@ -30,6 +30,9 @@ use crate::{
     scenario::{RebootError, Scenario, Standing, Subject},
     verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
 };
+
+/// Whether a machine is as before, or what is not.
+type Compared = Result<(), Box<Diff>>;
 
 /// Time for a reboot with kvm; scaled by the accelerator's factor.
 const REBOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -225,7 +228,7 @@ impl Validation<'_> {
             }
             Err(error) => return Err(other("apply", error)),
         };
-        let control = idle.map_err(lab("state of the control"))?;
+        let mut control = idle.map_err(lab("state of the control"))?;
         let reboots = self.reboot == Reboot::Always || report.reboot_needed;
         if !reboots {
             // Before the scenarios: what they leave behind is not the patch's doing.
@@ -241,7 +244,8 @@ impl Validation<'_> {
             }
             // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
             self.phase("state of both clones");
-            let (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
+            let now;
+            (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
             report.diff = Some(diff_beside(&manifest, &now, &control));
             self.round(&scenarios, clones, Phase::Rebooted, report)?;
         }
@@ -255,7 +259,7 @@ impl Validation<'_> {
         }
         let over = self.write(&scenarios, clones, report)?;
         if !self.is_rejected(clones, report) {
-            self.roll_back(&scenarios, clones, (&manifest, over), report)?;
+            self.roll_back(&scenarios, clones, (&manifest, &control, over), report)?;
         }
         Ok(Applied::Yes)
     }
@@ -286,7 +290,7 @@ impl Validation<'_> {
         &self,
         scenarios: &[&Scenario],
         clones: &Clones,
-        (manifest, over): (&Manifest, Over),
+        (manifest, control, over): (&Manifest, &Manifest, Over),
         report: &mut BaselineReport,
     ) -> Result<(), Broke> {
         self.phase("rollback");
@@ -300,10 +304,13 @@ impl Validation<'_> {
             Err(error) => return Err(other("rollback", error)),
         }
         self.phase("compare with the baseline");
-        report.rollback = match self.compare(clones, manifest, over).map_err(lab("compare with the baseline"))? {
-            Ok(()) => RollbackReport::proven(over),
+        let (now, compared) = self.compare(clones, manifest, over).map_err(lab("compare with the baseline"))?;
+        report.rollback = match compared {
+            // Beside the control as it was before: what is told here decides nothing, and is not worth another look.
+            Ok(()) => RollbackReport::proven(over).leaving(diff_beside(manifest, &now, control).of_the_running()),
             Err(left) => {
-                RollbackReport::failed(format!("the machine is not as before: {}", summary(&left).replace('\n', "; ")))
+                let told: Vec<String> = groups(&left).iter().map(Group::line).collect();
+                RollbackReport::failed(format!("the machine is not as before: {}", told.join("; "))).leaving(*left)
             }
         };
         self.round(scenarios, clones, Phase::RolledBack, report)
@@ -311,13 +318,13 @@ impl Validation<'_> {
 
     /// Whether the patched clone is as its baseline was, or as the control has become. What runs at the moment is looked at again, since
     /// the two clones do not do the same at the same moment.
-    fn compare(&self, clones: &Clones, baseline: &Manifest, over: Over) -> Result<Result<(), Box<Diff>>, LabError> {
+    fn compare(&self, clones: &Clones, baseline: &Manifest, over: Over) -> Result<(Manifest, Compared), LabError> {
         let mut looks = 0;
         loop {
             // Both at once: where something differs, whether time alone did that is what the control tells.
             let (control, now) = self.states(clones, baseline)?;
-            if diff(baseline, &now).is_empty() {
-                return Ok(Ok(()));
+            if diff(baseline, &now).is_as_before() {
+                return Ok((now, Ok(())));
             }
             looks += 1;
             let equal = match over {
@@ -326,7 +333,7 @@ impl Validation<'_> {
             };
             match equal(baseline, &now, &control) {
                 Err(left) if left.is_of_the_moment() && looks < COMPARISONS => {}
-                result => return Ok(result),
+                result => return Ok((now, result)),
             }
         }
     }

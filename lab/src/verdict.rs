@@ -5,16 +5,22 @@
 //! the whole validation is as bad as its worst baseline.
 
 mod baseline;
+mod metric;
 mod scenario;
 
 use patchlab_check::Status;
 use serde::{Deserialize, Serialize};
 
 pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, overall};
+pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
 pub use scenario::{Attempt, CheckRun, Compared, compare_scenario, has_evidence};
 
 /// How often a clone that broke is made again before the verdict is `lab-error`.
 pub const LAB_ERROR_REQUEUES: usize = 1;
+
+/// How often a scenario is run at most on both clones in one phase: a step is decided by two attempts, a metric that cannot be told may have more
+/// samples.
+pub const ATTEMPTS: usize = 4;
 
 /// What two clones say of a step, or of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ set -eu
 command -v curl >/dev/null || { echo "curl is not installed"; exit 77; }
 
 url=http://127.0.0.1/
-count=50
+count=20
 
 start=$(date +%s.%N)
 # curl reuses the connection for all addresses of one call; [1-N] makes the calls.

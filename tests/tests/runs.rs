@@ -63,12 +63,14 @@ fn judged(data: &Path, order: &str, verdict: Judgement) -> String {
         ms: 5,
         output: "unknown directive".into(),
         reason: if exit == 0 { String::new() } else { format!("exit {exit}, expected 0") },
+        samples: Vec::new(),
     };
     let steps = vec![StepReport {
         name: "config".into(),
         verdict: Some(Verdict::Regression),
         control: Some(outcome(Status::Pass, 0)),
         patched: Some(outcome(Status::Fail, 1)),
+        metric: None,
     }];
     let ran = ScenarioReport {
         name: "web-smoke".into(),

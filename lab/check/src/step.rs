@@ -10,6 +10,7 @@ mod fields;
 mod http;
 mod kind;
 mod look;
+mod metric;
 mod text;
 mod wait;
 
@@ -19,7 +20,8 @@ pub use errand::{COPY_OUT_BYTES, CopyIn, CopyOut, Errand, LONGEST_SLEEP, Sleep};
 pub use evaluate::Context;
 pub use expect::Expect;
 pub use fields::{KindError, StepError};
-pub use kind::{File, Http, Installed, Kind, Listening, Metric, Package, Port, Presence, Protocol, Tcp, Unit};
+pub use kind::{File, Http, Installed, Kind, Listening, Package, Port, Presence, Protocol, Tcp, Unit};
+pub use metric::{Better, Metric, Sample};
 pub use text::{
     AbsolutePath, FileMode, FolderPath, HttpUrl, JsonQuery, PackageName, ParseTextError, Pattern, Percent, REDACTED,
     UnitName,
@@ -38,7 +40,7 @@ pub struct Step {
     pub depth: Depth,
     /// How long the step may take; the scenario's budget limits it in any case.
     pub timeout: Option<crate::written::Span>,
-    /// How often it is done; every time must pass.
+    /// How often it is done; every time must pass. Absent means once, and [`Metric::REPEAT`] times with a metric.
     pub repeat: Repeat,
     /// What is taken out of its output before anything is stored or shown.
     pub redact: Vec<Pattern>,
@@ -63,10 +65,6 @@ impl Repeat {
     /// The number.
     pub fn times(self) -> u32 {
         self.0
-    }
-
-    fn is_once(&self) -> bool {
-        self.0 == 1
     }
 }
 
@@ -116,6 +114,9 @@ pub struct Outcome {
     pub output: String,
     /// Why it failed or was skipped; empty on a pass.
     pub reason: String,
+    /// The numbers that its metric found, one a time that it passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
 }
 
 /// Pass, fail or skip.

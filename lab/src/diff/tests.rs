@@ -48,6 +48,7 @@ fn baseline() -> Manifest {
         .into(),
         units: [("nginx.service".to_owned(), unit("active")), ("a.service".to_owned(), unit("inactive"))].into(),
         ports: vec![port(80, "nginx")],
+        ..Manifest::default()
     }
 }
 
@@ -70,13 +71,13 @@ fn what_a_patch_changed_on_one_screen() {
     let found = diff(&from, &to);
     assert_eq!(
         summary(&found),
-        "packages  nginx:amd64 1.22.1-9 -> 1.22.1-9+deb12u3 (2 files)\n          \
-         tuning:all - -> 1.0\n\
-         files     + /etc/nginx/conf.d/tuning.conf\n\
-         units     nginx.service active -> failed\n\
-         ports     + tcp 0.0.0.0:8080 nginx\n          \
+        "packages  +1 ~1  ~ nginx:amd64 1.22.1-9 -> 1.22.1-9+deb12u3 (2 files)\n                 \
+         + tuning:all 1.0\n\
+         files     +1     + /etc/nginx/conf.d/tuning.conf\n\
+         units     ~1     ~ nginx.service active -> failed\n\
+         ports     +1 -1  + tcp 0.0.0.0:8080 nginx\n                 \
          - tcp 0.0.0.0:80 nginx\n\
-         kernel    6.1.0-37-cloud-amd64 -> 6.1.0-38-cloud-amd64\n"
+         kernel    ~1     ~ running 6.1.0-37-cloud-amd64 -> 6.1.0-38-cloud-amd64\n"
     );
     let json = serde_json::to_string(&found).unwrap();
     assert_eq!(serde_json::from_str::<Diff>(&json).unwrap(), found);
@@ -199,4 +200,173 @@ fn what_a_workload_wrote_on_the_control_too_is_not_held_against_the_rollback() {
     let mut still = now;
     still.files.insert("/usr/sbin/nginx".into(), file("new", Some("nginx:amd64")));
     assert!(equal_but_for_workload(&from, &still, &control).is_err());
+}
+
+/// The baseline with every section that this lab collects.
+fn whole() -> Manifest {
+    use crate::manifest::{BootMode, ConfigurationFile, DiskUse, FileSystem, Group, Kernels, Password, User};
+    let user = User { uid: 33, gid: 33, home: "/srv".into(), shell: "/bin/sh".into(), password: Password::Locked };
+    let conf = |found: &str| ConfigurationFile {
+        package: "nginx:amd64".into(),
+        shipped: "aa".into(),
+        found: Some(found.into()),
+        obsolete: false,
+    };
+    let mut manifest = baseline();
+    manifest.files.insert("/etc/nginx/mime.types".into(), file("mime", Some("nginx:amd64")));
+    manifest.accounts = Some(crate::manifest::Accounts {
+        users: [("www-data".to_owned(), user)].into(),
+        groups: [("adm".to_owned(), Group { gid: 4, members: vec![] })].into(),
+    });
+    manifest.kernels = Some(Kernels {
+        installed: vec!["6.1.0-37-cloud-amd64".into()],
+        running_version: None,
+        modules: ["ext4".to_owned()].into(),
+        boot: BootMode::Bios,
+    });
+    let root = FileSystem { kind: "ext4".into(), size: 4 << 30, used: 1 << 30 };
+    manifest.disk =
+        Some(DiskUse { file_systems: [("/".to_owned(), root)].into(), folders: [("/opt".to_owned(), 0)].into() });
+    manifest.configuration = Some(
+        [("/etc/nginx/nginx.conf".to_owned(), conf("aa")), ("/etc/nginx/mime.types".to_owned(), conf("bb"))].into(),
+    );
+    manifest.restarts = Some(Restarts::default());
+    manifest
+}
+
+/// What one alteration of the whole machine is told as, a line a group.
+fn told(alter: impl Fn(&mut Manifest)) -> Vec<String> {
+    let mut to = whole();
+    alter(&mut to);
+    groups(&diff(&whole(), &to)).iter().map(Group::line).collect()
+}
+
+#[test]
+fn every_section_is_told_in_a_group_of_its_own() {
+    use crate::manifest::{BootMode, Password};
+    assert_eq!(told(|_| ()), Vec::<String>::new());
+    let accounts = told(|to| {
+        let accounts = to.accounts.as_mut().unwrap();
+        let mut new = accounts.users["www-data"].clone();
+        new.password = Password::Empty;
+        accounts.users.get_mut("www-data").unwrap().shell = "/bin/bash".into();
+        accounts.users.insert("tuner".into(), new);
+        accounts.groups.get_mut("adm").unwrap().members = vec!["tuner".into()];
+    });
+    let added = "+ tuner (uid 33, gid 33, home /srv, shell /bin/sh, password empty)";
+    assert_eq!(
+        accounts,
+        [format!("users {added}, ~ www-data (shell /bin/sh -> /bin/bash)"), "groups ~ adm (members  -> tuner)".into()]
+    );
+    let kernels = told(|to| {
+        let kernels = to.kernels.as_mut().unwrap();
+        kernels.installed.push("6.1.0-38-cloud-amd64".into());
+        kernels.modules = ["overlay".to_owned()].into();
+        kernels.boot = BootMode::Uefi;
+        let restarts = to.restarts.as_mut().unwrap();
+        restarts.reboot.insert("dbus ask for it".into());
+        restarts.units.insert("nginx.service".into(), ["/usr/lib/a.so".to_owned(), "/usr/lib/b.so".into()].into());
+    });
+    assert_eq!(
+        kernels,
+        [
+            "kernel + installed 6.1.0-38-cloud-amd64, ~ boot bios -> uefi",
+            "modules + overlay, - ext4",
+            "restarts + reboot: dbus ask for it, + nginx.service runs /usr/lib/a.so and 1 more, which is gone",
+        ]
+    );
+    // A tolerance is none, a byte beyond it is told.
+    let disk = |used: u64, folder: u64| {
+        told(|to| {
+            let disk = to.disk.as_mut().unwrap();
+            disk.file_systems.get_mut("/").unwrap().used += used;
+            disk.folders.insert("/opt".into(), folder);
+        })
+    };
+    assert_eq!(disk(FILE_SYSTEM_TOLERANCE, FOLDER_TOLERANCE), Vec::<String>::new());
+    assert_eq!(
+        disk(FILE_SYSTEM_TOLERANCE + 1, FOLDER_TOLERANCE + 1),
+        ["disk ~ file system / +16MiB to 1040MiB, ~ /opt +1MiB to 1MiB"]
+    );
+}
+
+#[test]
+fn configuration_says_whose_doing_it_is() {
+    let change = |to: &mut Manifest, path: &str, found: Option<&str>| {
+        to.files.insert(path.into(), file("new", None));
+        if let Some(found) = found {
+            let mut conf = to.configuration.as_ref().unwrap()["/etc/nginx/nginx.conf"].clone();
+            (conf.shipped, conf.found) = ("new".into(), Some(found.into()));
+            to.configuration.as_mut().unwrap().insert(path.into(), conf);
+        }
+    };
+    let lines = told(|to| {
+        change(to, "/etc/nginx/nginx.conf", Some("new"));
+        change(to, "/etc/nginx/mime.types", Some("other"));
+        change(to, "/etc/nginx/conf.d/tuning.conf", None);
+        change(to, "/etc/nginx/nginx.conf.dpkg-dist", None);
+        change(to, "/opt/tuning.conf", None);
+    });
+    assert_eq!(
+        lines,
+        [
+            "configuration + /etc/nginx/conf.d/tuning.conf (no package's), \
+             ~ /etc/nginx/mime.types (not as its package ships it nginx:amd64, was altered before), \
+             ~ /etc/nginx/nginx.conf (as its package ships it nginx:amd64)",
+            "leftovers + /etc/nginx/nginx.conf.dpkg-dist",
+            "files + /opt/tuning.conf",
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_said_of_a_section_that_one_lacks() {
+    for (old, new) in [(baseline(), whole()), (whole(), baseline())] {
+        let (mut old, mut new) = (old, new);
+        old.files.remove("/etc/nginx/mime.types");
+        new.files.remove("/etc/nginx/mime.types");
+        assert!(diff(&old, &new).is_empty());
+        assert!(diff_beside(&old, &new, &new).is_empty() && diff_beside(&new, &new, &old).is_empty());
+    }
+}
+
+#[test]
+fn what_runs_and_amounts_decide_no_rollback_and_the_controls_doing_is_no_news() {
+    let (from, mut now) = (whole(), whole());
+    now.kernels.as_mut().unwrap().modules.insert("overlay".into());
+    now.disk.as_mut().unwrap().folders.insert("/opt".into(), 1 << 30);
+    now.restarts.as_mut().unwrap().units.insert("nginx.service".into(), ["/usr/lib/a.so".to_owned()].into());
+    equal_to_baseline(&from, &now, &from).unwrap();
+    let left = diff_beside(&from, &now, &from).of_the_running();
+    assert_eq!(groups(&left).iter().map(|group| group.name).collect::<Vec<_>>(), ["modules", "disk", "restarts"]);
+    assert!(diff_beside(&from, &now, &now).is_empty());
+    // Accounts lie in files, which decide.
+    now.accounts.as_mut().unwrap().users.clear();
+    now.files.insert("/etc/passwd".into(), file("", None));
+    let told = equal_to_baseline(&from, &now, &from).unwrap_err();
+    assert_eq!((told.users.len(), told.files.len(), told.is_of_the_moment()), (1, 1, false));
+}
+
+#[test]
+fn a_summary_is_one_screen_however_much_differs() {
+    let mut to = whole();
+    for number in 0..50 {
+        to.files.insert(format!("/opt/{number}"), file("", None));
+        to.files.insert(format!("/etc/{number}.conf"), file("", None));
+        to.files.insert(format!("/etc/{number}.rpmnew"), file("", None));
+        to.units.insert(format!("{number}.service"), unit("failed"));
+        to.ports.push(port(number, "x"));
+        to.packages.insert(format!("p{number}:all"), package("1"));
+        to.kernels.as_mut().unwrap().modules.insert(format!("m{number}"));
+        to.disk.as_mut().unwrap().folders.insert(format!("/{number}"), 1 << 30);
+        to.restarts.as_mut().unwrap().reboot.insert(format!("{number}"));
+        to.accounts
+            .as_mut()
+            .unwrap()
+            .groups
+            .insert(format!("{number}"), crate::manifest::Group { gid: 1, members: vec![] });
+    }
+    let text = summary(&diff(&whole(), &to));
+    assert!((20..=32).contains(&text.lines().count()), "{text}");
+    assert!(text.contains("+50") && text.contains("… and 48 more"), "{text}");
 }

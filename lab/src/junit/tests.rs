@@ -10,12 +10,14 @@ fn report() -> Report {
         ms: 1500,
         output: "nginx: [emerg] unknown directive \"turbo_mode\" <&>\u{1b}[0m".into(),
         reason: if status == Status::Pass { String::new() } else { "exit 1, expected 0".into() },
+        samples: Vec::new(),
     };
     let step = |name: &str, verdict, control, patched| StepReport {
         name: name.into(),
         verdict,
         control: Some(outcome(control, Some(0))),
         patched: Some(outcome(patched, Some(1))),
+        metric: None,
     };
     let steps = vec![
         step("front page", Some(Verdict::Pass), Status::Pass, Status::Pass),

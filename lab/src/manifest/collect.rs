@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use patchlab_check::Digest;
 
-use super::{Entry, Kind, Manifest, Package, Port, Unit, VOLATILE};
+use super::{Entry, Kind, Manifest, Package, Port, Unit, VOLATILE, accounts, configuration, disk, kernels, restarts};
 use crate::machine::{Guest, LabError, Machine};
 
 /// Bytes of each answer that are read: 64 MiB.
@@ -26,7 +26,7 @@ out=$1; since=$2; shift 2
 mkdir -p "$out" && cd "$out" || exit 1
 set -- $(for path in "$@"; do printf ' -path %s -prune -o' "$path"; done)
 uname -r >kernel
-dpkg-query -W -f '${Package}\t${Architecture}\t${Version}\t${Status}\n' >packages || exit 1
+dpkg-query -W -f '${Package}\t${Architecture}\t${Version}\t${Status}\n${Conffiles}\n' >packages || exit 1
 find / -xdev "$@" \( -type f -newerct "@$since" -fprint0 changed , \
   -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' \) >files || exit 1
 xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out" <changed
@@ -35,6 +35,29 @@ find . -name 'sums.*' -exec cat {} + >>sums
 ( cd /var/lib/dpkg/info && grep -r -H '' --include='*.list' . ) >owners
 systemctl list-units --all --plain --full --no-legend --no-pager >units || exit 1
 ss -Hlntup >ports || exit 1
+# Every process costs a guest under emulation 30 ms: one where it can be one, and the shell's own words.
+{
+  tail -n +1 /etc/passwd /etc/group /proc/version /proc/modules /run/reboot-required.pkgs
+  echo '==> shadow <=='
+  sed -E 's/^([^:]*)::.*/\1:empty/; t; s/^([^:]*):[!*].*/\1:locked/; t; s/^([^:]*):.*/\1:set/' /etc/shadow
+  echo '==> images <=='; printf '%s\n' /boot/vmlinuz-*
+  echo '==> boot <=='; if [ -d /sys/firmware/efi ]; then echo uefi; else echo bios; fi
+  echo '==> required <=='; if [ -e /run/reboot-required ]; then echo required; fi
+  echo '==> df <=='
+  df --local --block-size=1 --output=fstype,size,used,target -x tmpfs -x devtmpfs -x overlay -x squashfs -x iso9660
+  echo '==> du <=='; du -skx /var/log /var/cache /var/lib/apt/lists /var/tmp /tmp
+  echo '==> md5sums <=='; grep -z '^/etc/' changed | xargs -0 -r md5sum --
+  echo '==> processes <=='
+  grep -sE '^[^ ]+ ..x. .* /(usr|lib|lib64|bin|sbin|opt|srv|home|var)/.* \(deleted\)$' /proc/[0-9]*/maps >maps
+  last=
+  while IFS=/ read -r _ _ pid _; do
+    [ "$pid" = "$last" ] && continue
+    last=$pid
+    { read -r name <"/proc/$pid/comm" && read -r group <"/proc/$pid/cgroup"; } &&
+      printf '%s\t%s\t%s\n' "$pid" "$name" "$group"
+  done <maps
+  echo '==> maps <=='; while IFS= read -r line; do printf '%s\n' "$line"; done <maps
+} >system 2>/dev/null
 exit 0
 "#;
 
@@ -66,6 +89,7 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
         owners: read("owners")?,
         units: read("units")?,
         ports: read("ports")?,
+        system: read("system")?,
     };
     guest.script(r#"rm -rf -- "$1""#, &[folder], Duration::from_secs(60))?;
     Ok(parse(&texts, known.map(|(manifest, _)| manifest)))
@@ -86,13 +110,14 @@ struct Texts {
     owners: String,
     units: String,
     ports: String,
+    system: String,
 }
 
 fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
-    let packages: BTreeMap<String, Package> = texts.packages.lines().filter_map(package).collect();
+    let (packages, conffiles) = packages(&texts.packages);
     let sums = sums(&texts.sums);
     let owners = owners(&texts.owners, &packages);
-    let files = texts
+    let files: BTreeMap<String, Entry> = texts
         .files
         .split('\0')
         .filter_map(entry)
@@ -108,14 +133,50 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
     let mut ports: Vec<Port> = texts.ports.lines().filter_map(Port::of_line).collect();
     ports.sort();
     ports.dedup();
+    let section = |name: &str| section(&texts.system, name);
+    let kernel = texts.kernel.trim().to_owned();
+    let kernels =
+        kernels::parse(section("images"), section("/proc/version"), section("/proc/modules"), section("boot"));
+    let required = (section("required"), section("/run/reboot-required.pkgs"));
+    let running = (section("processes"), section("maps"));
+    let before = known.and_then(|manifest| manifest.configuration.as_ref());
     Manifest {
         schema: Manifest::SCHEMA,
-        kernel: texts.kernel.trim().to_owned(),
-        packages,
-        files,
         units: texts.units.lines().filter_map(unit).collect(),
         ports,
+        accounts: Some(accounts::parse(section("/etc/passwd"), section("/etc/group"), section("shadow"))),
+        disk: Some(disk::parse(section("df"), section("du"), &files)),
+        configuration: Some(configuration::parse(&conffiles, section("md5sums"), before, |path| {
+            files.contains_key(path)
+        })),
+        restarts: Some(restarts::parse(&kernel, &kernels, &packages, required, running)),
+        kernels: Some(kernels),
+        kernel,
+        packages,
+        files,
     }
+}
+
+/// What stands between `==> NAME <==` (as tail(1) writes it, after an empty line) and the next such line.
+fn section<'t>(text: &'t str, name: &str) -> &'t str {
+    let head = format!("==> {name} <==\n");
+    let start = if text.starts_with(&head) { Some(0) } else { text.find(&format!("\n{head}")).map(|at| at + 1) };
+    let Some(rest) = start.map(|start| &text[start + head.len()..]) else { return "" };
+    if rest.starts_with("==> ") { "" } else { rest.find("\n==> ").map_or(rest, |end| &rest[..=end]) }
+}
+
+/// Packages, a line each, and their configuration files, which stand indented below them.
+fn packages(text: &str) -> (BTreeMap<String, Package>, Vec<(String, &str)>) {
+    let (mut packages, mut conffiles, mut last) = (BTreeMap::new(), Vec::new(), String::new());
+    for line in text.lines() {
+        if line.starts_with(' ') {
+            conffiles.push((last.clone(), line));
+        } else if let Some((key, package)) = package(line) {
+            last.clone_from(&key);
+            packages.insert(key, package);
+        }
+    }
+    (packages, conffiles)
 }
 
 fn package(line: &str) -> Option<(String, Package)> {
@@ -195,12 +256,19 @@ mod tests {
         let digest = Digest::of("new");
         Texts {
             kernel: "6.1.0\n".into(),
-            packages: "nginx\tamd64\t1.22\tinstall ok installed\nbase\tall\t1\tinstall ok installed\n".into(),
+            packages: "nginx\tamd64\t1.22\tinstall ok installed\n /etc/a\tb aa\n /etc/gone bb\n\n\
+                base\tall\t1\tinstall ok installed\n\n"
+                .into(),
             files: "f\t644\t0\t0\t3\t\t/etc/a\tb\0d\t755\t0\t0\t4096\t\t/etc\0l\t777\t0\t0\t4\tdash\t/usr/bin/sh\0f\t755\t0\t0\t9\t\t/usr/sbin/nginx\0".into(),
             sums: format!("{digest}  /etc/a\tb\0"),
             owners: "./nginx.list:/etc\n./base.list:/etc\n./nginx.list:/sbin/nginx\n./base:all.list:/bin/sh\n".into(),
             units: "nginx.service loaded active running A web server\ndev-vda.device loaded active plugged x\n".into(),
             ports: "tcp LISTEN 0 511 [::]:80 [::]:* users:((\"nginx\",pid=1,fd=6))\nudp UNCONN 0 0 10.0.2.15%eth0:68 0.0.0.0:*\n".into(),
+            system: "==> /etc/passwd <==\nroot:x:0:0::/root:/bin/sh\n\n==> /etc/group <==\n\n==> /proc/modules <==\n\
+                ext4 1 0 - Live 0x0\n\n==> /run/reboot-required.pkgs <==\ndbus\n==> shadow <==\nroot:set\n\
+                ==> images <==\n/boot/vmlinuz-6.1.0\n==> required <==\nrequired\n==> df <==\next4 9 5 /\n\
+                ==> du <==\n1\t/var/log\n==> md5sums <==\naa  /etc/a\tb\n==> processes <==\n==> maps <==\n"
+                .into(),
         }
     }
 
@@ -217,6 +285,28 @@ mod tests {
         let ports: Vec<_> = manifest.ports.iter().map(|port| (port.address.as_str(), port.port)).collect();
         assert_eq!(ports, [("[::]", 80), ("10.0.2.15%eth0", 68)]);
         assert_eq!(manifest.ports[0].process.as_deref(), Some("nginx"));
+        let configuration = manifest.configuration.unwrap();
+        assert_eq!(configuration.keys().collect::<Vec<_>>(), ["/etc/a\tb", "/etc/gone"]);
+        assert!(configuration["/etc/a\tb"].is_as_shipped() && configuration["/etc/gone"].found.is_none());
+        assert_eq!(configuration["/etc/gone"].package, "nginx:amd64");
+        let (accounts, disk) = (manifest.accounts.unwrap(), manifest.disk.unwrap());
+        assert_eq!((accounts.users.len(), accounts.groups.len(), disk.file_systems["/"].used), (1, 0, 5));
+        assert_eq!((disk.folders["/etc"], disk.folders["/var/log"]), (3, 1024));
+        let kernels = manifest.kernels.unwrap();
+        assert_eq!((kernels.installed, kernels.modules.len()), (vec!["6.1.0".to_owned()], 1));
+        assert_eq!(manifest.restarts.unwrap().reboot, ["dbus ask for it".to_owned()].into());
+    }
+
+    #[test]
+    fn a_manifest_of_an_older_lab_is_read() {
+        let new = parse(&texts(), None);
+        let mut json = serde_json::to_value(&new).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        for name in ["accounts", "kernels", "disk", "configuration", "restarts"] {
+            fields.remove(name).expect(name);
+        }
+        let old: Manifest = serde_json::from_value(json).unwrap();
+        assert_eq!((old.files, old.configuration), (new.files, None));
     }
 
     #[test]

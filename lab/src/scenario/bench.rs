@@ -12,7 +12,7 @@ use patchlab_check::{
     target::TargetError,
 };
 
-use super::{Bench, ErrandEnd, Scenario};
+use super::{Bench, ErrandEnd, Moment, Scenario, Seat};
 use crate::{
     applier::ApplierError,
     machine::{Guest, GuestError, LabError, Machine},
@@ -34,6 +34,7 @@ pub struct CloneBench<'a> {
     guest: Guest,
     out: PathBuf,
     reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
+    seat: Option<Seat<'a>>,
 }
 
 impl<'a> CloneBench<'a> {
@@ -46,7 +47,12 @@ impl<'a> CloneBench<'a> {
         out: PathBuf,
         reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
     ) -> Self {
-        Self { scenario, occasion, machine, guest: machine.guest(), out, reboot }
+        Self { scenario, occasion, machine, guest: machine.guest(), out, reboot, seat: None }
+    }
+
+    /// Takes the samples of metrics by turns with the other clone.
+    pub fn by_turns(self, seat: Seat<'a>) -> Self {
+        Self { seat: Some(seat), ..self }
     }
 }
 
@@ -90,6 +96,16 @@ impl Bench for CloneBench<'_> {
         let name = self.keep(step, copy, &bytes).map_err(|error| self.broke("keep what was copied out", error))?;
         let part = if size == taken.to_string() { String::new() } else { format!(", the last {taken}") };
         Ok(Ok(format!("{size} bytes{part}, kept as {name}")))
+    }
+
+    fn wait_turn(&self, moment: Moment, patience: Duration) -> Duration {
+        self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.wait(moment, patience))
+    }
+
+    fn leave_turn(&self, moment: Moment) {
+        if let Some(seat) = &self.seat {
+            seat.leave(moment);
+        }
     }
 }
 

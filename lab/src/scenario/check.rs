@@ -244,7 +244,7 @@ fn outcome<'a>(status: Status, found: impl Iterator<Item = &'a String>, count: u
             format!("{count} found: {}{more}", shown[..count.min(shown.len())].join("; "))
         }
     };
-    Outcome { status, exit: None, ms: 0, output: shown.join("\n"), reason }
+    Outcome { status, exit: None, ms: 0, output: shown.join("\n"), reason, samples: Vec::new() }
 }
 
 /// The status of a check on (control, patched), from what was found on each. A finding that the control has too is never

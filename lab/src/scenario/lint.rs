@@ -14,6 +14,8 @@ use patchlab_check::{
     written::{self, WrittenError},
 };
 
+use crate::verdict::LEAST_SAMPLES;
+
 use super::{FILE, Scenario, ScenarioError, Standing, Written, folders, problems, requirement, today};
 
 /// One thing that was found.
@@ -155,6 +157,15 @@ fn advice(written: &Written) -> Vec<(String, String)> {
         found.push(("applies".into(), problem.into()));
     }
     for (index, step) in written.step.iter().enumerate() {
+        let samples = step.repeat.times().saturating_mul(written.repeat.times());
+        if let Some(metric) = step.kind.metric().filter(|_| (samples as usize) < LEAST_SAMPLES) {
+            let problem = format!(
+                "step {:?}: {samples} samples of {} cannot be compared, at least {LEAST_SAMPLES} are needed: the scenario would \
+                 be run again and again",
+                step.name, metric.name
+            );
+            found.push((format!("step.{index}.repeat"), problem));
+        }
         if step.timeout.is_some_and(|timeout| timeout > written.timeout) {
             let problem = format!("step {:?} may take longer than the whole scenario", step.name);
             found.push((format!("step.{index}.timeout"), problem));

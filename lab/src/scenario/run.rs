@@ -7,13 +7,13 @@ use std::{
 
 use patchlab_check::{
     Outcome, Status, Step, Target,
-    step::{Context, CopyIn, CopyOut, Errand, Kind},
+    step::{Context, CopyIn, CopyOut, Errand, Kind, Repeat},
     target::TargetError,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scenario,
+    Moment, Scenario,
     fixture::{FIXTURES, TEAR_DOWN},
 };
 
@@ -74,6 +74,15 @@ pub trait Bench {
 
     /// Takes a file of it into the run's evidence. `step` is what it is for.
     fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd;
+
+    /// Waits until a sample of a metric may be taken, at most for `patience`, and says how long that took. A machine that is compared with
+    /// no other need not wait.
+    fn wait_turn(&self, _moment: Moment, _patience: Duration) -> Duration {
+        Duration::ZERO
+    }
+
+    /// No sample before `moment` is taken any more.
+    fn leave_turn(&self, _moment: Moment) {}
 }
 
 /// Runs every step of `scenario` on `bench`, where its files are in `dir`: its fixtures' set-up, its own steps as often as it says,
@@ -95,6 +104,7 @@ pub fn run(
         begun: Instant::now(),
         budget: scenario.timeout,
         obstacle: None,
+        begun_steps: 0,
         steps: Vec::with_capacity(of),
     };
     let places: Vec<String> =
@@ -144,6 +154,7 @@ struct Running<'a> {
     /// From `begun`.
     budget: Duration,
     obstacle: Option<Obstacle>,
+    begun_steps: usize,
     steps: Vec<StepRun>,
 }
 
@@ -172,6 +183,7 @@ impl Running<'_> {
 
     fn step(&mut self, step: &Step, place: Place<'_>) -> Result<Status, TargetError> {
         let index = self.steps.len().min(self.of.saturating_sub(1));
+        self.begun_steps += 1;
         (self.observer)(Progress::Begins { step: &step.name, index, of: self.of });
         let left = self.budget.saturating_sub(self.begun.elapsed());
         let outcome = match &self.obstacle {
@@ -182,6 +194,7 @@ impl Running<'_> {
             }
             None => match &step.kind {
                 Kind::Errand(errand) => self.errand(step, errand, place, left)?,
+                Kind::Run { metric: Some(_), .. } => self.samples(step, place)?,
                 _ => step.evaluate(self.bench.target(), Context { dir: Some(place.guest), budget: left })?,
             },
         };
@@ -189,6 +202,31 @@ impl Running<'_> {
         let status = outcome.status;
         self.steps.push(StepRun { name: step.name.clone(), outcome });
         Ok(status)
+    }
+
+    /// Does a step with a metric as often as it says, by turns with the other clone. Waiting for that one is no part of the budget.
+    fn samples(&mut self, step: &Step, place: Place<'_>) -> Result<Outcome, TargetError> {
+        let (times, once) = (step.repeat.times(), Step { repeat: Repeat::default(), ..step.clone() });
+        let mut whole: Option<Outcome> = None;
+        for time in 1..=times {
+            let moment = Moment { step: self.begun_steps, sample: time };
+            self.budget += self.bench.wait_turn(moment, self.budget);
+            let left = self.budget.saturating_sub(self.begun.elapsed());
+            let mut outcome = once.evaluate(self.bench.target(), Context { dir: Some(place.guest), budget: left })?;
+            let passed = outcome.status == Status::Pass;
+            if !passed && times > 1 {
+                outcome.reason = format!("time {time} of {times}: {}", outcome.reason);
+            }
+            whole = Some(match &whole {
+                Some(before) => after(before, outcome),
+                None => outcome,
+            });
+            if !passed {
+                break;
+            }
+        }
+        self.bench.leave_turn(Moment { step: self.begun_steps + 1, sample: 0 });
+        Ok(whole.unwrap_or_else(|| failed("it was not done".into())))
     }
 
     fn errand(
@@ -224,7 +262,7 @@ impl Running<'_> {
 }
 
 fn failed(reason: String) -> Outcome {
-    Outcome { status: Status::Fail, exit: None, ms: 0, output: String::new(), reason }
+    Outcome { status: Status::Fail, exit: None, ms: 0, output: String::new(), reason, samples: Vec::new() }
 }
 
 /// The outcome of one of several rounds, which says of which when it is bad.
@@ -237,9 +275,10 @@ fn in_round(outcome: Outcome, round: u32, times: u32) -> Outcome {
     }
 }
 
-/// What a step comes to after another round: the last that was seen, and the time of all.
+/// What a step comes to after another time: the last that was seen, and time and samples of all.
 fn after(before: &Outcome, new: Outcome) -> Outcome {
-    Outcome { ms: before.ms + new.ms, ..new }
+    let samples = before.samples.iter().chain(&new.samples).copied().collect();
+    Outcome { ms: before.ms + new.ms, samples, ..new }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -343,6 +343,31 @@ fn rounds_are_repeated_until_one_fails() {
 }
 
 #[test]
+fn a_metric_is_sampled_as_often_as_step_and_scenario_say() {
+    let metric = "metric = { name = \"n\", regex = \"n=([0-9]+)\", worse_than_control = \"20%\" }";
+    let steps = |repeat: &str| {
+        format!("[[step]]\nname = \"a\"\nrun = \"echo x >>LOG; echo n=$(wc -l <LOG)\"\n{repeat}\n{metric}\n")
+    };
+    let samples = |repeat: &str, more: &str| {
+        let (dir, _) = with_fixture("true", more, &steps(repeat));
+        let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+        let bed = Bed { reboot: Ok(String::new()), out: dir.path().join("out") };
+        let ran = run(&scenario, &bed, dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap();
+        let outcome = ran.steps[1].outcome.clone();
+        (outcome.samples.iter().map(|sample| sample.number()).collect::<Vec<_>>(), outcome.reason)
+    };
+    assert_eq!(samples("repeat = 3", "repeat = 2").0, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(samples("", "").0.len(), 7);
+    // A time without a number is a failure, and ends it.
+    let (dir, log) = with_fixture("true", "", &steps("").replace("echo n=", "test $(wc -l <LOG) -lt 3 && echo n="));
+    let seen = ran(&dir, Ok(""));
+    assert_eq!(seen[1].2, "time 3 of 7: exit 1, expected 0");
+    assert_eq!(fs::read_to_string(&log).unwrap().lines().filter(|line| *line == "x").count(), 3);
+    let advice = lint(with_fixture("true", "", &steps("repeat = 3")).0.path()).unwrap();
+    assert!(advice.iter().any(|found| found.text.contains("3 samples of n cannot be compared")), "{advice:?}");
+}
+
+#[test]
 fn a_matrix_is_a_scenario_for_each_combination() {
     let toml = format!(
         "{HEAD}[parameters]\npath = \"x\"\n[matrix]\nport = [80, 443]\n\

@@ -11,9 +11,9 @@ use super::{Broke, Clones, Event, Validation, both, other, reboot_and_resume};
 use crate::{
     applier::Role,
     machine::Machine,
-    report::{BaselineReport, QuarantinedScenario, SkippedScenario},
-    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Standing, requirement, run},
-    verdict::{Attempt, CheckRun, Compared, Phase, compare_scenario},
+    report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
+    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Turns, requirement, run},
+    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, compare_scenario},
 };
 
 /// Where a scenario's folder is in a guest. No manifest covers it, and, unlike `/run`, scripts may be run there.
@@ -56,7 +56,7 @@ impl Validation<'_> {
         runnable
     }
 
-    /// Runs every scenario once on both clones at the same time, and once more where the first comparison asks for it.
+    /// Runs every scenario once on both clones at the same time, and again where the comparison asks for it.
     pub(super) fn round(
         &self,
         scenarios: &[&Scenario],
@@ -66,28 +66,30 @@ impl Validation<'_> {
     ) -> Result<(), Broke> {
         self.phase(&format!("scenarios {phase}"));
         for scenario in scenarios {
-            let mut attempts = vec![self.attempt(scenario, phase, clones)?];
-            let compared = match compare_scenario(scenario, phase, &attempts) {
-                Compared::Verdict(compared) => compared,
-                Compared::Repeat => {
-                    (self.observer)(Event::Note(&format!(
-                        "{}: a step fails on the patched clone alone; both once more",
-                        scenario.name
-                    )));
-                    attempts.push(self.attempt(scenario, phase, clones)?);
-                    match compare_scenario(scenario, phase, &attempts) {
-                        Compared::Verdict(compared) => compared,
-                        Compared::Repeat => return Err(other("scenarios", "two attempts were not enough to compare")),
-                    }
-                }
-            };
-            report.scenarios.push(compared);
+            report.scenarios.push(self.compared(scenario, clones, phase)?);
         }
         Ok(())
     }
 
+    /// A scenario on both clones, again as long as comparing asks for it.
+    fn compared(&self, scenario: &Scenario, clones: &Clones, phase: Phase) -> Result<ScenarioReport, Broke> {
+        let mut attempts = Vec::new();
+        while attempts.len() < ATTEMPTS {
+            attempts.push(self.attempt(scenario, phase, clones)?);
+            match compare_scenario(scenario, phase, &attempts) {
+                Compared::Verdict(compared) => return Ok(compared),
+                Compared::Repeat => (self.observer)(Event::Note(&format!(
+                    "{}: a step fails on the patched clone alone, or a metric cannot be told yet; both once more",
+                    scenario.name
+                ))),
+            }
+        }
+        Err(other("scenarios", format!("{ATTEMPTS} attempts were not enough to compare {}", scenario.name)))
+    }
+
     fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {
-        let run = |role| self.run_on(scenario, phase, role, clones.of(role));
+        let turns = Turns::default();
+        let run = |role| self.run_on(scenario, phase, clones.of(role), (role, turns.seat(role)));
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
             (Ok(_), Ok(_)) => {
@@ -100,7 +102,13 @@ impl Validation<'_> {
     }
 
     /// A scenario on one clone; the error says how the machine broke.
-    fn run_on(&self, scenario: &Scenario, phase: Phase, role: Role, machine: &Machine) -> Result<ScenarioRun, String> {
+    fn run_on(
+        &self,
+        scenario: &Scenario,
+        phase: Phase,
+        machine: &Machine,
+        (role, seat): (Role, Seat<'_>),
+    ) -> Result<ScenarioRun, String> {
         let dir = format!("{GUEST_DIR}/{}", scenario.folder());
         for file in scenario.files().map_err(|error| error.to_string())? {
             let bytes = std::fs::read(&file.path).map_err(|error| format!("{}: {error}", file.path.display()))?;
@@ -115,7 +123,7 @@ impl Validation<'_> {
         };
         let reboot = |timeout| self.of_guest(|| reboot_and_resume(self.applier, role, machine, timeout));
         let occasion = [phase.name(), role.name()];
-        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot);
+        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot).by_turns(seat);
         run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 

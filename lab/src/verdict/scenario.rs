@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use patchlab_check::{Outcome, Status, Step, step::Kind};
+use patchlab_check::{
+    Outcome, Status, Step,
+    step::{Kind, Metric, Sample},
+};
 
-use super::{Decision, Phase, Side, Verdict, compare, decide};
+use super::{ATTEMPTS, Decision, Found, MetricReport, Phase, Side, Verdict, compare, compare_metric, decide};
 use crate::{
     report::{ScenarioReport, StepReport},
     scenario::{Scenario, ScenarioRun},
@@ -47,6 +50,7 @@ pub enum Compared {
 /// One step's name and, attempt by attempt, what was seen on (control, patched).
 struct Row<'a> {
     name: &'a str,
+    metric: Option<&'a Metric>,
     seen: Vec<(Side, Side)>,
     outcomes: Vec<(Option<&'a Outcome>, Option<&'a Outcome>)>,
 }
@@ -56,27 +60,76 @@ pub fn compare_scenario(scenario: &Scenario, phase: Phase, attempts: &[Attempt])
     let mut steps = Vec::new();
     let mut worst: Option<(Verdict, String)> = None;
     for row in rows(scenario, attempts) {
-        let verdict = match decide(&row.seen) {
-            Decision::Repeat => return Compared::Repeat,
-            Decision::Is(verdict) => verdict,
-        };
-        // Shown is the attempt that says most: the worst.
-        let shown = (0..row.seen.len())
-            .max_by_key(|at| compare(row.seen[*at].0, row.seen[*at].1).map(Verdict::badness))
-            .map(|at| row.outcomes[at]);
-        let (control, patched) = shown.unwrap_or((None, None));
-        if let Some(verdict) = verdict {
-            let reason = reason(&label(scenario, row.name), verdict, patched, (attempts, &row.seen));
-            if worst.as_ref().is_none_or(|(other, _)| verdict.badness() > other.badness()) {
-                worst = Some((verdict, reason));
-            }
+        let Some((step, reason)) = compare_step(scenario, &row, attempts) else { return Compared::Repeat };
+        if let Some(verdict) = step.verdict
+            && worst.as_ref().is_none_or(|(other, _)| verdict.badness() > other.badness())
+        {
+            worst = Some((verdict, reason));
         }
-        let (control, patched) = (control.cloned(), patched.cloned());
-        steps.push(StepReport { name: row.name.to_owned(), verdict, control, patched });
+        steps.push(step);
     }
     let (verdict, reason) =
         worst.unwrap_or_else(|| (Verdict::Missing, "every step says that it does not apply here".to_owned()));
     Compared::Verdict(ScenarioReport { name: scenario.name.clone(), phase, verdict, reason, steps })
+}
+
+/// What both clones say of a step, and why; `None` asks for another attempt.
+fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Option<(StepReport, String)> {
+    let Decision::Is(verdict) = decide(&row.seen) else { return None };
+    // Shown is the attempt that says most: the worst.
+    let shown = (0..row.seen.len())
+        .max_by_key(|at| compare(row.seen[*at].0, row.seen[*at].1).map(Verdict::badness))
+        .map(|at| row.outcomes[at]);
+    let (control, patched) = shown.unwrap_or((None, None));
+    let (name, label) = (row.name.to_owned(), label(scenario, row.name));
+    let step = StepReport { name, verdict, control: control.cloned(), patched: patched.cloned(), metric: None };
+    // Numbers are compared where the step holds on both.
+    let holds = row.seen.iter().all(|seen| *seen == (Side::Ran(Status::Pass), Side::Ran(Status::Pass)));
+    if let (true, Some(metric)) = (holds, row.metric) {
+        let (verdict, report, why) = measured(metric, &row.outcomes)?;
+        let step = with_metric(StepReport { verdict: Some(verdict), ..step }, report, &why);
+        return Some((step, if why.is_empty() { why } else { format!("{label}: {why}") }));
+    }
+    let reason = verdict.map_or_else(String::new, |verdict| reason(&label, verdict, patched, (attempts, &row.seen)));
+    Some((step, reason))
+}
+
+/// The step with what its metric says: where that does not hold, the patched clone failed it.
+fn with_metric(mut step: StepReport, report: MetricReport, why: &str) -> StepReport {
+    if let Some(patched) = step.patched.as_mut().filter(|_| step.verdict != Some(Verdict::Pass)) {
+        (patched.status, patched.exit, patched.reason) = (Status::Fail, None, why.to_owned());
+    }
+    // They stand in the report of the metric, over all attempts.
+    step.control.iter_mut().chain(&mut step.patched).for_each(|outcome| outcome.samples.clear());
+    StepReport { metric: Some(report), ..step }
+}
+
+/// Decides on a metric from the samples of all attempts together, and says why it does not hold. A regression is believed when it shows
+/// in two attempts, and what cannot be told yet may be told by more samples: `None` asks for them. An attempt that says the contrary makes
+/// it flaky.
+fn measured(
+    metric: &Metric,
+    outcomes: &[(Option<&Outcome>, Option<&Outcome>)],
+) -> Option<(Verdict, MetricReport, String)> {
+    let samples = |outcome: &Option<&Outcome>| outcome.map_or_else(Vec::new, |outcome| outcome.samples.clone());
+    let attempts: Vec<[Vec<Sample>; 2]> = outcomes.iter().map(|(c, p)| [samples(c), samples(p)]).collect();
+    let of = |side: usize| attempts.iter().flat_map(|attempt| attempt[side].clone()).collect::<Vec<Sample>>();
+    let report = compare_metric(metric, &of(0), &of(1));
+    let contrary = |wanted| attempts.iter().any(|[c, p]| compare_metric(metric, c, p).found == wanted);
+    let (verdict, why) = match report.found {
+        Found::Worse if attempts.len() == 1 => return None,
+        Found::Undecided if attempts.len() < ATTEMPTS => return None,
+        Found::AsGood if contrary(Found::Worse) => {
+            (Verdict::Flaky, format!("{} is worse than the control's in one attempt, and not in all", report.name))
+        }
+        Found::Worse if contrary(Found::AsGood) => {
+            (Verdict::Flaky, format!("{}, and in one attempt it is as good", report.reason()))
+        }
+        Found::AsGood => (Verdict::Pass, String::new()),
+        Found::Worse => (Verdict::Regression, report.reason()),
+        Found::Undecided => (Verdict::Flaky, report.reason()),
+    };
+    Some((verdict, report, why))
 }
 
 fn rows<'a>(scenario: &'a Scenario, attempts: &'a [Attempt]) -> Vec<Row<'a>> {
@@ -89,7 +142,7 @@ fn rows<'a>(scenario: &'a Scenario, attempts: &'a [Attempt]) -> Vec<Row<'a>> {
             },
         };
         let both: Vec<_> = attempts.iter().map(|attempt| (found(&attempt.control), found(&attempt.patched))).collect();
-        row(&step.name, &both)
+        Row { metric: step.kind.metric(), ..row(&step.name, &both) }
     });
     // Attempts that broke have no checks; that is told by their steps.
     let names: BTreeSet<&str> =
@@ -113,6 +166,7 @@ type Seen<'a> = (Side, Option<&'a Outcome>);
 fn row<'a>(name: &'a str, both: &[(Seen<'a>, Seen<'a>)]) -> Row<'a> {
     Row {
         name,
+        metric: None,
         seen: both.iter().map(|(control, patched)| (control.0, patched.0)).collect(),
         outcomes: both.iter().map(|(control, patched)| (control.1, patched.1)).collect(),
     }

@@ -90,7 +90,7 @@ fn scenario() -> Scenario {
 
 fn outcome(status: Status) -> Outcome {
     let reason = if status == Status::Pass { String::new() } else { format!("it said {status}") };
-    Outcome { status, exit: None, ms: 5, output: "seen".into(), reason }
+    Outcome { status, exit: None, ms: 5, output: "seen".into(), reason, samples: Vec::new() }
 }
 
 fn run(page: Status, port: Status) -> ScenarioRun {
@@ -172,7 +172,7 @@ fn a_baseline_is_judged_over_the_whole_product() {
                             reason: "r".into(),
                             steps: Vec::new(),
                         };
-                        let rollback = RollbackReport { status, class: None, reason: "x".into() };
+                        let rollback = RollbackReport { status, class: None, reason: "x".into(), diff: None };
                         let facts = Facts {
                             applied,
                             unreturned_before,
@@ -237,4 +237,69 @@ fn the_whole_is_as_bad_as_its_worst_baseline() {
             assert!(judged.reason.starts_with(&format!("{name}: ")), "{judged:?}");
         }
     }
+}
+
+/// A scenario with one metric, run on both with these samples, attempt by attempt.
+fn measured(attempts: &[(&[f64], &[f64])]) -> Compared {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web");
+    std::fs::create_dir(&path).unwrap();
+    let toml = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\napplies = { packages = [\"nginx\"] }\n[[step]]\nname = \"load\"\n\
+        run = \"./load\"\nmetric = { name = \"rate\", regex = \"([0-9]+)\", worse_than_control = \"20%\" }\n";
+    std::fs::write(path.join(FILE), toml).unwrap();
+    let scenario = Scenario::read(&path).unwrap();
+    let side = |numbers: &[f64]| {
+        let samples = numbers.iter().map(|number| (*number).try_into().unwrap()).collect();
+        let outcome = Outcome { samples, exit: Some(0), ..outcome(Status::Pass) };
+        let steps = vec![StepRun { name: "load".into(), outcome }];
+        Ok(ScenarioRun { scenario: "web".into(), steps, ms: 10 })
+    };
+    let attempts: Vec<Attempt> = attempts
+        .iter()
+        .map(|(control, patched)| Attempt { control: side(control), patched: side(patched), checks: Vec::new() })
+        .collect();
+    compare_scenario(&scenario, Phase::Applied, &attempts)
+}
+
+#[test]
+fn a_metric_that_is_worse_twice_is_a_regression_and_one_that_cannot_be_told_is_flaky() {
+    const GOOD: &[f64] = &[100.0, 101.0, 99.0, 100.0, 102.0];
+    const BAD: &[f64] = &[50.0, 51.0, 49.0, 50.0, 52.0];
+    const WILD: &[f64] = &[100.0, 20.0, 180.0, 60.0, 140.0];
+    const WILDER: &[f64] = &[90.0, 50.0, 20.0, 150.0, 70.0];
+    // One at the tolerance in some times: five do not tell, ten do.
+    const CLOSE: &[f64] = &[80.0, 81.0, 95.0, 96.0, 97.0];
+    assert_eq!(measured(&[(GOOD, BAD)]), Compared::Repeat);
+    assert_eq!(measured(&[(GOOD, CLOSE)]), Compared::Repeat);
+    // What cannot be told is asked for again, a bounded number of times.
+    for attempts in 1..ATTEMPTS {
+        assert_eq!(measured(&vec![(WILD, WILDER); attempts]), Compared::Repeat);
+    }
+    let told = |attempts: &[(&[f64], &[f64])]| match measured(attempts) {
+        Compared::Verdict(report) => (report.verdict, report.reason.clone(), report.steps[0].clone()),
+        Compared::Repeat => panic!("asks again"),
+    };
+    let (verdict, reason, step) = told(&[(GOOD, GOOD)]);
+    assert_eq!((verdict, reason.as_str()), (Verdict::Pass, ""));
+    let metric = step.metric.unwrap();
+    assert_eq!((metric.control.samples.len(), metric.found), (5, Found::AsGood));
+    assert_eq!(step.control.unwrap().samples, []);
+
+    let (verdict, reason, step) = told(&[(GOOD, BAD), (GOOD, BAD)]);
+    let why =
+        "rate is 50.0% worse than the control's, 20% is allowed: median 50.0 ±1.00 (n 10) against 100 ±1.00 (n 10)";
+    assert_eq!((verdict, reason), (Verdict::Regression, format!("load (`./load`): {why}")));
+    let patched = step.patched.unwrap();
+    assert_eq!((patched.status, patched.reason.as_str(), patched.exit), (Status::Fail, why, None));
+    assert_eq!(step.control.unwrap().status, Status::Pass);
+
+    assert_eq!(told(&[(GOOD, CLOSE), (GOOD, CLOSE)]).0, Verdict::Pass);
+    let (verdict, reason, step) = told(&[(WILD, WILDER); ATTEMPTS]);
+    assert_eq!((verdict, step.patched.unwrap().status), (Verdict::Flaky, Status::Fail));
+    assert!(reason.contains("cannot be told from 20 and 20 samples"), "{reason}");
+    // One sample a time is too few until there are four.
+    assert_eq!(measured(&[(&GOOD[..1], &GOOD[..1]); 3]), Compared::Repeat);
+    assert_eq!(told(&[(&GOOD[..1], &GOOD[..1]); 4]).0, Verdict::Pass);
+    // Worse in one attempt, and as good in the other.
+    assert_eq!(told(&[(GOOD, BAD), (GOOD, GOOD)]).0, Verdict::Flaky);
 }

@@ -110,13 +110,21 @@ mod tests {
 
     fn report(verdict: Verdict, control: Status) -> Report {
         let outcome = |status, reason: &str| {
-            Some(Outcome { status, exit: Some(1), ms: 1, output: String::new(), reason: reason.into() })
+            Some(Outcome {
+                status,
+                exit: Some(1),
+                ms: 1,
+                output: String::new(),
+                reason: reason.into(),
+                samples: Vec::new(),
+            })
         };
         let step = StepReport {
             name: "config".into(),
             verdict: Some(verdict),
             control: outcome(control, ""),
             patched: outcome(Status::Fail, "50% of it:\nbad"),
+            metric: None,
         };
         let ran = |phase| ScenarioReport {
             name: "web-smoke".into(),

@@ -5,7 +5,7 @@ use patchlab_check::Outcome;
 use patchlab_lab::{
     diff,
     failure::{self, Blame, Failure},
-    report::{BaselineReport, Report},
+    report::{BaselineReport, Report, ScenarioReport, StepReport},
     runs::{End, How, Record},
     verdict::Verdict,
 };
@@ -28,6 +28,11 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
         output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
+    }
+    let measured: Vec<_> = report.baselines.iter().flat_map(metrics).collect();
+    if !measured.is_empty() {
+        output
+            .table(&["baseline", "when", "metric", "control", "patched", "worse by", "allowed", "verdict"], &measured);
     }
     for baseline in &report.baselines {
         let found = failure::failures(baseline, &record.scenarios);
@@ -58,6 +63,25 @@ fn rows(baseline: &BaselineReport) -> Vec<Vec<String>> {
             ]
         })
         .collect()
+}
+
+/// A line a metric: medians with the median absolute deviation and the number of samples.
+fn metrics(baseline: &BaselineReport) -> Vec<Vec<String>> {
+    let steps = baseline.scenarios.iter().flat_map(|ran| ran.steps.iter().map(move |step| (ran, step)));
+    let line = |(ran, step): (&ScenarioReport, &StepReport)| {
+        let metric = step.metric.as_ref()?;
+        Some(vec![
+            baseline.name.clone(),
+            ran.phase.to_string(),
+            format!("{}/{}", ran.name, metric.name),
+            metric.control.to_string(),
+            metric.patched.to_string(),
+            metric.worse_by_percent.map_or_else(|| "-".to_owned(), |by| format!("{by}%")),
+            metric.worse_than_control.to_string(),
+            step.verdict.map_or("-", Verdict::name).to_owned(),
+        ])
+    };
+    steps.filter_map(line).collect()
 }
 
 /// What the patch broke, each with its first line and what both clones said.
@@ -97,6 +121,10 @@ fn changes(output: &Output, baseline: &BaselineReport) {
     }
     if let Some(diff) = &baseline.diff {
         output.line(format!("{}: what that changed on the machine", baseline.name));
+        diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
+    }
+    if let Some(diff) = &baseline.rollback.diff {
+        output.line(format!("{}: what is other after the rollback", baseline.name));
         diff::summary(diff).lines().for_each(|line| output.line(format!("  {line}")));
     }
 }

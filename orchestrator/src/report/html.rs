@@ -3,7 +3,7 @@
 use askama::Template;
 use patchlab_check::{Outcome, Status};
 use patchlab_lab::{
-    diff,
+    diff::{self, Diff},
     report::{BaselineReport, Report, ScenarioReport, StepReport},
     verdict::Verdict,
 };
@@ -57,7 +57,31 @@ struct Baseline {
     times: Vec<(&'static str, String)>,
     differ: Vec<Differing>,
     phases: Vec<Phase>,
-    changes: String,
+    metrics: Vec<Measured>,
+    changes: Vec<Changed>,
+    left: Vec<Changed>,
+}
+
+/// Most lines of a group of differences on a page; the JSON has all.
+const ROWS: usize = 200;
+
+/// What differs of one sort.
+pub(super) struct Changed {
+    pub(super) name: &'static str,
+    pub(super) counts: String,
+    pub(super) rows: String,
+    pub(super) omitted: usize,
+}
+
+/// A metric on both clones.
+pub(super) struct Measured {
+    pub(super) name: String,
+    pub(super) phase: String,
+    pub(super) control: String,
+    pub(super) patched: String,
+    pub(super) worse_by: String,
+    pub(super) allowed: String,
+    pub(super) verdict: &'static str,
 }
 
 /// A step that did not pass on both clones: both are shown side by side.
@@ -172,7 +196,9 @@ fn baseline(report: BaselineReport) -> Baseline {
         times,
         differ: report.scenarios.iter().flat_map(differing).collect(),
         phases: phases(&report.scenarios),
-        changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
+        metrics: report.scenarios.iter().flat_map(metrics).collect(),
+        changes: report.diff.as_ref().map(changed).unwrap_or_default(),
+        left: report.rollback.diff.as_deref().map(changed).unwrap_or_default(),
         report,
     }
 }
@@ -212,6 +238,37 @@ fn status(outcome: Option<&Outcome>) -> &'static str {
         Some(Status::Skip) => "skip",
         None => "-",
     }
+}
+
+/// What differs, group by group.
+pub(super) fn changed(diff: &Diff) -> Vec<Changed> {
+    let group = |group: &diff::Group| {
+        let rows = group.rows.iter().take(ROWS).map(|row| format!("{} {}", row.change.sign(), row.text));
+        Changed {
+            name: group.name,
+            counts: group.counts(),
+            rows: rows.collect::<Vec<_>>().join("\n"),
+            omitted: group.rows.len().saturating_sub(ROWS),
+        }
+    };
+    diff::groups(diff).iter().map(group).collect()
+}
+
+/// Every metric of a scenario: medians with the median absolute deviation and the number of samples.
+pub(super) fn metrics(scenario: &ScenarioReport) -> Vec<Measured> {
+    let line = |step: &StepReport| {
+        let metric = step.metric.as_ref()?;
+        Some(Measured {
+            name: format!("{}: {}", scenario.name, metric.name),
+            phase: scenario.phase.to_string(),
+            control: metric.control.to_string(),
+            patched: metric.patched.to_string(),
+            worse_by: metric.worse_by_percent.map_or_else(|| "-".into(), |by| format!("{by}%")),
+            allowed: metric.worse_than_control.to_string(),
+            verdict: step.verdict.map_or("", Verdict::name),
+        })
+    };
+    scenario.steps.iter().filter_map(line).collect()
 }
 
 /// Scenarios one after the other as they ran, a table a phase.

@@ -8,7 +8,6 @@ use std::fs;
 use askama::Template;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use patchlab_lab::{
-    diff,
     failure::{Blame, Failure, failures},
     report::{BaselineReport, Report},
     runs::{PhaseTime, Record, Run, RunsError, State},
@@ -17,7 +16,7 @@ use patchlab_lab::{
 
 use super::{
     filters,
-    html::{Differing, Phase, differing, phases},
+    html::{Changed, Differing, Measured, Phase, changed, differing, metrics, phases},
     style,
 };
 use crate::legible::millis;
@@ -143,7 +142,9 @@ struct Section<'a> {
     owners: Vec<(String, String)>,
     differ: Vec<Differing>,
     rounds: Vec<Round>,
-    changes: String,
+    metrics: Vec<Measured>,
+    changes: Vec<Changed>,
+    left: Vec<Changed>,
     clone: Option<String>,
     took: String,
 }
@@ -193,7 +194,9 @@ fn section<'a>(told: &'a Told, report: &'a BaselineReport, more: &'a ToldBaselin
             .collect(),
         differ: report.scenarios.iter().flat_map(differing).collect(),
         rounds: phases(&report.scenarios).into_iter().map(round).collect(),
-        changes: report.diff.as_ref().map(diff::summary).unwrap_or_default(),
+        metrics: report.scenarios.iter().flat_map(metrics).collect(),
+        changes: report.diff.as_ref().map(changed).unwrap_or_default(),
+        left: report.rollback.diff.as_deref().map(changed).unwrap_or_default(),
         clone: report.clone.as_ref().map(|clone| {
             format!("{}, ready in {}, handshake {}", clone.rung, millis(clone.ready_ms), millis(clone.handshake_ms))
         }),

@@ -74,7 +74,14 @@ mod tests {
     use crate::gate::tests::{order, passed};
 
     fn ran(phase: Phase, steps: &[(&str, Status)]) -> ScenarioReport {
-        let outcome = |status| Outcome { status, exit: None, ms: 1, output: String::new(), reason: String::new() };
+        let outcome = |status| Outcome {
+            status,
+            exit: None,
+            ms: 1,
+            output: String::new(),
+            reason: String::new(),
+            samples: Vec::new(),
+        };
         ScenarioReport {
             name: "web-smoke".into(),
             phase,
@@ -87,6 +94,7 @@ mod tests {
                     verdict: None,
                     control: None,
                     patched: Some(outcome(*status)),
+                    metric: None,
                 })
                 .collect(),
         }

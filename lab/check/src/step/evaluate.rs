@@ -78,7 +78,7 @@ impl Step {
     pub fn evaluate(&self, target: &dyn Target, context: Context<'_>) -> Result<Outcome, TargetError> {
         let start = Instant::now();
         let times = self.repeat.times();
-        let mut outputs = Vec::new();
+        let mut samples = Vec::new();
         let mut seen = Seen::pass("");
         for time in 1..=times {
             let budget = context.budget.saturating_sub(start.elapsed());
@@ -86,7 +86,13 @@ impl Step {
                 true => Seen::fail("", "the scenario's budget was used up"),
                 false => self.once(target, Context { budget, ..context })?,
             };
-            outputs.push(std::mem::take(&mut seen.output));
+            seen.output = self.redacted(seen.output);
+            if let (Status::Pass, Some(metric)) = (seen.status, self.kind.metric()) {
+                match metric.sample(&seen.output) {
+                    Ok(sample) => samples.push(sample),
+                    Err(reason) => seen = Seen { exit: seen.exit, ..Seen::fail(seen.output, reason) },
+                }
+            }
             if seen.status != Status::Pass {
                 if times > 1 {
                     seen.reason = format!("time {time} of {times}: {}", seen.reason);
@@ -94,15 +100,13 @@ impl Step {
                 break;
             }
         }
-        // All of them are kept where numbers are read from them, else the one that says how it ended.
-        let keeps_all = matches!(self.kind, Kind::Run { metric: Some(_), .. });
-        let output = if keeps_all { outputs.join("\n") } else { outputs.pop().unwrap_or_default() };
         Ok(Outcome {
             status: seen.status,
             exit: seen.exit,
             ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            output: shortened(self.redacted(output)),
+            output: shortened(seen.output),
             reason: self.redacted(seen.reason),
+            samples,
         })
     }
 

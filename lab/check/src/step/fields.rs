@@ -45,8 +45,8 @@ pub(super) struct Fields {
     superficial: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Span>,
-    #[serde(default, skip_serializing_if = "Repeat::is_once")]
-    repeat: Repeat,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repeat: Option<Repeat>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     redact: Vec<Pattern>,
 }
@@ -136,6 +136,7 @@ impl TryFrom<Fields> for Step {
             Ok(kind) => kind,
             Err(problem) => return Err(StepError::Kind { name, problem }),
         };
+        let repeat = repeat.unwrap_or_else(|| kind.usual_repeat());
         let problem = match &kind {
             Kind::Wait(_) if timeout.is_some() => Some("wait has its own limit: leave timeout out"),
             Kind::Errand(_) if repeat != Repeat::default() => Some("only what looks at the machine can be repeated"),
@@ -156,9 +157,7 @@ fn impossible(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Run { command, .. } if command.trim().is_empty() => Some("run is empty".into()),
         Kind::Run { command, .. } if command.contains('\0') => Some("run contains a NUL character".into()),
-        Kind::Run { metric: Some(metric), .. } if metric.regex.groups() == 0 => {
-            Some(format!("the metric's regex {:?} has no group for the number", metric.regex.as_str()))
-        }
+        Kind::Run { metric: Some(metric), .. } => metric.impossible(),
         Kind::Http(http) => {
             let status = http.status.unwrap_or(200);
             (!(100..=599).contains(&status)).then(|| format!("{status} is no HTTP status: expected 100 to 599"))
@@ -212,7 +211,7 @@ impl From<Step> for Fields {
             sleep: None,
             superficial: step.depth == Depth::Superficial,
             timeout: step.timeout,
-            repeat: step.repeat,
+            repeat: Some(step.repeat).filter(|repeat| *repeat != step.kind.usual_repeat()),
             redact: step.redact,
         };
         match step.kind {

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Repeat,
     errand::Errand,
     expect::Expect,
-    text::{AbsolutePath, FileMode, HttpUrl, JsonQuery, PackageName, Pattern, Percent, UnitName},
+    metric::Metric,
+    text::{AbsolutePath, FileMode, HttpUrl, JsonQuery, PackageName, Pattern, UnitName},
     wait::Wait,
 };
 
@@ -55,6 +57,19 @@ impl Kind {
             Self::Wait(_) => "wait",
             Self::Errand(errand) => errand.name(),
         }
+    }
+
+    /// The number that it is to say of the machine, if any.
+    pub fn metric(&self) -> Option<&Metric> {
+        match self {
+            Self::Run { metric, .. } => metric.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// How often it is done when nothing is said: a metric needs several samples to mean anything.
+    pub(super) fn usual_repeat(&self) -> Repeat {
+        if self.metric().is_some() { Repeat(Metric::REPEAT) } else { Repeat::default() }
     }
 }
 
@@ -218,16 +233,4 @@ impl Protocol {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// A number compared between control and patched. Shown; compared by a later version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Metric {
-    /// Name, e.g. `req_per_s`.
-    pub name: String,
-    /// Regular expression whose first group is the number.
-    pub regex: Pattern,
-    /// How much worse than the control is a failure, e.g. `"20%"`.
-    pub worse_than_control: Percent,
 }

@@ -78,6 +78,7 @@ fn one_form_in_files_and_in_documents() {
         r#"run = "true""#,
         "run = \"x\"\ntimeout = \"1500ms\"\nsuperficial = true\n[expect]\nexit = 1\nstdout_matches = \"^a$\"",
         "run = \"x\"\nmetric = { name = \"r\", regex = \"([0-9.]+) req/s\", worse_than_control = \"20%\" }",
+        "run = \"x\"\nrepeat = 9\nmetric = { name = \"s\", regex = \"(\\\\d+) s\", worse_than_control = \"5%\", better = \"lower\" }",
         r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Server = "nginx" } }"#,
         r#"tcp = { host = "127.0.0.1", port = 22 }"#,
         r#"unit = { name = "nginx.service", state = "active" }"#,
@@ -143,6 +144,18 @@ fn wrong_steps_cannot_be_written() {
         (
             "run = \"x\"\nmetric = { name = \"n\", regex = \"[0-9]+\", worse_than_control = \"20%\" }",
             "has no group for the number",
+        ),
+        (
+            "run = \"x\"\nmetric = { name = \"n\", regex = \"([0-9]+)\", worse_than_control = \"100%\" }",
+            "100% worse is nothing at all",
+        ),
+        (
+            "run = \"x\"\nmetric = { name = \"\", regex = \"([0-9]+)\", worse_than_control = \"10%\" }",
+            "no name of a metric",
+        ),
+        (
+            "run = \"x\"\nmetric = { name = \"n\", regex = \"([0-9]+)\", worse_than_control = \"1%\", better = \"faster\" }",
+            r#"key "metric.better": unknown value "faster""#,
         ),
         ("run = \"x\"\nexpect = { stdout_json = { \"a.b\" = 1 } }", "expected a JSONPath query such as"),
         ("run = \"x\"\nrepeat = 0", r#"key "repeat": expected a number of times from 1 to 1000, found 0"#),
@@ -271,7 +284,8 @@ fn repeated_until_it_fails() {
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\nx\nx\n");
     let metric = "metric = { name = \"n\", regex = \"([0-9]+)\", worse_than_control = \"20%\" }";
     let outcome = evaluate(&format!("run = \"echo 7\"\nrepeat = 3\n{metric}"));
-    assert_eq!((outcome.status, outcome.output.as_str()), (Status::Pass, "7\n7\n7"));
+    assert_eq!((outcome.status, outcome.output.as_str()), (Status::Pass, "7"));
+    assert_eq!(outcome.samples.iter().map(|sample| sample.number()).collect::<Vec<_>>(), [7.0; 3]);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

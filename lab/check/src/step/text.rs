@@ -229,9 +229,12 @@ impl fmt::Display for HttpUrl {
     }
 }
 
-/// A share, e.g. `"20%"`.
+/// A share, e.g. `"20%"`: finite, and not below zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Percent(f64);
+
+// A finite number equals itself.
+impl Eq for Percent {}
 
 impl Percent {
     /// The share as a factor: `0.2` for 20 %.

@@ -447,7 +447,14 @@ mod tests {
     use super::*;
 
     fn run(status: Status, output: &str) -> StepRun {
-        let outcome = Outcome { status, exit: Some(3), ms: 1, output: output.into(), reason: "exit 3,\nnot 0".into() };
+        let outcome = Outcome {
+            status,
+            exit: Some(3),
+            ms: 1,
+            output: output.into(),
+            reason: "exit 3,\nnot 0".into(),
+            samples: Vec::new(),
+        };
         StepRun { name: "config".into(), outcome }
     }
 

@@ -27,7 +27,8 @@ pub(super) fn expectation(step: &Step) -> String {
     let expect = fields.iter().find(|(key, _)| *key == "expect").map(|(_, value)| inside(value)).unwrap_or_default();
     let metric = fields.iter().find(|(key, _)| *key == "metric").map(|(_, value)| {
         let at = |key: &str| value.get(key).map(plain).unwrap_or_default();
-        format!("{} at most {} worse than without the patch", at("name"), at("worse_than_control"))
+        let better = if at("better").is_empty() { "higher".to_owned() } else { at("better") };
+        format!("{} at most {} worse than without the patch ({better} is better)", at("name"), at("worse_than_control"))
     });
     [expect, metric.unwrap_or_default()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn outcome(status: Status, output: &str, reason: &str) -> Option<Outcome> {
-    Some(Outcome { status, exit: None, ms: 1_234, output: output.into(), reason: reason.into() })
+    Some(Outcome { status, exit: None, ms: 1_234, output: output.into(), reason: reason.into(), samples: Vec::new() })
 }
 
 fn rejected() -> Report {
@@ -33,12 +33,14 @@ fn rejected() -> Report {
                 verdict: Some(Verdict::Regression),
                 control: outcome(Status::Pass, "200 OK", ""),
                 patched: outcome(Status::Fail, "<script>", "no connection"),
+                metric: None,
             },
             StepReport {
                 name: "kernel".into(),
                 verdict: Some(Verdict::Pass),
                 control: outcome(Status::Pass, "quiet", ""),
                 patched: outcome(Status::Pass, "quiet", ""),
+                metric: None,
             },
         ],
     }];

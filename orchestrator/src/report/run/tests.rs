@@ -11,7 +11,7 @@ use super::*;
 
 fn outcome(status: Status, exit: i32, output: &str) -> Option<Outcome> {
     let reason = if status == Status::Fail { "exit 1, expected 0".into() } else { String::new() };
-    Some(Outcome { status, exit: Some(exit), ms: 40, output: output.into(), reason })
+    Some(Outcome { status, exit: Some(exit), ms: 40, output: output.into(), reason, samples: Vec::new() })
 }
 
 fn baseline(name: &str) -> BaselineReport {
@@ -20,6 +20,7 @@ fn baseline(name: &str) -> BaselineReport {
         verdict: Some(verdict),
         control,
         patched,
+        metric: None,
     };
     let steps = vec![
         step("config", Verdict::Regression, outcome(Status::Pass, 0, "ok"), outcome(Status::Fail, 1, "<emerg> & more")),
