@@ -14,26 +14,30 @@
 mod build;
 mod freeze;
 mod image;
+mod names;
 mod pool;
+mod record;
 mod store;
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::{build::Built, freeze::serve_freeze, store::Baselines};
+pub use self::{
+    build::Built,
+    freeze::serve_freeze,
+    record::{Frozen, Os, PoolFile, Record, Represents, StoredFile},
+    store::Baselines,
+};
 use crate::{
     artifact::ArtifactError,
     kept::KeptError,
     ledger::LedgerError,
-    machine::{Hardware, Versions},
     manifest::Manifest,
     recipe::RecipeError,
     room::{Bytes, NoRoom},
@@ -85,103 +89,8 @@ impl Baseline {
 
     /// Its full name, e.g. `debian-12-web@1`.
     pub fn full_name(&self) -> String {
-        format!("{}@{}", self.record.name, self.record.number)
+        self.record.full_name()
     }
-}
-
-/// The record of a baseline (`baseline.json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Version of this form.
-    pub schema: u32,
-    /// Name, from its recipe.
-    pub name: String,
-    /// Which of that name, from 1.
-    pub number: u32,
-    /// The baseline it follows, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Digest>,
-    /// The recipe, as it was written.
-    pub recipe: String,
-    /// Digest of all that decides what is built: recipe, overlay, and the builder's own revision.
-    pub inputs: Digest,
-    /// Operating system.
-    pub os: Os,
-    /// The machine it was frozen on.
-    pub hardware: Hardware,
-    /// What it was frozen under.
-    pub frozen: Frozen,
-    /// Units that are active when it is ready.
-    pub ready_units: Vec<String>,
-    /// Which hosts it speaks for.
-    pub represents: Represents,
-    /// Its other files, by path below its folder.
-    pub files: BTreeMap<String, StoredFile>,
-    /// The package files it was installed from; the files are in the artifact store.
-    pub pool: Vec<PoolFile>,
-}
-
-/// An operating system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Os {
-    /// Family, e.g. `debian`.
-    pub family: String,
-    /// Release, e.g. `12`.
-    pub release: String,
-    /// Architecture, e.g. `x86_64`.
-    pub arch: String,
-}
-
-/// What a template was frozen under. A clone of it needs the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Frozen {
-    /// QEMU and libvirt.
-    pub versions: Versions,
-    /// The host's processor; matters under kvm.
-    pub host_cpu: String,
-    /// The guest's kernel.
-    pub kernel: String,
-    /// The guest's clock just before the manifest was taken: what changed later is not the baseline's.
-    pub at: Timestamp,
-}
-
-/// Which hosts a baseline speaks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Represents {
-    /// Tags that a host must have.
-    pub tags: Vec<String>,
-    /// Packages that a host must have.
-    pub packages: Vec<String>,
-}
-
-/// A file of a baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredFile {
-    /// Digest of its content.
-    pub sha256: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-/// A package file that a baseline was installed from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolFile {
-    /// Package name.
-    pub name: String,
-    /// Full version.
-    pub version: String,
-    /// Architecture, e.g. `amd64`, `all`.
-    pub arch: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Digest of its content.
-    pub sha256: Digest,
 }
 
 /// How far a build is.
@@ -377,6 +286,18 @@ pub enum StoreError {
     /// The kept clones cannot be looked through.
     #[error(transparent)]
     Kept(#[from] KeptError),
+    /// A later patchlab wrote it, in a form that this one does not know.
+    #[error(
+        "baseline {baseline}: its record has form {schema}, and this patchlab reads forms up to {}: use the patchlab that wrote \
+         it, or a later one",
+        Record::SCHEMA
+    )]
+    Newer {
+        /// Which baseline.
+        baseline: String,
+        /// The form of its record.
+        schema: u32,
+    },
     /// A record cannot be read.
     #[error("baseline record {path}: {reason}")]
     Record {

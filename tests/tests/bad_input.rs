@@ -99,7 +99,7 @@ fn seeded(data: PathBuf) -> Patchlab {
         files: [("disk.qcow2".to_owned(), stored)].into(),
         pool,
     };
-    Baselines::open(&places).adopt(&staged, &record).expect("adopted");
+    Baselines::open(&places).adopt(&staged, record).expect("adopted");
     Patchlab { data }
 }
 

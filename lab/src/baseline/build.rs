@@ -174,7 +174,7 @@ impl Baselines {
         let freezer = worker.freeze(recipe, &disk, &staged, &work.join(image::LOG), narrator)?;
         narrator.step(7, "storing, by digest");
         let record = self.record(recipe, inputs, pool, freezer, &staged)?;
-        Ok(self.adopt(&staged, &record)?)
+        Ok(self.adopt(&staged, record)?)
     }
 
     fn record(
@@ -193,7 +193,7 @@ impl Baselines {
             files.insert(name, StoredFile { sha256, size });
         }
         Ok(Record {
-            schema: 1,
+            schema: Record::SCHEMA,
             name: recipe.name.clone(),
             number: self.next_number(&recipe.name)?,
             parent: None,

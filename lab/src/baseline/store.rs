@@ -1,14 +1,18 @@
 //! Where baselines are kept, and under which names.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use patchlab_check::Digest;
 
-use super::{Baseline, Record, StoreError};
+use super::{
+    Baseline, Record, StoreError,
+    names::{self, Names, NamesFile},
+    record::RecordError,
+};
 use crate::{kept::KeptClones, places::Places};
 
 /// Bytes of a record that are read: 16 MiB.
@@ -91,9 +95,10 @@ impl Baselines {
             let kept = needing.into_iter().map(|kept| kept.record.name).collect();
             return Err(StoreError::Needed { baseline: name, kept });
         }
-        let mut names = self.names()?;
-        names.retain(|_, known| *known != digest);
-        self.write_names(&names)?;
+        let mut locked = NamesFile::of(&self.places.baselines).lock()?;
+        locked.names.retain(|_, known| *known != digest);
+        locked.write()?;
+        drop(locked);
         let folder = self.folder(digest);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &folder)(error)),
@@ -115,26 +120,30 @@ impl Baselines {
 
     /// The next number for a name.
     pub(super) fn next_number(&self, name: &str) -> Result<u32, StoreError> {
-        let taken = self.names()?.into_keys().filter(|(known, _)| known == name).map(|(_, number)| number).max();
-        Ok(taken.unwrap_or(0) + 1)
+        Ok(names::next_number(&self.names()?, name))
     }
 
-    /// Puts a finished folder in its place and gives it its name. The folder must lie on the store's file system.
-    pub fn adopt(&self, staged: &Path, record: &Record) -> Result<Baseline, StoreError> {
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
-        let digest = Digest::of(&text);
-        let path = staged.join(RECORD);
-        fs::write(&path, &text).map_err(failed("write", &path))?;
+    /// Puts a finished folder in its place and gives it its name. Its number is the record's, or the next of that name where
+    /// another baseline has that. The folder must lie on the store's file system.
+    pub fn adopt(&self, staged: &Path, mut record: Record) -> Result<Baseline, StoreError> {
         // One call for all files of the folder: they are large, and most are on the disk already.
         let folder = fs::File::open(staged).map_err(failed("open", staged))?;
         rustix::fs::syncfs(&folder).map_err(|error| failed("write out", staged)(error.into()))?;
+        let mut locked = NamesFile::of(&self.places.baselines).lock()?;
+        if locked.names.contains_key(&(record.name.clone(), record.number)) {
+            record.number = locked.next_number(&record.name);
+        }
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
+        let digest = Digest::of(&text);
+        let path = staged.join(RECORD);
+        let mut file = fs::File::create(&path).map_err(failed("create", &path))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
         let home = self.folder(digest);
         fs::rename(staged, &home).map_err(failed("put in place", &home))?;
-        let mut names = self.names()?;
-        names.insert((record.name.clone(), record.number), digest);
-        self.write_names(&names)?;
-        Ok(Baseline { digest, folder: home, record: record.clone() })
+        locked.names.insert((record.name.clone(), record.number), digest);
+        locked.write()?;
+        Ok(Baseline { digest, folder: home, record })
     }
 
     /// The baseline of that full name; its record must have that very digest.
@@ -161,7 +170,10 @@ impl Baselines {
                 expected: digest,
             });
         }
-        let record: Record = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let record = Record::read(&text).map_err(|error| match error {
+            RecordError::Newer { schema } => StoreError::Newer { baseline: name.to_owned(), schema },
+            RecordError::Senseless(reason) => wrong(reason),
+        })?;
         Ok(Baseline { digest, folder, record })
     }
 
@@ -169,46 +181,9 @@ impl Baselines {
         self.places.baselines.join(digest.to_string())
     }
 
-    fn names_path(&self) -> PathBuf {
-        self.places.baselines.join("names")
+    fn names(&self) -> Result<Names, StoreError> {
+        NamesFile::of(&self.places.baselines).read()
     }
-
-    fn names(&self) -> Result<BTreeMap<(String, u32), Digest>, StoreError> {
-        let path = self.names_path();
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            other => other.map_err(failed("read", &path))?,
-        };
-        text.lines()
-            .map(|line| {
-                parse_name(line).ok_or_else(|| StoreError::Record { path: path.clone(), reason: format!("{line:?}") })
-            })
-            .collect()
-    }
-
-    fn write_names(&self, names: &BTreeMap<(String, u32), Digest>) -> Result<(), StoreError> {
-        use std::io::Write as _;
-        let path = self.names_path();
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".names-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(&self.places.baselines)?;
-            for ((name, number), digest) in names {
-                writeln!(file, "{name}@{number} {digest}")?;
-            }
-            file.as_file().sync_all()?;
-            file.persist(&path).map(drop).map_err(|error| error.error)
-        };
-        write().map_err(failed("write", &path))
-    }
-}
-
-/// `debian-12-web@1 DIGEST`.
-fn parse_name(line: &str) -> Option<((String, u32), Digest)> {
-    let (full, digest) = line.split_once(' ')?;
-    let (name, number) = full.rsplit_once('@')?;
-    Some(((name.to_owned(), number.parse().ok()?), digest.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -248,16 +223,21 @@ mod tests {
         }
     }
 
+    fn staged(store: &Baselines, disk: &[u8]) -> PathBuf {
+        let staged = store.places.baselines.join(".staged");
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("disk.qcow2"), disk).unwrap();
+        staged
+    }
+
     fn store() -> (tempfile::TempDir, Baselines) {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::of_data(dir.path());
         fs::create_dir_all(&places.baselines).unwrap();
         let store = Baselines::open(&places);
         for (number, disk) in [(1, b"one"), (2, b"two")] {
-            let staged = places.baselines.join(".staged");
-            fs::create_dir(&staged).unwrap();
-            fs::write(staged.join("disk.qcow2"), disk).unwrap();
-            store.adopt(&staged, &record(number, disk)).unwrap();
+            let staged = staged(&store, disk);
+            store.adopt(&staged, record(number, disk)).unwrap();
         }
         (dir, store)
     }
@@ -315,5 +295,28 @@ mod tests {
         assert_eq!(store.remove("web").unwrap(), ("web@2".into(), second.digest));
         assert!(!second.folder.exists());
         assert_eq!(store.get("web").unwrap().record.number, 1);
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_not_taken_again() {
+        let (_dir, store) = store();
+        let first = store.get("web@1").unwrap();
+        let third = store.adopt(&staged(&store, b"three"), record(1, b"three")).unwrap();
+        assert_eq!((third.record.number, store.get("web").unwrap()), (3, third));
+        assert_eq!(store.get("web@1").unwrap(), first);
+        store.remove("web@2").unwrap();
+        assert_eq!(store.adopt(&staged(&store, b"two"), record(2, b"two")).unwrap().record.number, 2);
+    }
+
+    #[test]
+    fn a_record_of_a_later_form_is_named_as_such() {
+        let (_dir, store) = store();
+        let later = Record { schema: Record::SCHEMA + 1, ..record(3, b"three") };
+        store.adopt(&staged(&store, b"three"), later).unwrap();
+        let error = store.get("web").unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Newer { baseline, schema } if baseline == "web@3" && *schema == Record::SCHEMA + 1)
+        );
+        assert!(store.get("web@2").is_ok());
     }
 }

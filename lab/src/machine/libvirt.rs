@@ -27,7 +27,6 @@ pub enum Driver {
 
 /// What runs the machines, as far as a template depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Versions {
     /// QEMU's version, e.g. `10.0.2`.
     pub qemu: String,
