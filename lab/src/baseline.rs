@@ -15,8 +15,11 @@ mod build;
 mod freeze;
 mod image;
 mod names;
+mod parcel;
 mod pool;
+mod proof;
 mod record;
+mod refreeze;
 mod store;
 
 use std::{
@@ -31,13 +34,17 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     build::Built,
     freeze::serve_freeze,
+    parcel::{Imported, Offer, ParcelError},
+    proof::{Sibling, Verified},
     record::{Frozen, Os, PoolFile, Record, Represents, StoredFile},
+    refreeze::Refreeze,
     store::Baselines,
 };
 use crate::{
     artifact::ArtifactError,
     kept::KeptError,
     ledger::LedgerError,
+    machine,
     manifest::Manifest,
     recipe::RecipeError,
     room::{Bytes, NoRoom},
@@ -87,6 +94,14 @@ impl Baseline {
         serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
     }
 
+    /// Why its memory is of no use as a template on this host, so that its clones boot instead; `None` when it is, or when QEMU is not
+    /// there to be asked.
+    pub fn unfit_here(&self) -> Option<String> {
+        let (frozen, hardware) = (&self.record.frozen, &self.record.hardware);
+        let here = machine::installed_qemu()?;
+        machine::unfit(&frozen.versions.qemu, &frozen.host_cpu, &here, hardware)
+    }
+
     /// Its full name, e.g. `debian-12-web@1`.
     pub fn full_name(&self) -> String {
         self.record.full_name()
@@ -117,8 +132,8 @@ pub enum Weight {
 }
 
 impl Progress {
-    /// Steps of a build: install (libvirt opened first), disk, boot, settle, manifest, freeze, store.
-    pub const STEPS: u32 = 7;
+    /// Steps of a build: install (libvirt opened first), disk, boot, settle, manifest, freeze, proof, store.
+    pub const STEPS: u32 = 8;
 }
 
 /// A baseline could not be built.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::proof::Verified;
 use crate::machine::{Hardware, Versions};
 
 /// The record of a baseline (`baseline.json`). Fields that a later patchlab added are passed over.
@@ -43,6 +44,12 @@ pub struct Record {
     pub files: BTreeMap<String, StoredFile>,
     /// The package files it was installed from; the files are in the artifact store.
     pub pool: Vec<PoolFile>,
+    /// What was shown of its freeze; absent for those that were frozen before a freeze was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+    /// Its digest where it came from, when it was brought from another lab host under another number than it has here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Digest>,
 }
 
 impl Record {

@@ -13,10 +13,14 @@ use super::{
     names::{self, Names, NamesFile},
     record::RecordError,
 };
-use crate::{kept::KeptClones, places::Places};
+use crate::{
+    kept::KeptClones,
+    ledger::{Ledger, LedgerError, Thing},
+    places::Places,
+};
 
 /// Bytes of a record that are read: 16 MiB.
-const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
+pub(super) const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// Name of the record in a baseline's folder.
 pub(super) const RECORD: &str = "baseline.json";
@@ -30,6 +34,20 @@ pub struct Baselines {
 pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { action, path, source }
+}
+
+fn unwritten(staged: &Path, error: serde_json::Error) -> StoreError {
+    failed("write the record in", staged)(error.into())
+}
+
+/// A record's text with another number. What a later patchlab added stays.
+fn renumbered(text: &[u8], record: &Record) -> serde_json::Result<Vec<u8>> {
+    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+    value["number"] = record.number.into();
+    if let Some(original) = record.original {
+        value["original"] = serde_json::to_value(original)?;
+    }
+    serde_json::to_vec_pretty(&value)
 }
 
 impl Baselines {
@@ -125,25 +143,70 @@ impl Baselines {
 
     /// Puts a finished folder in its place and gives it its name. Its number is the record's, or the next of that name where
     /// another baseline has that. The folder must lie on the store's file system.
-    pub fn adopt(&self, staged: &Path, mut record: Record) -> Result<Baseline, StoreError> {
+    pub fn adopt(&self, staged: &Path, record: Record) -> Result<Baseline, StoreError> {
+        let text = serde_json::to_vec_pretty(&record).map_err(|error| unwritten(staged, error))?;
+        self.adopt_as(staged, record, text, None)
+    }
+
+    /// The same for a record whose text is given and stays as it is, unless it needs another number: then it says what its digest was.
+    pub(super) fn adopt_as(
+        &self,
+        staged: &Path,
+        mut record: Record,
+        mut text: Vec<u8>,
+        original: Option<Digest>,
+    ) -> Result<Baseline, StoreError> {
         // One call for all files of the folder: they are large, and most are on the disk already.
         let folder = fs::File::open(staged).map_err(failed("open", staged))?;
         rustix::fs::syncfs(&folder).map_err(|error| failed("write out", staged)(error.into()))?;
         let mut locked = NamesFile::of(&self.places.baselines).lock()?;
         if locked.names.contains_key(&(record.name.clone(), record.number)) {
-            record.number = locked.next_number(&record.name);
+            (record.number, record.original) = (locked.next_number(&record.name), original);
+            text = renumbered(&text, &record).map_err(|error| unwritten(staged, error))?;
         }
-        let text = serde_json::to_vec_pretty(&record)
-            .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
         let digest = Digest::of(&text);
         let path = staged.join(RECORD);
         let mut file = fs::File::create(&path).map_err(failed("create", &path))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
         let home = self.folder(digest);
+        if !locked.names.values().any(|known| *known == digest) {
+            // What a process left that died before it could give it a name.
+            match fs::remove_dir_all(&home) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &home)(error)),
+                _ => {}
+            }
+        }
         fs::rename(staged, &home).map_err(failed("put in place", &home))?;
         locked.names.insert((record.name.clone(), record.number), digest);
         locked.write()?;
         Ok(Baseline { digest, folder: home, record })
+    }
+
+    /// The one with that digest, here or where it came from.
+    pub(super) fn known_as(&self, digest: Digest) -> Result<Option<Baseline>, StoreError> {
+        let all = self.names()?.into_iter();
+        let mut readable =
+            all.filter_map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest).ok());
+        Ok(readable.find(|baseline| baseline.digest == digest || baseline.record.original == Some(digest)))
+    }
+
+    /// Does something in a work folder that goes afterwards, however that ended, and is in the ledger until then.
+    pub(super) fn in_work_folder<T, E: From<StoreError> + From<LedgerError>>(
+        &self,
+        id: &str,
+        make: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let ledger = Ledger::open(&self.places)?;
+        let work = self.places.work.join(id);
+        ledger.begin(id)?;
+        ledger.creating(id, Thing::Folder { path: work.clone() })?;
+        let made = make(&work);
+        match fs::remove_dir_all(&work) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &work)(error).into()),
+            _ => {}
+        }
+        ledger.end(id)?;
+        made
     }
 
     /// The baseline of that full name; its record must have that very digest.
@@ -220,6 +283,8 @@ mod tests {
             represents: Default::default(),
             files: [("disk.qcow2".into(), StoredFile { sha256: Digest::of(disk), size: disk.len() as u64 })].into(),
             pool: vec![],
+            verified: None,
+            original: None,
         }
     }
 
