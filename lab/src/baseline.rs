@@ -20,6 +20,7 @@ mod pool;
 mod proof;
 mod record;
 mod refreeze;
+mod retention;
 mod store;
 
 use std::{
@@ -31,6 +32,7 @@ use std::{
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::store::hold;
 pub use self::{
     build::Built,
     freeze::serve_freeze,
@@ -38,6 +40,7 @@ pub use self::{
     proof::{Sibling, Verified},
     record::{Frozen, Os, PoolFile, Record, Represents, StoredFile},
     refreeze::Refreeze,
+    retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
     store::Baselines,
 };
 use crate::{
@@ -297,6 +300,12 @@ pub enum StoreError {
         baseline: String,
         /// By what.
         kept: Vec<String>,
+    },
+    /// A machine that runs was made from it.
+    #[error("baseline {baseline} is in use by a machine that runs: wait until that run ends")]
+    InUse {
+        /// Which baseline.
+        baseline: String,
     },
     /// The kept clones cannot be looked through.
     #[error(transparent)]

@@ -150,6 +150,8 @@ pub struct Machine {
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
     guest_time: GuestTime,
+    /// Keeps its baseline where it is: its disk is a layer over that one's.
+    hold: Option<fs::File>,
 }
 
 impl Machine {

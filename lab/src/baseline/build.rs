@@ -357,7 +357,7 @@ impl FreezeWorker {
                 FreezeWord::Step { step, what, weight: Weight::Passing } => narrator.step(step, &what),
                 FreezeWord::Step { what, weight, .. } => narrator.say(&what, weight),
                 FreezeWord::Open { probed, .. } => narrator.say(&probed, Weight::Passing),
-                FreezeWord::Frozen(freezer) => return Ok(freezer),
+                FreezeWord::Frozen(freezer) => return Ok(*freezer),
                 FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
             }
         }

@@ -54,7 +54,7 @@ pub(super) enum FreezeWord {
         what: String,
         weight: Weight,
     },
-    Frozen(Freezer),
+    Frozen(Box<Freezer>),
     Failed {
         reason: String,
     },
@@ -112,7 +112,7 @@ pub fn serve_freeze() -> ExitCode {
         Err(code) => return code,
     };
     let word = match serve(&mut inside) {
-        Ok(Some(freezer)) => FreezeWord::Frozen(freezer),
+        Ok(Some(freezer)) => FreezeWord::Frozen(Box::new(freezer)),
         // The build ended before the system was installed.
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },

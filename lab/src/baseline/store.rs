@@ -7,6 +7,10 @@ use std::{
 };
 
 use patchlab_check::Digest;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 use super::{
     Baseline, Record, StoreError,
@@ -50,6 +54,44 @@ fn renumbered(text: &[u8], record: &Record) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(&value)
 }
 
+/// A try at the lock of one baseline, which is on its record's file.
+enum Lock {
+    Held(fs::File),
+    /// Somebody else has it, in a way that excludes this one.
+    Busy,
+    /// There is no record: an altered one, or a machine's folder that is no baseline yet.
+    Absent,
+}
+
+fn lock(folder: &Path, operation: FlockOperation) -> Result<Lock, StoreError> {
+    let path = folder.join(RECORD);
+    let file = match fs::File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Absent),
+        other => other.map_err(failed("open", &path))?,
+    };
+    match flock(&file, operation) {
+        Ok(()) => Ok(Lock::Held(file)),
+        Err(Errno::WOULDBLOCK) => Ok(Lock::Busy),
+        Err(error) => Err(failed("lock", &path)(error.into())),
+    }
+}
+
+/// Keeps a baseline from being taken away until what this gives is dropped. For the machines that are made from its folder.
+pub(crate) fn hold(folder: &Path) -> io::Result<Option<fs::File>> {
+    match lock(folder, FlockOperation::NonBlockingLockShared) {
+        Ok(Lock::Held(file)) => Ok(Some(file)),
+        Ok(Lock::Absent) => Ok(None),
+        Ok(Lock::Busy) => Err(io::Error::other("the baseline is being taken away")),
+        Err(StoreError::Io { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// Whether a machine that was made from a baseline runs.
+pub(super) fn is_used(folder: &Path) -> Result<bool, StoreError> {
+    Ok(matches!(lock(folder, FlockOperation::NonBlockingLockExclusive)?, Lock::Busy))
+}
+
 impl Baselines {
     /// The baselines of a lab.
     pub fn open(places: &Places) -> Self {
@@ -58,8 +100,13 @@ impl Baselines {
 
     /// All of them, by name and number.
     pub fn list(&self) -> Result<Vec<Baseline>, StoreError> {
-        let names = self.names()?.into_iter();
-        names.map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest)).collect()
+        self.each()?.into_iter().map(|(_, loaded)| loaded).collect()
+    }
+
+    /// Each of them by full name, also those that cannot be read.
+    pub(super) fn each(&self) -> Result<Vec<(String, Result<Baseline, StoreError>)>, StoreError> {
+        let full_names = self.names()?.into_iter().map(|((name, number), digest)| (format!("{name}@{number}"), digest));
+        Ok(full_names.map(|(name, digest)| (name.clone(), self.load(&name, digest))).collect())
     }
 
     /// The one with that full name, or the newest of that name, or the one with that digest (or its first 12 digits).
@@ -104,8 +151,8 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away, an altered one too, and says its full name and digest; unless kept clones need it: their disks are
-    /// layers over its disk. Its package files stay in the artifact store: orders may need them.
+    /// Takes a baseline away, an altered one too, and says its full name and digest; unless kept clones or machines that run need it:
+    /// their disks are layers over its disk. Its package files stay in the artifact store: orders may need them.
     pub fn remove(&self, wanted: &str) -> Result<(String, Digest), StoreError> {
         let (name, digest) = self.find(wanted)?;
         let needing = KeptClones::open(&self.places).needing(&digest)?;
@@ -113,6 +160,11 @@ impl Baselines {
             let kept = needing.into_iter().map(|kept| kept.record.name).collect();
             return Err(StoreError::Needed { baseline: name, kept });
         }
+        // Held to the end: nobody makes a machine from what is half gone.
+        let _alone = match lock(&self.folder(digest), FlockOperation::NonBlockingLockExclusive)? {
+            Lock::Busy => return Err(StoreError::InUse { baseline: name }),
+            held => held,
+        };
         let mut locked = NamesFile::of(&self.places.baselines).lock()?;
         locked.names.retain(|_, known| *known != digest);
         locked.write()?;
@@ -254,7 +306,8 @@ mod tests {
     use super::*;
     use crate::{
         accelerator::Accelerator,
-        baseline::{Frozen, Os, StoredFile},
+        baseline::{Frozen, Os, Policy, StoredFile},
+        gc::Mode,
         machine::{Hardware, Versions},
     };
 
@@ -381,6 +434,40 @@ mod tests {
         let error = store.get("web").unwrap_err();
         assert!(
             matches!(&error, StoreError::Newer { baseline, schema } if baseline == "web@3" && *schema == Record::SCHEMA + 1)
+        );
+        assert!(store.get("web@2").is_ok());
+    }
+
+    #[test]
+    fn one_that_a_machine_was_made_from_is_not_taken_away() {
+        let (_dir, store) = store();
+        let first = store.get("web@1").unwrap();
+        let holds = [hold(&first.folder).unwrap(), hold(&first.folder).unwrap()];
+        let error = store.remove("web@1").unwrap_err();
+        assert!(matches!(&error, StoreError::InUse { baseline } if baseline == "web@1"), "{error}");
+        let policy = Policy { keep: 1, budget: None };
+        let pruning = store.prune(policy, Mode::Collect).unwrap();
+        assert!(pruning.baselines.iter().all(|one| one.stays), "{pruning:?}");
+        drop(holds);
+        let foretold = store.prune(policy, Mode::DryRun).unwrap();
+        assert!(first.folder.exists());
+        assert_eq!(store.prune(policy, Mode::Collect).unwrap(), foretold);
+        let stays: Vec<_> = foretold.baselines.iter().map(|one| (one.baseline.as_str(), one.stays)).collect();
+        assert_eq!((stays.as_slice(), first.folder.exists()), ([("web@1", false), ("web@2", true)].as_slice(), false));
+    }
+
+    #[test]
+    fn pruning_leaves_the_unreadable_to_people_and_takes_what_has_no_name() {
+        let (_dir, store) = store();
+        let nameless = store.places.baselines.join(Digest::of("nameless").to_string());
+        fs::create_dir(&nameless).unwrap();
+        let first = store.get("web@1").unwrap();
+        fs::write(first.file(RECORD), "{}").unwrap();
+        let pruning = store.prune(Policy { keep: 1, budget: None }, Mode::Collect).unwrap();
+        assert!(pruning.unreadable[0].starts_with("web@1: "), "{pruning:?}");
+        assert_eq!(
+            (first.folder.exists(), nameless.exists(), &pruning.nameless),
+            (true, false, &vec![nameless.clone()])
         );
         assert!(store.get("web@2").is_ok());
     }

@@ -15,7 +15,10 @@ use super::{
     Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Prepared, TOOLS_BYTES, failed,
     handshake,
 };
-use crate::{accelerator::Accelerator, baseline::Baseline};
+use crate::{
+    accelerator::Accelerator,
+    baseline::{Baseline, hold},
+};
 
 /// What a clone is to be.
 #[derive(Debug, Clone, Default)]
@@ -218,12 +221,16 @@ impl Lab {
             Some(path) => check_tools(path)?.to_owned(),
             None => self.empty_tools()?,
         };
+        let hold = hold(template.folder).map_err(failed("hold", template.folder))?;
         let name = self.free_name(&spec.name);
         let disk = self.layer(&template.folder.join("disk.qcow2"), &name)?;
         let hardware = Hardware { accelerator: self.usable(template.hardware), ..template.hardware.clone() };
         let (forwards, ready_units) = (spec.forwards.clone(), template.ready_units.to_vec());
         let fate = DiskFate::Remove;
-        self.start_as(Plan { name, hardware, memory, disk, fate, tools, forwards, ready_units, flags, rung })
+        let plan = Plan { name, hardware, memory, disk, fate, tools, forwards, ready_units, flags, rung };
+        let mut machine = self.start_as(plan)?;
+        machine.hold = hold;
+        Ok(machine)
     }
 
     /// Starts a machine on a disk of its own.
@@ -253,6 +260,7 @@ impl Lab {
             handshake: None,
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
+            hold: None,
         })
     }
 

@@ -1,15 +1,22 @@
 //! `patchlab baseline`: stored systems that clones are made from. Needs no server.
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use patchlab_check::written::ByteSize;
 use patchlab_lab::{
     Baseline, Manifest,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Imported, Offer, ParcelError, Refreeze, StoreError, Verified, Weight,
+        self, Baselines, BuildError, Built, Imported, Offer, ParcelError, Policy, Pruned, Refreeze, StoreError,
+        Verified, Weight,
     },
     diff::{self, diff},
+    gc::Mode,
+    room::Bytes,
     worker::Launcher,
 };
 use patchlab_protocol::{Audience, Role, SigningKey};
@@ -83,6 +90,19 @@ pub enum BaselineCommand {
         /// name, name@n or digest
         name: String,
     },
+    /// Take away what is not worth its room: all but the newest of each name, and more where a budget asks for it
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune {
+        /// How many of each name stay
+        #[arg(long, default_value = "3", value_name = "N")]
+        keep: NonZeroUsize,
+        /// What all of them may take on the disk, e.g. 20GiB; the oldest go first
+        #[arg(long, value_name = "SIZE")]
+        budget: Option<ByteSize>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Take one away; its package files stay, since orders may need them
     Rm {
         /// name, name@n or digest
@@ -103,6 +123,13 @@ const EXPORT_EXAMPLES: &str = "Examples:
 
 A baseline's memory is executable input: a file that is unsigned, signed by a key that is not trusted, altered or cut short is refused, and
 the store stays as it was. A number that is taken here becomes the next. The file is a tar, compressed by zstd.";
+
+const PRUNE_EXAMPLES: &str = "Examples:
+  patchlab baseline prune --dry-run
+  patchlab baseline prune --keep 1 --budget 20GiB
+
+The newest of each name always stays, and so do those that a machine which runs or a kept clone was made from, and the one that one of the
+newest was made from. Package files stay, since orders may need them. What cannot be read is named and left to you.";
 
 const REFREEZE_EXAMPLES: &str = "Examples:
   patchlab baseline refreeze debian-12-web
@@ -130,6 +157,10 @@ impl BaselineCommand {
             Self::Export { name, out, sign_key } => export(&data, &baselines, &output, (&name, &out), sign_key)?,
             Self::Import { file, trust } => import(&data, &baselines, &output, &file, &trust)?,
             Self::Verify { name } => verify(&data, &baselines, &output, &name)?,
+            Self::Prune { keep, budget, dry_run } => {
+                let policy = Policy { keep: keep.get(), budget: budget.map(|size| Bytes(size.bytes())) };
+                prune(&baselines, &output, policy, if dry_run { Mode::DryRun } else { Mode::Collect })?;
+            }
             Self::Rm { name } => {
                 let (removed, digest) = baselines.remove(&name).map_err(classify)?;
                 output.fields(&[&removed, "removed"]);
@@ -331,6 +362,29 @@ fn import(data: &Data, baselines: &Baselines, output: &Output, file: &Path, trus
     output.json(&shown)
 }
 
+fn prune(baselines: &Baselines, output: &Output, policy: Policy, mode: Mode) -> Result<(), CliError> {
+    let pruning = baselines.prune(policy, mode).map_err(classify)?;
+    let gone = if mode == Mode::DryRun { "would go" } else { "gone" };
+    let row = |one: &Pruned| {
+        let fate = if one.stays { "stays" } else { gone };
+        vec![one.baseline.clone(), fate.into(), Bytes(one.bytes).to_string(), one.why.to_string()]
+    };
+    let mut rows: Vec<_> = pruning.baselines.iter().map(row).collect();
+    let nameless = pruning.nameless.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+    rows.extend(nameless.map(|name| {
+        vec![name.chars().take(12).collect(), gone.into(), String::new(), "no name means it: its build died".into()]
+    }));
+    output.table(&["baseline", "", "size", "why"], &rows);
+    for unreadable in &pruning.unreadable {
+        output.note(format!("left as it is: {unreadable}"));
+    }
+    let kept = Bytes(pruning.kept_bytes());
+    if let Some(budget) = policy.budget.filter(|budget| kept > *budget) {
+        output.note(format!("{kept} stay, more than the budget of {budget}: none of these can go"));
+    }
+    output.json(&json!({ "dry_run": mode == Mode::DryRun, "kept_bytes": kept.0, "pruning": pruning }))
+}
+
 /// A baseline for programs, without the pool's hundreds of lines.
 fn summary(baseline: &Baseline) -> serde_json::Value {
     let record = &baseline.record;
@@ -373,7 +427,7 @@ fn classify_parcel(error: ParcelError) -> CliError {
 fn classify(error: StoreError) -> CliError {
     match error {
         StoreError::Unknown { .. } => CliError::Input(error.to_string()),
-        StoreError::Needed { .. } => CliError::Refused(error.to_string()),
+        StoreError::Needed { .. } | StoreError::InUse { .. } => CliError::Refused(error.to_string()),
         other => CliError::Failed(chain(&other)),
     }
 }

@@ -215,6 +215,7 @@ fn refusal(edit: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> String {
 #[test]
 fn the_part_that_is_not_as_the_record_says_is_named() {
     type Parts = Vec<(String, Vec<u8>)>;
+    type Edit = Box<dyn FnOnce(&mut Parts)>;
     let record_says = |key: &str, value: serde_json::Value| {
         let key = key.to_owned();
         move |parts: &mut Parts| {
@@ -224,7 +225,7 @@ fn the_part_that_is_not_as_the_record_says_is_named() {
         }
     };
     let is_ram = |part: &(String, Vec<u8>)| part.1.len() == RAM_BYTES;
-    let cases: Vec<(&str, Box<dyn FnOnce(&mut Parts)>)> = vec![
+    let cases: Vec<(&str, Edit)> = vec![
         ("ram has digest", Box::new(move |parts| parts.iter_mut().find(|part| is_ram(part)).unwrap().1[9] = 1)),
         ("nginx-twin 1 of its pool has digest", Box::new(|parts| parts.last_mut().unwrap().1 = b"evil!".to_vec())),
         ("more than 5", Box::new(|parts| parts.last_mut().unwrap().1 = b"longer than it was".to_vec())),
