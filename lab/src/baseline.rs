@@ -14,26 +14,40 @@
 mod build;
 mod freeze;
 mod image;
+mod names;
+mod parcel;
 mod pool;
+mod proof;
+mod record;
+mod refreeze;
+mod retention;
 mod store;
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::{build::Built, freeze::serve_freeze, store::Baselines};
+pub(crate) use self::store::hold;
+pub use self::{
+    build::Built,
+    freeze::serve_freeze,
+    parcel::{Imported, Offer, ParcelError},
+    proof::{Sibling, Verified},
+    record::{Frozen, Os, PoolFile, Record, Represents, StoredFile},
+    refreeze::Refreeze,
+    retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
+    store::Baselines,
+};
 use crate::{
     artifact::ArtifactError,
     kept::KeptError,
     ledger::LedgerError,
-    machine::{Hardware, Versions},
+    machine,
     manifest::Manifest,
     recipe::RecipeError,
     room::{Bytes, NoRoom},
@@ -83,105 +97,18 @@ impl Baseline {
         serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
     }
 
+    /// Why its memory is of no use as a template on this host, so that its clones boot instead; `None` when it is, or when QEMU is not
+    /// there to be asked.
+    pub fn unfit_here(&self) -> Option<String> {
+        let (frozen, hardware) = (&self.record.frozen, &self.record.hardware);
+        let here = machine::installed_qemu()?;
+        machine::unfit(&frozen.versions.qemu, &frozen.host_cpu, &here, hardware)
+    }
+
     /// Its full name, e.g. `debian-12-web@1`.
     pub fn full_name(&self) -> String {
-        format!("{}@{}", self.record.name, self.record.number)
+        self.record.full_name()
     }
-}
-
-/// The record of a baseline (`baseline.json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Version of this form.
-    pub schema: u32,
-    /// Name, from its recipe.
-    pub name: String,
-    /// Which of that name, from 1.
-    pub number: u32,
-    /// The baseline it follows, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Digest>,
-    /// The recipe, as it was written.
-    pub recipe: String,
-    /// Digest of all that decides what is built: recipe, overlay, and the builder's own revision.
-    pub inputs: Digest,
-    /// Operating system.
-    pub os: Os,
-    /// The machine it was frozen on.
-    pub hardware: Hardware,
-    /// What it was frozen under.
-    pub frozen: Frozen,
-    /// Units that are active when it is ready.
-    pub ready_units: Vec<String>,
-    /// Which hosts it speaks for.
-    pub represents: Represents,
-    /// Its other files, by path below its folder.
-    pub files: BTreeMap<String, StoredFile>,
-    /// The package files it was installed from; the files are in the artifact store.
-    pub pool: Vec<PoolFile>,
-}
-
-/// An operating system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Os {
-    /// Family, e.g. `debian`.
-    pub family: String,
-    /// Release, e.g. `12`.
-    pub release: String,
-    /// Architecture, e.g. `x86_64`.
-    pub arch: String,
-}
-
-/// What a template was frozen under. A clone of it needs the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Frozen {
-    /// QEMU and libvirt.
-    pub versions: Versions,
-    /// The host's processor; matters under kvm.
-    pub host_cpu: String,
-    /// The guest's kernel.
-    pub kernel: String,
-    /// The guest's clock just before the manifest was taken: what changed later is not the baseline's.
-    pub at: Timestamp,
-}
-
-/// Which hosts a baseline speaks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Represents {
-    /// Tags that a host must have.
-    pub tags: Vec<String>,
-    /// Packages that a host must have.
-    pub packages: Vec<String>,
-}
-
-/// A file of a baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredFile {
-    /// Digest of its content.
-    pub sha256: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-/// A package file that a baseline was installed from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolFile {
-    /// Package name.
-    pub name: String,
-    /// Full version.
-    pub version: String,
-    /// Architecture, e.g. `amd64`, `all`.
-    pub arch: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Digest of its content.
-    pub sha256: Digest,
 }
 
 /// How far a build is.
@@ -208,8 +135,8 @@ pub enum Weight {
 }
 
 impl Progress {
-    /// Steps of a build: install (libvirt opened first), disk, boot, settle, manifest, freeze, store.
-    pub const STEPS: u32 = 7;
+    /// Steps of a build: install (libvirt opened first), disk, boot, settle, manifest, freeze, proof, store.
+    pub const STEPS: u32 = 8;
 }
 
 /// A baseline could not be built.
@@ -374,9 +301,27 @@ pub enum StoreError {
         /// By what.
         kept: Vec<String>,
     },
+    /// A machine that runs was made from it.
+    #[error("baseline {baseline} is in use by a machine that runs: wait until that run ends")]
+    InUse {
+        /// Which baseline.
+        baseline: String,
+    },
     /// The kept clones cannot be looked through.
     #[error(transparent)]
     Kept(#[from] KeptError),
+    /// A later patchlab wrote it, in a form that this one does not know.
+    #[error(
+        "baseline {baseline}: its record has form {schema}, and this patchlab reads forms up to {}: use the patchlab that wrote \
+         it, or a later one",
+        Record::SCHEMA
+    )]
+    Newer {
+        /// Which baseline.
+        baseline: String,
+        /// The form of its record.
+        schema: u32,
+    },
     /// A record cannot be read.
     #[error("baseline record {path}: {reason}")]
     Record {

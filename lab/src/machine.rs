@@ -36,12 +36,12 @@ pub use self::{
     serial::{Failure, FailureKind, failures, failures_in},
 };
 pub(crate) use self::{
-    clone::{DiskFate, Plan},
+    clone::{DiskFate, Plan, Template, unfit},
     domain::{Description, Memory, Opening},
     stream::Carried,
 };
-pub(crate) use handshake::rehearse;
-pub(crate) use libvirt::{exists, remove};
+pub(crate) use handshake::{FROZEN_PROOF, rehearse};
+pub(crate) use libvirt::{exists, installed_qemu, remove};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +160,8 @@ pub struct Machine {
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
     guest_time: GuestTime,
+    /// Keeps its baseline where it is: its disk is a layer over that one's.
+    hold: Option<fs::File>,
 }
 
 impl Machine {

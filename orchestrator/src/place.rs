@@ -108,6 +108,11 @@ impl Data {
         self.dir.join("keys/activator.pem")
     }
 
+    /// The key that seals baselines for other lab hosts, made by the first export that is given no other.
+    pub fn keeper_key(&self) -> PathBuf {
+        self.dir.join("keys/keeper.pem")
+    }
+
     /// Engine id and boots of the SNMP manager's own engine, to which informs are localized; survives a rebuild.
     pub fn manager_engine(&self) -> PathBuf {
         self.dir.join("keys/manager-engine.json")

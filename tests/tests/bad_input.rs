@@ -98,8 +98,10 @@ fn seeded(data: PathBuf) -> Patchlab {
         represents: Default::default(),
         files: [("disk.qcow2".to_owned(), stored)].into(),
         pool,
+        verified: None,
+        original: None,
     };
-    Baselines::open(&places).adopt(&staged, &record).expect("adopted");
+    Baselines::open(&places).adopt(&staged, record).expect("adopted");
     Patchlab { data }
 }
 
@@ -315,7 +317,7 @@ fn a_recipe_whose_package_does_not_exist_names_it_in_the_first_seconds() {
     let text = RECIPE.replacen("[\"nginx\"]", "[\"nginx\", \"nginxx\"]", 1);
     let recipe = written(dir.path(), "web.toml", &text);
     let ended = patchlab.run(&["baseline", "build", &recipe]);
-    let line = refused(&ended, 65, &["baseline web, step 1 of 7", "no package named nginxx in bookworm:", "web.toml"]);
+    let line = refused(&ended, 65, &["baseline web, step 1 of 8", "no package named nginxx in bookworm:", "web.toml"]);
     assert!(!ended.err.contains("downloading packages"), "it was found late:\n{}", ended.err);
     let log = line.split_once("; log ").and_then(|(_, rest)| rest.split_once("): ")).expect("its log is named").0;
     assert!(fs::read_to_string(log).expect("the log is there").contains("Unable to locate package nginxx"));
@@ -379,7 +381,7 @@ fn a_disk_that_becomes_full_during_a_build_is_named_and_nothing_half_is_stored()
     lines.read_to_string(&mut err).expect("text");
     let ended = Ended { code: build.code(), out: String::new(), err };
     let parts =
-        ["baseline web, step 1 of 7", "last-failed-build.log", "the disk is full", &data, "needs about 3.5 GiB"];
+        ["baseline web, step 1 of 8", "last-failed-build.log", "the disk is full", &data, "needs about 3.5 GiB"];
     refused(&ended, 4, &parts);
     is_whole(&patchlab, &namespace);
 }
@@ -436,7 +438,7 @@ fn without_libvirt_every_command_says_in_one_line_what_to_install() {
     refused(
         &ended,
         4,
-        &["baseline web, step 1 of 7 (opening libvirt)", "libvirt-daemon-driver-qemu", "lab/setup-host"],
+        &["baseline web, step 1 of 8 (opening libvirt)", "libvirt-daemon-driver-qemu", "lab/setup-host"],
     );
     if let Some(why) = obstacle(&[Need::Agent]) {
         eprintln!("SKIP without_libvirt, lab validate: {why}");

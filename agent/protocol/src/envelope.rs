@@ -186,6 +186,11 @@ impl Envelope {
         ids
     }
 
+    /// Those whose names are on its signatures. Proves nothing: see [`Envelope::signers`].
+    pub fn claimed_signers(&self) -> Vec<KeyId> {
+        self.signatures.iter().map(|signature| signature.keyid.clone()).collect()
+    }
+
     /// The statement inside. Says nothing about who signed it: see [`crate::authorization`].
     pub fn statement<P: Predicate>(&self) -> Result<Statement<P>, EnvelopeError> {
         let wrong = |reason: String| EnvelopeError::WrongStatement { expected: P::TYPE, reason };

@@ -40,6 +40,8 @@ pub enum Role {
     Activator,
     /// Signs rollback activations alone.
     Operator,
+    /// Signs baselines that go to another lab host. No root document lists it: hosts know no baselines.
+    Keeper,
 }
 
 impl FromStr for Role {
@@ -52,7 +54,7 @@ impl FromStr for Role {
 
 /// Not a role.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown role {0:?}: expected root, drafter, releaser, approver, activator or operator")]
+#[error("unknown role {0:?}: expected root, drafter, releaser, approver, activator, operator or keeper")]
 pub struct UnknownRole(String);
 
 /// Where a key's signature counts. A lab's root lists lab keys; a production root lists none.

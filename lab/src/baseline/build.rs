@@ -1,6 +1,7 @@
 //! From a recipe to a stored baseline: installation and disk here, as root; first boot and freeze in a worker.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
@@ -8,17 +9,17 @@ use std::{
     time::Instant,
 };
 
+use patchlab_check::Digest;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Baseline, Baselines, BuildError, PoolFile, Progress, Record, StoredFile, Weight, failed,
+    Baseline, Baselines, BuildError, Os, PoolFile, Progress, Record, Represents, StoredFile, Weight, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer},
     image, pool,
 };
 use crate::{
     accelerator::Accelerator,
     artifact::ArtifactStore,
-    ledger::{Ledger, Thing},
     places::Places,
     recipe::{Recipe, Source},
     room::{self, Bytes},
@@ -38,33 +39,63 @@ pub enum Built {
     New(Baseline),
     /// One from the same inputs was there.
     Stored(Baseline),
+    /// One from the same inputs was there, of no use as a template on this host: it was frozen again.
+    Refrozen(Baseline),
 }
 
 impl Built {
     /// The baseline.
     pub fn baseline(&self) -> &Baseline {
         match self {
-            Self::New(baseline) | Self::Stored(baseline) => baseline,
+            Self::New(baseline) | Self::Stored(baseline) | Self::Refrozen(baseline) => baseline,
         }
     }
 }
 
+/// What makes a baseline, for the ledger, the room on the disk and errors.
+pub(super) struct Undertaking<'a> {
+    /// The baseline's name.
+    pub(super) name: &'a str,
+    /// Unique on this host.
+    pub(super) id: String,
+    /// For people.
+    pub(super) what: String,
+    /// What it needs at its peak.
+    pub(super) needed: Bytes,
+}
+
+/// What is known of a baseline beside what its freeze gives.
+pub(super) struct Basis {
+    pub(super) name: String,
+    pub(super) parent: Option<Digest>,
+    pub(super) recipe: String,
+    pub(super) inputs: Digest,
+    pub(super) os: Os,
+    pub(super) ready_units: Vec<String>,
+    pub(super) represents: Represents,
+    pub(super) pool: Vec<PoolFile>,
+}
+
 /// Passes on what the build is at, and remembers it for the error that may come.
-struct Narrator<'a> {
+pub(super) struct Narrator<'a> {
     begun: Instant,
     step: u32,
     what: String,
     tell: &'a mut dyn FnMut(Progress),
 }
 
-impl Narrator<'_> {
-    fn step(&mut self, step: u32, what: &str) {
+impl<'a> Narrator<'a> {
+    pub(super) fn new(tell: &'a mut dyn FnMut(Progress)) -> Self {
+        Self { begun: Instant::now(), step: 0, what: String::new(), tell }
+    }
+
+    pub(super) fn step(&mut self, step: u32, what: &str) {
         self.step = step;
         what.clone_into(&mut self.what);
         self.say(what, Weight::Passing);
     }
 
-    fn say(&mut self, what: &str, weight: Weight) {
+    pub(super) fn say(&mut self, what: &str, weight: Weight) {
         (self.tell)(Progress { step: self.step, what: what.to_owned(), weight, elapsed: self.begun.elapsed() });
     }
 }
@@ -94,43 +125,63 @@ impl Baselines {
         let inputs = recipe.inputs(BUILDER)?;
         let folder = &self.places.baselines;
         fs::create_dir_all(folder).map_err(failed("create", folder))?;
-        if let Some(baseline) = self.built_from(inputs)? {
+        if let Some(baseline) = self.built_from(inputs)?.filter(|baseline| baseline.unfit_here().is_none()) {
             return Ok(Built::Stored(baseline));
         }
-        let mut narrator = Narrator { begun: Instant::now(), step: 0, what: String::new(), tell: progress };
-        let lock = folder.join(".building");
+        let mut narrator = Narrator::new(progress);
+        let _one_at_a_time = self.one_at_a_time(&mut narrator)?;
+        // Another build may have ended meanwhile.
+        if let Some(baseline) = self.built_from(inputs)? {
+            return self.fitting(baseline, launcher, &mut narrator);
+        }
+        let undertaking = Undertaking {
+            name: &recipe.name,
+            id: format!("b-{}-{}", inputs.short(), std::process::id()),
+            what: format!("building baseline {}", recipe.name),
+            needed: Bytes(SYSTEM_BYTES + (recipe.memory_mib << 20)),
+        };
+        self.undertake(undertaking, &mut narrator, |work, narrator| {
+            self.build_in(&recipe, work, launcher, narrator, inputs)
+        })
+        .map(Built::New)
+    }
+
+    /// Does something that makes a baseline in a work folder that goes afterwards, entered in the ledger. A failure names the step and
+    /// where the log lies.
+    pub(super) fn undertake(
+        &self,
+        undertaking: Undertaking<'_>,
+        narrator: &mut Narrator<'_>,
+        make: impl FnOnce(&Path, &mut Narrator<'_>) -> Result<Baseline, BuildError>,
+    ) -> Result<Baseline, BuildError> {
+        let Undertaking { name, id, what, needed } = undertaking;
+        room::require(&self.places.baselines, needed, &what)?;
+        crate::gc::collect(&self.places, crate::gc::Mode::Collect)?;
+        let made = self.in_work_folder(&id, |work| {
+            // Before the folder goes: it may be what fills the disk, and its log says why.
+            let result = make(work, narrator).map_err(|error| self.name_full(error, needed));
+            let evidence = result.is_err().then(|| tail(&work.join(image::LOG))).flatten();
+            Ok::<_, BuildError>((result, evidence))
+        });
+        let (result, evidence) = made?;
+        result.map_err(|source| BuildError::Step {
+            name: name.to_owned(),
+            step: narrator.step,
+            what: narrator.what.clone(),
+            log: evidence.and_then(|text| self.keep_log(&text)),
+            source: Box::new(source),
+        })
+    }
+
+    /// Held while a baseline is made: two at once would only wait for each other's processors.
+    pub(super) fn one_at_a_time(&self, narrator: &mut Narrator<'_>) -> Result<fs::File, BuildError> {
+        let lock = self.places.baselines.join(".building");
         let file = fs::File::create(&lock).map_err(failed("create", &lock))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             narrator.say("waiting for another build to end", Weight::Passing);
             flock(&file, FlockOperation::LockExclusive).map_err(|error| failed("lock", &lock)(error.into()))?;
-            if let Some(baseline) = self.built_from(inputs)? {
-                return Ok(Built::Stored(baseline));
-            }
         }
-        let needed = needed(&recipe);
-        room::require(folder, needed, &format!("building baseline {}", recipe.name))?;
-        crate::gc::collect(&self.places, crate::gc::Mode::Collect)?;
-        let ledger = Ledger::open(&self.places)?;
-        let id = format!("b-{}-{}", inputs.short(), std::process::id());
-        let work = self.places.work.join(&id);
-        ledger.begin(&id)?;
-        ledger.creating(&id, Thing::Folder { path: work.clone() })?;
-        let result = self.build_in(&recipe, &work, launcher, &mut narrator, inputs);
-        // Before the folder goes: it may be what fills the disk.
-        let result = result.map_err(|error| self.name_full(error, needed));
-        let evidence = result.is_err().then(|| tail(&work.join(image::LOG))).flatten();
-        match fs::remove_dir_all(&work) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &work)(error)),
-            _ => {}
-        }
-        ledger.end(&id)?;
-        result.map(Built::New).map_err(|source| BuildError::Step {
-            name: recipe.name.clone(),
-            step: narrator.step,
-            what: narrator.what,
-            log: evidence.and_then(|text| self.keep_log(&text)),
-            source: Box::new(source),
-        })
+        Ok(file)
     }
 
     /// The log outlives the build that it explains. One that cannot be kept is no reason for another error.
@@ -155,7 +206,7 @@ impl Baselines {
         work: &Path,
         launcher: &Launcher,
         narrator: &mut Narrator<'_>,
-        inputs: patchlab_check::Digest,
+        inputs: Digest,
     ) -> Result<Baseline, BuildError> {
         let staged = work.join("baseline");
         fs::create_dir_all(&staged).map_err(failed("create", &staged))?;
@@ -171,48 +222,71 @@ impl Baselines {
         let disk = image::disk(recipe, &installed.root, work)?;
         // The root holds what the disk now holds; a full disk is nearer with both.
         fs::remove_dir_all(&installed.root).map_err(failed("remove", &installed.root))?;
-        let freezer = worker.freeze(recipe, &disk, &staged, &work.join(image::LOG), narrator)?;
-        narrator.step(7, "storing, by digest");
-        let record = self.record(recipe, inputs, pool, freezer, &staged)?;
-        Ok(self.adopt(&staged, &record)?)
-    }
-
-    fn record(
-        &self,
-        recipe: &Recipe,
-        inputs: patchlab_check::Digest,
-        pool: Vec<PoolFile>,
-        freezer: Freezer,
-        staged: &Path,
-    ) -> Result<Record, BuildError> {
-        let mut files = std::collections::BTreeMap::new();
-        for path in files_below(staged)? {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("open to readers", &path))?;
-            let (sha256, size) = patchlab_check::Digest::of_file(&path).map_err(failed("read", &path))?;
-            let name = path.strip_prefix(staged).unwrap_or(&path).display().to_string();
-            files.insert(name, StoredFile { sha256, size });
-        }
-        Ok(Record {
-            schema: 1,
+        let order = FreezeOrder {
+            memory_mib: recipe.memory_mib,
+            vcpus: recipe.vcpus,
+            ready_units: recipe.ready_units.clone(),
+            ready_timeout_s: recipe.ready_timeout.as_secs(),
+        };
+        let freezer = worker.freeze(&order, &disk, &staged, &work.join(image::LOG), narrator)?;
+        let basis = Basis {
             name: recipe.name.clone(),
-            number: self.next_number(&recipe.name)?,
             parent: None,
             recipe: recipe.text.clone(),
             inputs,
             os: recipe.os.clone(),
-            hardware: freezer.hardware,
-            frozen: freezer.frozen,
             ready_units: recipe.ready_units.clone(),
             represents: recipe.represents.clone(),
-            files,
             pool,
-        })
+        };
+        self.store(basis, freezer, &staged, narrator)
+    }
+
+    /// Stores what a worker froze, with the other files of `staged`; if clones that ran from the frozen files left them as they were.
+    pub(super) fn store(
+        &self,
+        basis: Basis,
+        freezer: Freezer,
+        staged: &Path,
+        narrator: &mut Narrator<'_>,
+    ) -> Result<Baseline, BuildError> {
+        narrator.step(8, "storing, by digest");
+        let mut files = BTreeMap::new();
+        for path in files_below(staged)? {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("open to readers", &path))?;
+            let (sha256, size) = Digest::of_file(&path).map_err(failed("read", &path))?;
+            let name = path.strip_prefix(staged).unwrap_or(&path).display().to_string();
+            files.insert(name, StoredFile { sha256, size });
+        }
+        unchanged(&freezer.digests, &files)?;
+        let record = Record {
+            schema: Record::SCHEMA,
+            number: self.next_number(&basis.name)?,
+            name: basis.name,
+            parent: basis.parent,
+            recipe: basis.recipe,
+            inputs: basis.inputs,
+            os: basis.os,
+            hardware: freezer.hardware,
+            frozen: freezer.frozen,
+            ready_units: basis.ready_units,
+            represents: basis.represents,
+            files,
+            pool: basis.pool,
+            verified: Some(freezer.verified),
+            original: None,
+        };
+        Ok(self.adopt(staged, record)?)
     }
 }
 
-/// What a build of the recipe needs at its peak: the memory file is as long as the memory.
-fn needed(recipe: &Recipe) -> Bytes {
-    Bytes(SYSTEM_BYTES + (recipe.memory_mib << 20))
+/// The frozen files are what they were before clones were made of them.
+fn unchanged(before: &BTreeMap<String, Digest>, after: &BTreeMap<String, StoredFile>) -> Result<(), BuildError> {
+    let changed = before.iter().find(|(name, digest)| after.get(*name).is_none_or(|file| file.sha256 != **digest));
+    changed.map_or(Ok(()), |(name, _)| {
+        let reason = format!("the freeze does not hold: {name} was changed by the clones that were made of it");
+        Err(BuildError::Freeze { reason })
+    })
 }
 
 /// The end of a log; nothing when there is none.
@@ -222,7 +296,7 @@ fn tail(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// The worker that boots and freezes, with libvirt open.
-struct FreezeWorker {
+pub(super) struct FreezeWorker {
     worker: Worker,
     receiver: Receiver,
 }
@@ -233,7 +307,7 @@ impl FreezeWorker {
     }
 
     /// Starts it and waits until it has libvirt open; says what will run the machine, and how slow that is.
-    fn open(places: &Places, launcher: &Launcher, narrator: &mut Narrator<'_>) -> Result<Self, BuildError> {
+    pub(super) fn open(places: &Places, launcher: &Launcher, narrator: &mut Narrator<'_>) -> Result<Self, BuildError> {
         let mut worker = worker::spawn(places, launcher, &Network::Isolated)?;
         let mut receiver = worker.take_receiver().ok_or_else(Self::gone)?;
         receiver.set_timeout(Some(OPEN_TIMEOUT))?;
@@ -248,9 +322,9 @@ impl FreezeWorker {
     }
 
     /// Lets it boot the disk and freeze it, and takes over what it made. Its logs are added to `log` when it fails.
-    fn freeze(
+    pub(super) fn freeze(
         mut self,
-        recipe: &Recipe,
+        order: &FreezeOrder,
         disk: &Path,
         staged: &Path,
         log: &Path,
@@ -261,7 +335,7 @@ impl FreezeWorker {
         let given = folder.join("disk.qcow2");
         fs::rename(disk, &given).map_err(failed("hand over", disk))?;
         chown(&given, Some(home.uid()), Some(home.gid())).map_err(failed("hand over", &given))?;
-        let freezer = self.converse(recipe, narrator).inspect_err(|_| add_logs(&folder, log))?;
+        let freezer = self.converse(order, narrator).inspect_err(|_| add_logs(&folder, log))?;
         for name in FROZEN_FILES {
             let (from, to) = (folder.join(name), staged.join(name));
             fs::rename(&from, &to).map_err(failed("take over", &from))?;
@@ -276,19 +350,14 @@ impl FreezeWorker {
         Ok(freezer)
     }
 
-    fn converse(&mut self, recipe: &Recipe, narrator: &mut Narrator<'_>) -> Result<Freezer, BuildError> {
-        self.worker.sender().send(&FreezeOrder {
-            memory_mib: recipe.memory_mib,
-            vcpus: recipe.vcpus,
-            ready_units: recipe.ready_units.clone(),
-            ready_timeout_s: recipe.ready_timeout.as_secs(),
-        })?;
+    fn converse(&mut self, order: &FreezeOrder, narrator: &mut Narrator<'_>) -> Result<Freezer, BuildError> {
+        self.worker.sender().send(order)?;
         loop {
             match self.receiver.receive()?.ok_or_else(Self::gone)? {
                 FreezeWord::Step { step, what, weight: Weight::Passing } => narrator.step(step, &what),
                 FreezeWord::Step { what, weight, .. } => narrator.say(&what, weight),
                 FreezeWord::Open { probed, .. } => narrator.say(&probed, Weight::Passing),
-                FreezeWord::Frozen(freezer) => return Ok(freezer),
+                FreezeWord::Frozen(freezer) => return Ok(*freezer),
                 FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
             }
         }
@@ -339,4 +408,24 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, BuildError> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frozen_file_that_its_clones_changed_is_refused_by_name() {
+        let stored = |text: &str| StoredFile { sha256: Digest::of(text), size: 1 };
+        let before = BTreeMap::from([("ram".to_owned(), Digest::of("a")), ("state".to_owned(), Digest::of("b"))]);
+        let after = BTreeMap::from([("ram".to_owned(), stored("a")), ("state".to_owned(), stored("b"))]);
+        assert!(unchanged(&before, &after).is_ok());
+        for wrong in [Some(stored("c")), None] {
+            let mut after = after.clone();
+            after.remove("state");
+            after.extend(wrong.map(|file| ("state".to_owned(), file)));
+            let error = unchanged(&before, &after).unwrap_err().to_string();
+            assert!(error.contains("state was changed"), "{error}");
+        }
+    }
 }

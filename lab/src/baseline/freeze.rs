@@ -1,22 +1,30 @@
-//! A baseline's first boot and its freeze, in a worker.
+//! A baseline's first boot, its freeze and the proof that it holds, in a worker.
 //!
 //! The worker is started before the system is installed: what it cannot do (no libvirt, no QEMU) is known in the build's first
 //! seconds, and so is how slow the machine will be.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 use virt::sys;
 
-use super::{Frozen, Weight};
+use super::{
+    Frozen, Verified, Weight,
+    proof::{self, Planted, ProofError},
+};
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
-    machine::{Carried, CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, rehearse},
+    machine::{
+        Carried, CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, Template, rehearse,
+    },
     manifest,
     worker::{self, Inside},
 };
@@ -46,7 +54,7 @@ pub(super) enum FreezeWord {
         what: String,
         weight: Weight,
     },
-    Frozen(Freezer),
+    Frozen(Box<Freezer>),
     Failed {
         reason: String,
     },
@@ -58,6 +66,18 @@ pub(super) enum FreezeWord {
 pub(super) struct Freezer {
     pub(super) hardware: Hardware,
     pub(super) frozen: Frozen,
+    pub(super) verified: Verified,
+    /// The frozen files before any clone was made of them.
+    pub(super) digests: BTreeMap<String, Digest>,
+}
+
+/// The first boot or the freeze failed, or the freeze does not hold.
+#[derive(Debug, thiserror::Error)]
+enum FreezeError {
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
 }
 
 /// How long the freeze itself may take: it writes the device state alone.
@@ -92,7 +112,7 @@ pub fn serve_freeze() -> ExitCode {
         Err(code) => return code,
     };
     let word = match serve(&mut inside) {
-        Ok(Some(freezer)) => FreezeWord::Frozen(freezer),
+        Ok(Some(freezer)) => FreezeWord::Frozen(Box::new(freezer)),
         // The build ended before the system was installed.
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },
@@ -107,7 +127,7 @@ fn with_source(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-fn serve(inside: &mut Inside) -> Result<Option<Freezer>, LabError> {
+fn serve(inside: &mut Inside) -> Result<Option<Freezer>, FreezeError> {
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
     let probed = accelerator::probe().map_err(|source| LabError::Io {
         action: "try what runs machines, with",
@@ -120,7 +140,7 @@ fn serve(inside: &mut Inside) -> Result<Option<Freezer>, LabError> {
     freeze(&lab, inside, &order, &probed).map(Some)
 }
 
-fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> Result<Freezer, LabError> {
+fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> Result<Freezer, FreezeError> {
     let say = |step: u32, what: &str, weight: Weight| {
         let _ = inside.sender.send(&FreezeWord::Step { step, what: what.to_owned(), weight });
     };
@@ -136,15 +156,17 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     step(4, "letting it come to rest");
     let guest = machine.guest();
     let patience = REST_TIMEOUT * accelerator.factor();
-    guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2)?;
+    guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2).map_err(LabError::from)?;
     step(5, "taking the manifest");
     let at = machine.clock()?;
     let manifest = manifest::collect(&machine)?;
     let path = work.join("manifest.json");
     let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
-    rehearse(&guest, timeout)?;
-    guest.script("sync", &[], timeout)?;
+    rehearse(&guest, timeout).map_err(LabError::from)?;
+    let mut planted = Planted::plant(&machine)?;
+    guest.script("sync", &[], timeout).map_err(LabError::from)?;
+    planted.last_look(&machine)?;
     step(6, "freezing memory and devices");
     let xml = machine.description()?;
     let hardware = Hardware { machine: machine_type(&xml), ..machine.hardware().clone() };
@@ -152,8 +174,24 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     let path = work.join("domain.xml");
     fs::write(&path, xml).map_err(|source| LabError::Io { action: "write", path, source })?;
     machine.destroy()?;
+    step(7, "proving the freeze on two clones");
+    let digests = digests(work, &planted)?;
+    let template = Template { folder: work, hardware: &hardware, ready_units: &order.ready_units };
+    let verified = proof::prove(lab, &template, &planted)?;
     let frozen = Frozen { versions: lab.versions().clone(), host_cpu: host_cpu(), kernel: manifest.kernel, at };
-    Ok(Freezer { hardware, frozen })
+    Ok(Freezer { hardware, frozen, verified, digests })
+}
+
+/// Digests of the frozen files, which hold the nonce where they must and nowhere else.
+fn digests(work: &Path, planted: &Planted) -> Result<BTreeMap<String, Digest>, FreezeError> {
+    let read = |name: &str| {
+        let path = work.join(name);
+        let read = proof::read_frozen(&path, planted);
+        read.map_err(|source| LabError::Io { action: "read", path, source })
+    };
+    let [(ram, in_ram), (disk, on_disk), (state, _)] = [read("ram")?, read("disk.qcow2")?, read("state")?];
+    proof::judge_files(in_ram, on_disk).map_err(ProofError::from)?;
+    Ok([("ram".into(), ram), ("disk.qcow2".into(), disk), ("state".into(), state)].into())
 }
 
 fn plan(

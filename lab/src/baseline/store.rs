@@ -1,18 +1,30 @@
 //! Where baselines are kept, and under which names.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use patchlab_check::Digest;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
-use super::{Baseline, Record, StoreError};
-use crate::{kept::KeptClones, places::Places};
+use super::{
+    Baseline, Record, StoreError,
+    names::{self, Names, NamesFile},
+    record::RecordError,
+};
+use crate::{
+    kept::KeptClones,
+    ledger::{Ledger, LedgerError, Thing},
+    places::Places,
+};
 
 /// Bytes of a record that are read: 16 MiB.
-const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
+pub(super) const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// Name of the record in a baseline's folder.
 pub(super) const RECORD: &str = "baseline.json";
@@ -28,6 +40,58 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
     move |source| StoreError::Io { action, path, source }
 }
 
+fn unwritten(staged: &Path, error: serde_json::Error) -> StoreError {
+    failed("write the record in", staged)(error.into())
+}
+
+/// A record's text with another number. What a later patchlab added stays.
+fn renumbered(text: &[u8], record: &Record) -> serde_json::Result<Vec<u8>> {
+    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+    value["number"] = record.number.into();
+    if let Some(original) = record.original {
+        value["original"] = serde_json::to_value(original)?;
+    }
+    serde_json::to_vec_pretty(&value)
+}
+
+/// A try at the lock of one baseline, which is on its record's file.
+enum Lock {
+    Held(fs::File),
+    /// Somebody else has it, in a way that excludes this one.
+    Busy,
+    /// There is no record: an altered one, or a machine's folder that is no baseline yet.
+    Absent,
+}
+
+fn lock(folder: &Path, operation: FlockOperation) -> Result<Lock, StoreError> {
+    let path = folder.join(RECORD);
+    let file = match fs::File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Absent),
+        other => other.map_err(failed("open", &path))?,
+    };
+    match flock(&file, operation) {
+        Ok(()) => Ok(Lock::Held(file)),
+        Err(Errno::WOULDBLOCK) => Ok(Lock::Busy),
+        Err(error) => Err(failed("lock", &path)(error.into())),
+    }
+}
+
+/// Keeps a baseline from being taken away until what this gives is dropped. For the machines that are made from its folder.
+pub(crate) fn hold(folder: &Path) -> io::Result<Option<fs::File>> {
+    match lock(folder, FlockOperation::NonBlockingLockShared) {
+        Ok(Lock::Held(file)) => Ok(Some(file)),
+        Ok(Lock::Absent) => Ok(None),
+        Ok(Lock::Busy) => Err(io::Error::other("the baseline is being taken away")),
+        Err(StoreError::Io { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// Whether a machine that was made from a baseline runs.
+pub(super) fn is_used(folder: &Path) -> Result<bool, StoreError> {
+    Ok(matches!(lock(folder, FlockOperation::NonBlockingLockExclusive)?, Lock::Busy))
+}
+
 impl Baselines {
     /// The baselines of a lab.
     pub fn open(places: &Places) -> Self {
@@ -36,8 +100,13 @@ impl Baselines {
 
     /// All of them, by name and number.
     pub fn list(&self) -> Result<Vec<Baseline>, StoreError> {
-        let names = self.names()?.into_iter();
-        names.map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest)).collect()
+        self.each()?.into_iter().map(|(_, loaded)| loaded).collect()
+    }
+
+    /// Each of them by full name, also those that cannot be read.
+    pub(super) fn each(&self) -> Result<Vec<(String, Result<Baseline, StoreError>)>, StoreError> {
+        let full_names = self.names()?.into_iter().map(|((name, number), digest)| (format!("{name}@{number}"), digest));
+        Ok(full_names.map(|(name, digest)| (name.clone(), self.load(&name, digest))).collect())
     }
 
     /// The one with that full name, or the newest of that name, or the one with that digest (or its first 12 digits).
@@ -82,8 +151,8 @@ impl Baselines {
         Ok(baseline)
     }
 
-    /// Takes a baseline away, an altered one too, and says its full name and digest; unless kept clones need it: their disks are
-    /// layers over its disk. Its package files stay in the artifact store: orders may need them.
+    /// Takes a baseline away, an altered one too, and says its full name and digest; unless kept clones or machines that run need it:
+    /// their disks are layers over its disk. Its package files stay in the artifact store: orders may need them.
     pub fn remove(&self, wanted: &str) -> Result<(String, Digest), StoreError> {
         let (name, digest) = self.find(wanted)?;
         let needing = KeptClones::open(&self.places).needing(&digest)?;
@@ -91,9 +160,15 @@ impl Baselines {
             let kept = needing.into_iter().map(|kept| kept.record.name).collect();
             return Err(StoreError::Needed { baseline: name, kept });
         }
-        let mut names = self.names()?;
-        names.retain(|_, known| *known != digest);
-        self.write_names(&names)?;
+        // Held to the end: nobody makes a machine from what is half gone.
+        let _alone = match lock(&self.folder(digest), FlockOperation::NonBlockingLockExclusive)? {
+            Lock::Busy => return Err(StoreError::InUse { baseline: name }),
+            held => held,
+        };
+        let mut locked = NamesFile::of(&self.places.baselines).lock()?;
+        locked.names.retain(|_, known| *known != digest);
+        locked.write()?;
+        drop(locked);
         let folder = self.folder(digest);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &folder)(error)),
@@ -115,26 +190,75 @@ impl Baselines {
 
     /// The next number for a name.
     pub(super) fn next_number(&self, name: &str) -> Result<u32, StoreError> {
-        let taken = self.names()?.into_keys().filter(|(known, _)| known == name).map(|(_, number)| number).max();
-        Ok(taken.unwrap_or(0) + 1)
+        Ok(names::next_number(&self.names()?, name))
     }
 
-    /// Puts a finished folder in its place and gives it its name. The folder must lie on the store's file system.
-    pub fn adopt(&self, staged: &Path, record: &Record) -> Result<Baseline, StoreError> {
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| failed("write the record in", staged)(io::Error::from(error)))?;
-        let digest = Digest::of(&text);
-        let path = staged.join(RECORD);
-        fs::write(&path, &text).map_err(failed("write", &path))?;
+    /// Puts a finished folder in its place and gives it its name. Its number is the record's, or the next of that name where
+    /// another baseline has that. The folder must lie on the store's file system.
+    pub fn adopt(&self, staged: &Path, record: Record) -> Result<Baseline, StoreError> {
+        let text = serde_json::to_vec_pretty(&record).map_err(|error| unwritten(staged, error))?;
+        self.adopt_as(staged, record, text, None)
+    }
+
+    /// The same for a record whose text is given and stays as it is, unless it needs another number: then it says what its digest was.
+    pub(super) fn adopt_as(
+        &self,
+        staged: &Path,
+        mut record: Record,
+        mut text: Vec<u8>,
+        original: Option<Digest>,
+    ) -> Result<Baseline, StoreError> {
         // One call for all files of the folder: they are large, and most are on the disk already.
         let folder = fs::File::open(staged).map_err(failed("open", staged))?;
         rustix::fs::syncfs(&folder).map_err(|error| failed("write out", staged)(error.into()))?;
+        let mut locked = NamesFile::of(&self.places.baselines).lock()?;
+        if locked.names.contains_key(&(record.name.clone(), record.number)) {
+            (record.number, record.original) = (locked.next_number(&record.name), original);
+            text = renumbered(&text, &record).map_err(|error| unwritten(staged, error))?;
+        }
+        let digest = Digest::of(&text);
+        let path = staged.join(RECORD);
+        let mut file = fs::File::create(&path).map_err(failed("create", &path))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
         let home = self.folder(digest);
+        if !locked.names.values().any(|known| *known == digest) {
+            // What a process left that died before it could give it a name.
+            match fs::remove_dir_all(&home) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &home)(error)),
+                _ => {}
+            }
+        }
         fs::rename(staged, &home).map_err(failed("put in place", &home))?;
-        let mut names = self.names()?;
-        names.insert((record.name.clone(), record.number), digest);
-        self.write_names(&names)?;
-        Ok(Baseline { digest, folder: home, record: record.clone() })
+        locked.names.insert((record.name.clone(), record.number), digest);
+        locked.write()?;
+        Ok(Baseline { digest, folder: home, record })
+    }
+
+    /// The one with that digest, here or where it came from.
+    pub(super) fn known_as(&self, digest: Digest) -> Result<Option<Baseline>, StoreError> {
+        let all = self.names()?.into_iter();
+        let mut readable =
+            all.filter_map(|((name, number), digest)| self.load(&format!("{name}@{number}"), digest).ok());
+        Ok(readable.find(|baseline| baseline.digest == digest || baseline.record.original == Some(digest)))
+    }
+
+    /// Does something in a work folder that goes afterwards, however that ended, and is in the ledger until then.
+    pub(super) fn in_work_folder<T, E: From<StoreError> + From<LedgerError>>(
+        &self,
+        id: &str,
+        make: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let ledger = Ledger::open(&self.places)?;
+        let work = self.places.work.join(id);
+        ledger.begin(id)?;
+        ledger.creating(id, Thing::Folder { path: work.clone() })?;
+        let made = make(&work);
+        match fs::remove_dir_all(&work) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &work)(error).into()),
+            _ => {}
+        }
+        ledger.end(id)?;
+        made
     }
 
     /// The baseline of that full name; its record must have that very digest.
@@ -161,7 +285,10 @@ impl Baselines {
                 expected: digest,
             });
         }
-        let record: Record = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let record = Record::read(&text).map_err(|error| match error {
+            RecordError::Newer { schema } => StoreError::Newer { baseline: name.to_owned(), schema },
+            RecordError::Senseless(reason) => wrong(reason),
+        })?;
         Ok(Baseline { digest, folder, record })
     }
 
@@ -169,46 +296,9 @@ impl Baselines {
         self.places.baselines.join(digest.to_string())
     }
 
-    fn names_path(&self) -> PathBuf {
-        self.places.baselines.join("names")
+    fn names(&self) -> Result<Names, StoreError> {
+        NamesFile::of(&self.places.baselines).read()
     }
-
-    fn names(&self) -> Result<BTreeMap<(String, u32), Digest>, StoreError> {
-        let path = self.names_path();
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            other => other.map_err(failed("read", &path))?,
-        };
-        text.lines()
-            .map(|line| {
-                parse_name(line).ok_or_else(|| StoreError::Record { path: path.clone(), reason: format!("{line:?}") })
-            })
-            .collect()
-    }
-
-    fn write_names(&self, names: &BTreeMap<(String, u32), Digest>) -> Result<(), StoreError> {
-        use std::io::Write as _;
-        let path = self.names_path();
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".names-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(&self.places.baselines)?;
-            for ((name, number), digest) in names {
-                writeln!(file, "{name}@{number} {digest}")?;
-            }
-            file.as_file().sync_all()?;
-            file.persist(&path).map(drop).map_err(|error| error.error)
-        };
-        write().map_err(failed("write", &path))
-    }
-}
-
-/// `debian-12-web@1 DIGEST`.
-fn parse_name(line: &str) -> Option<((String, u32), Digest)> {
-    let (full, digest) = line.split_once(' ')?;
-    let (name, number) = full.rsplit_once('@')?;
-    Some(((name.to_owned(), number.parse().ok()?), digest.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -216,7 +306,8 @@ mod tests {
     use super::*;
     use crate::{
         accelerator::Accelerator,
-        baseline::{Frozen, Os, StoredFile},
+        baseline::{Frozen, Os, Policy, StoredFile},
+        gc::Mode,
         machine::{Hardware, Versions},
     };
 
@@ -245,7 +336,16 @@ mod tests {
             represents: Default::default(),
             files: [("disk.qcow2".into(), StoredFile { sha256: Digest::of(disk), size: disk.len() as u64 })].into(),
             pool: vec![],
+            verified: None,
+            original: None,
         }
+    }
+
+    fn staged(store: &Baselines, disk: &[u8]) -> PathBuf {
+        let staged = store.places.baselines.join(".staged");
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("disk.qcow2"), disk).unwrap();
+        staged
     }
 
     fn store() -> (tempfile::TempDir, Baselines) {
@@ -254,10 +354,8 @@ mod tests {
         fs::create_dir_all(&places.baselines).unwrap();
         let store = Baselines::open(&places);
         for (number, disk) in [(1, b"one"), (2, b"two")] {
-            let staged = places.baselines.join(".staged");
-            fs::create_dir(&staged).unwrap();
-            fs::write(staged.join("disk.qcow2"), disk).unwrap();
-            store.adopt(&staged, &record(number, disk)).unwrap();
+            let staged = staged(&store, disk);
+            store.adopt(&staged, record(number, disk)).unwrap();
         }
         (dir, store)
     }
@@ -315,5 +413,62 @@ mod tests {
         assert_eq!(store.remove("web").unwrap(), ("web@2".into(), second.digest));
         assert!(!second.folder.exists());
         assert_eq!(store.get("web").unwrap().record.number, 1);
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_not_taken_again() {
+        let (_dir, store) = store();
+        let first = store.get("web@1").unwrap();
+        let third = store.adopt(&staged(&store, b"three"), record(1, b"three")).unwrap();
+        assert_eq!((third.record.number, store.get("web").unwrap()), (3, third));
+        assert_eq!(store.get("web@1").unwrap(), first);
+        store.remove("web@2").unwrap();
+        assert_eq!(store.adopt(&staged(&store, b"two"), record(2, b"two")).unwrap().record.number, 2);
+    }
+
+    #[test]
+    fn a_record_of_a_later_form_is_named_as_such() {
+        let (_dir, store) = store();
+        let later = Record { schema: Record::SCHEMA + 1, ..record(3, b"three") };
+        store.adopt(&staged(&store, b"three"), later).unwrap();
+        let error = store.get("web").unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Newer { baseline, schema } if baseline == "web@3" && *schema == Record::SCHEMA + 1)
+        );
+        assert!(store.get("web@2").is_ok());
+    }
+
+    #[test]
+    fn one_that_a_machine_was_made_from_is_not_taken_away() {
+        let (_dir, store) = store();
+        let first = store.get("web@1").unwrap();
+        let holds = [hold(&first.folder).unwrap(), hold(&first.folder).unwrap()];
+        let error = store.remove("web@1").unwrap_err();
+        assert!(matches!(&error, StoreError::InUse { baseline } if baseline == "web@1"), "{error}");
+        let policy = Policy { keep: 1, budget: None };
+        let pruning = store.prune(policy, Mode::Collect).unwrap();
+        assert!(pruning.baselines.iter().all(|one| one.stays), "{pruning:?}");
+        drop(holds);
+        let foretold = store.prune(policy, Mode::DryRun).unwrap();
+        assert!(first.folder.exists());
+        assert_eq!(store.prune(policy, Mode::Collect).unwrap(), foretold);
+        let stays: Vec<_> = foretold.baselines.iter().map(|one| (one.baseline.as_str(), one.stays)).collect();
+        assert_eq!((stays.as_slice(), first.folder.exists()), ([("web@1", false), ("web@2", true)].as_slice(), false));
+    }
+
+    #[test]
+    fn pruning_leaves_the_unreadable_to_people_and_takes_what_has_no_name() {
+        let (_dir, store) = store();
+        let nameless = store.places.baselines.join(Digest::of("nameless").to_string());
+        fs::create_dir(&nameless).unwrap();
+        let first = store.get("web@1").unwrap();
+        fs::write(first.file(RECORD), "{}").unwrap();
+        let pruning = store.prune(Policy { keep: 1, budget: None }, Mode::Collect).unwrap();
+        assert!(pruning.unreadable[0].starts_with("web@1: "), "{pruning:?}");
+        assert_eq!(
+            (first.folder.exists(), nameless.exists(), &pruning.nameless),
+            (true, false, &vec![nameless.clone()])
+        );
+        assert!(store.get("web@2").is_ok());
     }
 }

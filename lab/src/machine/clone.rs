@@ -7,14 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 use virt::sys;
 
 use super::{
-    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Prepared, TOOLS_BYTES, Versions,
-    failed, handshake,
+    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Prepared, TOOLS_BYTES, failed,
+    handshake,
 };
-use crate::{accelerator::Accelerator, baseline::Baseline};
+use crate::{
+    accelerator::Accelerator,
+    baseline::{Baseline, hold},
+};
 
 /// What a clone is to be.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +87,22 @@ pub(crate) struct Plan {
     pub(crate) rung: Rung,
 }
 
+/// A frozen machine's files, and what a machine made of them is like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Template<'a> {
+    /// Where its `disk.qcow2`, `ram` and `state` are.
+    pub(crate) folder: &'a Path,
+    pub(crate) hardware: &'a Hardware,
+    pub(crate) ready_units: &'a [String],
+}
+
+impl<'a> From<&'a Baseline> for Template<'a> {
+    fn from(baseline: &'a Baseline) -> Self {
+        let record = &baseline.record;
+        Self { folder: &baseline.folder, hardware: &record.hardware, ready_units: &record.ready_units }
+    }
+}
+
 /// What becomes of a machine's disk when it is destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DiskFate {
@@ -102,13 +122,14 @@ impl Lab {
     /// A running clone of a baseline, by the highest rung that works; with its handshake done.
     pub fn clone_baseline(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
         let frozen = &baseline.record.frozen;
-        let fallback = match unfit(&frozen.versions, &frozen.host_cpu, self.versions(), &baseline.record.hardware) {
-            None => match self.template_clone(baseline, spec) {
-                Ok(machine) => return self.introduce(machine),
-                Err(error) => error.to_string(),
-            },
-            Some(reason) => reason,
-        };
+        let fallback =
+            match unfit(&frozen.versions.qemu, &frozen.host_cpu, &self.versions().qemu, &baseline.record.hardware) {
+                None => match self.template_clone(baseline, spec) {
+                    Ok(machine) => return self.introduce(machine),
+                    Err(error) => error.to_string(),
+                },
+                Some(reason) => reason,
+            };
         tracing::warn!(baseline = %baseline.record.name, reason = %fallback, "no template clone: cold boot");
         self.boot(baseline, spec, Some(fallback)).and_then(|machine| self.introduce(machine))
     }
@@ -124,39 +145,40 @@ impl Lab {
     /// It could not be made, or this host cannot clone the template: then only a cold boot helps, which nobody prepares.
     pub fn prepare_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Prepared, LabError> {
         let frozen = &baseline.record.frozen;
-        match unfit(&frozen.versions, &frozen.host_cpu, self.versions(), &baseline.record.hardware) {
-            None => self.prepare(baseline, spec),
+        match unfit(&frozen.versions.qemu, &frozen.host_cpu, &self.versions().qemu, &baseline.record.hardware) {
+            None => self.prepare(&baseline.into(), spec),
             Some(reason) => Err(LabError::Unfit { baseline: baseline.full_name(), reason }),
         }
     }
 
-    fn prepare(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Prepared, LabError> {
+    /// A clone of a template, paused and without an identity of its own.
+    pub(crate) fn prepare(&self, template: &Template<'_>, spec: &CloneSpec) -> Result<Prepared, LabError> {
         let begun = Instant::now();
-        let timeout = CLONE_TIMEOUT * baseline.record.hardware.accelerator.factor();
-        let memory = self.template_memory(baseline)?;
-        let mut machine = self.start(baseline, spec, memory, sys::VIR_DOMAIN_START_PAUSED, Rung::TemplateClone)?;
+        let timeout = CLONE_TIMEOUT * template.hardware.accelerator.factor();
+        let memory = self.template_memory(template)?;
+        let mut machine = self.start(template, spec, memory, sys::VIR_DOMAIN_START_PAUSED, Rung::TemplateClone)?;
         machine.report.start_ms = millis(begun);
         let loading = Instant::now();
-        machine.load(&baseline.file("state"), Carried::Devices, timeout)?;
+        machine.load(&template.folder.join("state"), Carried::Devices, timeout)?;
         machine.report.incoming_ms = millis(loading);
         Ok(Prepared::new(machine, timeout))
     }
 
     fn template_clone(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
         let begun = Instant::now();
-        let mut machine = self.prepare(baseline, spec)?.wake()?;
+        let mut machine = self.prepare(&baseline.into(), spec)?.wake()?;
         machine.report.ready_ms = millis(begun);
         Ok(machine)
     }
 
     /// The template's memory file. Before 8.2, QEMU opens it for writing, though it never writes: then every worker needs a
     /// copy, made once.
-    fn template_memory(&self, baseline: &Baseline) -> Result<Memory, LabError> {
-        let file = baseline.file("ram");
+    fn template_memory(&self, template: &Template<'_>) -> Result<Memory, LabError> {
+        let file = template.folder.join("ram");
         if opens_read_only(&self.versions().qemu) {
             return Ok(Memory::Clone(file, Opening::ReadOnly));
         }
-        let copy = self.places.work.join(format!("ram-{}", baseline.digest.short()));
+        let copy = self.places.work.join(format!("ram-{}", Digest::of(file.display().to_string()).short()));
         let _one_at_a_time = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if !copy.exists() {
             let partial = copy.with_extension("partial");
@@ -168,7 +190,7 @@ impl Lab {
 
     fn boot(&self, baseline: &Baseline, spec: &CloneSpec, fallback: Option<String>) -> Result<Machine, LabError> {
         let begun = Instant::now();
-        let mut machine = self.start(baseline, spec, Memory::Plain, sys::VIR_DOMAIN_NONE, Rung::ColdBoot)?;
+        let mut machine = self.start(&baseline.into(), spec, Memory::Plain, sys::VIR_DOMAIN_NONE, Rung::ColdBoot)?;
         machine.report.start_ms = millis(begun);
         machine.report.fallback = fallback;
         let timeout = BOOT_TIMEOUT * machine.hardware.accelerator.factor();
@@ -178,7 +200,8 @@ impl Lab {
         Ok(machine)
     }
 
-    pub(super) fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
+    /// Gives a machine an identity of its own.
+    pub(crate) fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * machine.hardware.accelerator.factor();
         machine.handshake = Some(handshake::shake(&machine.guest(), &machine.name, timeout)?);
@@ -188,7 +211,7 @@ impl Lab {
 
     fn start(
         &self,
-        baseline: &Baseline,
+        template: &Template<'_>,
         spec: &CloneSpec,
         memory: Memory,
         flags: sys::virDomainCreateFlags,
@@ -198,13 +221,16 @@ impl Lab {
             Some(path) => check_tools(path)?.to_owned(),
             None => self.empty_tools()?,
         };
+        let hold = hold(template.folder).map_err(failed("hold", template.folder))?;
         let name = self.free_name(&spec.name);
-        let disk = self.layer(&baseline.file("disk.qcow2"), &name)?;
-        let record = &baseline.record;
-        let hardware = Hardware { accelerator: self.usable(&record.hardware), ..record.hardware.clone() };
-        let (forwards, ready_units) = (spec.forwards.clone(), record.ready_units.clone());
+        let disk = self.layer(&template.folder.join("disk.qcow2"), &name)?;
+        let hardware = Hardware { accelerator: self.usable(template.hardware), ..template.hardware.clone() };
+        let (forwards, ready_units) = (spec.forwards.clone(), template.ready_units.to_vec());
         let fate = DiskFate::Remove;
-        self.start_as(Plan { name, hardware, memory, disk, fate, tools, forwards, ready_units, flags, rung })
+        let plan = Plan { name, hardware, memory, disk, fate, tools, forwards, ready_units, flags, rung };
+        let mut machine = self.start_as(plan)?;
+        machine.hold = hold;
+        Ok(machine)
     }
 
     /// Starts a machine on a disk of its own.
@@ -234,6 +260,7 @@ impl Lab {
             handshake: None,
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
+            hold: None,
         })
     }
 
@@ -263,10 +290,10 @@ impl Lab {
     }
 }
 
-/// Why a state that was made like this is of no use here; `None` when it is.
-pub(super) fn unfit(made_by: &Versions, made_on: &str, here: &Versions, hardware: &Hardware) -> Option<String> {
-    if made_by.qemu != here.qemu {
-        return Some(format!("it was frozen under QEMU {}, this host has {}", made_by.qemu, here.qemu));
+/// Why a state that was made by that QEMU on that processor is of no use with this QEMU here; `None` when it is.
+pub(crate) fn unfit(made_by: &str, made_on: &str, here: &str, hardware: &Hardware) -> Option<String> {
+    if made_by != here {
+        return Some(format!("it was frozen under QEMU {made_by}, this host has {here}"));
     }
     if hardware.accelerator == Accelerator::Kvm && !Accelerator::Kvm.opens() {
         return Some("it was frozen under kvm, which this host does not offer to the lab".into());
@@ -303,10 +330,9 @@ mod tests {
 
     #[test]
     fn another_qemu_needs_a_cold_boot_and_says_so() {
-        let versions = |qemu: &str| Versions { qemu: qemu.into(), libvirt: "9.0.0".into() };
         let hardware = Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into() };
-        assert_eq!(unfit(&versions("10.0.2"), "x", &versions("10.0.2"), &hardware), None);
-        let reason = unfit(&versions("10.0.2"), "x", &versions("7.2.0"), &hardware).unwrap();
+        assert_eq!(unfit("10.0.2", "x", "10.0.2", &hardware), None);
+        let reason = unfit("10.0.2", "x", "7.2.0", &hardware).unwrap();
         assert!(reason.contains("10.0.2") && reason.contains("7.2.0"), "{reason}");
     }
 }

@@ -31,7 +31,6 @@ const SLOW_CAPABILITY: &str = "cpu-unavailable-features";
 
 /// What a machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hardware {
     /// Memory in MiB.
     pub memory_mib: u64,

@@ -33,7 +33,8 @@ pub struct Handshake {
 /// Every program that a clone starts costs it some 50 ms under emulation, so one does it all: perl, which is part of Debian's
 /// essential set. The clock gets a difference, not a time, since nobody knows how long the way to here was; 228 and 227 are
 /// x86-64's `clock_gettime` and `clock_settime`. The two commands to `/dev/urandom` are `RNDADDENTROPY` and `RNDRESEEDCRNG`
-/// (random(4)). The journal's folders are named by the machine id: they move along, or nobody would find them.
+/// (random(4)). The journal's folders are named by the machine id: they move along, or nobody would find them. What proved the
+/// template's freeze goes.
 const SCRIPT: &str = r#"
 my ($lacks, $id, $name, $seed) = @ARGV;
 my $time = pack("qq", 0, 0);
@@ -57,10 +58,18 @@ for my $journal ("/run/log/journal", "/var/log/journal") {
   next unless -d "$journal/$old";
   rename("$journal/$old", "$journal/$id") or die "$journal: $!";
 }
+if (-d "FROZEN_PROOF") {
+  kill("KILL", first_line("FROZEN_PROOF/process")) if -e "FROZEN_PROOF/process";
+  unlink(glob("FROZEN_PROOF/*"));
+  rmdir("FROZEN_PROOF") or die "FROZEN_PROOF: $!";
+}
 my $random_of = "/proc/sys/kernel/random";
 print "$_\n" for first_line("$random_of/uuid"), first_line("/etc/machine-id"),
   first_line("/proc/sys/kernel/hostname"), first_line("$random_of/boot_id");
 "#;
+
+/// Where nonce and counter lie that prove a freeze: in the guest's memory, until its first handshake.
+pub(crate) const FROZEN_PROOF: &str = "/run/patchlab-freeze";
 
 /// Brings what the handshake runs into a template's memory, so that no clone has to read it from its disk.
 pub(crate) fn rehearse(guest: &Guest, timeout: Duration) -> Result<(), GuestError> {
@@ -77,7 +86,8 @@ pub(super) fn shake(guest: &Guest, hostname: &str, timeout: Duration) -> Result<
     let id = machine_id(id);
     let lacks = clock_lacks_ns(guest)?;
     let seed = hex::encode(seed);
-    let argv = ["/usr/bin/perl", "-e", SCRIPT, &lacks.to_string(), &id, hostname, &seed];
+    let script = SCRIPT.replace("FROZEN_PROOF", FROZEN_PROOF);
+    let argv = ["/usr/bin/perl", "-e", &script, &lacks.to_string(), &id, hostname, &seed];
     let executed = guest.exec(&argv, &[], timeout)?;
     if executed.exit != Some(0) {
         let said = String::from_utf8_lossy(&executed.stderr);

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use virt::{connect::Connect, domain::Domain, sys};
 
-use super::{Description, GuestTime, LabError, failed};
+use super::{Description, GuestTime, LabError, domain::EMULATOR, failed};
 use crate::places::Places;
 
 /// Which libvirt.
@@ -27,7 +27,6 @@ pub enum Driver {
 
 /// What runs the machines, as far as a template depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Versions {
     /// QEMU's version, e.g. `10.0.2`.
     pub qemu: String,
@@ -207,6 +206,19 @@ fn version(number: u32) -> String {
     format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
 }
 
+/// The version of the emulator on this host as it says itself, in the form that libvirt gives; `None` where there is none.
+pub(crate) fn installed_qemu() -> Option<String> {
+    let output = std::process::Command::new(EMULATOR).arg("--version").output().ok()?;
+    said_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// `QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)`.
+fn said_version(text: &str) -> Option<String> {
+    let word = text.strip_prefix("QEMU emulator version ")?.split_whitespace().next()?;
+    let numbers: Option<Vec<u32>> = word.split('.').map(|part| part.parse().ok()).collect();
+    numbers.filter(|numbers| numbers.len() == 3).map(|_| word.to_owned())
+}
+
 /// Whether another libvirt still has the machine.
 pub(crate) fn exists(uri: &str, name: &str) -> bool {
     virt::error::clear_error_callback();
@@ -222,6 +234,12 @@ pub(crate) fn remove(uri: &str, name: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_emulator_says_its_version_as_libvirt_does() {
+        assert_eq!(said_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\n").as_deref(), Some("10.0.2"));
+        assert_eq!((said_version("QEMU emulator version 10.1\n"), said_version("x 10.0.2")), (None, None));
+    }
 
     #[test]
     fn versions_are_packed_numbers() {

@@ -34,7 +34,7 @@ impl Prepared {
     }
 
     /// Lets it go on until its guest answers.
-    pub(super) fn wake(self) -> Result<Machine, LabError> {
+    pub(crate) fn wake(self) -> Result<Machine, LabError> {
         self.machine.go_on(self.timeout)?;
         Ok(self.machine)
     }

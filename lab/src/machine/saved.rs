@@ -100,7 +100,7 @@ impl Lab {
     ///
     /// It keeps the identity it was saved with.
     pub fn resume(&self, saved: &Saved, folder: &Path, tools: &Path) -> Result<Machine, LabError> {
-        let fallback = match unfit(&saved.versions, &saved.host_cpu, self.versions(), &saved.hardware) {
+        let fallback = match unfit(&saved.versions.qemu, &saved.host_cpu, &self.versions().qemu, &saved.hardware) {
             None => match self.go_on_from(saved, folder, tools) {
                 Ok(machine) => return Ok(machine),
                 Err(error) => error.to_string(),

@@ -1,21 +1,33 @@
 //! `patchlab baseline`: stored systems that clones are made from. Needs no server.
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use patchlab_check::written::ByteSize;
 use patchlab_lab::{
     Baseline, Manifest,
     artifact::ArtifactStore,
-    baseline::{Baselines, BuildError, Built, StoreError, Weight},
+    baseline::{
+        self, Baselines, BuildError, Built, Imported, Offer, ParcelError, Policy, Pruned, Refreeze, StoreError,
+        Verified, Weight,
+    },
     diff::{self, diff},
+    gc::Mode,
+    room::Bytes,
+    worker::Launcher,
 };
+use patchlab_protocol::{Audience, Role, SigningKey};
 use serde_json::json;
 
 use super::{CliError, Exit, Global, Output, progress::Progress};
 use crate::{
     lab::job::{Job, launcher},
     legible,
-    place::Data,
+    place::{Data, private_folder},
+    trust::{baseline as seal, key},
 };
 
 /// Baselines.
@@ -42,10 +54,54 @@ pub enum BaselineCommand {
         /// name, name@n or digest
         to: String,
     },
+    /// Freeze one again by a cold boot of its disk, when it no longer fits this host's QEMU or processor
+    #[command(after_help = REFREEZE_EXAMPLES)]
+    Refreeze {
+        /// name, name@n or digest
+        name: String,
+        /// Also when it still fits
+        #[arg(long)]
+        always: bool,
+    },
+    /// Write one with its pool to one signed file, for another lab host
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export {
+        /// name, name@n or digest
+        name: String,
+        /// The new file; never overwritten
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// A keeper's key; unless given, this lab's own, made at the first export
+        #[arg(long, value_name = "FILE")]
+        sign_key: Option<PathBuf>,
+    },
+    /// Take in one that another lab host exported, if somebody whom you trust signed it
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Import {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// A keeper's public key (FILE.pub); may be given more than once. This lab's own is trusted
+        #[arg(long, value_name = "KEY.pub")]
+        trust: Vec<PathBuf>,
+    },
     /// Read every file of one again, its pool too, and compare digests
     Verify {
         /// name, name@n or digest
         name: String,
+    },
+    /// Take away what is not worth its room: all but the newest of each name, and more where a budget asks for it
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune {
+        /// How many of each name stay
+        #[arg(long, default_value = "3", value_name = "N")]
+        keep: NonZeroUsize,
+        /// What all of them may take on the disk, e.g. 20GiB; the oldest go first
+        #[arg(long, value_name = "SIZE")]
+        budget: Option<ByteSize>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take one away; its package files stay, since orders may need them
     Rm {
@@ -60,17 +116,51 @@ const DIFF_EXAMPLES: &str = "Examples:
 
 A screen's worth is shown; the JSON has every file. What differs between any two runs of one machine (caches, logs, identities) is left out.";
 
+const EXPORT_EXAMPLES: &str = "Examples:
+  patchlab key generate --role keeper --out keeper.pem
+  patchlab baseline export debian-12-web --out web.baseline --sign-key keeper.pem
+  patchlab baseline import web.baseline --trust keeper.pem.pub
+
+A baseline's memory is executable input: a file that is unsigned, signed by a key that is not trusted, altered or cut short is refused, and
+the store stays as it was. A number that is taken here becomes the next. The file is a tar, compressed by zstd.";
+
+const PRUNE_EXAMPLES: &str = "Examples:
+  patchlab baseline prune --dry-run
+  patchlab baseline prune --keep 1 --budget 20GiB
+
+The newest of each name always stays, and so do those that a machine which runs or a kept clone was made from, and the one that one of the
+newest was made from. Package files stay, since orders may need them. What cannot be read is named and left to you.";
+
+const REFREEZE_EXAMPLES: &str = "Examples:
+  patchlab baseline refreeze debian-12-web
+  patchlab baseline refreeze debian-12-web@1 --always
+
+What comes of it has the next number and the old one as its parent; the old one stays until `baseline rm` takes it away. `baseline build`
+does the same by itself where what it built before no longer fits.";
+
 impl BaselineCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
         let baselines = Baselines::open(&data.lab());
         let output = global.output();
         match self {
-            Self::Build { recipe } => build(&baselines, &output, &recipe)?,
+            Self::Build { recipe } => {
+                make(&output, "taken from the store", |launcher, tell| baselines.build(&recipe, launcher, tell))?;
+            }
             Self::List => list(&baselines, &output)?,
             Self::Show { name } => show(&baselines.get(&name).map_err(classify)?, &output)?,
             Self::Diff { from, to } => compare(&baselines, &output, [&from, &to])?,
+            Self::Refreeze { name, always } => {
+                let when = if always { Refreeze::Always } else { Refreeze::IfUnfit };
+                make(&output, "fits this host", |launcher, tell| baselines.refreeze(&name, when, launcher, tell))?;
+            }
+            Self::Export { name, out, sign_key } => export(&data, &baselines, &output, (&name, &out), sign_key)?,
+            Self::Import { file, trust } => import(&data, &baselines, &output, &file, &trust)?,
             Self::Verify { name } => verify(&data, &baselines, &output, &name)?,
+            Self::Prune { keep, budget, dry_run } => {
+                let policy = Policy { keep: keep.get(), budget: budget.map(|size| Bytes(size.bytes())) };
+                prune(&baselines, &output, policy, if dry_run { Mode::DryRun } else { Mode::Collect })?;
+            }
             Self::Rm { name } => {
                 let (removed, digest) = baselines.remove(&name).map_err(classify)?;
                 output.fields(&[&removed, "removed"]);
@@ -81,29 +171,35 @@ impl BaselineCommand {
     }
 }
 
-fn build(baselines: &Baselines, output: &Output, recipe: &Path) -> Result<(), CliError> {
+/// Makes a baseline, and tells how that goes; or finds it made: `found`.
+fn make(
+    output: &Output,
+    found: &str,
+    made: impl FnOnce(&Launcher, &mut dyn FnMut(baseline::Progress)) -> Result<Built, BuildError>,
+) -> Result<(), CliError> {
     let mut progress = Progress::new(output.voice());
     let launcher = launcher(Job::Freeze).map_err(CliError::failed)?;
-    let built = baselines
-        .build(recipe, &launcher, &mut |told| {
-            let line = format!("{}/{} {}", told.step, patchlab_lab::baseline::Progress::STEPS, told.what);
-            match told.weight {
-                Weight::Passing => progress.now(&line),
-                Weight::Lasting => progress.note(&line),
-            }
-        })
-        .map_err(classify_build)?;
+    let built = made(&launcher, &mut |told| {
+        let line = format!("{}/{} {}", told.step, baseline::Progress::STEPS, told.what);
+        match told.weight {
+            Weight::Passing => progress.now(&line),
+            Weight::Lasting => progress.note(&line),
+        }
+    })
+    .map_err(classify_build)?;
     let took = progress.elapsed();
     drop(progress);
     let whence = match &built {
         Built::New(_) => "built",
-        Built::Stored(_) => "taken from the store",
+        Built::Stored(_) => found,
+        Built::Refrozen(_) => "frozen again",
     };
     let baseline = built.baseline();
     output.fields(&[&baseline.full_name(), &baseline.digest.to_string(), whence]);
-    output.note(format!("{whence} in {}", legible::duration(took)));
+    output.note(format!("{whence}, {}", legible::duration(took)));
     let mut shown = summary(baseline);
     shown["from_store"] = json!(matches!(built, Built::Stored(_)));
+    shown["refrozen"] = json!(matches!(built, Built::Refrozen(_)));
     shown["ms"] = json!(took.as_millis() as u64);
     output.json(&shown)
 }
@@ -129,6 +225,10 @@ fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
 fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
     let record = &baseline.record;
     let (frozen, hardware, represents) = (&record.frozen, &record.hardware, &record.represents);
+    let fits = baseline.unfit_here().map_or_else(
+        || "clones go on from its memory".into(),
+        |reason| format!("clones boot its disk: {reason}; `patchlab baseline refreeze {}`", baseline.full_name()),
+    );
     let mut pairs = vec![
         ("baseline", baseline.full_name()),
         ("digest", baseline.digest.to_string()),
@@ -139,6 +239,8 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
             "under",
             format!("QEMU {}, libvirt {}, {:?}", frozen.versions.qemu, frozen.versions.libvirt, hardware.accelerator),
         ),
+        ("here", fits),
+        ("verified", record.verified.as_ref().map_or_else(|| UNVERIFIED.into(), verified)),
         ("memory", format!("{} MiB, {} processors", hardware.memory_mib, hardware.vcpus)),
         ("represents", format!("tags {:?}, packages {:?}", represents.tags, represents.packages)),
         ("pool", format!("{} package files", record.pool.len())),
@@ -148,6 +250,24 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
     );
     output.pairs(&pairs);
     output.json(record)
+}
+
+const UNVERIFIED: &str = "no: it was frozen by a patchlab that did not prove its freezes";
+
+/// What was shown of a freeze, on one line.
+fn verified(verified: &Verified) -> String {
+    let each = |value: fn(&baseline::Sibling) -> u64| {
+        verified.siblings.iter().map(|sibling| value(sibling).to_string()).collect::<Vec<_>>().join(" and ")
+    };
+    format!(
+        "{} clones at once, ready in {} ms, knew what only the memory held; a counter at {} went on to {}; neither saw what the other \
+         wrote; the frozen files stayed as they were; nothing is left of it ({} ms)",
+        verified.siblings.len(),
+        each(|sibling| sibling.ready_ms),
+        verified.counter,
+        each(|sibling| sibling.later),
+        verified.ms
+    )
 }
 
 fn compare(baselines: &Baselines, output: &Output, names: [&str; 2]) -> Result<(), CliError> {
@@ -174,6 +294,97 @@ fn verify(data: &Data, baselines: &Baselines, output: &Output, name: &str) -> Re
     output.json(&json!({ "baseline": full_name, "intact": true, "files": files, "pool": pool }))
 }
 
+fn export(
+    data: &Data,
+    baselines: &Baselines,
+    output: &Output,
+    (name, out): (&str, &Path),
+    sign_key: Option<PathBuf>,
+) -> Result<(), CliError> {
+    let path = sign_key.map_or_else(|| own_key(data), Ok)?;
+    let public = key::public_half(&path, Role::Keeper).map_err(CliError::input)?;
+    let signing = SigningKey::read(&path).map_err(CliError::input)?;
+    if signing.public() != public.public {
+        return Err(CliError::Input(format!(
+            "{} is not the public half of {}",
+            key::public_path(&path).display(),
+            path.display()
+        )));
+    }
+    let mut seal =
+        |baseline: &Baseline| seal::seal(baseline.full_name(), baseline.digest, &signing, jiff::Timestamp::now());
+    let baseline = baselines.export(name, &mut seal, out).map_err(classify_parcel)?;
+    let size = std::fs::metadata(out).map_or(0, |metadata| metadata.len());
+    let (full_name, by) = (baseline.full_name(), public.public.id());
+    output.fields(&[&full_name, &out.display().to_string(), &format!("{} MiB", size >> 20)]);
+    output.note(format!("signed by {by}; who imports it trusts {}", key::public_path(&path).display()));
+    output
+        .json(&json!({ "baseline": full_name, "digest": baseline.digest, "file": out, "bytes": size, "signed_by": by }))
+}
+
+/// This lab's own keeper key, made when absent.
+fn own_key(data: &Data) -> Result<PathBuf, CliError> {
+    let path = data.keeper_key();
+    if !path.exists() {
+        private_folder(path.parent().unwrap_or(data.dir())).map_err(CliError::failed)?;
+        key::generate(Role::Keeper, Audience::Production, &path).map_err(CliError::failed)?;
+    }
+    Ok(path)
+}
+
+fn import(data: &Data, baselines: &Baselines, output: &Output, file: &Path, trust: &[PathBuf]) -> Result<(), CliError> {
+    let own = Some(data.keeper_key()).filter(|path| path.exists());
+    let trusted = trust.iter().chain(&own).map(|path| key::public_half(path, Role::Keeper).map_err(CliError::input));
+    let trusted = trusted.collect::<Result<Vec<_>, _>>()?;
+    let mut vouches = None;
+    let mut admit = |offer: Offer<'_>| {
+        let signer = seal::admit(offer.seal, offer.record, &trusted).map_err(|error| error.to_string())?;
+        vouches = Some((signer, offer.record));
+        Ok(())
+    };
+    let imported = baselines.import(file, &mut admit).map_err(classify_parcel)?;
+    let Some((signer, original)) = vouches else { return Err(CliError::Failed("nobody vouched for it".into())) };
+    let (baseline, what) = match &imported {
+        Imported::New(baseline) if baseline.digest == original => (baseline, "imported"),
+        Imported::New(baseline) => (baseline, "imported under the next number: its own is taken"),
+        Imported::There(baseline) => (baseline, "there already"),
+    };
+    output.fields(&[&baseline.full_name(), &baseline.digest.to_string(), what]);
+    output.note(format!("signed by {signer}"));
+    if let Some(reason) = baseline.unfit_here() {
+        let name = baseline.full_name();
+        output.note(format!("its clones boot here: {reason}; `patchlab baseline refreeze {name}` freezes it again"));
+    }
+    let mut shown = summary(baseline);
+    shown["new"] = json!(matches!(imported, Imported::New(_)));
+    shown["original"] = json!(original);
+    shown["signed_by"] = json!(signer);
+    output.json(&shown)
+}
+
+fn prune(baselines: &Baselines, output: &Output, policy: Policy, mode: Mode) -> Result<(), CliError> {
+    let pruning = baselines.prune(policy, mode).map_err(classify)?;
+    let gone = if mode == Mode::DryRun { "would go" } else { "gone" };
+    let row = |one: &Pruned| {
+        let fate = if one.stays { "stays" } else { gone };
+        vec![one.baseline.clone(), fate.into(), Bytes(one.bytes).to_string(), one.why.to_string()]
+    };
+    let mut rows: Vec<_> = pruning.baselines.iter().map(row).collect();
+    let nameless = pruning.nameless.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+    rows.extend(nameless.map(|name| {
+        vec![name.chars().take(12).collect(), gone.into(), String::new(), "no name means it: its build died".into()]
+    }));
+    output.table(&["baseline", "", "size", "why"], &rows);
+    for unreadable in &pruning.unreadable {
+        output.note(format!("left as it is: {unreadable}"));
+    }
+    let kept = Bytes(pruning.kept_bytes());
+    if let Some(budget) = policy.budget.filter(|budget| kept > *budget) {
+        output.note(format!("{kept} stay, more than the budget of {budget}: none of these can go"));
+    }
+    output.json(&json!({ "dry_run": mode == Mode::DryRun, "kept_bytes": kept.0, "pruning": pruning }))
+}
+
 /// A baseline for programs, without the pool's hundreds of lines.
 fn summary(baseline: &Baseline) -> serde_json::Value {
     let record = &baseline.record;
@@ -185,6 +396,7 @@ fn summary(baseline: &Baseline) -> serde_json::Value {
         "packages": record.pool.len(),
         "represents": record.represents,
         "accelerator": record.hardware.accelerator,
+        "verified": record.verified.is_some(),
         "manifest_schema": Manifest::SCHEMA,
     })
 }
@@ -193,16 +405,29 @@ fn classify_build(error: BuildError) -> CliError {
     let is_input = match &error {
         BuildError::Recipe(_) => true,
         BuildError::Step { source, .. } => matches!(**source, BuildError::NoSuchPackage { .. }),
+        BuildError::Store(StoreError::Unknown { .. }) => true,
         _ => false,
     };
     let text = chain(&error);
     if is_input { CliError::Input(text) } else { CliError::Failed(text) }
 }
 
+fn classify_parcel(error: ParcelError) -> CliError {
+    match error {
+        ParcelError::NotAdmitted { .. } => CliError::Refused(error.to_string()),
+        ParcelError::CutShort { .. }
+        | ParcelError::Altered { .. }
+        | ParcelError::Wrong { .. }
+        | ParcelError::Taken(_) => CliError::Input(error.to_string()),
+        ParcelError::Store(error) => classify(error),
+        other => CliError::Failed(chain(&other)),
+    }
+}
+
 fn classify(error: StoreError) -> CliError {
     match error {
         StoreError::Unknown { .. } => CliError::Input(error.to_string()),
-        StoreError::Needed { .. } => CliError::Refused(error.to_string()),
+        StoreError::Needed { .. } | StoreError::InUse { .. } => CliError::Refused(error.to_string()),
         other => CliError::Failed(chain(&other)),
     }
 }

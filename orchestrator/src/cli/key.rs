@@ -14,7 +14,7 @@ use crate::trust::key;
 pub enum KeyCommand {
     /// Make an Ed25519 key: FILE (private, mode 0600) and FILE.pub
     Generate {
-        /// What it is for: root, drafter, releaser, approver, activator, operator
+        /// What it is for: root, drafter, releaser, approver, activator, operator, keeper
         #[arg(long)]
         role: Role,
         /// The private key's file; never overwritten

@@ -155,6 +155,7 @@ impl Validate {
 
 /// Validates while people watch.
 pub(super) fn run(output: &Output, batch: &Batch<'_>) -> Result<Vec<Validated>, CliError> {
+    say_unfit(output, batch.orders);
     let orders = if batch.orders.len() == 1 { Orders::One } else { Orders::Several };
     let mut board = Board::new(output.voice(), orders);
     let validated = validate::validate(batch, &mut |seen| board.see(seen));
@@ -164,6 +165,22 @@ pub(super) fn run(output: &Output, batch: &Batch<'_>) -> Result<Vec<Validated>, 
         verdict::print(output, report, record);
     }
     Ok(validated)
+}
+
+/// Says of each baseline that this host cannot clone why, what that costs, and what helps.
+fn say_unfit(output: &Output, orders: &[(Order, Vec<Baseline>)]) {
+    let mut baselines: Vec<&Baseline> = orders.iter().flat_map(|(_, baselines)| baselines).collect();
+    baselines.sort_by_key(|baseline| baseline.full_name());
+    baselines.dedup_by_key(|baseline| baseline.digest);
+    for baseline in baselines {
+        if let Some(reason) = baseline.unfit_here() {
+            let name = baseline.full_name();
+            output.note(format!(
+                "baseline {name}: {reason}, so its clones boot its disk instead of going on from its memory; `patchlab baseline \
+                 refreeze {name}` freezes it again for this host"
+            ));
+        }
+    }
 }
 
 /// Hands results on, and says by the exit code which is the worst.

@@ -5,6 +5,7 @@
 //! of its own that the server talks to and cannot read ([`signer`]); only the activation key is the server's. What the signer
 //! signs is a pure function of the lab's verdict ([`release`]).
 
+pub mod baseline;
 pub mod key;
 pub mod release;
 pub mod root;
