@@ -18,12 +18,13 @@ use attempt::{Attempt, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     ItemState, Refusal, SigningKey,
-    document::{Checks, Class, RunState},
+    document::{Action, Checks, Class, RunState},
 };
 use tokio::task::JoinHandle;
 
 use crate::{
     fetch,
+    hooks::{self, Hook, Moment, Told},
     packages::{Goal, Installed, PackageError, PackageManager},
     process,
     production::Evaluate,
@@ -51,6 +52,8 @@ pub struct Engine {
     pub files: PathBuf,
     /// This host, for production checks.
     pub target: LocalTarget,
+    /// Where the site's own programs are.
+    pub hooks: Option<PathBuf>,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
     /// Results are chained, so runs end one after the other.
@@ -128,6 +131,10 @@ impl Engine {
                 if let Err(error) = settled {
                     reason = format!("{reason}; {error}");
                 }
+                // What was prepared for the run is put back, as at any other end.
+                if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
+                    reason = format!("{reason}; {hook}");
+                }
             }
             let ending = Ending { reason, refusal: None, at: now() };
             self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
@@ -140,6 +147,13 @@ impl Engine {
             _ => {}
         }
         Ok(())
+    }
+
+    async fn after_hooks(&self, order: u32, action: Option<Action>) -> Result<Option<Result<(), Hook>>, EngineError> {
+        let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
+        let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
+        let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);
+        Ok(Some(tokio::task::spawn_blocking(run).await?))
     }
 
     /// Carries out runs for ever.

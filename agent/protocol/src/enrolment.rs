@@ -47,6 +47,9 @@ pub struct Enrolment {
     /// snapshot, so it belongs on another disk then. Absent: the state folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger_dir: Option<PathBuf>,
+    /// The site's own programs around the package manager's work, in `before.d` and `after.d` below it. Absent: none are run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<PathBuf>,
     /// SNMP engine id; absent: one is made from random bytes at the first start and kept in the state folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<EngineId>,
@@ -220,7 +223,7 @@ impl Enrolment {
     #[must_use]
     pub fn located_in(mut self, folder: &Path) -> Self {
         let paths = [&mut self.state_dir, &mut self.root.path, &mut self.host_key, &mut self.packages.root];
-        for path in paths.into_iter().chain(&mut self.ledger_dir) {
+        for path in paths.into_iter().chain(&mut self.ledger_dir).chain(&mut self.hooks) {
             *path = folder.join(&*path);
         }
         self

@@ -143,6 +143,40 @@ pub mod trust {
     pub const OFFER_REASON: u32 = 9;
 }
 
+/// Packages, `plPackages`: two scalars and a table of what is installed, indexed by (`plPackageChange`, `plPackageIndex`).
+pub mod package {
+    /// `plPackages`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 6];
+    /// Number of the newest change, Unsigned32, 0 before any.
+    pub const LAST_CHANGE: u32 = 1;
+    /// Removals up to this change may be forgotten, Unsigned32.
+    pub const FORGOTTEN: u32 = 2;
+    /// `plPackageEntry`. A walk from `column.N` on sees what changed from change N on.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 6, 3, 1];
+    /// Package name, SnmpAdminString.
+    pub const NAME: u32 = 3;
+    /// Package architecture, SnmpAdminString.
+    pub const ARCH: u32 = 4;
+    /// Its version, SnmpAdminString, empty when it was removed.
+    pub const VERSION: u32 = 5;
+}
+
+/// `plWorkloadTable`, indexed by `plWorkloadHour` (1..168, from Monday 00:00 UTC on); rows of hours that were seen.
+pub mod workload {
+    /// `plWorkloadEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 7, 1];
+    /// Processor time used, per mille of the host's, Unsigned32.
+    pub const CPU: u32 = 2;
+    /// Memory used, per mille, Unsigned32.
+    pub const MEMORY: u32 = 3;
+    /// Time in which the busiest disk worked, per mille, Unsigned32.
+    pub const DISK: u32 = 4;
+    /// Open TCP connections, Unsigned32.
+    pub const SESSIONS: u32 = 5;
+    /// How many weeks were averaged, Unsigned32.
+    pub const WEEKS: u32 = 6;
+}
+
 /// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state, result and
 /// signature.
 pub mod notification {

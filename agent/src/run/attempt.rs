@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, Place},
+    hooks::{self, Hook, Moment, Told},
     packages::{Committed, Goal, Installed, PackageError},
     preflight::{self, Kernel, Needs},
     production,
@@ -286,6 +287,7 @@ impl Attempt<'_> {
 
     /// The point of no return: the permission is used up and the state journaled, then the package manager works.
     async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
+        self.hooks(prepared, Moment::Before).await?.map_err(preflight)?;
         self.use_up(prepared)?;
         let (working, phase) = match prepared.authorized.action() {
             Action::Apply => (RunState::Applying, "package manager"),
@@ -314,7 +316,20 @@ impl Attempt<'_> {
                 item.state = if reached { ItemState::Done } else { ItemState::Failed };
             }
         })?;
-        self.judge(&committed, &missed)
+        // Whatever came of it, what the site prepared is put back; a failed transaction is the better reason.
+        let put_back = self.hooks(prepared, Moment::After).await?;
+        self.judge(&committed, &missed)?;
+        put_back.map_err(Stop::failed)
+    }
+
+    /// Runs the site's own programs.
+    async fn hooks(&self, prepared: &Prepared, moment: Moment) -> Result<Result<(), Hook>, Stop> {
+        let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
+        let told = Told { order: prepared.authorized.digest(), action: Some(prepared.authorized.action()) };
+        // What is put back has time to be, also when the run's own is over.
+        let deadline =
+            if moment == Moment::Before { self.deadline } else { self.deadline.max(Instant::now() + SETTLE) };
+        blocking(move || hooks::run(&folder, moment, &told, deadline)).await
     }
 
     fn judge(&self, committed: &Committed, missed: &[String]) -> Result<(), Stop> {
