@@ -21,6 +21,7 @@ use patchlab_protocol::{
     document::{Action, Checks, Class, RunState},
 };
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::{
     fetch,
@@ -117,7 +118,9 @@ impl Engine {
     pub async fn recover(&self) -> Result<(), EngineError> {
         for (order, run) in self.record.read(crate::state::State::under_way) {
             let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            tracing::warn!(order, run, state = row.state.name(), "the agent ended during this run; ending it");
+            let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
+            let digest = digest.unwrap_or_default();
+            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run; ending it");
             let mut reason = format!("the agent ended while the run was {}", row.state.name());
             if let Some(orphan) = row.process.clone() {
                 let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
@@ -197,7 +200,9 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs(columns.lifetime.into());
         let folder = self.files.join(format!("{order}-{run}"));
         let attempt = Attempt { engine: self, order, run, deadline };
-        let stopped = Box::pin(attempt.go(&columns, &folder)).await;
+        // Every line of the log that is about this run names its order.
+        let span = tracing::info_span!("of", digest = %columns.digest.short());
+        let stopped = Box::pin(attempt.go(&columns, &folder).instrument(span)).await;
         if let Err(error) = fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound
         {

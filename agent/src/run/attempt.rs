@@ -412,6 +412,8 @@ fn room_for(folder: &Path, bytes: u64) -> Result<(), Stop> {
 async fn blocking<T: Send + 'static, E: Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<Result<T, E>, Stop> {
+    let span = tracing::Span::current();
+    let work = move || span.in_scope(work);
     tokio::task::spawn_blocking(work).await.map_err(|error| Stop::failed(format!("a part of the agent broke: {error}")))
 }
 
