@@ -1,6 +1,6 @@
-//! The package table's memory: every package has an index that stays, and the number of the change that touched it last. A manager that
-//! remembers a number asks for what came after it, over restarts of both sides. What is removed stays as a row without a version, until so
-//! many are removed that the oldest are forgotten.
+//! The package table's memory: every package has an index that stays, and the number of the change that touched it
+//! last. A manager that remembers a number asks for what came after it, over restarts of both sides. What is removed
+//! stays as a row without a version, until so many are removed that the oldest are forgotten.
 
 use std::{
     collections::BTreeMap,
@@ -88,8 +88,8 @@ impl Catalog {
         }
     }
 
-    /// Reads the catalogue in a folder. One that cannot be read is begun anew: what is installed is the truth, and a manager sees by the
-    /// smaller number that it must read everything.
+    /// Reads the catalogue in a folder. One that cannot be read is begun anew: what is installed is the truth, and a
+    /// manager sees by the smaller number that it must read everything.
     pub fn read(folder: &Path) -> Self {
         let path = folder.join(FILE_NAME);
         match fs::read(&path) {

@@ -1,5 +1,5 @@
-//! The site's own programs around the package manager's work: `before.d` may refuse a run before anything is changed, `after.d` is run once it
-//! worked, however it ended. In order of their names, as run-parts(8) takes them.
+//! The site's own programs around the package manager's work: `before.d` may refuse a run before anything is changed,
+//! `after.d` is run once it worked, however it ended. In order of their names, as run-parts(8) takes them.
 
 use std::{
     fs,
@@ -74,7 +74,8 @@ pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Res
     programs.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_name));
     programs.sort();
     let results = programs.iter().map(|path| one(path, told, deadline).map_err(|reason| failed(path, reason)));
-    // One that refuses keeps the later ones from preparing what is not going to happen; after the work, each has something to put back.
+    // One that refuses keeps the later ones from preparing what is not going to happen; after the work, each has
+    // something to put back.
     match moment {
         Moment::Before => results.collect(),
         Moment::After => results.collect::<Vec<_>>().into_iter().collect(),

@@ -14,9 +14,8 @@
 //!
 //! A manager writes an order row and starts a run over SNMP ([`snmp`]); the [`run`] engine fetches the documents, asks
 //! [`patchlab_protocol::authorization::authorize`], fetches the files, lets the package manager simulate, and only then
-//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert of the
-//! host's disk through its [`ledger`]. SNMP credentials alone can neither
-//! install nor downgrade anything.
+//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert
+//! of the host's disk through its [`ledger`]. SNMP credentials alone can neither install nor downgrade anything.
 
 pub mod catalog;
 pub mod configuration;

@@ -1,4 +1,5 @@
-//! What systemd is told: that the agent is ready, and, when it watches, that the agent still answers. sd_notify(3), without its library.
+//! What systemd is told: that the agent is ready, and, when it watches, that the agent still answers. sd_notify(3),
+//! without its library.
 
 use std::{
     env,

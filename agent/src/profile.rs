@@ -1,5 +1,6 @@
-//! The host's week: how busy each of its 168 hours usually is, so that a patch can be put where it disturbs least. Looked at once a minute
-//! in /proc, averaged over the hour, and taken into that hour of the week as an exponential average over weeks.
+//! The host's week: how busy each of its 168 hours usually is, so that a patch can be put where it disturbs least.
+//! Looked at once a minute in /proc, averaged over the hour, and taken into that hour of the week as an exponential
+//! average over weeks.
 
 use std::{
     fs, io,

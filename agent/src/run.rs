@@ -1,7 +1,8 @@
 //! Runs: one at a time, each from its start to a signed result, whatever happens between.
 //!
-//! [`Engine::supervise`] waits for runs that a manager started. One is carried out ([`attempt`]), another that is started
-//! meanwhile is refused as busy. A run that an earlier agent left under way is ended first ([`Engine::recover`]).
+//! [`Engine::supervise`] waits for runs that a manager started. One is carried out ([`attempt`]), another that is
+//! started meanwhile is refused as busy. A run that an earlier agent left under way is ended first
+//! ([`Engine::recover`]).
 
 pub mod attempt;
 pub mod plan;
@@ -83,8 +84,8 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there the transaction
-/// is carried on, from the files that were verified for it.
+/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there
+/// the transaction is carried on, from the files that were verified for it.
 fn finish(packages: &dyn PackageManager, goal: Option<&Goal>) -> Result<(), PackageError> {
     let deadline = Instant::now() + SETTLE;
     let Err(error) = packages.settle(deadline) else { return Ok(()) };
@@ -110,8 +111,8 @@ impl Engine {
         }
     }
 
-    /// Ends every run that an earlier agent left under way: its package manager is stopped, what is half-way is finished, the state is
-    /// `aborted`, and the result is signed.
+    /// Ends every run that an earlier agent left under way: its package manager is stopped, what is half-way is
+    /// finished, the state is `aborted`, and the result is signed.
     ///
     /// # Errors
     /// When the record cannot be kept.

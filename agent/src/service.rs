@@ -102,7 +102,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Opens everything: state folder, journal, package manager, SNMP engine. Nothing is answered and nothing is done yet.
+    /// Opens everything: state folder, journal, package manager, SNMP engine. Nothing is answered and nothing is done
+    /// yet.
     ///
     /// # Errors
     /// When any of it cannot be used.
@@ -163,8 +164,8 @@ impl Service {
         self.agent.local_addr()
     }
 
-    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package manager works when
-    /// the agent is stopped is ended by the next one.
+    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package
+    /// manager works when the agent is stopped is ended by the next one.
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.

@@ -1,6 +1,6 @@
-//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named, and they are kept
-//! from working while a run does, by the locks that they themselves take. A lock ends with the process that holds it, so an agent that
-//! is killed leaves none of them switched off.
+//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named,
+//! and they are kept from working while a run does, by the locks that they themselves take. A lock ends with the
+//! process that holds it, so an agent that is killed leaves none of them switched off.
 
 use std::{
     fs::{self, File, OpenOptions},

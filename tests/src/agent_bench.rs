@@ -1,5 +1,5 @@
-//! `bench agent`: what an agent costs the host it runs on. The static binary that ships, on a dpkg database below a root of its own, with
-//! Net-SNMP's tools as the manager.
+//! `bench agent`: what an agent costs the host it runs on. The static binary that ships, on a dpkg database below a
+//! root of its own, with Net-SNMP's tools as the manager.
 
 use std::{
     collections::BTreeMap,

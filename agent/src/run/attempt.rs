@@ -175,7 +175,8 @@ impl Attempt<'_> {
         authorize(&engine.trust.root(), &identity, &fetched.documents(), &state.ledger(), Timestamp::now())
     }
 
-    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before it.
+    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before
+    /// it.
     fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
         let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
         if self.engine.record.read(|state| state.time_floor < Some(at)) {
@@ -184,8 +185,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching may have taken
-    /// hours, and meanwhile the activation may have expired, or a document may have been revoked.
+    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching
+    /// may have taken hours, and meanwhile the activation may have expired, or a document may have been revoked.
     fn use_up(&self, prepared: &Prepared) -> Result<(), Stop> {
         let entered = self.engine.record.decide(|state| {
             let authorized = self.authorize(&prepared.fetched, state)?;

@@ -61,7 +61,8 @@ struct Made {
 }
 
 impl Tables {
-    /// The tables over a record; what changes in `facts` is filled in at every look. The package catalogue is kept in `folder`.
+    /// The tables over a record; what changes in `facts` is filled in at every look. The package catalogue is kept in
+    /// `folder`.
     pub fn new(record: Arc<Record>, packages: Arc<dyn PackageManager>, facts: Facts, folder: &Path) -> Self {
         Self {
             record,
@@ -166,8 +167,8 @@ impl Tables {
         Some(known)
     }
 
-    /// The bindings of the SET under way. The SNMP engine takes one SET at a time and holds its prepared bindings to the end, so
-    /// bindings that are still held belong to this SET.
+    /// The bindings of the SET under way. The SNMP engine takes one SET at a time and holds its prepared bindings to
+    /// the end, so bindings that are still held belong to this SET.
     fn pending(&self) -> Arc<Mutex<Vec<Write>>> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.upgrade().unwrap_or_else(|| {

@@ -14,8 +14,8 @@ use crate::{
 /// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
 pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];
 
-/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted where RFC 3412
-/// and RFC 3414 put it, by the engine itself.
+/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted
+/// where RFC 3412 and RFC 3414 put it, by the engine itself.
 pub const SNMP: &[u32] = &[1, 3, 6, 1, 2, 1, 11];
 
 /// What is not in the state.

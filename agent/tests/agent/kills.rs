@@ -1,4 +1,5 @@
-//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg finds is whole.
+//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg
+//! finds is whole.
 
 use std::{
     fs,
