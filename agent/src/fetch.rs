@@ -1,7 +1,7 @@
 //! Documents and package files by their digest, over plain HTTP: `URI/documents/DIGEST` and `URI/artifacts/DIGEST`.
 //!
-//! What comes is believed only by its digest. Only IP literals are taken for hosts, so that no name service decides what a
-//! host talks to (and a static binary needs none); redirects and proxies are not followed.
+//! What comes is believed only by its digest. Only IP literals are taken for hosts, so that no name service decides
+//! what a host talks to (and a static binary needs none); redirects and proxies are not followed.
 
 use std::{
     io::{self, Write as _},
@@ -173,8 +173,9 @@ impl Place {
         Ok(envelope)
     }
 
-    /// A package file into `folder`, under a name of its own; says where. The bytes are hashed as they are written, into a file
-    /// that nobody else can open, so what was verified is what is installed. A broken transfer goes on where it broke.
+    /// A package file into `folder`, under a name of its own; says where. The bytes are hashed as they are written,
+    /// into a file that nobody else can open, so what was verified is what is installed. A broken transfer goes on
+    /// where it broke.
     ///
     /// # Errors
     /// When it cannot be had, or has another size or digest than `file` says.

@@ -1,5 +1,5 @@
-//! What people ask on the host itself, without a manager: what is installed, whether a document would be obeyed, what an order would do.
-//! Reads the journal and changes nothing; the agent need not run, and may.
+//! What people ask on the host itself, without a manager: what is installed, whether a document would be obeyed, what
+//! an order would do. Reads the journal and changes nothing; the agent need not run, and may.
 
 use std::{
     fs,
@@ -147,8 +147,8 @@ impl Inspection {
         })
     }
 
-    /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's class, and replaces the
-    /// versions that are here.
+    /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's
+    /// class, and replaces the versions that are here.
     ///
     /// # Errors
     /// What the agent would say, or that a file cannot be read.
@@ -190,7 +190,8 @@ impl Inspection {
         Ok(order)
     }
 
-    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`) are found in `folder` by their digest.
+    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`) are found in
+    /// `folder` by their digest.
     ///
     /// # Errors
     /// As [`Self::verify`], when a file is missing, and when the package manager says no.

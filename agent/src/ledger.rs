@@ -1,9 +1,10 @@
 //! The ledger: what must not go back when the disk under the agent is reverted to a snapshot.
 //!
-//! Used permissions, the time floor, newer roots, revocations and the head of the results are part of the [`State`], and kept a second
-//! time in a file of their own, which may lie on another disk. A generation counts their changes. When the ledger is ahead of the
-//! journal, the journal's disk was turned back, and the ledger is believed; when it is behind or gone, the ledger's own disk was, and the agent
-//! does not start, because a permission that was used could be used again.
+//! Used permissions, the time floor, newer roots, revocations and the head of the results are part of the [`State`],
+//! and kept a second time in a file of their own, which may lie on another disk. A generation counts their changes.
+//! When the ledger is ahead of the journal, the journal's disk was turned back, and the ledger is believed; when it is
+//! behind or gone, the ledger's own disk was, and the agent does not start, because a permission that was used could be
+//! used again.
 
 use std::{
     fs,

@@ -6,26 +6,31 @@
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
 //! preflight  room and power; updaters: who else changes packages here
+//! hooks     the site's own programs before and after the work
 //! production  the order's checks, on this host
+//! catalog, profile  what is installed, by index and change; how busy the host's week is
 //! trust     the root in force and the revocation list, and how they change
 //! ```
 //!
 //! A manager writes an order row and starts a run over SNMP ([`snmp`]); the [`run`] engine fetches the documents, asks
 //! [`patchlab_protocol::authorization::authorize`], fetches the files, lets the package manager simulate, and only then
-//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert of the
-//! host's disk through its [`ledger`]. SNMP credentials alone can neither
-//! install nor downgrade anything.
+//! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert
+//! of the host's disk through its [`ledger`]. SNMP credentials alone can neither install nor downgrade anything.
 
+pub mod catalog;
 pub mod configuration;
 pub mod fetch;
+pub mod hooks;
 pub mod host;
 pub mod inspection;
 pub mod journal;
 pub mod ledger;
+pub mod notify;
 pub mod packages;
 pub mod preflight;
 pub mod process;
 pub mod production;
+pub mod profile;
 pub mod record;
 pub mod run;
 pub mod service;

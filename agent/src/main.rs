@@ -92,8 +92,8 @@ enum Command {
 const REFUSED: u8 = 5;
 
 fn main() -> ExitCode {
-    // The SNMP engine warns of every message it cannot read, and whoever reaches its port can send them without end: they are
-    // counted, and do not fill the log.
+    // The SNMP engine warns of every message it cannot read, and whoever reaches its port can send them without end:
+    // they are counted, and do not fill the log.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_snmp=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

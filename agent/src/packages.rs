@@ -20,7 +20,8 @@ use crate::{
     state::Reboot,
 };
 
-/// What is to be so after one transaction: these files installed, at whatever version is there now, and these packages gone.
+/// What is to be so after one transaction: these files installed, at whatever version is there now, and these packages
+/// gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Goal {
@@ -135,8 +136,8 @@ pub trait PackageManager: Send + Sync {
     /// When something stays half-way.
     fn settle(&self, deadline: Instant) -> Result<(), PackageError>;
 
-    /// Carries a transaction that was interrupted to its goal, from the same files and without planning anew: it was planned, compared
-    /// and begun before.
+    /// Carries a transaction that was interrupted to its goal, from the same files and without planning anew: it was
+    /// planned, compared and begun before.
     ///
     /// # Errors
     /// When something stays half-way.

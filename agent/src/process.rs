@@ -1,4 +1,5 @@
-//! Commands with a deadline: each in a process group of its own, so that all of it can be ended, also by the next agent.
+//! Commands with a deadline: each in a process group of its own, so that all of it can be ended, also by the next
+//! agent.
 
 use std::{
     fs, io,
@@ -62,8 +63,8 @@ impl Finished {
     }
 }
 
-/// Runs a command until it ends or `deadline` passes; keeps `limit` bytes of each output stream and drops the rest. `started` is told
-/// the process before it is waited for.
+/// Runs a command until it ends or `deadline` passes; keeps `limit` bytes of each output stream and drops the rest.
+/// `started` is told the process before it is waited for.
 ///
 /// What the command leaves running behind it (a service it restarted) does not hold this up.
 ///
@@ -273,8 +274,8 @@ fn stat(pid: i32) -> Option<Vec<String>> {
     Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Ends the process group that an earlier agent started, and waits until it is gone. Its leader may be gone already, and what it
-/// started not: a group's number is not used again as long as something is in it.
+/// Ends the process group that an earlier agent started, and waits until it is gone. Its leader may be gone already,
+/// and what it started not: a group's number is not used again as long as something is in it.
 ///
 /// # Errors
 /// When it cannot be signalled or waited for.

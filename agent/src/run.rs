@@ -1,7 +1,8 @@
 //! Runs: one at a time, each from its start to a signed result, whatever happens between.
 //!
-//! [`Engine::supervise`] waits for runs that a manager started. One is carried out ([`attempt`]), another that is started
-//! meanwhile is refused as busy. A run that an earlier agent left under way is ended first ([`Engine::recover`]).
+//! [`Engine::supervise`] waits for runs that a manager started. One is carried out ([`attempt`]), another that is
+//! started meanwhile is refused as busy. A run that an earlier agent left under way is ended first
+//! ([`Engine::recover`]).
 
 pub mod attempt;
 pub mod plan;
@@ -18,12 +19,14 @@ use attempt::{Attempt, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     ItemState, Refusal, SigningKey,
-    document::{Checks, Class, RunState},
+    document::{Action, Checks, Class, RunState},
 };
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::{
     fetch,
+    hooks::{self, Hook, Moment, Told},
     packages::{Goal, Installed, PackageError, PackageManager},
     process,
     production::Evaluate,
@@ -51,6 +54,8 @@ pub struct Engine {
     pub files: PathBuf,
     /// This host, for production checks.
     pub target: LocalTarget,
+    /// Where the site's own programs are.
+    pub hooks: Option<PathBuf>,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
     /// Results are chained, so runs end one after the other.
@@ -79,8 +84,8 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there the transaction
-/// is carried on, from the files that were verified for it.
+/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there
+/// the transaction is carried on, from the files that were verified for it.
 fn finish(packages: &dyn PackageManager, goal: Option<&Goal>) -> Result<(), PackageError> {
     let deadline = Instant::now() + SETTLE;
     let Err(error) = packages.settle(deadline) else { return Ok(()) };
@@ -106,15 +111,17 @@ impl Engine {
         }
     }
 
-    /// Ends every run that an earlier agent left under way: its package manager is stopped, what is half-way is finished, the state is
-    /// `aborted`, and the result is signed.
+    /// Ends every run that an earlier agent left under way: its package manager is stopped, what is half-way is
+    /// finished, the state is `aborted`, and the result is signed.
     ///
     /// # Errors
     /// When the record cannot be kept.
     pub async fn recover(&self) -> Result<(), EngineError> {
         for (order, run) in self.record.read(crate::state::State::under_way) {
             let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            tracing::warn!(order, run, state = row.state.name(), "the agent ended during this run; ending it");
+            let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
+            let digest = digest.unwrap_or_default();
+            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run; ending it");
             let mut reason = format!("the agent ended while the run was {}", row.state.name());
             if let Some(orphan) = row.process.clone() {
                 let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
@@ -128,6 +135,10 @@ impl Engine {
                 if let Err(error) = settled {
                     reason = format!("{reason}; {error}");
                 }
+                // What was prepared for the run is put back, as at any other end.
+                if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
+                    reason = format!("{reason}; {hook}");
+                }
             }
             let ending = Ending { reason, refusal: None, at: now() };
             self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
@@ -140,6 +151,13 @@ impl Engine {
             _ => {}
         }
         Ok(())
+    }
+
+    async fn after_hooks(&self, order: u32, action: Option<Action>) -> Result<Option<Result<(), Hook>>, EngineError> {
+        let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
+        let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
+        let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);
+        Ok(Some(tokio::task::spawn_blocking(run).await?))
     }
 
     /// Carries out runs for ever.
@@ -183,7 +201,9 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs(columns.lifetime.into());
         let folder = self.files.join(format!("{order}-{run}"));
         let attempt = Attempt { engine: self, order, run, deadline };
-        let stopped = Box::pin(attempt.go(&columns, &folder)).await;
+        // Every line of the log that is about this run names its order.
+        let span = tracing::info_span!("of", digest = %columns.digest.short());
+        let stopped = Box::pin(attempt.go(&columns, &folder).instrument(span)).await;
         if let Err(error) = fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound
         {

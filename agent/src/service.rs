@@ -17,8 +17,10 @@ use crate::{
     configuration::Configuration,
     host::{self, ClassError},
     journal::{JournalError, replace},
+    notify::Systemd,
     packages::{Apt, PackageError, PackageManager},
     production::Evaluate,
+    profile,
     record::{OpenError, Record},
     run::{Engine, EngineError},
     snmp::{
@@ -77,6 +79,9 @@ pub enum ServiceError {
     /// Informs.
     #[error(transparent)]
     Inform(#[from] InformError),
+    /// Who started it is not told.
+    #[error("systemd's socket, NOTIFY_SOCKET: {0}")]
+    Notify(io::Error),
     /// A run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -97,7 +102,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Opens everything: state folder, journal, package manager, SNMP engine. Nothing is answered and nothing is done yet.
+    /// Opens everything: state folder, journal, package manager, SNMP engine. Nothing is answered and nothing is done
+    /// yet.
     ///
     /// # Errors
     /// When any of it cannot be used.
@@ -125,7 +131,7 @@ impl Service {
             parse_errors: 0,
             silent_drops: 0,
         };
-        let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts));
+        let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts, &enrolment.state_dir));
         let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
         let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
         tables.count_with(agent.clone());
@@ -138,6 +144,7 @@ impl Service {
             packages,
             files: enrolment.state_dir.join("files"),
             target: LocalTarget::new(enrolment.packages.root),
+            hooks: enrolment.hooks,
             evaluate,
             ends: tokio::sync::Mutex::new(()),
         });
@@ -157,8 +164,8 @@ impl Service {
         self.agent.local_addr()
     }
 
-    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package manager works when
-    /// the agent is stopped is ended by the next one.
+    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package
+    /// manager works when the agent is stopped is ended by the next one.
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.
@@ -169,12 +176,26 @@ impl Service {
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
             .map_err(|source| ServiceError::StateFolder { path: self.state_dir.clone(), source })?;
         tracing::info!(%address, host = %self.engine.host, class = %self.engine.class, "answering SNMPv3");
+        let systemd = Systemd::from_environment().map_err(ServiceError::Notify)?;
+        if let Some(systemd) = &systemd {
+            systemd.tell("READY=1").map_err(ServiceError::Notify)?;
+        }
         tokio::select! {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
             ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
             ended = self.inform() => ended,
+            () = profile::learn(self.tables.week(), self.state_dir.clone()) => Ok(()),
+            () = self.watchdog(systemd.as_ref()) => Ok(()),
             () = stop => Ok(()),
+        }
+    }
+
+    /// For ever: lets whoever watches know that the record can still be read, which everything here needs.
+    async fn watchdog(&self, systemd: Option<&Systemd>) {
+        match systemd {
+            Some(systemd) => systemd.watch(|| self.engine.record.read(|_| ())).await,
+            None => std::future::pending().await,
         }
     }
 

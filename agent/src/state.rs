@@ -1,5 +1,5 @@
-//! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal gives
-//! the same state; clocks are in the events.
+//! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal
+//! gives the same state; clocks are in the events.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,7 +17,8 @@ use crate::{ledger::Kept, packages::Goal, process::ProcessMark, trust::InForce};
 pub const ORDERS: usize = 64;
 /// Most runs remembered in one row; the oldest ended ones are forgotten.
 pub const RUNS_PER_ORDER: usize = 32;
-/// Most notices kept for a manager that does not answer; the oldest are dropped, and the gap in the numbers tells it to poll.
+/// Most notices kept for a manager that does not answer; the oldest are dropped, and the gap in the numbers tells it to
+/// poll.
 pub const NOTICES: usize = 64;
 /// Longest text kept for people, bytes (SnmpAdminString).
 pub const TEXT_BYTES: usize = 255;
@@ -206,7 +207,8 @@ pub struct Run {
     pub items: Vec<Item>,
     /// The package manager's process, from its start until it was waited for.
     pub process: Option<ProcessMark>,
-    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish it.
+    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish
+    /// it.
     #[serde(default)]
     pub goal: Option<Goal>,
 }

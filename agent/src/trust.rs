@@ -1,5 +1,5 @@
-//! Whom this host believes, and how that changes: roots and revocation lists that are offered over SNMP, fetched by digest and taken
-//! only by the rules of [`patchlab_protocol::trust`].
+//! Whom this host believes, and how that changes: roots and revocation lists that are offered over SNMP, fetched by
+//! digest and taken only by the rules of [`patchlab_protocol::trust`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,11 +1,11 @@
-//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named, and they are kept
-//! from working while a run does, by the locks that they themselves take. A lock ends with the process that holds it, so an agent that
-//! is killed leaves none of them switched off.
+//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named,
+//! and they are kept from working while a run does, by the locks that they themselves take. A lock ends with the
+//! process that holds it, so an agent that is killed leaves none of them switched off.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
@@ -70,7 +70,24 @@ pub fn enabled(root: &Path) -> Vec<&'static str> {
 /// Updaters that wait until this is dropped.
 #[derive(Debug)]
 pub struct Paused {
-    _locks: Vec<File>,
+    _locks: Vec<Held>,
+}
+
+/// A lock that is held. A file that was made for it is taken away again: after a rollback the host is as it was before.
+#[derive(Debug)]
+struct Held {
+    _file: File,
+    made: Option<PathBuf>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(path) = &self.made
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "a lock's file could not be removed");
+        }
+    }
 }
 
 /// An updater is at work now, or cannot be kept from it.
@@ -98,21 +115,32 @@ pub enum NotPaused {
 /// When one is at work, or its lock cannot be taken.
 pub fn pause(root: &Path) -> Result<Paused, NotPaused> {
     let installed = KNOWN.iter().filter(|updater| root.join(updater.program).exists());
-    let locks = installed.filter_map(|updater| updater.lock.map(|lock| (updater.name, lock)));
-    let held: Result<Vec<File>, NotPaused> =
+    // Where there is no folder for a lock, nobody can hold it.
+    let has_place = |path: &str| root.join(path).parent().is_some_and(Path::is_dir);
+    let locks = installed
+        .filter_map(|updater| updater.lock.map(|lock| (updater.name, lock)))
+        .filter(|(_, (path, _))| has_place(path));
+    let held: Result<Vec<Held>, NotPaused> =
         locks.map(|(name, (path, kind))| hold(name, &root.join(path), kind)).collect();
     Ok(Paused { _locks: held? })
 }
 
-fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<File, NotPaused> {
+fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<Held, NotPaused> {
     let failed = |source| NotPaused::Lock { name, source };
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let open = |options: &mut OpenOptions| options.write(true).open(path);
+    let (file, made) = match open(OpenOptions::new().create_new(true)) {
+        Ok(file) => (file, Some(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            (open(&mut OpenOptions::new()).map_err(failed)?, None)
+        }
+        Err(error) => return Err(failed(error)),
+    };
     let taken = match kind {
         Lock::Whole => flock(&file, FlockOperation::NonBlockingLockExclusive),
         Lock::Record => fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive),
     };
     match taken {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Held { _file: file, made }),
         Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => Err(NotPaused::AtWork { name }),
         Err(error) => Err(failed(error.into())),
     }
@@ -120,8 +148,6 @@ fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<File, NotPaused> 
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn file(root: &Path, path: &str) {
@@ -152,6 +178,18 @@ mod tests {
         let paused = pause(root.path()).unwrap();
         assert!(matches!(works(), Err(NotPaused::AtWork { .. })));
         drop(paused);
-        assert!(works().is_ok());
+        assert!(works().is_ok() && lock.exists(), "what was there stays");
+    }
+
+    #[test]
+    fn a_lock_that_was_made_for_the_pause_is_gone_after_it() {
+        let root = tempfile::tempdir().unwrap();
+        file(root.path(), "usr/lib/apt/apt.systemd.daily");
+        let lock = root.path().join("var/lib/apt/daily_lock");
+        fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        let paused = pause(root.path()).unwrap();
+        assert!(lock.exists());
+        drop(paused);
+        assert!(!lock.exists());
     }
 }

@@ -1,5 +1,6 @@
 //! End-to-end tests, the fleet simulator and benches: what needs the whole workspace at once.
 
+pub mod agent_bench;
 pub mod bare_qemu;
 pub mod clone_bench;
 pub mod isolation;

@@ -16,7 +16,7 @@ use patchlab::cli::Cli;
 type Complaints = Vec<String>;
 
 /// Absolute paths that a document may name: places of an installed system.
-const PLACES: [&str; 7] = ["/var/lib/patchlab", "/var/log/", "/etc/", "/dev/", "/run/", "/usr/", "/proc/"];
+const PLACES: [&str; 8] = ["/var/lib/patchlab", "/var/log/", "/etc/", "/dev/", "/run/", "/usr/", "/proc", "/boot"];
 /// What stands in an example where a reader puts something of his own, and a value that the parser takes for it.
 const PLACEHOLDERS: [(&str, &str); 4] =
     [("IP:PORT", "127.0.0.1:1"), ("SECONDS", "1"), ("NUMBER", "1"), ("TIME", "2027-01-01T00:00:00Z")];

@@ -1,8 +1,8 @@
-//! The rule that an agent enforces whatever SNMP says, and that the server's gate asks too: which documents, signed by whom,
-//! for which host, allow which action now. Pure: the clock and the ledger are passed in.
+//! The rule that an agent enforces whatever SNMP says, and that the server's gate asks too: which documents, signed by
+//! whom, for which host, allow which action now. Pure: the clock and the ledger are passed in.
 //!
-//! *Apply* needs all four documents. *Rollback* needs the order and an activation for rollback; one operator's signature is
-//! enough for that, and neither the order's nor the root's expiry forbids it. Stopping needs nothing.
+//! *Apply* needs all four documents. *Rollback* needs the order and an activation for rollback; one operator's
+//! signature is enough for that, and neither the order's nor the root's expiry forbids it. Stopping needs nothing.
 
 use jiff::Timestamp;
 
@@ -165,8 +165,8 @@ fn authentic(
     Ok(())
 }
 
-/// For apply, no document that came was revoked, needed or not. For rollback the activation was not: an order is revoked because it must
-/// not stay, and then the way back must be open.
+/// For apply, no document that came was revoked, needed or not. For rollback the activation was not: an order is
+/// revoked because it must not stay, and then the way back must be open.
 fn not_revoked(documents: &Documents<'_>, ledger: &Ledger, action: Action) -> Result<(), Refused> {
     let for_apply = [Some(documents.order), documents.release, documents.approval];
     let others = if action == Action::Apply { for_apply } else { [None; 3] };
@@ -259,7 +259,8 @@ fn authorize_apply(
     Ok((release, newest))
 }
 
-/// The newest time in those of the documents that were signed by a key that may: no clock can be before it, whatever is then decided.
+/// The newest time in those of the documents that were signed by a key that may: no clock can be before it, whatever is
+/// then decided.
 pub fn newest_signed_time(root: &Root, documents: &Documents<'_>) -> Option<Timestamp> {
     let by = |envelope: &Option<&Envelope>, roles: &[Role]| {
         envelope.filter(|envelope| roles.iter().any(|role| signed(root, envelope, *role))).cloned()

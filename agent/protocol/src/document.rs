@@ -1,4 +1,5 @@
-//! The documents: what each says, and nothing about how it is stored or who may sign it (that is [`crate::authorization`]).
+//! The documents: what each says, and nothing about how it is stored or who may sign it (that is
+//! [`crate::authorization`]).
 //!
 //! Each is immutable and named by the digest of its statement. An order names no release; a release names its order; an
 //! approval names order and release; an activation names what it activates.

@@ -1,7 +1,7 @@
 //! What an enrolled host is given: the agent's one configuration file and the files it names.
 //!
-//! The orchestrator writes it (for a managed host at enrolment, for a lab clone at every validation), the agent reads it.
-//! All of a host's identity may lie in one folder, by convention `/etc/patchlab-agent/`:
+//! The orchestrator writes it (for a managed host at enrolment, for a lab clone at every validation), the agent reads
+//! it. All of a host's identity may lie in one folder, by convention `/etc/patchlab-agent/`:
 //!
 //! ```text
 //! agent.toml   this file, mode 0600: it holds passphrases
@@ -37,16 +37,21 @@ pub const PASSPHRASE_CHARACTERS: usize = 8;
 pub struct Enrolment {
     /// The name the host is enrolled by: activations name it.
     pub host: String,
-    /// Address and UDP port to answer SNMP on, IPv4 or IPv6; port 0 takes a free one, which is logged and stands in the state folder.
+    /// Address and UDP port to answer SNMP on, IPv4 or IPv6; port 0 takes a free one, which is logged and stands in the
+    /// state folder.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
     /// Order and run rows, journal, fetched files.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
-    /// Boots, used permissions, time floor, newer roots and revocations: what must not go back when the host's disk is reverted to a
-    /// snapshot, so it belongs on another disk then. Absent: the state folder.
+    /// Boots, used permissions, time floor, newer roots and revocations: what must not go back when the host's disk is
+    /// reverted to a snapshot, so it belongs on another disk then. Absent: the state folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger_dir: Option<PathBuf>,
+    /// The site's own programs around the package manager's work, in `before.d` and `after.d` below it. Absent: none
+    /// are run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<PathBuf>,
     /// SNMP engine id; absent: one is made from random bytes at the first start and kept in the state folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<EngineId>,
@@ -111,7 +116,8 @@ pub struct InformSink {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Packages {
-    /// The system to change. Anything but `/` is another system's tree, with its own dpkg database: for tests and images.
+    /// The system to change. Anything but `/` is another system's tree, with its own dpkg database: for tests and
+    /// images.
     pub root: PathBuf,
 }
 
@@ -220,7 +226,7 @@ impl Enrolment {
     #[must_use]
     pub fn located_in(mut self, folder: &Path) -> Self {
         let paths = [&mut self.state_dir, &mut self.root.path, &mut self.host_key, &mut self.packages.root];
-        for path in paths.into_iter().chain(&mut self.ledger_dir) {
+        for path in paths.into_iter().chain(&mut self.ledger_dir).chain(&mut self.hooks) {
             *path = folder.join(&*path);
         }
         self

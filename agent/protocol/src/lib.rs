@@ -1,11 +1,12 @@
 //! What both ends of the wire agree on.
 //!
-//! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and the
-//! [`document::Root`] that says whose signature counts; the [`envelope`] they travel in; the [`authorization`] rule that an
-//! agent enforces whatever SNMP says, and what may change whom it believes ([`trust`]); the signed [`document::RunResult`] that comes back; and the numbers of the [`mib`].
+//! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and
+//! the [`document::Root`] that says whose signature counts; the [`envelope`] they travel in; the [`authorization`] rule
+//! that an agent enforces whatever SNMP says, and what may change whom it believes ([`trust`]); the signed
+//! [`document::RunResult`] that comes back; and the numbers of the [`mib`].
 //!
-//! Used by the agent and by the orchestrator. Everything here is a pure function of its inputs: clocks, ledgers and files
-//! are passed in.
+//! Used by the agent and by the orchestrator. Everything here is a pure function of its inputs: clocks, ledgers and
+//! files are passed in.
 
 pub mod authorization;
 pub mod document;

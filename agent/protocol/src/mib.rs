@@ -1,5 +1,5 @@
-//! Object identifiers and enumerations of PATCHLAB-MIB (`mibs/PATCHLAB-MIB.txt`), under enterprise 32473 (documentation,
-//! RFC 5612) until one is assigned.
+//! Object identifiers and enumerations of PATCHLAB-MIB (`mibs/PATCHLAB-MIB.txt`), under enterprise 32473
+//! (documentation, RFC 5612) until one is assigned.
 //!
 //! Shaped on DISMAN-SCRIPT-MIB (RFC 3165): an order row is made by the manager, a run row by writing a run index to
 //! `plOrderStart`. A resent SET starts nothing twice, because the run index is the manager's.
@@ -49,7 +49,8 @@ pub mod order {
     pub const RELEASE: u32 = 5;
     /// Digest of the approval, OCTET STRING (0|32).
     pub const APPROVAL: u32 = 6;
-    /// Digest of the activation, OCTET STRING (0|32). Writable while no run is under way: a rollback is a new activation on the same row.
+    /// Digest of the activation, OCTET STRING (0|32). Writable while no run is under way: a rollback is a new
+    /// activation on the same row.
     pub const ACTIVATION: u32 = 7;
     /// Base URI: documents at `URI/documents/DIGEST`, files at `URI/artifacts/DIGEST`. SnmpAdminString (1..255).
     pub const URI: u32 = 8;
@@ -133,9 +134,11 @@ pub mod trust {
     pub const TIME_FLOOR: u32 = 4;
     /// Where offered documents are, SnmpAdminString (0..255), read-write.
     pub const OFFER_URI: u32 = 5;
-    /// Write the digest of a root document to have it fetched and, if it follows, taken; reads empty when that is decided.
+    /// Write the digest of a root document to have it fetched and, if it follows, taken; reads empty when that is
+    /// decided.
     pub const OFFER_ROOT: u32 = 6;
-    /// Write the digest of a revocation list to have it fetched and, if it follows, taken; reads empty when that is decided.
+    /// Write the digest of a revocation list to have it fetched and, if it follows, taken; reads empty when that is
+    /// decided.
     pub const OFFER_REVOCATION: u32 = 7;
     /// `PatchlabRefusal` of the newest offer, 0 when it was taken.
     pub const OFFER_REFUSAL: u32 = 8;
@@ -143,11 +146,46 @@ pub mod trust {
     pub const OFFER_REASON: u32 = 9;
 }
 
-/// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state, result and
-/// signature.
+/// Packages, `plPackages`: two scalars and a table of what is installed, indexed by (`plPackageChange`,
+/// `plPackageIndex`).
+pub mod package {
+    /// `plPackages`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 6];
+    /// Number of the newest change, Unsigned32, 0 before any.
+    pub const LAST_CHANGE: u32 = 1;
+    /// Removals up to this change may be forgotten, Unsigned32.
+    pub const FORGOTTEN: u32 = 2;
+    /// `plPackageEntry`. A walk from `column.N` on sees what changed from change N on.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 6, 3, 1];
+    /// Package name, SnmpAdminString.
+    pub const NAME: u32 = 3;
+    /// Package architecture, SnmpAdminString.
+    pub const ARCH: u32 = 4;
+    /// Its version, SnmpAdminString, empty when it was removed.
+    pub const VERSION: u32 = 5;
+}
+
+/// `plWorkloadTable`, indexed by `plWorkloadHour` (1..168, from Monday 00:00 UTC on); rows of hours that were seen.
+pub mod workload {
+    /// `plWorkloadEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 7, 1];
+    /// Processor time used, per mille of the host's, Unsigned32.
+    pub const CPU: u32 = 2;
+    /// Memory used, per mille, Unsigned32.
+    pub const MEMORY: u32 = 3;
+    /// Time in which the busiest disk worked, per mille, Unsigned32.
+    pub const DISK: u32 = 4;
+    /// Open TCP connections, Unsigned32.
+    pub const SESSIONS: u32 = 5;
+    /// How many weeks were averaged, Unsigned32.
+    pub const WEEKS: u32 = 6;
+}
+
+/// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state,
+/// result and signature.
 pub mod notification {
-    /// `plRunChanged`: state of a run changed; varbinds after sysUpTime and snmpTrapOID: sequence, host, plRunState.O.R, plRunRefusal.O.R,
-    /// and at the end of a run plRunResult.O.R and plRunResultSignature.O.R.
+    /// `plRunChanged`: state of a run changed; varbinds after sysUpTime and snmpTrapOID: sequence, host,
+    /// plRunState.O.R, plRunRefusal.O.R, and at the end of a run plRunResult.O.R and plRunResultSignature.O.R.
     pub const RUN_CHANGED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 1];
     /// `plAgentStarted`: the agent (re)started: sequence, host.
     pub const AGENT_STARTED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 2];

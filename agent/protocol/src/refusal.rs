@@ -1,4 +1,5 @@
-//! Why an agent, or the server's gate, says no. The names are part of the protocol: they stand in the MIB, logs and reports.
+//! Why an agent, or the server's gate, says no. The names are part of the protocol: they stand in the MIB, logs and
+//! reports.
 
 use std::fmt;
 

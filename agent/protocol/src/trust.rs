@@ -1,9 +1,9 @@
 //! What changes whom an agent believes: the pinned root, its successors, and the revocation list. Pure.
 //!
-//! A root is replaced only by its successor, signed by enough keys of the root in force *and* by enough of its own, so that
-//! whoever holds a stolen server key or SNMP credentials cannot replace it, and a host that was away for years still comes
-//! from its pinned root to the newest one, a version at a time (the way of the TUF specification, 5.3). Expiry plays no part
-//! here: an expired root refuses apply, and being replaced is how that ends.
+//! A root is replaced only by its successor, signed by enough keys of the root in force *and* by enough of its own, so
+//! that whoever holds a stolen server key or SNMP credentials cannot replace it, and a host that was away for years
+//! still comes from its pinned root to the newest one, a version at a time (the way of the TUF specification, 5.3).
+//! Expiry plays no part here: an expired root refuses apply, and being replaced is how that ends.
 
 use crate::{
     Digest, Envelope, Refusal, Refused, Role,

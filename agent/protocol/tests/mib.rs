@@ -52,6 +52,9 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
         ("plRunChanged", mib::notification::RUN_CHANGED),
         ("plAgentStarted", mib::notification::AGENT_STARTED),
         ("plTrust", mib::trust::GROUP),
+        ("plPackages", mib::package::GROUP),
+        ("plPackageEntry", mib::package::ENTRY),
+        ("plWorkloadEntry", mib::workload::ENTRY),
         ("plTrustChanged", mib::notification::TRUST_CHANGED),
     ]
     .map(|(name, arcs)| (name.to_owned(), dotted(arcs, None)))
@@ -128,6 +131,16 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("OfferReason", OFFER_REASON),
         ];
         columns(GROUP, "plTrust", &all);
+    }
+    {
+        use mib::package::*;
+        columns(GROUP, "plPackages", &[("LastChange", LAST_CHANGE), ("Forgotten", FORGOTTEN)]);
+        columns(ENTRY, "plPackage", &[("Name", NAME), ("Arch", ARCH), ("Version", VERSION)]);
+    }
+    {
+        use mib::workload::*;
+        let all = [("Cpu", CPU), ("Memory", MEMORY), ("Disk", DISK), ("Sessions", SESSIONS), ("Weeks", WEEKS)];
+        columns(ENTRY, "plWorkload", &all);
     }
     {
         use mib::item::*;

@@ -1,4 +1,5 @@
-//! One test per threat to whom a host believes: roots that do not follow, revocations that are forged, replayed or taken back.
+//! One test per threat to whom a host believes: roots that do not follow, revocations that are forged, replayed or
+//! taken back.
 
 // JUSTIFICATION: helpers of tests may stop a test as tests do.
 #![allow(clippy::unwrap_used)]

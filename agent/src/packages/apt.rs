@@ -1,12 +1,13 @@
 //! dpkg, by way of apt.
 //!
-//! Why apt-get and not `dpkg --install`: apt orders the work, refuses a missing dependency before anything is touched, and
-//! simulates the very plan it then carries out; dpkg would begin and stop half-way. apt gets a configuration of its own, in
-//! which there is no source at all: it can use the files it is given and nothing else. The host's own apt configuration is
-//! not read (its hooks could change the transaction that was proven), and neither its marks of automatically installed
-//! packages nor its lists and caches are touched, so that a rollback finds them as they were. dpkg's own configuration, its
-//! locks, and apt's history log are the host's. apt keeps no binary cache, since it tells a changed dpkg database from the cached
-//! one by its size and the second in which it was written: a rollback right after an apply changes neither.
+//! Why apt-get and not `dpkg --install`: apt orders the work, refuses a missing dependency before anything is touched,
+//! and simulates the very plan it then carries out; dpkg would begin and stop half-way. apt gets a configuration of its
+//! own, in which there is no source at all: it can use the files it is given and nothing else. The host's own apt
+//! configuration is not read (its hooks could change the transaction that was proven), and neither its marks of
+//! automatically installed packages nor its lists and caches are touched, so that a rollback finds them as they were.
+//! dpkg's own configuration, its locks, and apt's history log are the host's. apt's binary cache is thrown away before
+//! each simulation, since it tells a changed dpkg database from the cached one by its size and the second in which it
+//! was written: a rollback right after an apply changes neither.
 
 use std::{
     fs,
@@ -81,8 +82,6 @@ Dir::State "{work}/state";
 Dir::State::status "{status}";
 Dir::State::extended_states "{work}/extended_states";
 Dir::Cache "{work}/cache";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
 Dir::Log "{root}/var/log/apt";
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
@@ -193,6 +192,15 @@ impl PackageManager for Apt {
     }
 
     fn simulate(&self, goal: &Goal, deadline: Instant) -> Result<Transaction, PackageError> {
+        for name in ["pkgcache.bin", "srcpkgcache.bin"] {
+            let path = self.work.join("cache").join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(PackageError::Prepare { path, source });
+                }
+                _ => {}
+            }
+        }
         let mut command = self.apt_get(goal, &["--simulate"]);
         let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
             .map_err(|source| PackageError::Run { program: "apt-get", source })?;
@@ -220,8 +228,8 @@ impl PackageManager for Apt {
         self.nothing_half_way()
     }
 
-    /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an older version,
-    /// which is what an interrupted way back leaves.
+    /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an
+    /// older version, which is what an interrupted way back leaves.
     fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError> {
         let names = |id: &PackageId| if id.arch == "all" { id.name.clone() } else { id.to_string() };
         let files: Vec<String> = goal.install.iter().map(|file| file.display().to_string()).collect();

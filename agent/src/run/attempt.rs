@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, Place},
+    hooks::{self, Hook, Moment, Told},
     packages::{Committed, Goal, Installed, PackageError},
     preflight::{self, Kernel, Needs},
     production,
@@ -174,7 +175,8 @@ impl Attempt<'_> {
         authorize(&engine.trust.root(), &identity, &fetched.documents(), &state.ledger(), Timestamp::now())
     }
 
-    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before it.
+    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before
+    /// it.
     fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
         let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
         if self.engine.record.read(|state| state.time_floor < Some(at)) {
@@ -183,8 +185,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching may have taken
-    /// hours, and meanwhile the activation may have expired, or a document may have been revoked.
+    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching
+    /// may have taken hours, and meanwhile the activation may have expired, or a document may have been revoked.
     fn use_up(&self, prepared: &Prepared) -> Result<(), Stop> {
         let entered = self.engine.record.decide(|state| {
             let authorized = self.authorize(&prepared.fetched, state)?;
@@ -286,6 +288,7 @@ impl Attempt<'_> {
 
     /// The point of no return: the permission is used up and the state journaled, then the package manager works.
     async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
+        self.hooks(prepared, Moment::Before).await?.map_err(preflight)?;
         self.use_up(prepared)?;
         let (working, phase) = match prepared.authorized.action() {
             Action::Apply => (RunState::Applying, "package manager"),
@@ -314,7 +317,20 @@ impl Attempt<'_> {
                 item.state = if reached { ItemState::Done } else { ItemState::Failed };
             }
         })?;
-        self.judge(&committed, &missed)
+        // Whatever came of it, what the site prepared is put back; a failed transaction is the better reason.
+        let put_back = self.hooks(prepared, Moment::After).await?;
+        self.judge(&committed, &missed)?;
+        put_back.map_err(Stop::failed)
+    }
+
+    /// Runs the site's own programs.
+    async fn hooks(&self, prepared: &Prepared, moment: Moment) -> Result<Result<(), Hook>, Stop> {
+        let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
+        let told = Told { order: prepared.authorized.digest(), action: Some(prepared.authorized.action()) };
+        // What is put back has time to be, also when the run's own is over.
+        let deadline =
+            if moment == Moment::Before { self.deadline } else { self.deadline.max(Instant::now() + SETTLE) };
+        blocking(move || hooks::run(&folder, moment, &told, deadline)).await
     }
 
     fn judge(&self, committed: &Committed, missed: &[String]) -> Result<(), Stop> {
@@ -397,6 +413,8 @@ fn room_for(folder: &Path, bytes: u64) -> Result<(), Stop> {
 async fn blocking<T: Send + 'static, E: Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<Result<T, E>, Stop> {
+    let span = tracing::Span::current();
+    let work = move || span.in_scope(work);
     tokio::task::spawn_blocking(work).await.map_err(|error| Stop::failed(format!("a part of the agent broke: {error}")))
 }
 

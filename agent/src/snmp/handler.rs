@@ -1,6 +1,7 @@
 //! Joins the objects to the record: reads from a table made of the state, SETs as one change of it.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
@@ -12,11 +13,13 @@ use async_snmp::{
 use patchlab_protocol::{Digest, mib};
 
 use super::{
-    view::{Facts, objects},
+    view::{self, Facts, objects},
     write::{self, Write},
 };
 use crate::{
-    packages::PackageManager,
+    catalog::Catalog,
+    packages::{PackageError, PackageManager},
+    profile::Week,
     record::{Record, Undecided},
     run::now,
     state::Event,
@@ -32,10 +35,22 @@ pub struct Tables {
     facts: Facts,
     started: Instant,
     made: Mutex<Option<Made>>,
-    inventory: Mutex<Option<(SystemTime, Digest)>>,
+    inventory: Mutex<Option<Known>>,
+    /// One at a time asks the package manager; the others wait for its answer.
+    asking: tokio::sync::Mutex<()>,
+    folder: PathBuf,
+    week: Arc<Mutex<Week>>,
     pending: Mutex<Weak<Mutex<Vec<Write>>>>,
     /// The engine that answers from these tables and counts what it drops. They end together, with the process.
     engine: OnceLock<Agent>,
+}
+
+/// What is installed, as of the package manager's database at one moment.
+#[derive(Clone)]
+struct Known {
+    at: SystemTime,
+    digest: Digest,
+    packages: Arc<OidTable<Value>>,
 }
 
 struct Made {
@@ -46,8 +61,9 @@ struct Made {
 }
 
 impl Tables {
-    /// The tables over a record; what changes in `facts` is filled in at every look.
-    pub fn new(record: Arc<Record>, packages: Arc<dyn PackageManager>, facts: Facts) -> Self {
+    /// The tables over a record; what changes in `facts` is filled in at every look. The package catalogue is kept in
+    /// `folder`.
+    pub fn new(record: Arc<Record>, packages: Arc<dyn PackageManager>, facts: Facts, folder: &Path) -> Self {
         Self {
             record,
             packages,
@@ -55,6 +71,9 @@ impl Tables {
             started: Instant::now(),
             made: Mutex::new(None),
             inventory: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(()),
+            folder: folder.to_owned(),
+            week: Arc::new(Mutex::new(Week::read(folder))),
             pending: Mutex::new(Weak::new()),
             engine: OnceLock::new(),
         }
@@ -63,6 +82,11 @@ impl Tables {
     /// Takes the counters of SNMPv2-MIB from this engine.
     pub fn count_with(&self, engine: Agent) {
         self.engine.get_or_init(|| engine);
+    }
+
+    /// The host's week, for who learns it.
+    pub fn week(&self) -> Arc<Mutex<Week>> {
+        Arc::clone(&self.week)
     }
 
     /// Version of the pinned root.
@@ -79,17 +103,19 @@ impl Tables {
         u32::try_from(at.saturating_duration_since(self.started).as_millis() / 10).unwrap_or(u32::MAX)
     }
 
-    /// The objects as they are now.
-    async fn table(&self) -> Arc<OidTable<Value>> {
-        let inventory = self.inventory().await;
+    /// The objects as they are now: those that change with the state, and the packages.
+    async fn tables(&self) -> [Option<Arc<OidTable<Value>>>; 2] {
+        let known = self.inventory().await;
+        let inventory = known.as_ref().map(|known| known.digest);
         let version = *self.record.subscribe().borrow();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let packages = known.map(|known| known.packages);
         if let Some(made) = &*made
             && made.version == version
             && made.inventory == inventory
             && made.at.elapsed() < FRESH
         {
-            return Arc::clone(&made.table);
+            return [Some(Arc::clone(&made.table)), packages];
         }
         let facts = Facts {
             inventory,
@@ -100,29 +126,49 @@ impl Tables {
             silent_drops: self.engine.get().map_or(0, Agent::snmp_silent_drops),
             ..self.facts.clone()
         };
-        let table = Arc::new(self.record.read(|state| objects(state, &facts)));
+        let week = self.week.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let table = Arc::new(self.record.read(|state| objects(state, &facts, &week)));
         *made = Some(Made { version, at: Instant::now(), inventory, table: Arc::clone(&table) });
-        table
+        [Some(table), packages]
     }
 
-    /// Digest of the package list, made anew when the package manager's database changed.
-    async fn inventory(&self) -> Option<Digest> {
-        let changed = std::fs::metadata(self.packages.database()).and_then(|file| file.modified()).ok()?;
-        let known = *self.inventory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, digest)) = known
-            && at == changed
-        {
-            return Some(digest);
+    /// What is installed, asked anew when the package manager's database changed.
+    async fn inventory(&self) -> Option<Known> {
+        let changed = || std::fs::metadata(self.packages.database()).and_then(|file| file.modified()).ok();
+        let fresh = |at| {
+            let known = self.inventory.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            known.filter(|known| known.at == at)
+        };
+        if let Some(known) = fresh(changed()?) {
+            return Some(known);
         }
-        let packages = Arc::clone(&self.packages);
-        let installed = tokio::task::spawn_blocking(move || packages.installed()).await.ok()?;
-        let digest = installed.inspect_err(|error| tracing::warn!(%error, "no package list")).ok()?.settled.digest();
-        *self.inventory.lock().unwrap_or_else(PoisonError::into_inner) = Some((changed, digest));
-        Some(digest)
+        let _one_at_a_time = self.asking.lock().await;
+        let at = changed()?;
+        if let Some(known) = fresh(at) {
+            return Some(known);
+        }
+        let (packages, folder) = (Arc::clone(&self.packages), self.folder.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            let installed = packages.installed()?.settled;
+            let before = Catalog::read(&folder);
+            let mut catalog = before.clone();
+            catalog.update(&installed);
+            if catalog != before
+                && let Err(error) = catalog.write(&folder)
+            {
+                tracing::error!(%error, "the package catalogue could not be kept");
+            }
+            Ok::<_, PackageError>((installed.digest(), view::packages(&catalog)))
+        });
+        let (digest, packages) =
+            asked.await.ok()?.inspect_err(|error| tracing::warn!(%error, "no package list")).ok()?;
+        let known = Known { at, digest, packages: Arc::new(packages) };
+        *self.inventory.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+        Some(known)
     }
 
-    /// The bindings of the SET under way. The SNMP engine takes one SET at a time and holds its prepared bindings to the end, so
-    /// bindings that are still held belong to this SET.
+    /// The bindings of the SET under way. The SNMP engine takes one SET at a time and holds its prepared bindings to
+    /// the end, so bindings that are still held belong to this SET.
     fn pending(&self) -> Arc<Mutex<Vec<Write>>> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.upgrade().unwrap_or_else(|| {
@@ -136,7 +182,8 @@ impl Tables {
 impl MibHandler for Tables {
     fn get<'a>(&'a self, _: &'a RequestContext, oid: &'a Oid) -> BoxFuture<'a, HandlerResult<GetResult>> {
         Box::pin(async move {
-            Ok(match self.table().await.get(oid) {
+            let tables = self.tables().await;
+            Ok(match tables.iter().flatten().find_map(|table| table.get(oid)) {
                 Some(value) => GetResult::Value(value.clone()),
                 None if oid.starts_with(&Oid::from_slice(mib::OBJECTS)) => GetResult::NoSuchInstance,
                 None => GetResult::NoSuchObject,
@@ -146,7 +193,9 @@ impl MibHandler for Tables {
 
     fn get_next<'a>(&'a self, _: &'a RequestContext, oid: &'a Oid) -> BoxFuture<'a, HandlerResult<GetNextResult>> {
         Box::pin(async move {
-            Ok(match self.table().await.get_next(oid) {
+            let tables = self.tables().await;
+            let next = tables.iter().flatten().filter_map(|table| table.get_next(oid)).min_by_key(|(oid, _)| *oid);
+            Ok(match next {
                 Some((oid, value)) => GetNextResult::Value(VarBind::new(oid.clone(), value.clone())),
                 None => GetNextResult::EndOfMibView,
             })

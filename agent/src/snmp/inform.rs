@@ -1,6 +1,6 @@
-//! Informs: hints to the manager that a table is worth reading. Their delivery never holds up a run. What the manager has not
-//! confirmed waits in the state, in order, also over a restart of the agent; of a manager that stays away for long, only the newest
-//! wait.
+//! Informs: hints to the manager that a table is worth reading. Their delivery never holds up a run. What the manager
+//! has not confirmed waits in the state, in order, also over a restart of the agent; of a manager that stays away for
+//! long, only the newest wait.
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,6 +5,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
 
 use crate::{
+    catalog::Catalog,
+    profile::{Hour, Week},
     state::{Order, Reboot, Run, State, cut},
     trust::InForce,
 };
@@ -12,8 +14,8 @@ use crate::{
 /// `system` of SNMPv2-MIB, as far as a manager expects it of any agent.
 pub const SYSTEM: &[u32] = &[1, 3, 6, 1, 2, 1, 1];
 
-/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted where RFC 3412
-/// and RFC 3414 put it, by the engine itself.
+/// `snmp` of SNMPv2-MIB (RFC 3418): what could not be read, and what could not be answered. What was refused is counted
+/// where RFC 3412 and RFC 3414 put it, by the engine itself.
 pub const SNMP: &[u32] = &[1, 3, 6, 1, 2, 1, 11];
 
 /// What is not in the state.
@@ -41,8 +43,8 @@ pub struct Facts {
     pub silent_drops: u32,
 }
 
-/// Every object with its value, in order.
-pub fn objects(state: &State, facts: &Facts) -> OidTable<Value> {
+/// Every object that changes with the state or the time, with its value, in order.
+pub fn objects(state: &State, facts: &Facts, week: &Week) -> OidTable<Value> {
     let mut values = Vec::new();
     system(&mut values, facts);
     agent(&mut values, state, facts);
@@ -55,6 +57,36 @@ pub fn objects(state: &State, facts: &Facts) -> OidTable<Value> {
                 item_row(&mut values, [*index, *run, number], item);
             }
         }
+    }
+    for (number, hour) in (1..).zip(&week.hours).filter(|(_, hour)| hour.weeks > 0) {
+        hour_row(&mut values, number, hour);
+    }
+    values.into_iter().collect()
+}
+
+fn hour_row(values: &mut Values, number: u32, hour: &Hour) {
+    use mib::workload as column;
+    // A load is never negative, and 2^32 connections are none.
+    let whole = |value: f64| Value::Gauge32(value.round() as u32);
+    let mut cell = |number_of_column, value| put(values, column::ENTRY, number_of_column, &[number], value);
+    cell(column::CPU, whole(hour.load.cpu * 1000.0));
+    cell(column::MEMORY, whole(hour.load.memory * 1000.0));
+    cell(column::DISK, whole(hour.load.disk * 1000.0));
+    cell(column::SESSIONS, whole(hour.load.sessions));
+    cell(column::WEEKS, Value::Gauge32(hour.weeks));
+}
+
+/// The package table, which is large and changes seldom: it is made anew only when the catalogue changed.
+pub fn packages(catalog: &Catalog) -> OidTable<Value> {
+    use mib::package as column;
+    let mut values = Vec::with_capacity(2 + catalog.entries.len() * 3);
+    put(&mut values, column::GROUP, column::LAST_CHANGE, &[0], Value::Gauge32(catalog.change));
+    put(&mut values, column::GROUP, column::FORGOTTEN, &[0], Value::Gauge32(catalog.forgotten));
+    for (index, entry) in &catalog.entries {
+        let mut cell = |number, value| put(&mut values, column::ENTRY, number, &[entry.change, *index], text(value));
+        cell(column::NAME, &entry.name);
+        cell(column::ARCH, &entry.arch);
+        cell(column::VERSION, &entry.version);
     }
     values.into_iter().collect()
 }

@@ -1,9 +1,9 @@
 //! What a SET would change, and why it may not. Pure.
 //!
-//! Each variable binding is checked by itself and against those before it ([`parse`], [`admit`]), so that the error names the
-//! binding; the whole SET is resolved to one change before anything of it is done ([`resolve`]). What only the end of the SET
-//! can show (a new row without its digest, a column of a row that nobody makes), since the other bindings may follow in any
-//! order, is a `commitFailed`, and nothing is changed then either.
+//! Each variable binding is checked by itself and against those before it ([`parse`], [`admit`]), so that the error
+//! names the binding; the whole SET is resolved to one change before anything of it is done ([`resolve`]). What only
+//! the end of the SET can show (a new row without its digest, a column of a row that nobody makes), since the other
+//! bindings may follow in any order, is a `commitFailed`, and nothing is changed then either.
 
 use std::collections::BTreeMap;
 
@@ -268,8 +268,8 @@ pub enum NotWhole {
     Offer,
 }
 
-/// The change that a whole SET makes, and the runs it aborts. `state` may have moved since the bindings were admitted, so what could have
-/// changed meanwhile is looked at again.
+/// The change that a whole SET makes, and the runs it aborts. `state` may have moved since the bindings were admitted,
+/// so what could have changed meanwhile is looked at again.
 ///
 /// # Errors
 /// When a row would not be whole, or a run started meanwhile.

@@ -93,6 +93,7 @@ impl Host {
             listen: "127.0.0.1:0".parse().unwrap(),
             state_dir: path("state"),
             ledger_dir: ledger_dir.map(Into::into),
+            hooks: Some(path("hooks")),
             engine_id: None,
             root: PinnedRoot { path: "root.json".into(), digest: authority.root.digest() },
             host_key: "host.pem".into(),

@@ -1,5 +1,5 @@
-//! What strangers, liars and broken networks send: nothing of it changes anything, all of it is counted where RFC 3412 and RFC 3414
-//! say, and the agent answers as before.
+//! What strangers, liars and broken networks send: nothing of it changes anything, all of it is counted where RFC 3412
+//! and RFC 3414 say, and the agent answers as before.
 
 use std::{
     fs,
@@ -110,7 +110,8 @@ fn wrong_credentials_of_every_kind_are_refused_and_counted() {
         let user = SnmpUser { auth: auth.into(), privacy: privacy.into(), ..monitor.user.clone() };
         host.manager(&user).credentials()
     };
-    // A user who may do more may speak less (RFC 3414, 3.2, step 5): it is access control that says no, for there is no view.
+    // A user who may do more may speak less (RFC 3414, 3.2, step 5): it is access control that says no, for there is no
+    // view.
     let no_privacy = [words("-v3 -l authNoPriv -u monitor -a SHA-256 -A"), vec![monitor.user.auth.clone()]].concat();
     for credentials in [words("-v3 -l noAuthNoPriv -u monitor"), no_privacy] {
         let output = monitor.tool("snmpget", &credentials, &[oid(mib::agent::GROUP, &[mib::agent::HOST, 0])]);

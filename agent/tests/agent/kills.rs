@@ -1,4 +1,5 @@
-//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg finds is whole.
+//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg
+//! finds is whole.
 
 use std::{
     fs,
@@ -10,6 +11,13 @@ use patchlab_protocol::{
     Digest, Envelope, Role,
     document::{Action, PackageFile, ProductionCheck, Replaced, RunState},
     mib,
+};
+
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, prop_oneof},
+    strategy::ValueTree,
+    test_runner::TestRunner,
 };
 
 use super::{
@@ -209,4 +217,54 @@ fn a_kill_before_and_after_the_package_managers_work_ends_the_run_too() {
         std::thread::yield_now();
     }
     assert_eq!(world.kill(&told, Killed::Agent, "while checks run"), "installed web 2\n");
+}
+
+/// One step of a random life: where the package manager hangs, if anywhere, and who is killed there.
+type Step = (Option<usize>, Killed);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let killed = prop_oneof![Just(Killed::Agent), Just(Killed::Everything)];
+    // As often without a kill as in any one of the four scripts.
+    let point = prop_oneof![1 => Just(None), 4 => (0_usize..4).prop_map(Some)];
+    vec((point, killed), 3..7)
+}
+
+#[test]
+fn any_sequence_of_apply_kill_restart_and_rollback_ends_in_a_state_that_dpkg_calls_consistent() {
+    if missing() {
+        return;
+    }
+    let soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
+    let mut runner = TestRunner::deterministic();
+    for case in 0..if soak { 100 } else { 4 } {
+        let life = steps().new_tree(&mut runner).unwrap().current();
+        let mut world = World::new();
+        let mut told: Option<Told> = None;
+        for (number, (point, killed)) in life.iter().enumerate() {
+            let what = format!("case {case}, step {number} of {life:?}");
+            let back = world.host.packages() == "installed web 2\n";
+            let mut order = if back { told.take().unwrap() } else { world.tell(None) };
+            let (old, new) = if back { (2, 1) } else { (1, 2) };
+            let points =
+                [format!("{old}.prerm"), format!("{new}.preinst"), format!("{old}.postrm"), format!("{new}.postinst")];
+            if let Some(point) = point {
+                world.hang_at(&points[*point]);
+            }
+            world.start(&mut order, if back { Action::Rollback } else { Action::Apply });
+            match point {
+                Some(point) => {
+                    world.wait_until_it_hangs(&points[*point]);
+                    world.kill(&order, *killed, &what);
+                }
+                None => {
+                    let ended = world.wait(&order);
+                    let expected = if back { RunState::RolledBack } else { RunState::Succeeded };
+                    assert_eq!(ended, expected, "{what}: {}", world.host.log());
+                    assert_eq!(world.host.audit(), "", "{what}");
+                    assert_eq!(world.host.packages(), format!("installed web {new}\n"), "{what}");
+                }
+            }
+            told = Some(order);
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod manager;
 mod orders;
 
 mod conformance;
+mod hooks;
 mod hostile;
 mod inform;
 mod inspection;

@@ -25,7 +25,7 @@ fn snmpwalk_reads_the_tables_with_v3_credentials_and_gets_nothing_without() {
     let everything = [oid(mib::MIB, &[])];
     let walk = monitor.tool("snmpwalk", &monitor.credentials(), &everything);
     assert!(walk.status.success());
-    assert_eq!(String::from_utf8_lossy(&walk.stdout).lines().filter(|line| line.starts_with('.')).count(), 17);
+    assert_eq!(String::from_utf8_lossy(&walk.stdout).lines().filter(|line| line.starts_with('.')).count(), 22);
 
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let wrong = |auth: &str, privacy: &str| {
@@ -78,4 +78,72 @@ fn the_monitor_cannot_write_and_a_wrong_set_changes_nothing() {
     deployer.create(7, &host.uri, [Some(digest), None, None, None]).expect("a repeated SET is no error");
     let error = deployer.create(7, &host.uri, [Some(Digest::of("other")), None, None, None]).unwrap_err();
     assert!(error.contains("inconsistentValue"), "{error}");
+}
+
+#[test]
+fn a_manager_reads_only_the_packages_that_changed_since_it_last_looked() {
+    if missing() {
+        return;
+    }
+    let mut host = Host::new();
+    for name in ["web", "lib", "doc"] {
+        host.installed(&host.package(name, "1", "", None));
+    }
+    /// `INDEX.OF.THE.ROW VALUE` of the version column, from a change on.
+    fn changed(host: &Host, since: i64) -> Vec<String> {
+        let monitor = host.monitor();
+        let column = oid(mib::package::ENTRY, &[mib::package::VERSION]);
+        let from = format!("{column}.{since}.4294967295");
+        let mut rows = Vec::new();
+        let mut at = from;
+        loop {
+            let output = monitor.tool("snmpgetnext", &monitor.credentials(), &[at.clone()]);
+            let said = String::from_utf8(output.stdout).unwrap();
+            let Some((next, value)) = said.trim().split_once(' ') else { return rows };
+            let Some(row) = next.strip_prefix(&format!("{column}.")) else { return rows };
+            rows.push(format!("{row} {value}"));
+            at = next.to_owned();
+        }
+    }
+    let last = |host: &Host| host.monitor().number(&oid(mib::package::GROUP, &[mib::package::LAST_CHANGE, 0]));
+    let first = last(&host);
+    assert_eq!(changed(&host, 0).len(), 3);
+    assert!(changed(&host, first).is_empty());
+
+    host.installed(&host.package("lib", "2", "", None));
+    super::host::run(
+        std::process::Command::new("dpkg")
+            .arg(format!("--root={}", host.path("root").display()))
+            .args(["--purge", "doc"]),
+    );
+    host.kill();
+    host.start();
+    let second = last(&host);
+    assert!(second > first);
+    // One change, by index: what was removed has no version, and what did not change is not there.
+    let rows = changed(&host, first);
+    assert_eq!(rows, [format!("{second}.1 \"\""), format!("{second}.2 \"32 \"")]);
+    assert!(changed(&host, second).is_empty());
+}
+
+#[test]
+fn hours_of_the_week_that_were_seen_are_read_in_per_mille() {
+    use patchlab_agent::profile::{FILE_NAME, Load, Week};
+    if missing() {
+        return;
+    }
+    let mut host = Host::new();
+    host.kill();
+    let mut week = Week::default();
+    week.take(0, Load { cpu: 0.25, memory: 0.5, disk: 0.125, sessions: 42.0 });
+    week.take(167, Load::default());
+    std::fs::write(host.path("state").join(FILE_NAME), serde_json::to_vec(&week).unwrap()).unwrap();
+    host.start();
+    let monitor = host.monitor();
+    let cell = |column, hour| monitor.number(&oid(mib::workload::ENTRY, &[column, hour]));
+    use mib::workload::{CPU, DISK, MEMORY, SESSIONS, WEEKS};
+    assert_eq!([CPU, MEMORY, DISK, SESSIONS, WEEKS].map(|column| cell(column, 1)), [250, 500, 125, 42, 1]);
+    let walk = monitor.tool("snmpwalk", &monitor.credentials(), &[oid(mib::workload::ENTRY, &[WEEKS])]);
+    let rows = String::from_utf8(walk.stdout).unwrap();
+    assert_eq!(rows, format!("{0}.1 1\n{0}.168 1\n", oid(mib::workload::ENTRY, &[WEEKS])));
 }

@@ -66,6 +66,12 @@ fn an_order_is_applied_once_and_rolled_back() {
     manager.start(7, 8).unwrap();
     assert_eq!(manager.wait(7, 8), RunState::Refused);
     assert_eq!(host.result(7, 8).0.refusal.map(|r| r.name()), Some("consumed"));
+    let log = host.log();
+    let about_runs: Vec<&str> = log.lines().filter(|line| line.contains("patchlab_agent::run")).collect();
+    assert!(about_runs.len() > 10, "{log}");
+    for line in about_runs {
+        assert!(line.contains(&order_digest.short()), "a line does not name its order: {line}");
+    }
     assert!(std::fs::read_dir(host.path("state/files")).map_or(0, Iterator::count) == 0, "files of runs are left");
 }
 

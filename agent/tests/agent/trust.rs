@@ -1,4 +1,5 @@
-//! What changes whom the agent believes, over the real protocol, and what it still knows when the disk under it was turned back.
+//! What changes whom the agent believes, over the real protocol, and what it still knows when the disk under it was
+//! turned back.
 
 use std::{
     fs,

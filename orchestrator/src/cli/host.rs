@@ -132,6 +132,7 @@ impl Enroll {
             listen: self.listen.unwrap_or_else(|| SocketAddr::new(enrolment::DEFAULT_LISTEN.ip(), self.address.port())),
             state_dir: self.state_dir.clone(),
             ledger_dir: self.ledger_dir.clone(),
+            hooks: None,
             engine_id: Some(material.engine_id.clone()),
             root: PinnedRoot { path: "root.json".into(), digest: terms.root_digest },
             host_key: "host.pem".into(),

@@ -125,6 +125,7 @@ impl SnmpApplier {
             listen: patchlab_protocol::enrolment::DEFAULT_LISTEN,
             state_dir: patchlab_protocol::enrolment::DEFAULT_STATE_DIR.into(),
             ledger_dir: None,
+            hooks: None,
             engine_id: Some(clone.material.engine_id.clone()),
             root: PinnedRoot { path: "root.json".into(), digest: self.documents.root.digest() },
             host_key: "host.pem".into(),

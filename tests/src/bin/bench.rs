@@ -1,5 +1,5 @@
 //! Benches. `bench clone` measures how fast machines come to life, with bare QEMU as the floor in the same run; `bench validate` how long
-//! a validation takes, beside autopkgtest at the same work.
+//! a validation takes, beside autopkgtest at the same work; `bench agent` what an agent costs its host.
 //!
 //! The numbers are medians of interleaved runs, so that what else the host does meets both sides alike.
 
@@ -17,6 +17,7 @@ use patchlab_lab::{
     worker::{self, Launcher, Network},
 };
 use patchlab_tests::{
+    agent_bench,
     clone_bench::{Order, Word},
     validate_bench::Bench,
 };
@@ -34,6 +35,8 @@ enum Command {
     Clone(CloneArguments),
     /// A validation by patchlab, and the same work by autopkgtest.
     Validate(ValidateArguments),
+    /// The agent: size, start, memory idle and while it applies a large order, processor time idle.
+    Agent(AgentArguments),
     /// Started by the lab: freezes a baseline.
     #[command(hide = true)]
     FreezeWorker,
@@ -74,11 +77,48 @@ struct ValidateArguments {
     runs: u32,
 }
 
+#[derive(clap::Args)]
+struct AgentArguments {
+    /// Where to write the medians, as flat JSON; `-` for standard output.
+    #[arg(long, default_value = "-")]
+    json: PathBuf,
+    /// The agent to measure: the static one that ships.
+    #[arg(long, env = "PATCHLAB_AGENT", default_value = "target/release/patchlab-agent")]
+    agent: PathBuf,
+    /// Where to work; three times the order's size is needed.
+    #[arg(long, default_value = "target/bench-data")]
+    data: PathBuf,
+    /// Starts to take the median of.
+    #[arg(long, default_value_t = 11)]
+    starts: u32,
+    /// Seconds to watch it idle.
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// Size of the order, MiB.
+    #[arg(long, default_value_t = 500)]
+    order: u64,
+}
+
+impl AgentArguments {
+    fn run(self) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.data)?;
+        let bench = agent_bench::Bench {
+            agent: self.agent,
+            folder: self.data.canonicalize()?,
+            starts: self.starts,
+            idle: std::time::Duration::from_secs(self.idle),
+            order_mib: self.order,
+        };
+        write(&bench.measure()?, &self.json)
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::FreezeWorker => return serve_freeze(),
         Command::CloneWorker => return patchlab_tests::clone_bench::serve(),
         Command::Clone(arguments) => clone(&arguments),
+        Command::Agent(arguments) => arguments.run(),
         Command::Validate(ValidateArguments { json, data, runs }) => {
             Bench::prepare(&data).and_then(|bench| bench.measure(runs)).and_then(|medians| write(&medians, &json))
         }

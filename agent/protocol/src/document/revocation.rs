@@ -7,8 +7,8 @@ use crate::{
     envelope::{Predicate, Subject},
 };
 
-/// Every document that was revoked, with why. Signed by an operator or by the root: a revocation only ever stops something. Its rules are in
-/// [`crate::trust::revoke`].
+/// Every document that was revoked, with why. Signed by an operator or by the root: a revocation only ever stops
+/// something. Its rules are in [`crate::trust::revoke`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Revocation {

@@ -1,0 +1,67 @@
+//! The files that a host is given: the unit as systemd reads it, and a configuration that names every key.
+
+// JUSTIFICATION: helpers of tests may stop a test as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+
+use patchlab_protocol::enrolment::{DEFAULT_LISTEN, DEFAULT_STATE_DIR, Enrolment};
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("etc").join(name)
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit_but_that_the_agent_is_not_installed() {
+    let output =
+        match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(file("patchlab-agent.service")).output()
+        {
+            Ok(output) => output,
+            Err(error) => {
+                eprintln!("SKIPPED: systemd-analyze: {error}");
+                return;
+            }
+        };
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let complaints: Vec<&str> =
+        said.lines().filter(|line| line.contains("patchlab-agent") && !line.contains("is not executable")).collect();
+    assert!(complaints.is_empty(), "{said}");
+}
+
+/// Tables and keys of a TOML document, dotted.
+fn keys(table: &toml::Table, before: &str) -> BTreeSet<String> {
+    table
+        .iter()
+        .flat_map(|(key, value)| {
+            let path = format!("{before}{key}");
+            let below = value.as_table().map(|table| keys(table, &format!("{path}."))).unwrap_or_default();
+            below.into_iter().chain([path])
+        })
+        .collect()
+}
+
+#[test]
+fn the_configuration_shown_is_read_and_names_every_key_with_its_default() {
+    let text = fs::read_to_string(file("agent.toml")).unwrap();
+    let shown: Enrolment = toml::from_str(&text).unwrap();
+    shown.check().unwrap();
+    assert_eq!((shown.listen, shown.state_dir.to_str().unwrap()), (DEFAULT_LISTEN, DEFAULT_STATE_DIR));
+
+    // Everything that can be written, written: each of its keys stands in the file, if only as a comment.
+    let mut full = shown.clone();
+    full.ledger_dir = Some(DEFAULT_STATE_DIR.into());
+    full.hooks = Some("/etc/patchlab-agent/hooks".into());
+    full.engine_id = full.inform.as_ref().map(|sink| sink.engine_id.clone());
+    full.packages.root = "/srv/other".into();
+    let written = toml::to_string(&full).unwrap();
+    for key in keys(&written.parse().unwrap(), "") {
+        let last = key.rsplit('.').next().unwrap();
+        let stands = text.lines().any(|line| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with(&format!("{last} = ")) || line == format!("[{key}]")
+        });
+        assert!(stands, "{key} is not in the file");
+    }
+    assert!(text.contains(&format!("# listen = \"{DEFAULT_LISTEN}\"")));
+    assert!(text.contains(&format!("# state_dir = \"{DEFAULT_STATE_DIR}\"")));
+}
