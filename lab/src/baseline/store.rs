@@ -458,6 +458,10 @@ mod tests {
 
     #[test]
     fn pruning_leaves_the_unreadable_to_people_and_takes_what_has_no_name() {
+        let empty = tempfile::tempdir().unwrap();
+        let nothing =
+            Baselines::open(&Places::of_data(empty.path())).prune(Policy { keep: 1, budget: None }, Mode::Collect);
+        assert_eq!(nothing.unwrap(), Default::default());
         let (_dir, store) = store();
         let nameless = store.places.baselines.join(Digest::of("nameless").to_string());
         fs::create_dir(&nameless).unwrap();

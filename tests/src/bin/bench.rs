@@ -107,6 +107,7 @@ fn clone(arguments: &CloneArguments) -> anyhow::Result<()> {
     match &built {
         Built::New(baseline) => eprintln!("built {}", baseline.full_name()),
         Built::Stored(baseline) => eprintln!("{} taken from the store", baseline.full_name()),
+        Built::Refrozen(baseline) => eprintln!("{} frozen again for this host", baseline.full_name()),
     }
     let mut worker = worker::spawn(&places, &launcher("clone-worker")?, &Network::Isolated)?;
     let order =
