@@ -29,6 +29,9 @@ pub(super) const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 /// Name of the record in a baseline's folder.
 pub(super) const RECORD: &str = "baseline.json";
 
+/// A baseline, or why it cannot be read.
+pub(super) type Loaded = Result<Baseline, StoreError>;
+
 /// The stored baselines.
 #[derive(Debug, Clone)]
 pub struct Baselines {
@@ -104,7 +107,7 @@ impl Baselines {
     }
 
     /// Each of them by full name, also those that cannot be read.
-    pub(super) fn each(&self) -> Result<Vec<(String, Result<Baseline, StoreError>)>, StoreError> {
+    pub(super) fn each(&self) -> Result<Vec<(String, Loaded)>, StoreError> {
         let full_names = self.names()?.into_iter().map(|((name, number), digest)| (format!("{name}@{number}"), digest));
         Ok(full_names.map(|(name, digest)| (name.clone(), self.load(&name, digest))).collect())
     }
