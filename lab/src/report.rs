@@ -205,6 +205,9 @@ impl BaselineReport {
 pub struct CloneTimes {
     /// The rung of the clone ladder, e.g. `template`.
     pub rung: String,
+    /// Why it was not a higher one, when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Until the first guest command was answered, milliseconds.
     pub ready_ms: u64,
     /// The handshake after it, milliseconds.

@@ -383,6 +383,7 @@ impl Validation<'_> {
         let made = clones.patched.report();
         report.clone = Some(CloneTimes {
             rung: made.rung.name().to_owned(),
+            fallback: made.fallback.clone(),
             ready_ms: made.ready_ms,
             handshake_ms: made.handshake_ms,
         });

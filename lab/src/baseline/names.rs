@@ -59,6 +59,7 @@ impl<'a> NamesFile<'a> {
 
     /// The names, once nobody else changes them.
     pub(super) fn lock(self) -> Result<LockedNames<'a>, StoreError> {
+        fs::create_dir_all(self.folder).map_err(failed("create", self.folder))?;
         let path = self.folder.join(".names.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(failed("open", &path))?;

@@ -29,6 +29,9 @@ pub(super) const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 /// Name of the record in a baseline's folder.
 pub(super) const RECORD: &str = "baseline.json";
 
+/// A baseline, or why it cannot be read.
+pub(super) type Loaded = Result<Baseline, StoreError>;
+
 /// The stored baselines.
 #[derive(Debug, Clone)]
 pub struct Baselines {
@@ -104,7 +107,7 @@ impl Baselines {
     }
 
     /// Each of them by full name, also those that cannot be read.
-    pub(super) fn each(&self) -> Result<Vec<(String, Result<Baseline, StoreError>)>, StoreError> {
+    pub(super) fn each(&self) -> Result<Vec<(String, Loaded)>, StoreError> {
         let full_names = self.names()?.into_iter().map(|((name, number), digest)| (format!("{name}@{number}"), digest));
         Ok(full_names.map(|(name, digest)| (name.clone(), self.load(&name, digest))).collect())
     }
@@ -458,6 +461,10 @@ mod tests {
 
     #[test]
     fn pruning_leaves_the_unreadable_to_people_and_takes_what_has_no_name() {
+        let empty = tempfile::tempdir().unwrap();
+        let nothing =
+            Baselines::open(&Places::of_data(empty.path())).prune(Policy { keep: 1, budget: None }, Mode::Collect);
+        assert_eq!(nothing.unwrap(), Default::default());
         let (_dir, store) = store();
         let nameless = store.places.baselines.join(Digest::of("nameless").to_string());
         fs::create_dir(&nameless).unwrap();

@@ -145,7 +145,8 @@ fn end(output: &Output, baseline: &BaselineReport, why: &str) {
         pairs.push(("rolled back in", millis(baseline.rollback_ms)));
     }
     if let Some(clone) = &baseline.clone {
-        pairs.push(("clone ready in", format!("{}, by {}", millis(clone.ready_ms), clone.rung)));
+        let why = clone.fallback.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        pairs.push(("clone ready in", format!("{}, by {}{why}", millis(clone.ready_ms), clone.rung)));
     }
     pairs.push(("all took", millis(baseline.total_ms)));
     if let Some(kept) = &baseline.kept {
