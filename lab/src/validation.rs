@@ -228,7 +228,10 @@ impl Validation<'_> {
         }
         self.round(&scenarios, clones, Phase::Applied, report)?;
         if reboots {
-            self.reboot(clones)?;
+            self.reboot(clones, report)?;
+            if self.is_rejected(clones, report) {
+                return Ok(Applied::Yes);
+            }
             // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
             self.phase("state of both clones");
             let now;
@@ -393,16 +396,29 @@ impl Validation<'_> {
         Ok(machine)
     }
 
-    fn reboot(&self, clones: &Clones) -> Result<(), Broke> {
+    fn reboot_timeout(&self) -> Duration {
+        REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor()
+    }
+
+    /// Reboots both clones. A patched one that does not come back, while the control does, stands in the report.
+    fn reboot(&self, clones: &Clones, report: &mut BaselineReport) -> Result<(), Broke> {
         self.phase("reboot");
-        let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
-        let reboot = |role| match self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)) {
-            Ok(_) => Ok(()),
-            Err(RebootError::Lab(source)) => Err(lab("reboot")(source)),
-            Err(RebootError::Applier(error)) => Err(other("reboot", error)),
+        let timeout = self.reboot_timeout();
+        let reboot = |role| self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout));
+        let broke = |error: RebootError| match error {
+            RebootError::Lab(source) => lab("reboot")(source),
+            RebootError::Applier(error) => other("reboot", error),
         };
         let (control, patched) = both(reboot);
-        control.and(patched)
+        let took = control.map_err(broke)?;
+        match patched {
+            Err(RebootError::Lab(error)) if error.is_of_the_machine() => {
+                let back = self.power_cycle(&clones.patched)?;
+                report.scenarios.push(verdict::lost_in_reboot(millis(took), &error.to_string(), back));
+                Ok(())
+            }
+            other => other.map(drop).map_err(broke),
+        }
     }
 
     /// What was found and does not count, for the end of a reason: a quarantine is never silent.

@@ -65,9 +65,7 @@ impl Bench for CloneBench<'_> {
         match (self.reboot)(timeout) {
             Ok(took) => Ok(Ok(format!("back after {:.1} s", took.as_secs_f64()))),
             // It went down and did not come up as it should: the machine's word, not the lab's.
-            Err(RebootError::Lab(error @ (LabError::Timeout { .. } | LabError::Broken { .. }))) => {
-                Ok(Err(error.to_string()))
-            }
+            Err(RebootError::Lab(error)) if error.is_of_the_machine() => Ok(Err(error.to_string())),
             Err(error) => Err(self.broke("reboot", error)),
         }
     }
