@@ -138,6 +138,13 @@ pub enum LabError {
     },
 }
 
+impl LabError {
+    /// Whether it is the machine's word on itself (it panicked, a unit of it failed, or it did not answer in time) rather than the lab's failure.
+    pub fn is_of_the_machine(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Broken { .. } | Self::FailedUnit { .. })
+    }
+}
+
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LabError {
     let path = path.to_owned();
     move |source| LabError::Io { action, path, source }
@@ -225,6 +232,35 @@ impl Machine {
                 Ok(now) if now != before => break,
                 Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
+        }
+        self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Resets the machine, as its power button does, and waits until its baseline's units are active again. What its console said before does
+    /// not matter any more. How long it took.
+    ///
+    /// # Errors
+    /// It does not come back in time, or the lab broke.
+    pub fn power_cycle(&self, timeout: Duration) -> Result<Duration, LabError> {
+        let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
+        let guest = self.guest();
+        self.monitor("system_reset", json!({}))?;
+        // A kernel that panicked again would be waited for until the end.
+        let said = fs::metadata(&self.serial).map_or(0, |log| log.len());
+        while guest.ping().is_err() {
+            let console = fs::read(&self.serial).unwrap_or_default();
+            let new = String::from_utf8_lossy(console.get(usize::try_from(said).unwrap_or(0)..).unwrap_or_default());
+            let fatal = |failure: &Failure| matches!(failure.kind, FailureKind::Panic | FailureKind::Emergency);
+            if let Some(failure) = failures(&new).into_iter().find(fatal) {
+                return Err(LabError::Broken { machine: self.name.clone(), kind: failure.kind, line: failure.line });
+            }
+            if begun.elapsed() > timeout {
+                let event = "its first answer after its power was cycled".to_owned();
+                return Err(LabError::Timeout { machine: self.name.clone(), event, timeout, evidence: String::new() });
+            }
+            std::thread::sleep(POLL);
         }
         self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
         Ok(begun.elapsed())

@@ -41,22 +41,33 @@ pub enum RecipeError {
 }
 
 /// A recipe as written.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    /// Name of the baseline: letters, digits, dots and dashes, beginning with a letter.
     name: String,
+    /// Operating system.
     os: Os,
+    /// Where the system comes from.
     source: Source,
+    /// The package of its kernel; absent is Debian's for virtual machines.
     #[serde(default = "cloud_kernel")]
     kernel: String,
+    /// Packages beside those that every baseline has.
     #[serde(default)]
     packages: Vec<String>,
+    /// Folder whose files are copied over the root, relative to this file.
     overlay: Option<String>,
+    /// Memory, from 128MiB to 64GiB.
     memory: ByteSize,
+    /// Virtual processors, from 1 to 64.
     vcpus: u32,
+    /// Size of the disk, from 1GiB to 1TiB.
     disk: ByteSize,
+    /// When it is ready to be frozen.
     #[serde(default)]
     ready: WrittenReady,
+    /// Which hosts it speaks for.
     #[serde(default)]
     represents: Represents,
 }
@@ -66,10 +77,12 @@ fn cloud_kernel() -> String {
     "linux-image-cloud-amd64".into()
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenReady {
+    /// Units that must be active.
     units: Vec<String>,
+    /// How long that may take, with kvm; absent is 120 s.
     timeout: Option<Span>,
 }
 
@@ -133,7 +146,7 @@ impl Written {
 }
 
 /// Where a baseline's system comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// Installed from a Debian suite's packages.
@@ -146,7 +159,7 @@ pub enum Source {
 }
 
 /// A part of a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pocket {
     /// The release itself.
@@ -202,6 +215,11 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The JSON Schema of a recipe.
+    pub fn schema() -> schemars::Schema {
+        written::schema::<Written>(written::Parameters::None)
+    }
+
     /// Reads and checks a recipe.
     ///
     /// # Errors

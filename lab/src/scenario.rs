@@ -42,15 +42,21 @@ pub const FILES: usize = 200;
 pub const FOLDER_BYTES: u64 = 16 << 20;
 
 /// A scenario as it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    /// The folder's name: lower-case letters, digits and -.
     name: String,
+    /// Who answers for it.
     owner: String,
+    /// One line.
     summary: String,
+    /// Where it applies; absent is everywhere.
     applies: Option<Applies>,
+    /// One budget for all steps, reboots included; absent is 5 minutes.
     #[serde(default = "default_timeout")]
     timeout: Span,
+    /// Names of the steps that an agent repeats on real hosts.
     #[serde(default)]
     production: Vec<String>,
     /// Values for `${name}` in the texts of this file.
@@ -59,18 +65,26 @@ struct Written {
     /// Values of which every combination is a run of its own.
     #[serde(default)]
     matrix: BTreeMap<String, Vec<Scalar>>,
+    /// Names of folders `fixtures/NAME`, set up before its steps and taken away after them.
     #[serde(default)]
     fixtures: Vec<String>,
+    /// What the lab must give: isolated, kvm, network-outside, reboot, screen.
     #[serde(default)]
     requires: Vec<String>,
+    /// How often its own steps are done; every time must pass.
     #[serde(default)]
     repeat: Repeat,
+    /// That it is known to be unsound: it runs and rejects nothing until a day.
     quarantine: Option<Quarantine>,
+    /// Regular expressions of what is taken out of outputs, findings and journals.
     #[serde(default)]
     redact: Vec<Pattern>,
+    /// What to do, in order.
     step: Vec<Step>,
+    /// What is watched on both clones.
     #[serde(default)]
     check: Vec<Check>,
+    /// What writes data on both clones before the rollback.
     #[serde(default, rename = "after-writes")]
     after_writes: Vec<Step>,
 }
@@ -117,7 +131,7 @@ pub struct Scenario {
 }
 
 /// Where a scenario applies. Every list that is given must have a member that fits.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Applies {
     /// Machines on which one of these packages is installed.
@@ -188,6 +202,11 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
+    /// The JSON Schema of [`FILE`].
+    pub fn schema() -> schemars::Schema {
+        written::schema::<Written>(written::Parameters::Used)
+    }
+
     /// Reads the scenario in the folder `dir`; of a matrix, the first combination.
     ///
     /// # Errors

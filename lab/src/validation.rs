@@ -127,22 +127,13 @@ struct Clones {
 }
 
 impl Validation<'_> {
-    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch. A patched clone that does not
-    /// come back from its reboot is a regression only when a fresh one does not either.
+    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch.
     pub fn run(&self) -> Validated {
         let begun = Instant::now();
         let mut tries = 0;
-        let mut unreturned = None;
         loop {
-            let (mut report, clones, applied) = self.once(begun, unreturned.as_deref());
+            let (mut report, clones) = self.once(begun);
             report.guest_ms = millis(self.lab.guest_time().total());
-            if let (Applied::Unreturned(reason), None) = (&applied, &unreturned) {
-                (self.observer)(Event::Note(&format!(
-                    "the patched clone alone does not come back from its reboot ({reason}): once more, on fresh clones"
-                )));
-                unreturned = Some(reason.clone());
-                continue;
-            }
             if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
                 report.total_ms = millis(begun.elapsed());
                 let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
@@ -169,7 +160,7 @@ impl Validation<'_> {
         })
     }
 
-    fn once(&self, begun: Instant, unreturned: Option<&str>) -> (BaselineReport, Option<Clones>, Applied) {
+    fn once(&self, begun: Instant) -> (BaselineReport, Option<Clones>) {
         let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
         let mut clones = None;
         let applied = match self.phases(&mut report, &mut clones) {
@@ -190,7 +181,6 @@ impl Validation<'_> {
             report.scenarios.iter().filter(|ran| self.counts(&ran.name)).cloned().collect();
         let judged = verdict::judge(&Facts {
             applied: &applied,
-            unreturned_before: unreturned,
             scenarios: &counted,
             evidence: &evidence,
             rollback: &report.rollback,
@@ -199,7 +189,7 @@ impl Validation<'_> {
         report.verdict = judged.judgement;
         report.reason = judged.reason + &self.set_aside(&report.scenarios);
         report.total_ms = millis(begun.elapsed());
-        (report, clones, applied)
+        (report, clones)
     }
 
     /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the
@@ -238,9 +228,9 @@ impl Validation<'_> {
         }
         self.round(&scenarios, clones, Phase::Applied, report)?;
         if reboots {
-            if let Err(reason) = self.reboot(clones)? {
-                report.rollback = RollbackReport::skipped("the patched clone did not come back from its reboot");
-                return Ok(Applied::Unreturned(reason));
+            self.reboot(clones, report)?;
+            if self.is_rejected(clones, report) {
+                return Ok(Applied::Yes);
             }
             // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
             self.phase("state of both clones");
@@ -406,21 +396,28 @@ impl Validation<'_> {
         Ok(machine)
     }
 
-    /// Reboots both. When the control comes back and the patched clone does not, that is the machine's word: how it failed.
-    fn reboot(&self, clones: &Clones) -> Result<Result<(), String>, Broke> {
+    fn reboot_timeout(&self) -> Duration {
+        REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor()
+    }
+
+    /// Reboots both clones. A patched one that does not come back, while the control does, stands in the report.
+    fn reboot(&self, clones: &Clones, report: &mut BaselineReport) -> Result<(), Broke> {
         self.phase("reboot");
-        let timeout = REBOOT_TIMEOUT * self.baseline.record.hardware.accelerator.factor();
-        let (control, patched) =
-            both(|role| self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout)));
-        let broke = |error| match error {
+        let timeout = self.reboot_timeout();
+        let reboot = |role| self.of_guest(|| reboot_and_resume(self.applier, role, clones.of(role), timeout));
+        let broke = |error: RebootError| match error {
             RebootError::Lab(source) => lab("reboot")(source),
             RebootError::Applier(error) => other("reboot", error),
         };
-        control.map_err(broke)?;
+        let (control, patched) = both(reboot);
+        let took = control.map_err(broke)?;
         match patched {
-            Ok(_) => Ok(Ok(())),
-            Err(error) if error.is_the_machines_word() => Ok(Err(error.to_string())),
-            Err(error) => Err(broke(error)),
+            Err(RebootError::Lab(error)) if error.is_of_the_machine() => {
+                let back = self.power_cycle(&clones.patched)?;
+                report.scenarios.push(verdict::lost_in_reboot(millis(took), &error.to_string(), back));
+                Ok(())
+            }
+            other => other.map(drop).map_err(broke),
         }
     }
 

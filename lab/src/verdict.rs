@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, overall};
 pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
-pub use scenario::{Attempt, CheckRun, Compared, compare_scenario, has_evidence};
+pub use scenario::{Attempt, CheckRun, Compared, Presence, compare_scenario, has_evidence, lost_in_reboot};
 
 /// How often a clone that broke is made again before the verdict is `lab-error`.
 pub const LAB_ERROR_REQUEUES: usize = 1;

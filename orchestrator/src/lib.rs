@@ -19,6 +19,7 @@ pub mod payload;
 pub mod pipeline;
 pub mod place;
 pub mod report;
+pub mod schema;
 pub mod serve;
 pub mod store;
 pub mod trust;

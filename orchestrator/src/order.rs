@@ -9,7 +9,7 @@ pub mod parts;
 mod written;
 
 pub use compile::{OrderError, Place, compile, compile_file};
-pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Upgrade, Written};
+pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Upgrade, Written, schema};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! A patch whose machine does not come back from the reboot that it asks for: the control does, so it is the patch, and the lab says so
-//! only after fresh clones have shown the same. Skips aloud what this machine cannot run.
+//! only when it has not come back from another start either. Skips aloud what this machine cannot run.
 
 use std::fs;
 

@@ -29,7 +29,7 @@ pub use text::{
 pub use wait::{Condition, Wait};
 
 /// One step of a scenario.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "fields::Fields", into = "fields::Fields")]
 pub struct Step {
     /// Name, unique in its scenario.
@@ -54,8 +54,9 @@ impl Step {
 }
 
 /// How often something is done, from 1 to [`Repeat::MOST`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "u32", into = "u32")]
+#[schemars(extend("minimum" = 1, "maximum" = Self::MOST))]
 pub struct Repeat(u32);
 
 impl Repeat {

@@ -7,6 +7,7 @@
 mod parameters;
 mod problem;
 mod quantity;
+mod schema;
 
 use std::{
     fs, io,
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 pub use parameters::{COMBINATIONS, Combination, Scalar, combinations, parse_with};
 pub(crate) use quantity::as_text;
 pub use quantity::{ByteSize, ParseQuantityError, Span};
+pub use schema::{Parameters, schema};
 
 /// Largest file read: 1 MiB. What people write is a thousand times smaller.
 pub const FILE_BYTES: u64 = 1024 * 1024;

@@ -92,7 +92,7 @@ impl From<serde_json::Error> for RecordError {
 }
 
 /// An operating system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Os {
     /// Family, e.g. `debian`.
@@ -117,7 +117,7 @@ pub struct Frozen {
 }
 
 /// Which hosts a baseline speaks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Represents {
     /// Tags that a host must have.

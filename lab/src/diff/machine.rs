@@ -46,11 +46,12 @@ pub enum ChangedBy {
 
 impl ChangedBy {
     /// In words, for what stands behind a path.
-    pub fn describe(self) -> &'static str {
+    pub fn describe(self, package: Option<&str>) -> String {
+        let package = package.unwrap_or("its package");
         match self {
-            Self::Package => "as its package ships it",
-            Self::Other => "not as its package ships it",
-            Self::Unmanaged => "no package's",
+            Self::Package => format!("as {package} ships it"),
+            Self::Other => format!("not as {package} ships it"),
+            Self::Unmanaged => "no package's".to_owned(),
         }
     }
 }
@@ -208,7 +209,10 @@ fn changes<T>(
     facts: impl Fn(&T) -> Vec<(&'static str, String)>,
 ) -> Vec<AccountChange> {
     let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
-    let told = |facts: Vec<(&str, String)>| facts.into_iter().map(|(fact, value)| format!("{fact} {value}")).collect();
+    let told = |facts: Vec<(&str, String)>| {
+        let known = facts.into_iter().filter(|(_, value)| !value.is_empty());
+        known.map(|(fact, value)| format!("{fact} {value}")).collect()
+    };
     names
         .into_iter()
         .filter_map(|name| {

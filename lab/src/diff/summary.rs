@@ -116,9 +116,9 @@ fn packages(diff: &Diff) -> Vec<Row> {
 
 fn configuration(diff: &Diff) -> Vec<Row> {
     let file = |change: &super::ConfigurationChange| {
-        let package = change.package.as_ref().map_or_else(String::new, |package| format!(" {package}"));
+        let by = change.by.describe(change.package.as_deref());
         let before = if change.was_altered { ", was altered before" } else { "" };
-        row(change.change, format!("{} ({}{package}{before})", change.path, change.by.describe()))
+        row(change.change, format!("{} ({by}{before})", change.path))
     };
     diff.configuration.iter().map(file).collect()
 }

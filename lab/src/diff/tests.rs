@@ -311,8 +311,8 @@ fn configuration_says_whose_doing_it_is() {
         lines,
         [
             "configuration + /etc/nginx/conf.d/tuning.conf (no package's), \
-             ~ /etc/nginx/mime.types (not as its package ships it nginx:amd64, was altered before), \
-             ~ /etc/nginx/nginx.conf (as its package ships it nginx:amd64)",
+             ~ /etc/nginx/mime.types (not as nginx:amd64 ships it, was altered before), \
+             ~ /etc/nginx/nginx.conf (as nginx:amd64 ships it)",
             "leftovers + /etc/nginx/nginx.conf.dpkg-dist",
             "files + /opt/tuning.conf",
         ]

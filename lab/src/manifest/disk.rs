@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Kind};
 
+/// Where the agent keeps what it fetched for the patch: it is no growth by the patch.
+const AGENT: &str = "/var/lib/patchlab-agent/";
+
 /// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +43,8 @@ pub(super) fn parse(df: &str, du: &str, files: &BTreeMap<String, Entry>) -> Disk
         (!own && target.starts_with('/')).then_some((target, FileSystem { kind, size, used }))
     };
     let mut folders: BTreeMap<String, u64> = BTreeMap::new();
-    for (path, entry) in files.iter().filter(|(_, entry)| entry.kind == Kind::File) {
+    let counts = |path: &str, entry: &Entry| entry.kind == Kind::File && !path.starts_with(AGENT);
+    for (path, entry) in files.iter().filter(|(path, entry)| counts(path, entry)) {
         for end in path.match_indices('/').map(|(at, _)| at).skip(1).take(2) {
             *folders.entry(path[..end].to_owned()).or_default() += entry.size;
         }
@@ -65,6 +69,7 @@ mod tests {
             ("/usr/c".to_owned(), file(Kind::File, 1)),
             ("/vmlinuz".to_owned(), file(Kind::File, 7)),
             ("/usr/lib".to_owned(), file(Kind::Folder, 0)),
+            ("/var/lib/patchlab-agent/files/x".to_owned(), file(Kind::File, 9)),
         ];
         let df = "Type 1B-blocks Used Mounted on\next4 4000 1000 /\nsquashfs 10 10 /mnt/patchlab\next4 5 4 /srv/a b\n";
         let found = parse(df, "12\t/var/log\n", &files.into());

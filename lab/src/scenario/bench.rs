@@ -64,7 +64,8 @@ impl Bench for CloneBench<'_> {
     fn reboot(&self, timeout: Duration) -> ErrandEnd {
         match (self.reboot)(timeout) {
             Ok(took) => Ok(Ok(format!("back after {:.1} s", took.as_secs_f64()))),
-            Err(error) if error.is_the_machines_word() => Ok(Err(error.to_string())),
+            // It went down and did not come up as it should: the machine's word, not the lab's.
+            Err(RebootError::Lab(error)) if error.is_of_the_machine() => Ok(Err(error.to_string())),
             Err(error) => Err(self.broke("reboot", error)),
         }
     }
@@ -163,13 +164,6 @@ pub enum RebootError {
     /// The applier's.
     #[error(transparent)]
     Applier(#[from] ApplierError),
-}
-
-impl RebootError {
-    /// Whether it went down and did not come up as it should, which is the machine's word; all else is the lab's failure.
-    pub fn is_the_machines_word(&self) -> bool {
-        matches!(self, Self::Lab(LabError::Timeout { .. } | LabError::Broken { .. } | LabError::FailedUnit { .. }))
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub const DISK_TOLERANCE: ByteSize = ByteSize(100 << 20);
 const SHOWN: usize = 10;
 
 /// A `[[check]]` of a scenario.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "WrittenCheck")]
 pub struct Check {
     /// What is watched.
@@ -37,12 +37,15 @@ pub struct Check {
 }
 
 /// A check as it is written.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WrittenCheck {
+    /// What is watched.
     kind: CheckKind,
+    /// What a finding means; absent is `fail`.
     #[serde(default)]
     level: Level,
+    /// Only of disk-growth: how much more than the control is none; absent is 100 MiB.
     tolerance: Option<ByteSize>,
 }
 
@@ -59,7 +62,7 @@ impl TryFrom<WrittenCheck> for Check {
 }
 
 /// What a check watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckKind {
     /// Kernel panics and their kin on the serial console.
@@ -81,7 +84,7 @@ pub enum CheckKind {
 }
 
 /// What a finding means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// It fails the clone.

@@ -20,12 +20,15 @@ pub const FIXTURE_FILE: &str = "fixture.toml";
 pub const TEAR_DOWN: Duration = Duration::from_secs(60);
 
 /// A fixture as it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    /// One line.
     summary: String,
+    /// What is done before a scenario's own steps.
     #[serde(rename = "set-up")]
     set_up: Vec<Step>,
+    /// What is done after them, whatever happened.
     #[serde(default, rename = "tear-down")]
     tear_down: Vec<Step>,
 }
@@ -52,6 +55,11 @@ impl Fixture {
             dir.canonicalize().ok().and_then(|dir| dir.parent().map(|parent| parent.join(FIXTURES).join(name)));
         let own = dir.join(FIXTURES).join(name);
         [Some(own), beside].into_iter().flatten().find(|dir| dir.join(FIXTURE_FILE).is_file())
+    }
+
+    /// The JSON Schema of [`FIXTURE_FILE`].
+    pub fn schema() -> schemars::Schema {
+        written::schema::<Written>(written::Parameters::None)
     }
 
     /// Reads the fixture in the folder `dir`.

@@ -6,13 +6,14 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 /// `quarantine = { owner, until, ticket }`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quarantine {
     /// Who mends it.
     pub owner: String,
     /// The last day, in UTC, e.g. `"2027-01-31"`.
     #[serde(deserialize_with = "day")]
+    #[schemars(with = "String", extend("format" = "date"))]
     pub until: Date,
     /// Where it is written down why.
     pub ticket: String,

@@ -26,6 +26,9 @@ pub struct ScenarioRun {
     pub steps: Vec<StepRun>,
     /// Duration, milliseconds.
     pub ms: u64,
+    /// The reboot step from which the machine did not come back; nobody can ask it anything any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
 }
 
 /// What a step gave on one machine.
@@ -127,7 +130,11 @@ pub fn run(
         }
     }
     let ms = millis(running.begun.elapsed());
-    Ok(ScenarioRun { scenario: scenario.name.clone(), steps: running.steps, ms })
+    let gone = match running.obstacle {
+        Some(Obstacle::Gone(step)) => Some(step),
+        _ => None,
+    };
+    Ok(ScenarioRun { scenario: scenario.name.clone(), steps: running.steps, ms, gone })
 }
 
 /// Where a step's files are: in the guest, and on this host.

@@ -281,6 +281,13 @@ fn errands_are_done_by_the_bench_and_a_machine_that_does_not_come_back_ends_the_
     let seen = ran(&dir, Ok("back"));
     assert!(seen.iter().all(|(_, status, _)| *status == Status::Pass), "{seen:?}");
     assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "listen 80;\n");
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let gone = |reboot: Result<&str, &str>| {
+        let reboot = reboot.map(str::to_owned).map_err(str::to_owned);
+        let bed = Bed { reboot, out: dir.path().join("out") };
+        run(&scenario, &bed, dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap().gone
+    };
+    assert_eq!((gone(Ok("back")), gone(Err("no answer")).as_deref()), (None, Some("again")));
     let seen = ran(&dir, Err("no answer within 9 s"));
     assert_eq!(seen[3].2, "no answer within 9 s");
     assert_eq!(

@@ -13,7 +13,7 @@ use crate::{
     machine::Machine,
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Turns, requirement, run},
-    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, compare_scenario},
+    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, compare_scenario},
 };
 
 /// Where a scenario's folder is in a guest. No manifest covers it, and, unlike `/run`, scripts may be run there.
@@ -66,18 +66,33 @@ impl Validation<'_> {
     ) -> Result<(), Broke> {
         self.phase(&format!("scenarios {phase}"));
         for scenario in scenarios {
-            report.scenarios.push(self.compared(scenario, clones, phase)?);
+            let (compared, patched_clone) = self.compared(scenario, clones, phase)?;
+            report.scenarios.push(compared);
+            // There is nobody left to ask.
+            if patched_clone == Presence::Lost {
+                break;
+            }
         }
         Ok(())
     }
 
     /// A scenario on both clones, again as long as comparing asks for it.
-    fn compared(&self, scenario: &Scenario, clones: &Clones, phase: Phase) -> Result<ScenarioReport, Broke> {
+    fn compared(
+        &self,
+        scenario: &Scenario,
+        clones: &Clones,
+        phase: Phase,
+    ) -> Result<(ScenarioReport, Presence), Broke> {
         let mut attempts = Vec::new();
         while attempts.len() < ATTEMPTS {
-            attempts.push(self.attempt(scenario, phase, clones)?);
+            let mut attempt = self.attempt(scenario, phase, clones)?;
+            if is_gone(&attempt.patched) && !is_gone(&attempt.control) {
+                attempt.patched_clone = self.power_cycle(&clones.patched)?;
+            }
+            let patched_clone = attempt.patched_clone;
+            attempts.push(attempt);
             match compare_scenario(scenario, phase, &attempts) {
-                Compared::Verdict(compared) => return Ok(compared),
+                Compared::Verdict(compared) => return Ok((compared, patched_clone)),
                 Compared::Repeat => (self.observer)(Event::Note(&format!(
                     "{}: a step fails on the patched clone alone, or a metric cannot be told yet; both once more",
                     scenario.name
@@ -87,18 +102,33 @@ impl Validation<'_> {
         Err(other("scenarios", format!("{ATTEMPTS} attempts were not enough to compare {}", scenario.name)))
     }
 
+    /// Whether the patched clone, which did not come back from a reboot, does when its power is cycled: the second look at the same.
+    pub(super) fn power_cycle(&self, machine: &Machine) -> Result<Presence, Broke> {
+        (self.observer)(Event::Note(
+            "the patched clone does not come back from its reboot, the control did: power cycled",
+        ));
+        match machine.power_cycle(self.reboot_timeout()) {
+            Ok(_) => {
+                self.of_guest(|| self.applier.resume(Role::Patched, machine)).map_err(|e| other("power cycle", e))?;
+                Ok(Presence::There)
+            }
+            Err(error) if error.is_of_the_machine() => Ok(Presence::Lost),
+            Err(error) => Err(other("power cycle", error)),
+        }
+    }
+
     fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {
         let turns = Turns::default();
         let run = |role| self.run_on(scenario, phase, clones.of(role), (role, turns.seat(role)));
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
-            (Ok(_), Ok(_)) => {
+            (Ok(one), Ok(other)) if one.gone.is_none() && other.gone.is_none() => {
                 scenario.checks.iter().map(|check| self.check(*check, scenario, clones)).collect::<Result<_, _>>()?
             }
             // What broke is told by the steps.
             _ => Vec::new(),
         };
-        Ok(Attempt { control, patched, checks })
+        Ok(Attempt { control, patched, checks, patched_clone: Presence::There })
     }
 
     /// A scenario on one clone; the error says how the machine broke.
@@ -136,6 +166,10 @@ impl Validation<'_> {
         let (control, patched) = (redacted(scenario, control), redacted(scenario, patched));
         Ok(CheckRun { name: format!("check {}", check.kind.name()), control, patched })
     }
+}
+
+fn is_gone(run: &Result<ScenarioRun, String>) -> bool {
+    run.as_ref().is_ok_and(|run| run.gone.is_some())
 }
 
 fn redacted(scenario: &Scenario, outcome: Outcome) -> Outcome {

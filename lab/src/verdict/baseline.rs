@@ -32,8 +32,6 @@ pub enum Applied {
     Yes,
     /// The patch cannot be applied there; why.
     Inapplicable(String),
-    /// It was applied, and the patched clone did not come back from the reboot that followed, while the control did; how.
-    Unreturned(String),
     /// The lab broke before or while applying; how.
     LabError(String),
 }
@@ -43,8 +41,6 @@ pub enum Applied {
 pub struct Facts<'a> {
     /// How applying went.
     pub applied: &'a Applied,
-    /// That an attempt before this one, on other clones, ended as [`Applied::Unreturned`]; how.
-    pub unreturned_before: Option<&'a str>,
     /// Every scenario, phase by phase.
     pub scenarios: &'a [ScenarioReport],
     /// Names of the scenarios that are evidence (see [`super::has_evidence`]).
@@ -74,15 +70,6 @@ pub fn judge(facts: &Facts<'_>) -> Judged {
             push(Judgement::Inapplicable, format!("the patch cannot be applied: {reason}"))
         }
         Applied::LabError(reason) => push(Judgement::LabError, reason.clone()),
-        Applied::Unreturned(reason) => push(
-            Judgement::Rejected,
-            format!("regression: the patched clone does not come back from its reboot, and the control does: {reason}"),
-        ),
-    }
-    if let (Some(before), Applied::Yes | Applied::Inapplicable(_)) = (facts.unreturned_before, facts.applied) {
-        let reason =
-            format!("flaky: the patched clone did not come back from its reboot on one of two attempts: {before}");
-        push(Judgement::Rejected, reason);
     }
     for scenario in facts.scenarios {
         if let Some(judgement) = consequence(scenario.verdict, facts.policy) {

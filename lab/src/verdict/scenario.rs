@@ -25,6 +25,17 @@ pub struct Attempt {
     pub patched: Result<ScenarioRun, String>,
     /// The scenario's checks.
     pub checks: Vec<CheckRun>,
+    /// Whether the patched clone can be asked again.
+    pub patched_clone: Presence,
+}
+
+/// Whether a clone can be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It answers.
+    There,
+    /// It did not come back from a reboot, nor after its power was cycled, and the control did. That was seen twice; what else it said, once.
+    Lost,
 }
 
 /// A check on both clones, its statuses by [`crate::scenario::differential`].
@@ -75,7 +86,12 @@ pub fn compare_scenario(scenario: &Scenario, phase: Phase, attempts: &[Attempt])
 
 /// What both clones say of a step, and why; `None` asks for another attempt.
 fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Option<(StepReport, String)> {
-    let Decision::Is(verdict) = decide(&row.seen) else { return None };
+    let lost = attempts.last().is_some_and(|attempt| attempt.patched_clone == Presence::Lost);
+    let verdict = match decide(&row.seen) {
+        Decision::Is(verdict) => verdict,
+        Decision::Repeat if lost => Some(Verdict::Regression),
+        Decision::Repeat => return None,
+    };
     // Shown is the attempt that says most: the worst.
     let shown = (0..row.seen.len())
         .max_by_key(|at| compare(row.seen[*at].0, row.seen[*at].1).map(Verdict::badness))
@@ -86,7 +102,10 @@ fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Opt
     // Numbers are compared where the step holds on both.
     let holds = row.seen.iter().all(|seen| *seen == (Side::Ran(Status::Pass), Side::Ran(Status::Pass)));
     if let (true, Some(metric)) = (holds, row.metric) {
-        let (verdict, report, why) = measured(metric, &row.outcomes)?;
+        let (verdict, report, why) = match measured(metric, &row.outcomes) {
+            None if lost => return Some((step, String::new())),
+            other => other?,
+        };
         let step = with_metric(StepReport { verdict: Some(verdict), ..step }, report, &why);
         return Some((step, if why.is_empty() { why } else { format!("{label}: {why}") }));
     }
@@ -115,16 +134,20 @@ fn measured(
     let attempts: Vec<[Vec<Sample>; 2]> = outcomes.iter().map(|(c, p)| [samples(c), samples(p)]).collect();
     let of = |side: usize| attempts.iter().flat_map(|attempt| attempt[side].clone()).collect::<Vec<Sample>>();
     let report = compare_metric(metric, &of(0), &of(1));
-    let contrary = |wanted| attempts.iter().any(|[c, p]| compare_metric(metric, c, p).found == wanted);
+    let one_says = |wanted| attempts.iter().any(|[c, p]| compare_metric(metric, c, p).found == wanted);
+    let (worse, good) = (one_says(Found::Worse), one_says(Found::AsGood));
     let (verdict, why) = match report.found {
+        // More samples would not make them agree.
+        _ if worse && good => {
+            let why = format!("{} is worse than the control's in one attempt, and as good in another", report.name);
+            (Verdict::Flaky, why)
+        }
         Found::Worse if attempts.len() == 1 => return None,
         Found::Undecided if attempts.len() < ATTEMPTS => return None,
-        Found::AsGood if contrary(Found::Worse) => {
+        Found::AsGood if worse => {
             (Verdict::Flaky, format!("{} is worse than the control's in one attempt, and not in all", report.name))
         }
-        Found::Worse if contrary(Found::AsGood) => {
-            (Verdict::Flaky, format!("{}, and in one attempt it is as good", report.reason()))
-        }
+        Found::Worse if good => (Verdict::Flaky, format!("{}, and in one attempt it is as good", report.reason())),
         Found::AsGood => (Verdict::Pass, String::new()),
         Found::Worse => (Verdict::Regression, report.reason()),
         Found::Undecided => (Verdict::Flaky, report.reason()),
@@ -226,4 +249,30 @@ pub fn has_evidence(scenario: &Scenario, changed: &BTreeSet<String>, report: &Sc
                 && passed(&ran.control)
                 && passed(&ran.patched)
         })
+}
+
+/// A patched clone that did not come back from the reboot that follows a patch, as the control did within `control_ms`. That it came
+/// `back` when its power was cycled makes it flaky.
+pub fn lost_in_reboot(control_ms: u64, why: &str, back: Presence) -> ScenarioReport {
+    let outcome = |status, ms, reason: &str| Outcome {
+        status,
+        exit: None,
+        ms,
+        output: String::new(),
+        reason: reason.to_owned(),
+        samples: Vec::new(),
+    };
+    let (verdict, end) = match back {
+        Presence::Lost => (Verdict::Regression, "nor when its power was cycled, and the control comes back"),
+        Presence::There => (Verdict::Flaky, "but does when its power is cycled; the control comes back"),
+    };
+    let reason = format!("comes back: {why}, {end}");
+    let step = StepReport {
+        name: "comes back".into(),
+        verdict: Some(verdict),
+        control: Some(outcome(Status::Pass, control_ms, "")),
+        patched: Some(outcome(Status::Fail, 0, &format!("{why}, {end}"))),
+        metric: None,
+    };
+    ScenarioReport { name: "the reboot".into(), phase: Phase::Rebooted, verdict, reason, steps: vec![step] }
 }

@@ -95,11 +95,16 @@ fn outcome(status: Status) -> Outcome {
 
 fn run(page: Status, port: Status) -> ScenarioRun {
     let step = |name: &str, status| StepRun { name: name.into(), outcome: outcome(status) };
-    ScenarioRun { scenario: "web".into(), steps: vec![step("page", page), step("port", port)], ms: 10 }
+    ScenarioRun { scenario: "web".into(), steps: vec![step("page", page), step("port", port)], ms: 10, gone: None }
 }
 
 fn attempt(control: (Status, Status), patched: (Status, Status)) -> Attempt {
-    Attempt { control: Ok(run(control.0, control.1)), patched: Ok(run(patched.0, patched.1)), checks: Vec::new() }
+    Attempt {
+        control: Ok(run(control.0, control.1)),
+        patched: Ok(run(patched.0, patched.1)),
+        checks: Vec::new(),
+        patched_clone: Presence::There,
+    }
 }
 
 fn compared(attempts: &[Attempt]) -> ScenarioReport {
@@ -150,17 +155,11 @@ fn evidence_is_a_meaningful_step_that_passed_on_both_in_a_scenario_that_covers_a
 
 #[test]
 fn a_baseline_is_judged_over_the_whole_product() {
-    let applied = [
-        Applied::Yes,
-        Applied::Inapplicable("held".into()),
-        Applied::Unreturned("it panics".into()),
-        Applied::LabError("the clone did not answer".into()),
-    ];
+    let applied =
+        [Applied::Yes, Applied::Inapplicable("held".into()), Applied::LabError("the clone did not answer".into())];
     let rollbacks = [RollbackStatus::Proven, RollbackStatus::Failed, RollbackStatus::Skipped];
     let evidences: [&[String]; 2] = [&["web".to_owned()], &[]];
-    for (applied, unreturned_before) in
-        applied.iter().flat_map(|applied| [(applied, None), (applied, Some("it panics"))])
-    {
+    for applied in &applied {
         for verdict in Verdict::ALL {
             for status in rollbacks {
                 for evidence in evidences {
@@ -175,7 +174,6 @@ fn a_baseline_is_judged_over_the_whole_product() {
                         let rollback = RollbackReport { status, class: None, reason: "x".into(), diff: None };
                         let facts = Facts {
                             applied,
-                            unreturned_before,
                             scenarios: &[report],
                             evidence,
                             rollback: &rollback,
@@ -186,8 +184,6 @@ fn a_baseline_is_judged_over_the_whole_product() {
                         let expected = if blocked
                             || matches!(verdict, Verdict::Regression | Verdict::Flaky)
                             || yes && status == RollbackStatus::Failed
-                            || matches!(applied, Applied::Unreturned(_))
-                            || unreturned_before.is_some() && !matches!(applied, Applied::LabError(_))
                         {
                             Judgement::Rejected
                         } else if matches!(applied, Applied::Inapplicable(_)) {
@@ -252,11 +248,16 @@ fn measured(attempts: &[(&[f64], &[f64])]) -> Compared {
         let samples = numbers.iter().map(|number| (*number).try_into().unwrap()).collect();
         let outcome = Outcome { samples, exit: Some(0), ..outcome(Status::Pass) };
         let steps = vec![StepRun { name: "load".into(), outcome }];
-        Ok(ScenarioRun { scenario: "web".into(), steps, ms: 10 })
+        Ok(ScenarioRun { scenario: "web".into(), steps, ms: 10, gone: None })
     };
     let attempts: Vec<Attempt> = attempts
         .iter()
-        .map(|(control, patched)| Attempt { control: side(control), patched: side(patched), checks: Vec::new() })
+        .map(|(control, patched)| Attempt {
+            control: side(control),
+            patched: side(patched),
+            checks: Vec::new(),
+            patched_clone: Presence::There,
+        })
         .collect();
     compare_scenario(&scenario, Phase::Applied, &attempts)
 }
@@ -302,4 +303,22 @@ fn a_metric_that_is_worse_twice_is_a_regression_and_one_that_cannot_be_told_is_f
     assert_eq!(told(&[(&GOOD[..1], &GOOD[..1]); 4]).0, Verdict::Pass);
     // Worse in one attempt, and as good in the other.
     assert_eq!(told(&[(GOOD, BAD), (GOOD, GOOD)]).0, Verdict::Flaky);
+}
+
+#[test]
+fn a_clone_that_does_not_come_back_is_the_patchs_doing_when_the_control_does() {
+    use Status::{Fail, Pass};
+    // The reboot is `port`; nobody can be asked once more.
+    let seen = attempt((Pass, Pass), (Pass, Fail));
+    assert_eq!(compare_scenario(&scenario(), Phase::Applied, std::slice::from_ref(&seen)), Compared::Repeat);
+    let report = compared(&[Attempt { patched_clone: Presence::Lost, ..seen.clone() }]);
+    assert_eq!((report.verdict, report.steps[0].verdict), (Verdict::Regression, Some(Verdict::Pass)));
+    // It came back when its power was cycled, and then the step passed.
+    assert_eq!(compared(&[seen, attempt((Pass, Pass), (Pass, Pass))]).verdict, Verdict::Flaky);
+    for (back, verdict) in [(Presence::Lost, Verdict::Regression), (Presence::There, Verdict::Flaky)] {
+        let report = lost_in_reboot(9, "no answer within 60 s", back);
+        assert_eq!((report.verdict, report.phase), (verdict, Phase::Rebooted));
+        let failure = report.steps[0].patched.clone().unwrap();
+        assert!(failure.status == Fail && failure.reason.contains("60 s"), "{failure:?}");
+    }
 }

@@ -24,6 +24,7 @@ mod report;
 mod root;
 mod runs;
 mod scenario;
+mod schema;
 mod serve;
 mod shell_help;
 mod validate;
@@ -119,6 +120,8 @@ pub enum Command {
     /// The root document: whose signature counts
     #[command(subcommand)]
     Root(root::RootCommand),
+    /// JSON Schemas of the files people write, for editors
+    Schema(schema::SchemaCommand),
     /// Print completions for a shell
     #[command(after_help = shell_help::COMPLETIONS_EXAMPLES)]
     Completions(shell_help::CompletionsCommand),
@@ -171,6 +174,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Baseline(command) => command.run(global),
         Command::Lab(command) => command.run(global),
         Command::Scenario(command) => command.run(global),
+        Command::Schema(command) => command.run(global),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(global),
         Command::Key(command) => command.run(global),

@@ -5,7 +5,7 @@ use patchlab_protocol::document::{Kind, Origin, ProductionCheck, RollbackClass, 
 use serde::{Deserialize, Serialize};
 
 /// An order as it is written. `order draft` writes the same form with every file, its digest and the versions replaced.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
     /// Identifier for people, e.g. `PO-2026-0001`.
@@ -44,7 +44,7 @@ fn routine() -> Kind {
 }
 
 /// What is to change on one class of hosts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// The class.
@@ -67,7 +67,7 @@ pub struct Change {
 }
 
 /// A class of hosts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct On {
     /// `ID` of os-release(5).
@@ -84,7 +84,7 @@ fn x86_64() -> String {
 }
 
 /// A package to bring to a newer version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upgrade {
     /// Package name.
@@ -95,7 +95,7 @@ pub struct Upgrade {
 }
 
 /// Scripts that apply a change, take it back, and say whether it is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     /// Applies the change.
@@ -107,7 +107,7 @@ pub struct Script {
 }
 
 /// A package file to install.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Package name.
@@ -133,7 +133,7 @@ fn local() -> Origin {
 }
 
 /// An installed version that the order expects and replaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Replaces {
     /// Package name.
@@ -148,7 +148,7 @@ pub struct Replaces {
 }
 
 /// The file that brings a replaced version back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplacedFile {
     /// Bytes.
@@ -160,4 +160,9 @@ pub struct ReplacedFile {
     /// Architecture in the file, where it differs from the installed one's (a package that became `all`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
+}
+
+/// The JSON Schema of `order.toml`.
+pub fn schema() -> schemars::Schema {
+    patchlab_check::written::schema::<Written>(patchlab_check::written::Parameters::None)
 }

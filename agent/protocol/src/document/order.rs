@@ -93,7 +93,7 @@ pub struct PackageFile {
 }
 
 /// Where a package file came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// From a repository whose signature apt or rpm checked.
@@ -120,7 +120,7 @@ pub struct Replaced {
 }
 
 /// A step from a scenario that an agent repeats on real hosts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductionCheck {
     /// The scenario it comes from.
@@ -130,7 +130,7 @@ pub struct ProductionCheck {
 }
 
 /// How bad it is to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Low.
@@ -144,7 +144,7 @@ pub enum Severity {
 }
 
 /// What sort of order it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The ordinary way.
@@ -156,7 +156,7 @@ pub enum Kind {
 }
 
 /// How sure the way back is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RollbackClass {
     /// Every replaced package has its file; the lab goes the whole way back before it may ship.

@@ -37,7 +37,7 @@ impl Errand {
 }
 
 /// A file of the scenario's folder and where it goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyIn {
     /// The file, in the scenario's folder.
@@ -50,7 +50,7 @@ pub struct CopyIn {
 }
 
 /// A file of the machine, for people to read later.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyOut {
     /// The file.
@@ -68,7 +68,7 @@ impl CopyOut {
 }
 
 /// A short rest, with its reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sleep {
     /// How long, at most [`LONGEST_SLEEP`].
@@ -81,6 +81,20 @@ pub struct Sleep {
 /// `true`: the key's being there is all that it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Yes;
+
+impl schemars::JsonSchema for Yes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Yes".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "const": true })
+    }
+}
 
 impl Serialize for Yes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,7 @@ use super::text::{JsonQuery, Pattern};
 use crate::target::{Ended, Ran};
 
 /// Expectations on a command's end and output; all given ones must hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
     /// Exit status; absent means 0.

@@ -9,46 +9,75 @@ use super::{
 use crate::written::Span;
 
 /// A step as it is written. [`Step`] is what it means.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = one_of(KINDS), "dependencies" = {"expect": ["run"], "metric": ["run"]}))]
 pub(super) struct Fields {
+    /// Name, unique in its scenario.
     name: String,
+    /// Shell command line, run in the scenario's folder. Exit 77 means: skip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
+    /// What a command must give; absent means exit 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expect: Option<Expect>,
+    /// A number in a command's output, compared with the control's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     metric: Option<Metric>,
+    /// An HTTP request (GET) from the machine itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     http: Option<Http>,
+    /// A TCP connection from the machine itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tcp: Option<Tcp>,
+    /// A systemd unit's state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+    /// A file's presence and content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<File>,
+    /// An installed package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     package: Option<Package>,
+    /// A listening port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     port: Option<Port>,
+    /// Looks again until something holds, or can never hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wait: Option<Wait>,
+    /// `true`: reboots the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reboot: Option<Yes>,
+    /// Puts a file of the scenario's folder onto the machine.
     #[serde(default, rename = "copy-in", skip_serializing_if = "Option::is_none")]
     copy_in: Option<CopyIn>,
+    /// Takes a file of the machine into the run's evidence.
     #[serde(default, rename = "copy-out", skip_serializing_if = "Option::is_none")]
     copy_out: Option<CopyOut>,
+    /// Does nothing for at most 5 s, with a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sleep: Option<Sleep>,
+    /// Its passing is no evidence that the machine works.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     superficial: bool,
+    /// How long it may take; absent is 60 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Span>,
+    /// How often it is done; every time must pass. Absent is once, and 7 times with a metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     repeat: Option<Repeat>,
+    /// Regular expressions of what is taken out of its output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     redact: Vec<Pattern>,
+}
+
+/// The keys of a step of which there is exactly one.
+pub(super) const KINDS: &[&str] =
+    &["run", "http", "tcp", "unit", "file", "package", "port", "wait", "reboot", "copy-in", "copy-out", "sleep"];
+
+/// JSON Schema's way to say that exactly one of these keys is there.
+pub(super) fn one_of(keys: &[&str]) -> serde_json::Value {
+    keys.iter().map(|key| serde_json::json!({ "required": [key] })).collect()
 }
 
 /// The table is not a step.

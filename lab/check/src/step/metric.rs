@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::text::{Pattern, Percent};
 
 /// A number in a command's output. Here it is only read; that a difference means something is the lab's to judge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
     /// Name, e.g. `req_per_s`.
@@ -20,7 +20,7 @@ pub struct Metric {
 }
 
 /// Which of two numbers is the better one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Better {
     /// The higher: a rate.

@@ -263,7 +263,7 @@ impl fmt::Display for Percent {
 
 /// A text with an allowed alphabet, so that it can stand in a command line as it is.
 macro_rules! words {
-    ($($(#[$doc:meta])* $name:ident $expected:literal $valid:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident $expected:literal like $pattern:literal $valid:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(String);
@@ -290,40 +290,40 @@ macro_rules! words {
             }
         }
 
-        as_text!($name $expected);
+        as_text!($name $expected like $pattern);
     )*};
 }
 
 words! {
     /// A systemd unit's name (systemd.unit(5)), with its suffix.
-    UnitName "a unit name with its suffix, such as \"nginx.service\"" |text| {
+    UnitName "a unit name with its suffix, such as \"nginx.service\"" like r"^[A-Za-z0-9:_.@][A-Za-z0-9:_.@-]*\.[A-Za-z0-9:_@-]+$" |text| {
         text.len() <= 255
             && text.rsplit_once('.').is_some_and(|(stem, suffix)| !stem.is_empty() && !suffix.is_empty())
             && !text.starts_with('-')
             && text.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.@".contains(c))
     };
     /// A package's name, as dpkg (Debian policy 5.6.1) and rpm write it, optionally with `:ARCH`.
-    PackageName "a package name" |text| {
+    PackageName "a package name" like "^[A-Za-z0-9][A-Za-z0-9+._:-]*$" |text| {
         (1..=200).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:".contains(c))
     };
     /// A path in the scenario's folder: relative, with `/`, and never out of it.
-    FolderPath "a path of a file in the scenario's folder" |text| {
+    FolderPath "a path of a file in the scenario's folder" like "^[^/]" |text| {
         (1..=1024).contains(&text.len())
             && !text.chars().any(char::is_control)
             && text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
     };
     /// An absolute path without control characters.
-    AbsolutePath "an absolute path" |text| {
+    AbsolutePath "an absolute path" like "^/" |text| {
         text.starts_with('/') && text.len() <= 4096 && !text.chars().any(char::is_control)
     };
 }
 
 as_text!(
-    Pattern "a regular expression",
-    JsonQuery "a JSONPath query such as \"$.status\"",
-    FileMode "permission bits in octal such as \"0644\"",
-    HttpUrl "an address http://HOST[:PORT]/PATH",
-    Percent r#"a share such as "20%""#
+    Pattern "a regular expression" like "",
+    JsonQuery "a JSONPath query such as \"$.status\"" like r"^\$",
+    FileMode "permission bits in octal such as \"0644\"" like "^[0-7]{3,4}$",
+    HttpUrl "an address http://HOST[:PORT]/PATH" like "^http://[^/]",
+    Percent r#"a share such as "20%""# like r"^[0-9.+eE-]+\s*%$"
 );

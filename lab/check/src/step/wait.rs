@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Expect, File, Http, Kind, Package, Port, Tcp, Unit,
-    fields::{KindError, only_kind},
+    fields::{KINDS, KindError, one_of, only_kind},
 };
 use crate::written::Span;
 
 /// A condition that must come to hold within a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
     /// What must come to hold: a step's kind with its keys.
@@ -19,7 +19,7 @@ pub struct Wait {
 }
 
 /// A kind that only looks: everything but `wait` itself and what the lab alone does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "ConditionFields", into = "ConditionFields")]
 pub struct Condition(Box<Kind>);
 
@@ -31,23 +31,32 @@ impl Condition {
 }
 
 /// A condition as it is written.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("oneOf" = one_of(&KINDS[..7]), "dependencies" = {"expect": ["run"]}))]
 struct ConditionFields {
+    /// Shell command line, run in the scenario's folder. Exit 77 means: skip.
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
+    /// What a command must give; absent means exit 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     expect: Option<Expect>,
+    /// An HTTP request (GET) from the machine itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<Http>,
+    /// A TCP connection from the machine itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<Tcp>,
+    /// A systemd unit's state.
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+    /// A file's presence and content.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<File>,
+    /// An installed package.
     #[serde(skip_serializing_if = "Option::is_none")]
     package: Option<Package>,
+    /// A listening port.
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<Port>,
 }

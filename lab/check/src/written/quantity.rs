@@ -87,9 +87,22 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Serialises by `Display` and reads by `FromStr`, with what was expected for a value that is not even text.
+/// Serialises by `Display` and reads by `FromStr`, with what was expected for a value that is not even text. The pattern (ECMA-262) is for
+/// editors: it refuses nothing that is read.
 macro_rules! as_text {
-    ($($name:ident $expected:literal),*) => {$(
+    ($($name:ident $expected:literal like $pattern:literal),*) => {$(
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "description": $expected, "pattern": $pattern })
+            }
+        }
+
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -116,6 +129,6 @@ macro_rules! as_text {
 pub(crate) use as_text;
 
 as_text!(
-    Span r#"a length of time such as "500ms", "120s", "3min" or "1h""#,
-    ByteSize r#"a size such as "512MiB" or "4GiB""#
+    Span r#"a length of time such as "500ms", "120s", "3min" or "1h""# like r"^\s*[0-9]+\s*(ms|s|m|min|h|d)\s*$",
+    ByteSize r#"a size such as "512MiB" or "4GiB""# like r"^\s*[0-9]+\s*([KMGT]iB|[kMGT]?B)\s*$"
 );

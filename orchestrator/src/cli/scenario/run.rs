@@ -474,7 +474,7 @@ mod tests {
     fn one_failed_step_fails_all_and_what_only_skips_did_not_pass() {
         let all = |statuses: &[Status]| {
             let steps = statuses.iter().map(|status| run(*status, "")).collect();
-            status(&[ScenarioRun { scenario: "s".into(), steps, ms: 1 }])
+            status(&[ScenarioRun { scenario: "s".into(), steps, ms: 1, gone: None }])
         };
         assert_eq!(all(&[Status::Pass, Status::Skip]), Status::Pass);
         assert_eq!(all(&[Status::Pass, Status::Fail]), Status::Fail);
