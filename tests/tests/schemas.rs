@@ -28,10 +28,10 @@ fn complaints(validator: &Validator, text: &str) -> Vec<String> {
 /// The examples of a form in the documents.
 fn examples(form: Form) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(root().join("docs")).expect("there are docs") {
+        let path = entry.expect("it can be listed").path();
         if path.extension().is_some_and(|extension| extension == "md") {
-            let text = fs::read_to_string(path).unwrap();
+            let text = fs::read_to_string(path).expect("it can be read");
             let fence = format!("```toml {}\n", form.name());
             let blocks = text.split(&fence).skip(1);
             found.extend(blocks.filter_map(|rest| rest.split("\n```").next()).map(str::to_owned));
@@ -43,11 +43,14 @@ fn examples(form: Form) -> Vec<String> {
 /// Files of a form that ship, by path.
 fn shipped(form: Form) -> Vec<PathBuf> {
     let of_folders = |folder: &str, file: &str| -> Vec<PathBuf> {
-        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path().join(file));
+        let entries = fs::read_dir(root().join(folder))
+            .expect(folder)
+            .map(|entry| entry.expect("it can be listed").path().join(file));
         entries.filter(|path| path.is_file()).collect()
     };
     let files_in = |folder: &str| -> Vec<PathBuf> {
-        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let entries =
+            fs::read_dir(root().join(folder)).expect(folder).map(|entry| entry.expect("it can be listed").path());
         entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect()
     };
     match form {

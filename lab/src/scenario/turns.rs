@@ -93,6 +93,8 @@ impl Drop for Seat<'_> {
 mod tests {
     use super::*;
 
+    type Work<'a> = Box<dyn FnOnce(&dyn Fn(Moment)) + Send + 'a>;
+
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn moment(step: usize, sample: u32) -> Moment {
@@ -105,7 +107,7 @@ mod tests {
         patched: impl FnOnce(&dyn Fn(Moment)) + Send,
     ) -> Vec<String> {
         let (turns, taken) = (Turns::default(), Mutex::new(Vec::new()));
-        let side = |role: Role, work: Box<dyn FnOnce(&dyn Fn(Moment)) + Send + '_>| {
+        let side = |role: Role, work: Work<'_>| {
             let seat = turns.seat(role);
             work(&|moment: Moment| {
                 assert!(seat.wait(moment, PATIENCE) < PATIENCE, "{moment:?}: nobody came");

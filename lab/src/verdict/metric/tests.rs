@@ -15,6 +15,9 @@ fn found_of(tolerance: &str, better: Better, control: &[f64], patched: &[f64]) -
     compare_metric(&metric(tolerance, better), &samples(control), &samples(patched)).found
 }
 
+/// What it is, the tolerance, which is better, samples of control and patched clone, what they say.
+type Said = (&'static str, &'static str, Better, &'static [f64], &'static [f64], Found);
+
 #[test]
 fn what_samples_say() {
     use Better::{Higher, Lower};
@@ -22,7 +25,7 @@ fn what_samples_say() {
     const STEADY: &[f64] = &[100.0, 101.0, 99.0, 100.5, 99.5];
     // Half of the machine's time is somebody else's: far apart on both.
     const WILD: &[f64] = &[100.0, 30.0, 190.0, 60.0, 140.0];
-    let table: &[(&str, &str, Better, &[f64], &[f64], Found)] = &[
+    let table: &[Said] = &[
         ("the same", "20%", Higher, STEADY, STEADY, AsGood),
         ("a little worse", "20%", Higher, STEADY, &[85.0, 86.0, 84.0, 85.5, 87.0], AsGood),
         ("far worse", "20%", Higher, STEADY, &[50.0, 51.0, 49.0, 52.0, 48.0], Worse),
