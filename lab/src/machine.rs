@@ -18,6 +18,7 @@ mod stream;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -139,7 +140,8 @@ pub enum LabError {
 }
 
 impl LabError {
-    /// Whether it is the machine's word on itself (it panicked, a unit of it failed, or it did not answer in time) rather than the lab's failure.
+    /// Whether it is the machine's word on itself (it panicked, a unit of it failed, or it did not answer in time) rather than the
+    /// lab's failure.
     pub fn is_of_the_machine(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Broken { .. } | Self::FailedUnit { .. })
     }
@@ -167,6 +169,8 @@ pub struct Machine {
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
     guest_time: GuestTime,
+    /// Bytes of its console log that no longer say whether it lives: those before its power was cycled.
+    overlooked: AtomicU64,
     /// Keeps its baseline where it is: its disk is a layer over that one's.
     hold: Option<fs::File>,
 }
@@ -207,11 +211,6 @@ impl Machine {
         &self.disk
     }
 
-    /// What its console says about broken things.
-    pub fn failures(&self) -> Result<Vec<Failure>, LabError> {
-        failures_in(&self.serial).map_err(failed("read", &self.serial))
-    }
-
     /// Writes a file into the guest; `mode` are permission bits.
     pub fn put_file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), GuestError> {
         self.guest().put_file(path, bytes, mode)
@@ -237,8 +236,8 @@ impl Machine {
         Ok(begun.elapsed())
     }
 
-    /// Resets the machine, as its power button does, and waits until its baseline's units are active again. What its console said before does
-    /// not matter any more. How long it took.
+    /// Resets the machine, as its power button does, and waits until its baseline's units are active again. What its console said before
+    /// does not matter any more. How long it took.
     ///
     /// # Errors
     /// It does not come back in time, or the lab broke.
@@ -246,21 +245,11 @@ impl Machine {
         let begun = Instant::now();
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
+        self.overlooked.store(fs::metadata(&self.serial).map_or(0, |log| log.len()), Ordering::Relaxed);
         self.monitor("system_reset", json!({}))?;
-        // A kernel that panicked again would be waited for until the end.
-        let said = fs::metadata(&self.serial).map_or(0, |log| log.len());
         while guest.ping().is_err() {
-            let console = fs::read(&self.serial).unwrap_or_default();
-            let new = String::from_utf8_lossy(console.get(usize::try_from(said).unwrap_or(0)..).unwrap_or_default());
-            let fatal = |failure: &Failure| matches!(failure.kind, FailureKind::Panic | FailureKind::Emergency);
-            if let Some(failure) = failures(&new).into_iter().find(fatal) {
-                return Err(LabError::Broken { machine: self.name.clone(), kind: failure.kind, line: failure.line });
-            }
-            if begun.elapsed() > timeout {
-                let event = "its first answer after its power was cycled".to_owned();
-                return Err(LabError::Timeout { machine: self.name.clone(), event, timeout, evidence: String::new() });
-            }
-            std::thread::sleep(POLL);
+            self.check_alive("its first answer after its power was cycled", begun, timeout)?;
+            std::thread::sleep(Duration::from_millis(100));
         }
         self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
         Ok(begun.elapsed())
@@ -432,7 +421,9 @@ impl Machine {
             return Err(LabError::Timeout { machine: self.name.clone(), event: event.into(), timeout, evidence });
         }
         let fatal = |failure: &Failure| matches!(failure.kind, FailureKind::Panic | FailureKind::Emergency);
-        if let Some(failure) = self.failures()?.into_iter().find(fatal) {
+        let said = failures_in(&self.serial, self.overlooked.load(Ordering::Relaxed));
+        let failures = said.map_err(failed("read", &self.serial))?;
+        if let Some(failure) = failures.into_iter().find(fatal) {
             return Err(LabError::Broken { machine: self.name.clone(), kind: failure.kind, line: failure.line });
         }
         if !self.domain.is_active().unwrap_or(false) {

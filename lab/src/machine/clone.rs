@@ -260,6 +260,7 @@ impl Lab {
             handshake: None,
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
+            overlooked: Default::default(),
             hold: None,
         })
     }

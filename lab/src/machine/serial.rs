@@ -67,14 +67,14 @@ pub fn failures(text: &str) -> Vec<Failure> {
         .collect()
 }
 
-/// Failures in a console log, of which the last 4 MiB are read. A log that does not exist yet has none.
-pub fn failures_in(log: &Path) -> io::Result<Vec<Failure>> {
+/// Failures in a console log from byte `from` on, of which the last 4 MiB are read. A log that does not exist yet has none.
+pub fn failures_in(log: &Path, from: u64) -> io::Result<Vec<Failure>> {
     let mut file = match File::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_LIMIT)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_LIMIT).max(from)))?;
     let mut bytes = Vec::new();
     file.take(LOG_LIMIT).read_to_end(&mut bytes)?;
     Ok(failures(&String::from_utf8_lossy(&bytes)))
