@@ -94,7 +94,11 @@ impl Baseline {
         if found != expected {
             return Err(StoreError::Altered { baseline, file, found, expected });
         }
-        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        match (manifest.schema, Manifest::SCHEMA) {
+            (schema, known) if schema > known => Err(StoreError::Newer { baseline, part: "manifest", schema, known }),
+            _ => Ok(manifest),
+        }
     }
 
     /// Why its memory is of no use as a template on this host, so that its clones boot instead; `None` when it is, or when QEMU is not
@@ -312,15 +316,18 @@ pub enum StoreError {
     Kept(#[from] KeptError),
     /// A later patchlab wrote it, in a form that this one does not know.
     #[error(
-        "baseline {baseline}: its record has form {schema}, and this patchlab reads forms up to {}: use the patchlab that wrote \
-         it, or a later one",
-        Record::SCHEMA
+        "baseline {baseline}: its {part} has form {schema}, and this patchlab reads forms up to {known}: use the patchlab that \
+         wrote it, or a later one"
     )]
     Newer {
         /// Which baseline.
         baseline: String,
-        /// The form of its record.
+        /// Record or manifest.
+        part: &'static str,
+        /// Its form.
         schema: u32,
+        /// The highest that is read.
+        known: u32,
     },
     /// A record cannot be read.
     #[error("baseline record {path}: {reason}")]

@@ -27,7 +27,6 @@ pub use self::{
 
 /// The state of one machine at one moment. Sections that an older lab did not collect are absent, and nothing is said about them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this form; [`Manifest::SCHEMA`].
     pub schema: u32,
@@ -65,7 +64,6 @@ impl Manifest {
 
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Package {
     /// Name without architecture.
     pub name: String,
@@ -79,7 +77,6 @@ pub struct Package {
 
 /// One file system object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// What it is.
     pub kind: Kind,
@@ -123,7 +120,6 @@ pub enum Kind {
 
 /// A systemd unit's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Unit {
     /// `LoadState`, e.g. `loaded`, `not-found`, `masked`.
     pub load: String,
@@ -135,7 +131,6 @@ pub struct Unit {
 
 /// A listening socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Port {
     /// `tcp` or `udp`.
     pub protocol: String,

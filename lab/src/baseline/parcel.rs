@@ -266,7 +266,9 @@ impl Baselines {
             reason,
         };
         let record = Record::read(&text).map_err(|error| match error {
-            RecordError::Newer { schema } => StoreError::Newer { baseline: digest.short(), schema }.into(),
+            RecordError::Newer { schema } => {
+                StoreError::Newer { baseline: digest.short(), part: "record", schema, known: Record::SCHEMA }.into()
+            }
             RecordError::Senseless(reason) => wrong(RECORD, reason),
         })?;
         if let Some(reason) = senseless(&record) {

@@ -170,6 +170,40 @@ struct StoredRepresents {
 }
 
 #[cfg(test)]
+impl Record {
+    /// `web@1`, of nothing.
+    pub(super) fn empty() -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            name: "web".into(),
+            number: 1,
+            parent: None,
+            recipe: String::new(),
+            inputs: Digest::of("inputs"),
+            os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
+            hardware: Hardware {
+                memory_mib: 4,
+                vcpus: 1,
+                accelerator: crate::accelerator::Accelerator::Tcg,
+                machine: "q35".into(),
+            },
+            frozen: Frozen {
+                versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },
+                host_cpu: "x".into(),
+                kernel: "6.1".into(),
+                at: Timestamp::UNIX_EPOCH,
+            },
+            ready_units: vec![],
+            represents: Represents::default(),
+            files: BTreeMap::new(),
+            pool: vec![],
+            verified: None,
+            original: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

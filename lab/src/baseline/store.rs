@@ -289,7 +289,9 @@ impl Baselines {
             });
         }
         let record = Record::read(&text).map_err(|error| match error {
-            RecordError::Newer { schema } => StoreError::Newer { baseline: name.to_owned(), schema },
+            RecordError::Newer { schema } => {
+                StoreError::Newer { baseline: name.to_owned(), part: "record", schema, known: Record::SCHEMA }
+            }
             RecordError::Senseless(reason) => wrong(reason),
         })?;
         Ok(Baseline { digest, folder, record })
@@ -308,40 +310,13 @@ impl Baselines {
 mod tests {
     use super::*;
     use crate::{
-        accelerator::Accelerator,
-        baseline::{Frozen, Os, Policy, StoredFile},
+        baseline::{Policy, StoredFile},
         gc::Mode,
-        machine::{Hardware, Versions},
     };
 
     fn record(number: u32, disk: &[u8]) -> Record {
-        Record {
-            schema: 1,
-            name: "web".into(),
-            number,
-            parent: None,
-            recipe: "".into(),
-            inputs: Digest::of(disk),
-            os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
-            hardware: Hardware {
-                memory_mib: 512,
-                vcpus: 2,
-                accelerator: Accelerator::Tcg,
-                machine: "pc-q35-10.0".into(),
-            },
-            frozen: Frozen {
-                versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },
-                host_cpu: "x".into(),
-                kernel: "6.1".into(),
-                at: jiff::Timestamp::UNIX_EPOCH,
-            },
-            ready_units: vec![],
-            represents: Default::default(),
-            files: [("disk.qcow2".into(), StoredFile { sha256: Digest::of(disk), size: disk.len() as u64 })].into(),
-            pool: vec![],
-            verified: None,
-            original: None,
-        }
+        let file = StoredFile { sha256: Digest::of(disk), size: disk.len() as u64 };
+        Record { number, inputs: file.sha256, files: [("disk.qcow2".into(), file)].into(), ..Record::empty() }
     }
 
     fn staged(store: &Baselines, disk: &[u8]) -> PathBuf {
@@ -436,7 +411,7 @@ mod tests {
         store.adopt(&staged(&store, b"three"), later).unwrap();
         let error = store.get("web").unwrap_err();
         assert!(
-            matches!(&error, StoreError::Newer { baseline, schema } if baseline == "web@3" && *schema == Record::SCHEMA + 1)
+            matches!(&error, StoreError::Newer { baseline, schema, .. } if baseline == "web@3" && *schema == Record::SCHEMA + 1)
         );
         assert!(store.get("web@2").is_ok());
     }

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// Who is known to a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Accounts {
     /// Users by name.
     pub users: BTreeMap<String, User>,
@@ -16,7 +15,6 @@ pub struct Accounts {
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct User {
     /// Number.
     pub uid: u32,
@@ -55,7 +53,6 @@ impl Password {
 
 /// A group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Group {
     /// Number.
     pub gid: u32,

@@ -298,6 +298,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_later_lab_added_is_passed_over() {
+        let later = serde_json::json!({
+            "schema": Manifest::SCHEMA, "kernel": "6.1", "later": {}, "packages": {}, "units": {}, "ports": [],
+            "files": { "/a": { "kind": "file", "mode": 420, "uid": 0, "gid": 0, "later": 1 } },
+        });
+        assert_eq!(serde_json::from_value::<Manifest>(later).unwrap().files.len(), 1);
+    }
+
+    #[test]
     fn a_manifest_of_an_older_lab_is_read() {
         let new = parse(&texts(), None);
         let mut json = serde_json::to_value(&new).unwrap();

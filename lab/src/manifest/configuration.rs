@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// A package's configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ConfigurationFile {
     /// The package (`name:arch`).
     pub package: String,

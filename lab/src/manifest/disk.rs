@@ -11,7 +11,6 @@ const AGENT: &str = "/var/lib/patchlab-agent/";
 
 /// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DiskUse {
     /// Local file systems by mount point; none that live in memory, and not the lab's second disk.
     pub file_systems: BTreeMap<String, FileSystem>,
@@ -22,7 +21,6 @@ pub struct DiskUse {
 
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileSystem {
     /// Its kind, e.g. `ext4`.
     pub kind: String,

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// Kernels beside the running one, and what that has loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Kernels {
     /// Releases with an image in `/boot`, oldest first.
     pub installed: Vec<String>,

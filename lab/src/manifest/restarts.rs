@@ -12,7 +12,6 @@ use super::{Kernels, Package};
 
 /// What is due.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Restarts {
     /// Why a reboot is due, for people; empty when none is.
     pub reboot: BTreeSet<String>,

@@ -1,12 +1,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
-use crate::{
-    accelerator::Accelerator,
-    baseline::{Frozen, Os, StoredFile},
-    machine::{Hardware, Versions},
-    places::Places,
-};
+use crate::{baseline::StoredFile, places::Places};
 
 /// Long enough for holes: memory is mostly zeros.
 const RAM_BYTES: usize = 4 << 20;
@@ -50,7 +45,7 @@ impl Host {
         let (sha256, size) = ArtifactStore::open(&host.places.artifacts).unwrap().put(&package).unwrap();
         fs::remove_file(package).unwrap();
         let pool = |name: &str| PoolFile { name: name.into(), version: "1".into(), arch: "all".into(), size, sha256 };
-        let record = Record { files: files.into(), pool: vec![pool("nginx"), pool("nginx-twin")], ..record() };
+        let record = Record { files: files.into(), pool: vec![pool("nginx"), pool("nginx-twin")], ..Record::empty() };
         host.store.adopt(&staged, record).unwrap();
         host
     }
@@ -73,31 +68,6 @@ impl Host {
     fn is_untouched(&self) -> bool {
         let work = fs::read_dir(&self.places.work).map_or(0, Iterator::count);
         self.store.list().unwrap().is_empty() && work == 0
-    }
-}
-
-fn record() -> Record {
-    Record {
-        schema: Record::SCHEMA,
-        name: "web".into(),
-        number: 1,
-        parent: None,
-        recipe: String::new(),
-        inputs: Digest::of("inputs"),
-        os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
-        hardware: Hardware { memory_mib: 4, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into() },
-        frozen: Frozen {
-            versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },
-            host_cpu: "x".into(),
-            kernel: "6.1".into(),
-            at: jiff::Timestamp::UNIX_EPOCH,
-        },
-        ready_units: vec![],
-        represents: Default::default(),
-        files: BTreeMap::new(),
-        pool: vec![],
-        verified: None,
-        original: None,
     }
 }
 
@@ -251,7 +221,7 @@ fn a_record_leads_nowhere_but_below_its_folder() {
     let stored = StoredFile { sha256: Digest::of("x"), size: 1 };
     let with = |extra: &str| {
         let names = NEEDED.into_iter().chain([extra]);
-        Record { files: names.map(|name| (name.to_owned(), stored)).collect(), ..record() }
+        Record { files: names.map(|name| (name.to_owned(), stored)).collect(), ..Record::empty() }
     };
     assert_eq!(senseless(&with("apt/status")), None);
     for path in ["/etc/shadow", "../x", "apt/../../x", "", "./ram", "baseline.json"] {
