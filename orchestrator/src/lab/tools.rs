@@ -17,6 +17,8 @@ use crate::place::Data;
 pub const MOUNT_POINT: &str = "/run/patchlab/tools";
 /// The agent's file name, beside `patchlab` on the host and on the tools disk.
 pub const AGENT: &str = "patchlab-agent";
+/// What of the tools disk is left for the agent, MiB: its file system takes the rest.
+const AGENT_MIB: u64 = (TOOLS_BYTES >> 20) - 8;
 /// The tools disk's name in a worker's folder.
 const NAME_IN_WORKER: &str = "tools.ext4";
 
@@ -38,6 +40,16 @@ pub enum ToolsError {
     NotStatic {
         /// The program.
         path: PathBuf,
+    },
+    /// The agent does not fit.
+    #[error(
+        "the agent's program {path} has {mib} MiB, and the tools disk holds {AGENT_MIB}: build it with tests/build, which takes its symbols out"
+    )]
+    TooLarge {
+        /// The program.
+        path: PathBuf,
+        /// Its size, MiB.
+        mib: u64,
     },
     /// A file could not be read or written.
     #[error("tools disk: {action} {path}: {source}")]
@@ -76,6 +88,10 @@ pub fn disk(agent: &Path, dir: &Path) -> Result<PathBuf, ToolsError> {
     let program = fs::read(agent).map_err(failed("read", agent))?;
     if is_dynamic(&program) {
         return Err(ToolsError::NotStatic { path: agent.to_owned() });
+    }
+    let mib = program.len() as u64 >> 20;
+    if mib >= AGENT_MIB {
+        return Err(ToolsError::TooLarge { path: agent.to_owned(), mib });
     }
     let image = dir.join(format!("{}.ext4", Digest::of(&program)));
     if image.is_file() {
@@ -147,5 +163,18 @@ mod tests {
         assert!(!is_dynamic(&header));
         header[64] = 3;
         assert!(is_dynamic(&header));
+    }
+
+    #[test]
+    fn an_agent_that_does_not_fit_is_named_before_a_disk_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = dir.path().join("agent");
+        // A static program by its headers, and long; a hole takes no room.
+        let mut header = vec![0; 64 + 56];
+        (header[32], header[54], header[56], header[64]) = (64, 56, 1, 1);
+        fs::write(&agent, header).unwrap();
+        fs::OpenOptions::new().write(true).open(&agent).unwrap().set_len(AGENT_MIB << 20).unwrap();
+        let error = disk(&agent, &dir.path().join("tools")).unwrap_err();
+        assert!(matches!(error, ToolsError::TooLarge { mib: AGENT_MIB, .. }), "{error}");
     }
 }
