@@ -48,7 +48,7 @@ pub struct Told {
 /// A program is not content, or cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("hook {path}: {reason}")]
-pub struct Hook {
+pub struct HookError {
     path: PathBuf,
     reason: String,
 }
@@ -62,9 +62,9 @@ fn is_name(name: &str) -> bool {
 ///
 /// # Errors
 /// The first that failed, took too long, or could be changed by others than root.
-pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Result<(), Hook> {
+pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Result<(), HookError> {
     let folder = folder.join(moment.folder());
-    let failed = |path: &Path, reason: String| Hook { path: path.to_owned(), reason };
+    let failed = |path: &Path, reason: String| HookError { path: path.to_owned(), reason };
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

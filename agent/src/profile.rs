@@ -90,10 +90,9 @@ impl Week {
 
     /// Reads the week in a folder; one that cannot be read is learned again.
     pub fn read(folder: &Path) -> Self {
-        let read =
-            fs::read(folder.join(FILE_NAME)).and_then(|bytes| serde_json::from_slice(&bytes).map_err(Into::into));
-        match read {
-            Ok(week @ Self { .. }) if week.hours.len() == HOURS => week,
+        let read = fs::read(folder.join(FILE_NAME));
+        match read.and_then(|bytes| Ok(serde_json::from_slice::<Self>(&bytes)?)) {
+            Ok(week) if week.hours.len() == HOURS => week,
             Ok(_) => Self::default(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(error) => {

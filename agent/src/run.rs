@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 use crate::{
     fetch,
-    hooks::{self, Hook, Moment, Told},
+    hooks::{self, HookError, Moment, Told},
     packages::{Goal, Installed, PackageError, PackageManager},
     process,
     production::Evaluate,
@@ -153,7 +153,11 @@ impl Engine {
         Ok(())
     }
 
-    async fn after_hooks(&self, order: u32, action: Option<Action>) -> Result<Option<Result<(), Hook>>, EngineError> {
+    async fn after_hooks(
+        &self,
+        order: u32,
+        action: Option<Action>,
+    ) -> Result<Option<Result<(), HookError>>, EngineError> {
         let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
         let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
         let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, Place},
-    hooks::{self, Hook, Moment, Told},
+    hooks::{self, HookError, Moment, Told},
     packages::{Committed, Goal, Installed, PackageError},
     preflight::{self, Kernel, Needs},
     production,
@@ -324,7 +324,7 @@ impl Attempt<'_> {
     }
 
     /// Runs the site's own programs.
-    async fn hooks(&self, prepared: &Prepared, moment: Moment) -> Result<Result<(), Hook>, Stop> {
+    async fn hooks(&self, prepared: &Prepared, moment: Moment) -> Result<Result<(), HookError>, Stop> {
         let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
         let told = Told { order: prepared.authorized.digest(), action: Some(prepared.authorized.action()) };
         // What is put back has time to be, also when the run's own is over.
