@@ -22,6 +22,7 @@ mod record;
 mod refreeze;
 mod retention;
 mod store;
+mod successor;
 
 use std::{
     fs, io,
@@ -38,10 +39,11 @@ pub use self::{
     freeze::serve_freeze,
     parcel::{Imported, Offer, ParcelError},
     proof::{Sibling, Verified},
-    record::{Frozen, Os, PoolFile, Record, Represents, StoredFile},
+    record::{Frozen, OrderName, Os, PoolFile, Record, Represents, StoredFile},
     refreeze::Refreeze,
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
     store::Baselines,
+    successor::{Left, Patch, PutOn, SuccessorError},
 };
 use crate::{
     artifact::ArtifactError,
@@ -215,6 +217,9 @@ pub enum BuildError {
         /// The first of them.
         first: String,
     },
+    /// The patch could not be put on the machine that was to be a successor.
+    #[error("its patched machine: {0}")]
+    Successor(#[from] SuccessorError),
     /// The first boot or the freeze failed.
     #[error("first boot and freeze: {reason}")]
     Freeze {

@@ -42,6 +42,7 @@ pub(crate) use self::{
     stream::Carried,
 };
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
+use libvirt::flatten;
 pub(crate) use libvirt::{exists, installed_qemu, remove};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.
@@ -255,6 +256,26 @@ impl Machine {
         Ok(begun.elapsed())
     }
 
+    /// Shuts the guest down by its own init and waits until the machine is off.
+    ///
+    /// # Errors
+    /// It is not off in time, or its console shows a failure.
+    pub fn shut_down(&self, timeout: Duration) -> Result<(), LabError> {
+        let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
+        // The agent dies while it answers: what it says does not matter.
+        let _ = self.guest().script("systemctl poweroff", &[], Duration::from_secs(20));
+        while self.domain.is_active().unwrap_or(false) {
+            match self.check_alive("the end of its shutdown", begun, timeout) {
+                // It went off between the two looks.
+                Err(LabError::Broken { .. }) if !self.domain.is_active().unwrap_or(false) => break,
+                other => other?,
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Memory that this machine alone accounts for, in KiB: its process's proportional set size.
     pub fn pss_kib(&self) -> Result<u64, LabError> {
         let pid = self.emulator_pid()?;
@@ -271,6 +292,20 @@ impl Machine {
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
         let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
         Ok(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+
+    /// Ends a machine that is off and writes its disk, with all that it was a layer over, to `to`: a disk of its own.
+    ///
+    /// # Errors
+    /// It still runs, or the file cannot be written.
+    pub fn into_disk(self, to: &Path) -> Result<(), LabError> {
+        // One that is off is no longer known to libvirt. A disk that is still written to is locked by QEMU, and qemu-img says so.
+        if self.domain.is_active().unwrap_or(false) {
+            let source = io::Error::other("the machine still runs");
+            return Err(failed("take the disk of", &self.disk)(source));
+        }
+        flatten(&self.disk, to)?;
+        self.destroy()
     }
 
     /// Destroys it and takes away its files. The console log stays.

@@ -13,7 +13,7 @@ use patchlab_check::Digest;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Baseline, Baselines, BuildError, Os, PoolFile, Progress, Record, Represents, StoredFile, Weight, failed,
+    Baseline, Baselines, BuildError, OrderName, Os, PoolFile, Progress, Record, Represents, StoredFile, Weight, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer},
     image, pool,
 };
@@ -68,6 +68,7 @@ pub(super) struct Undertaking<'a> {
 pub(super) struct Basis {
     pub(super) name: String,
     pub(super) parent: Option<Digest>,
+    pub(super) order: Option<OrderName>,
     pub(super) recipe: String,
     pub(super) inputs: Digest,
     pub(super) os: Os,
@@ -232,6 +233,7 @@ impl Baselines {
         let basis = Basis {
             name: recipe.name.clone(),
             parent: None,
+            order: None,
             recipe: recipe.text.clone(),
             inputs,
             os: recipe.os.clone(),
@@ -264,6 +266,7 @@ impl Baselines {
             number: self.next_number(&basis.name)?,
             name: basis.name,
             parent: basis.parent,
+            order: basis.order,
             recipe: basis.recipe,
             inputs: basis.inputs,
             os: basis.os,

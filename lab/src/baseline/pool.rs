@@ -41,6 +41,27 @@ pub(super) fn keep(root: &Path, packages: &Path, store: &ArtifactStore) -> Resul
     }
 }
 
+/// The pool of a system by its dpkg status: of the files that are known, those it was installed from. Pure.
+///
+/// # Errors
+/// An installed package's file is not among them.
+pub(super) fn of_status(status: &str, known: &[PoolFile]) -> Result<Vec<PoolFile>, BuildError> {
+    let installed = installed(status);
+    let is_file_of = |file: &&PoolFile, (name, arch, version): &Installed| {
+        file.name == *name && file.arch == *arch && file.version == *version
+    };
+    let (mut pool, mut missing) = (Vec::new(), Vec::new());
+    for package in &installed {
+        match known.iter().find(|file| is_file_of(file, package)) {
+            Some(file) => pool.push(file.clone()),
+            None => missing.push(format!("{} {} {}", package.0, package.2, package.1)),
+        }
+    }
+    pool.sort();
+    let count = missing.len();
+    missing.into_iter().next().map_or(Ok(pool), |first| Err(BuildError::PoolIncomplete { count, first }))
+}
+
 /// The installed packages of a dpkg status file.
 fn installed(status: &str) -> Vec<Installed> {
     let field = |stanza: &str, name: &str| {
@@ -76,7 +97,28 @@ fn described(packages: &Path) -> Result<BTreeMap<Installed, PathBuf>, BuildError
 
 #[cfg(test)]
 mod tests {
+    use patchlab_check::Digest;
+
     use super::*;
+
+    #[test]
+    fn a_successors_pool_is_its_parents_with_what_the_order_brought() {
+        let file = |name: &str, version: &str| PoolFile {
+            name: name.into(),
+            version: version.into(),
+            arch: "amd64".into(),
+            size: 1,
+            sha256: Digest::of(format!("{name} {version}")),
+        };
+        let known = [file("b", "1"), file("a", "1"), file("a", "2")];
+        let installed = |name: &str, version: &str| {
+            format!("Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n\n")
+        };
+        let status = installed("b", "1") + &installed("a", "2");
+        assert_eq!(of_status(&status, &known).unwrap(), [file("a", "2"), file("b", "1")]);
+        let error = of_status(&(status + &installed("c", "3")), &known).unwrap_err();
+        assert!(matches!(&error, BuildError::PoolIncomplete { count: 1, first } if first == "c 3 amd64"), "{error}");
+    }
 
     #[test]
     fn only_installed_packages_count() {

@@ -24,6 +24,9 @@ pub struct Record {
     /// The baseline it follows, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,
+    /// The order that made it of its parent, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderName>,
     /// The recipe, as it was written.
     pub recipe: String,
     /// Digest of all that decides what is built: recipe, overlay, and the builder's own revision.
@@ -150,6 +153,15 @@ pub struct PoolFile {
     pub sha256: Digest,
 }
 
+/// An order, as far as the lab knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderName {
+    /// Identifier for people, e.g. `PO-2026-0001`.
+    pub id: String,
+    /// Its digest.
+    pub digest: Digest,
+}
+
 /// [`Os`] as a record has it: a recipe refuses unknown keys, a record passes them over.
 #[derive(Deserialize)]
 #[serde(remote = "Os")]
@@ -178,6 +190,7 @@ impl Record {
             name: "web".into(),
             number: 1,
             parent: None,
+            order: None,
             recipe: String::new(),
             inputs: Digest::of("inputs"),
             os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },

@@ -18,7 +18,7 @@ use super::{
 use crate::{room::Bytes, worker::Launcher};
 
 /// How long a system that was ready once may take to be ready again, seconds with kvm. Its recipe's own limit is not in its record.
-const READY_TIMEOUT_S: u64 = 300;
+pub(super) const READY_TIMEOUT_S: u64 = 300;
 
 /// When a baseline is frozen again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,7 @@ impl Baselines {
         let basis = Basis {
             name: record.name.clone(),
             parent: Some(old.digest),
+            order: record.order.clone(),
             recipe: record.recipe.clone(),
             inputs: record.inputs,
             os: record.os.clone(),
@@ -128,7 +129,7 @@ impl Baselines {
 }
 
 /// Copies a file of a baseline that still is what it was.
-fn copy_checked(baseline: &Baseline, file: &str, to: &Path) -> Result<(), BuildError> {
+pub(super) fn copy_checked(baseline: &Baseline, file: &str, to: &Path) -> Result<(), BuildError> {
     let from = baseline.file(file);
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).map_err(failed("create", folder))?;

@@ -139,6 +139,12 @@ impl Lab {
         self.boot(baseline, spec, None).and_then(|machine| self.introduce(machine))
     }
 
+    /// A machine that boots a baseline's disk and keeps the identity that it finds there: what is made of it is to be the baseline's
+    /// successor ([`Machine::into_disk`]), nobody's sibling.
+    pub fn boot_unintroduced(&self, baseline: &Baseline, spec: &CloneSpec) -> Result<Machine, LabError> {
+        self.boot(baseline, spec, None)
+    }
+
     /// A template clone that has done all it can do before somebody needs it, and waits.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -149,17 +150,25 @@ impl Lab {
 }
 
 fn make_layer(backing: &Path, layer: &Path) -> Result<(), LabError> {
-    let output = std::process::Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-        .arg(backing)
-        .arg(layer)
-        .output()
-        .map_err(failed("run qemu-img (package qemu-utils) for", layer))?;
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(backing).arg(layer);
+    qemu_img(&mut create, layer)
+}
+
+/// Writes a layer with all that is below it to one new file.
+pub(super) fn flatten(layer: &Path, to: &Path) -> Result<(), LabError> {
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "qcow2", "-O", "qcow2"]).arg(layer).arg(to);
+    qemu_img(&mut convert, to)
+}
+
+fn qemu_img(command: &mut Command, made: &Path) -> Result<(), LabError> {
+    let output = command.output().map_err(failed("run qemu-img (package qemu-utils) for", made))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(failed("create", layer)(io::Error::other(said)))
+    Err(failed("create", made)(io::Error::other(said)))
 }
 
 /// The driver's folders: settings, and a cache that outlives them.
@@ -208,7 +217,7 @@ fn version(number: u32) -> String {
 
 /// The version of the emulator on this host as it says itself, in the form that libvirt gives; `None` where there is none.
 pub(crate) fn installed_qemu() -> Option<String> {
-    let output = std::process::Command::new(EMULATOR).arg("--version").output().ok()?;
+    let output = Command::new(EMULATOR).arg("--version").output().ok()?;
     said_version(&String::from_utf8_lossy(&output.stdout))
 }
 

@@ -11,23 +11,27 @@ use patchlab_lab::{
     Baseline, Manifest,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Imported, Offer, ParcelError, Policy, Pruned, Refreeze, StoreError,
-        Verified, Weight,
+        self, Baselines, BuildError, Built, Imported, Left, Offer, OrderName, ParcelError, Patch, Policy, PoolFile,
+        Pruned, Record, Refreeze, StoreError, SuccessorError, Verified, Weight,
     },
     diff::{self, diff},
     gc::Mode,
     room::Bytes,
     worker::Launcher,
 };
-use patchlab_protocol::{Audience, Role, SigningKey};
+use patchlab_protocol::{Audience, PublicKey, Role, SigningKey, document::PackageFile, envelope::digest_of};
 use serde_json::json;
 
 use super::{CliError, Exit, Global, Output, progress::Progress};
 use crate::{
-    lab::job::{Job, launcher},
+    lab::{
+        job::{Job, launcher},
+        successor::leave_patched,
+    },
     legible,
+    order::compile_file,
     place::{Data, private_folder},
-    trust::{baseline as seal, key},
+    trust::{baseline as seal, key, release, root, succession::may_succeed},
 };
 
 /// Baselines.
@@ -62,6 +66,21 @@ pub enum BaselineCommand {
         /// Also when it still fits
         #[arg(long)]
         always: bool,
+    },
+    /// Make one's successor (name@n+1) by a released order, so that the lab ages with the hosts that it stands for
+    #[command(after_help = SUCCESSOR_EXAMPLES)]
+    Successor {
+        /// name, name@n or digest
+        name: String,
+        /// The order
+        #[arg(long, value_name = "ORDER.toml")]
+        order: PathBuf,
+        /// Its release; ORDER.release.json beside it unless given
+        #[arg(long, value_name = "FILE")]
+        release: Option<PathBuf>,
+        /// A releaser's public key (FILE.pub), beside those of this data folder's root document; may be given more than once
+        #[arg(long, value_name = "KEY.pub")]
+        trust: Vec<PathBuf>,
     },
     /// Write one with its pool to one signed file, for another lab host
     #[command(after_help = EXPORT_EXAMPLES)]
@@ -116,6 +135,15 @@ const DIFF_EXAMPLES: &str = "Examples:
 
 A screen's worth is shown; the JSON has every file. What differs between any two runs of one machine (caches, logs, identities) is left out.";
 
+const SUCCESSOR_EXAMPLES: &str = "Examples:
+  patchlab lab validate --order order.toml --baseline debian-12-web --sign-key releaser.pem
+  patchlab baseline successor debian-12-web --order order.toml --trust releaser.pem.pub
+  patchlab baseline diff debian-12-web@1 debian-12-web@2
+
+The order is put on a machine of the baseline's by the agent, as on a host; the agent is taken away again, and the machine's disk is booted
+and frozen. From then on the name means the successor; the parent stays until it is pruned or removed. The release must prove the order on
+this very baseline.";
+
 const EXPORT_EXAMPLES: &str = "Examples:
   patchlab key generate --role keeper --out keeper.pem
   patchlab baseline export debian-12-web --out web.baseline --sign-key keeper.pem
@@ -153,6 +181,10 @@ impl BaselineCommand {
             Self::Refreeze { name, always } => {
                 let when = if always { Refreeze::Always } else { Refreeze::IfUnfit };
                 make(&output, "fits this host", |launcher, tell| baselines.refreeze(&name, when, launcher, tell))?;
+            }
+            Self::Successor { name, order, release, trust } => {
+                let released = Released { order, release, trust };
+                successor(&data, &baselines, &output, &name, &released)?;
             }
             Self::Export { name, out, sign_key } => export(&data, &baselines, &output, (&name, &out), sign_key)?,
             Self::Import { file, trust } => import(&data, &baselines, &output, &file, &trust)?,
@@ -204,6 +236,62 @@ fn make(
     output.json(&shown)
 }
 
+/// An order with its release, as named on the command line.
+struct Released {
+    order: PathBuf,
+    release: Option<PathBuf>,
+    trust: Vec<PathBuf>,
+}
+
+fn successor(
+    data: &Data,
+    baselines: &Baselines,
+    output: &Output,
+    name: &str,
+    released: &Released,
+) -> Result<(), CliError> {
+    let parent = baselines.get(name).map_err(classify)?;
+    let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
+    let order = compile_file(&released.order, &artifacts).map_err(CliError::from)?;
+    let digest = digest_of(order.clone());
+    let path = released.release.clone().unwrap_or_else(|| released.order.with_extension("release.json"));
+    let release = release::read(&path).map_err(CliError::input)?;
+    let mut releasers: Vec<PublicKey> = Vec::new();
+    if data.root_document().exists() {
+        let in_force = root::read(&data.root_document()).map_err(CliError::input)?;
+        releasers.extend(in_force.root.keys(Role::Releaser).cloned());
+    }
+    for path in &released.trust {
+        releasers.push(key::public_half(path, Role::Releaser).map_err(CliError::input)?.public);
+    }
+    let full_name = parent.full_name();
+    let signer = may_succeed(&release, &releasers, digest, (&full_name, parent.digest))
+        .map_err(|error| CliError::Refused(format!("{full_name} gets no successor by order {}: {error}", order.id)))?;
+    output.note(format!("order {} was released on {full_name} by {signer}", order.id));
+    let patch = Patch {
+        order: OrderName { id: order.id.clone(), digest },
+        files: order.install.iter().map(pool_file).collect(),
+    };
+    let mut patched = |left: &Left<'_>, tell: &mut dyn FnMut(&str)| {
+        let (disk, status) = (left.disk(), left.status());
+        leave_patched(data, &parent, &order, (&disk, &status), tell)
+            .map_err(|error| SuccessorError::new(format!("{error:#}")))
+    };
+    make(output, "made before, by this very order", |launcher, tell| {
+        baselines.succeed(&parent, &patch, &mut patched, launcher, tell)
+    })
+}
+
+fn pool_file(file: &PackageFile) -> PoolFile {
+    PoolFile {
+        name: file.name.clone(),
+        version: file.version.clone(),
+        arch: file.arch.clone(),
+        size: file.size,
+        sha256: file.sha256,
+    }
+}
+
 fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
     let all = baselines.list().map_err(classify)?;
     let row = |baseline: &Baseline| {
@@ -232,6 +320,7 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
     let mut pairs = vec![
         ("baseline", baseline.full_name()),
         ("digest", baseline.digest.to_string()),
+        ("made", made_of(record)),
         ("system", format!("{} {} {}", record.os.family, record.os.release, record.os.arch)),
         ("kernel", frozen.kernel.clone()),
         ("frozen", output.moment(&frozen.at.to_string())),
@@ -250,6 +339,17 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
     );
     output.pairs(&pairs);
     output.json(record)
+}
+
+/// Where it comes from, on one line.
+fn made_of(record: &Record) -> String {
+    match (&record.parent, &record.order) {
+        (Some(parent), Some(order)) => {
+            format!("of {} by order {} ({})", parent.short(), order.id, order.digest.short())
+        }
+        (Some(parent), None) => format!("of {}, frozen again", parent.short()),
+        (None, _) => "by its recipe".into(),
+    }
 }
 
 const UNVERIFIED: &str = "no: it was frozen by a patchlab that did not prove its freezes";
@@ -397,6 +497,8 @@ fn summary(baseline: &Baseline) -> serde_json::Value {
         "represents": record.represents,
         "accelerator": record.hardware.accelerator,
         "verified": record.verified.is_some(),
+        "parent": record.parent,
+        "order": record.order,
         "manifest_schema": Manifest::SCHEMA,
     })
 }

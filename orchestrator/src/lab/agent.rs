@@ -13,6 +13,8 @@ use super::tools::{AGENT, MOUNT_POINT};
 
 /// The folder of an enrolment on a host.
 pub const ENROLMENT_DIR: &str = "/etc/patchlab-agent";
+/// Its unit on a machine of the lab's.
+pub const UNIT: &str = "patchlab-agent.service";
 /// The agent's SNMP port on a clone.
 pub const SNMP_PORT: u16 = 161;
 /// How long the guest may take to mount a disk and start a unit; under software emulation this is seconds.
@@ -69,7 +71,7 @@ pub fn launch(machine: &Machine) -> Result<(), StartError> {
     let failed = |reason: String| StartError { machine: machine.name().to_owned(), reason };
     let script = format!(
         "mkdir -p {MOUNT_POINT} && mount -o ro /dev/vdb {MOUNT_POINT} && \
-         systemd-run --quiet --unit=patchlab-agent --property=Restart=on-failure \
+         systemd-run --quiet --unit={UNIT} --property=Restart=on-failure \
          {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
     );
     let ran = machine.guest().run(&script, None, START_TIMEOUT).map_err(|error| failed(error.to_string()))?;
@@ -81,8 +83,8 @@ pub fn launch(machine: &Machine) -> Result<(), StartError> {
 
 /// The agent's last words, for whoever must find out why it does not answer.
 pub fn journal(machine: &Machine) -> String {
-    let command = "journalctl --no-pager --lines=20 --unit=patchlab-agent";
-    match machine.guest().run(command, None, START_TIMEOUT) {
+    let command = format!("journalctl --no-pager --lines=20 --unit={UNIT}");
+    match machine.guest().run(&command, None, START_TIMEOUT) {
         Ok(ran) => ran.stdout,
         Err(error) => error.to_string(),
     }

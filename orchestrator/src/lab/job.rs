@@ -24,6 +24,8 @@ pub enum Job {
     Shell,
     /// Runs a scenario on clones, for who writes it.
     Trial,
+    /// Puts an order on a machine that becomes a baseline's successor.
+    Succeed,
 }
 
 /// How this program is started for a job.
@@ -42,6 +44,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Versions => super::versions::serve,
         Job::Shell => super::shell::serve,
         Job::Trial => super::trial::serve,
+        Job::Succeed => super::successor::serve,
     };
     let inside = match worker::enter() {
         Ok(inside) => inside,

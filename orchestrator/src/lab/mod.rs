@@ -5,7 +5,8 @@
 //! `pair` of an order and a baseline: it signs the [`provisional`] documents and starts a worker ([`job`]). [`worker`] runs inside: payload
 //! server, inform sink and SNMP manager of that validation, and the [`applier`] that the lab calls. [`agent`] starts the agent in a guest, from the [`tools`] disk; [`managed`] is a host of the
 //! demonstration; [`shell`] runs commands in a clone that was kept; [`trial`] runs a
-//! scenario for who writes it; [`versions`] only finds out whether libvirt works.
+//! scenario for who writes it; [`successor`] makes the machine that a baseline's successor is frozen from; [`versions`] only finds out
+//! whether libvirt works.
 
 pub mod agent;
 pub mod applier;
@@ -19,6 +20,7 @@ pub mod provisional;
 pub mod schedule;
 pub mod shell;
 pub mod stop;
+pub mod successor;
 pub mod tools;
 pub mod trial;
 pub mod validate;

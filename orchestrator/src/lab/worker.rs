@@ -175,7 +175,7 @@ fn chosen(mut scenarios: Vec<Scenario>, scope: &Scope) -> Vec<Scenario> {
 }
 
 /// Opens the payload server and the inform sink, on ports that the kernel chooses.
-async fn open_endpoints(
+pub(super) async fn open_endpoints(
     inside: &Inside,
     documents: &Provisional,
     clones: &[CloneIdentity],

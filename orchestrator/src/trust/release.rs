@@ -1,4 +1,11 @@
-//! The release that a verdict carries: what the signer signs, after [`crate::gate`] let the verdict through. Pure.
+//! The release that a verdict carries: what the signer signs, after [`crate::gate`] let the verdict through. Pure but
+//! for [`read`].
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use patchlab_check::Status;
@@ -7,9 +14,43 @@ use patchlab_lab::{
     verdict::Judgement,
 };
 use patchlab_protocol::{
+    Envelope,
     document::{BaselineProof, Order, Proof, Release, Rollback, TestResult},
-    envelope::Subject,
+    envelope::{EnvelopeError, Subject},
+    limits,
 };
+
+/// A file holds no release.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseFileError {
+    /// Not readable.
+    #[error("release {path}: {source} (`patchlab lab validate --sign-key` writes one beside a passing order)", path = path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not an envelope.
+    #[error("release {path}: {source}", path = path.display())]
+    NotAnEnvelope {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: EnvelopeError,
+    },
+}
+
+/// Reads a release's envelope from a file, within the limits. Nobody has verified it.
+///
+/// # Errors
+/// It cannot be read, or is no envelope.
+pub fn read(path: &Path) -> Result<Envelope, ReleaseFileError> {
+    let failed = |source| ReleaseFileError::File { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    fs::File::open(path).map_err(failed)?.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Envelope::from_bytes(&bytes).map_err(|source| ReleaseFileError::NotAnEnvelope { path: path.to_owned(), source })
+}
 
 /// The release over `order` that the lab's verdict carries.
 pub fn release(report: &Report, order: &Order, at: Timestamp) -> Release {

@@ -1,0 +1,170 @@
+//! A baseline's successor: what it becomes by an order, so that the lab ages with the machines that it stands for.
+//!
+//! The caller puts the order on a machine that booted the parent's disk, exactly as on a managed host, and leaves that machine's disk.
+//! From there it goes as with any new disk ([`super::freeze`]): a cold boot, the manifest, the freeze and its proof. What comes of
+//! it is a baseline of the same name with the next number, its parent and the order in its record.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use patchlab_check::Digest;
+
+use super::{
+    Baseline, Baselines, BuildError, Built, OrderName, PoolFile, Progress,
+    build::{Basis, FreezeWorker, Narrator, Undertaking},
+    failed,
+    freeze::FreezeOrder,
+    image, pool,
+    refreeze::{READY_TIMEOUT_S, copy_checked},
+};
+use crate::{room::Bytes, worker::Launcher};
+
+/// The name of the patched machine's disk, in the folder that it is left in.
+const DISK: &str = "disk.qcow2";
+/// The name of its dpkg status there.
+const STATUS: &str = "status";
+/// Bytes of a dpkg status that are read: 64 MiB. One of 2,000 packages has some three.
+const STATUS_LIMIT: u64 = 64 << 20;
+
+/// What a baseline becomes another by.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// The order.
+    pub order: OrderName,
+    /// The package files that it installs; they are in the artifact store.
+    pub files: Vec<PoolFile>,
+}
+
+/// Puts the patch on a machine of the parent's, telling what it is at, and leaves that machine's disk and status.
+pub type PutOn<'a> = dyn FnMut(&Left<'_>, &mut dyn FnMut(&str)) -> Result<(), SuccessorError> + 'a;
+
+/// The patch could not be put on the machine.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SuccessorError(String);
+
+impl SuccessorError {
+    /// For a reason in words.
+    pub fn new(reason: impl ToString) -> Self {
+        Self(reason.to_string())
+    }
+}
+
+impl Patch {
+    /// Digest of all that decides what a successor is; never a recipe's.
+    fn inputs(&self, parent: Digest) -> Digest {
+        Digest::of(format!("successor of {parent} by {}\n", self.order.digest))
+    }
+}
+
+/// Where a patched machine is left: files in a work folder.
+#[derive(Debug)]
+pub struct Left<'a> {
+    /// The folder.
+    folder: &'a Path,
+}
+
+impl Left<'_> {
+    /// Where its disk is to lie: qcow2, over no other file.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join(DISK)
+    }
+
+    /// Where its dpkg status is to lie.
+    pub fn status(&self) -> PathBuf {
+        self.folder.join(STATUS)
+    }
+}
+
+impl Baselines {
+    /// Makes the successor of a baseline by a patch, or takes it from the store when it was made before. `launcher` is a command line of this program that calls [`super::serve_freeze`].
+    ///
+    /// # Errors
+    /// The patch could not be put on, there is no room, or a step failed; the store is then as it was.
+    pub fn succeed(
+        &self,
+        parent: &Baseline,
+        patch: &Patch,
+        put_on: &mut PutOn<'_>,
+        launcher: &Launcher,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Built, BuildError> {
+        let mut narrator = Narrator::new(progress);
+        let _one_at_a_time = self.one_at_a_time(&mut narrator)?;
+        let inputs = patch.inputs(parent.digest);
+        if let Some(baseline) = self.built_from(inputs)? {
+            return self.fitting(baseline, launcher, &mut narrator);
+        }
+        let name = parent.full_name();
+        let size: u64 = parent.record.files.values().map(|file| file.size).sum();
+        let undertaking = Undertaking {
+            name: &parent.record.name,
+            id: format!("s-{}-{}", inputs.short(), std::process::id()),
+            what: format!("making the successor of baseline {name}"),
+            // The patched machine's disk beside that which is frozen, and what the patch writes.
+            needed: Bytes(2 * size + (1 << 30)),
+        };
+        self.undertake(undertaking, &mut narrator, |work, narrator| {
+            narrator.step(1, &format!("putting order {} on a machine of {name}", patch.order.id));
+            fs::create_dir_all(work).map_err(failed("create", work))?;
+            put_on(&Left { folder: work }, &mut |what| narrator.step(1, what))?;
+            self.freeze_left(&Left { folder: work }, parent, (patch, inputs), launcher, narrator)
+        })
+        .map(Built::New)
+    }
+
+    fn freeze_left(
+        &self,
+        left: &Left<'_>,
+        parent: &Baseline,
+        (patch, inputs): (&Patch, Digest),
+        launcher: &Launcher,
+        narrator: &mut Narrator<'_>,
+    ) -> Result<Baseline, BuildError> {
+        let staged = left.folder.join("baseline");
+        fs::create_dir_all(&staged).map_err(failed("create", &staged))?;
+        narrator.step(2, "opening libvirt");
+        let worker = FreezeWorker::open(&self.places, launcher, narrator)?;
+        let record = &parent.record;
+        for file in record.files.keys().filter(|file| file.starts_with("apt/") && *file != "apt/status") {
+            copy_checked(parent, file, &staged.join(file))?;
+        }
+        let status = read_status(&left.status())?;
+        let kept = staged.join("apt/status");
+        fs::create_dir_all(staged.join("apt")).map_err(failed("create", &staged))?;
+        fs::write(&kept, &status).map_err(failed("write", &kept))?;
+        let known: Vec<PoolFile> = record.pool.iter().chain(&patch.files).cloned().collect();
+        let pool = pool::of_status(&status, &known)?;
+        let order = FreezeOrder {
+            memory_mib: record.hardware.memory_mib,
+            vcpus: record.hardware.vcpus,
+            ready_units: record.ready_units.clone(),
+            ready_timeout_s: READY_TIMEOUT_S,
+        };
+        let freezer = worker.freeze(&order, &left.disk(), &staged, &left.folder.join(image::LOG), narrator)?;
+        let basis = Basis {
+            name: record.name.clone(),
+            parent: Some(parent.digest),
+            order: Some(patch.order.clone()),
+            recipe: record.recipe.clone(),
+            inputs,
+            os: record.os.clone(),
+            ready_units: record.ready_units.clone(),
+            represents: record.represents.clone(),
+            pool,
+        };
+        self.store(basis, freezer, &staged, narrator)
+    }
+}
+
+/// The status that a machine left, which may be anything.
+fn read_status(path: &Path) -> Result<String, BuildError> {
+    let length = fs::metadata(path).map_err(failed("read", path))?.len();
+    if length > STATUS_LIMIT {
+        let reason = format!("its dpkg status has {length} bytes, more than {STATUS_LIMIT}");
+        return Err(SuccessorError::new(reason).into());
+    }
+    fs::read_to_string(path).map_err(failed("read", path))
+}
