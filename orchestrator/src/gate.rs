@@ -111,11 +111,24 @@ pub fn approve(
     Ok(said)
 }
 
-/// Whether every named host may be told: asks the agent's own rule, with an empty ledger, for each. `class` is what the host last
-/// said of itself; a host that has not been heard is taken at the order's word, and decides for itself.
+/// Whether none of these documents was revoked; the refusal says which of them.
+pub fn not_revoked<'n>(
+    revoked: &[Digest],
+    documents: impl IntoIterator<Item = (&'n str, Option<Digest>)>,
+) -> Result<(), Refused> {
+    let mut named = documents.into_iter().filter_map(|(what, digest)| Some((what, digest?)));
+    match named.find(|(_, digest)| revoked.contains(digest)) {
+        Some((what, digest)) => Err(Refused::new(Refusal::Revoked, format!("{what} {} was revoked", digest.short()))),
+        None => Ok(()),
+    }
+}
+
+/// Whether every named host may be told: asks the agent's own rule for each, with nothing used up and `ledger`'s revocations.
+/// `class` is what the host last said of itself; a host that has not been heard is taken at the order's word, and decides for itself.
 pub fn activate<'h>(
     root: &Root,
     documents: &Documents<'_>,
+    ledger: &Ledger,
     hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
     now: Timestamp,
 ) -> Result<(), Refused> {
@@ -123,7 +136,7 @@ pub fn activate<'h>(
     for (host, class) in hosts {
         let class = class.unwrap_or_else(|| order.class.clone());
         let identity = Identity { host, class: &class };
-        authorization::authorize(root, &identity, documents, &Ledger::default(), now)
+        authorization::authorize(root, &identity, documents, ledger, now)
             .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
     }
     Ok(())

@@ -2,7 +2,11 @@
 //!
 //! The API calls these; nothing else changes the store. Calls block (disk, hashing of package files) except where they say so.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use patchlab_lab::{
@@ -11,11 +15,12 @@ use patchlab_lab::{
     verdict::Judgement,
 };
 use patchlab_protocol::{
-    Digest, Envelope, Refusal, Refused, SigningKey,
+    Digest, Envelope, PublicKey, Refusal, Refused, Role, SigningKey,
     authorization::Documents,
-    document::{Action, Activation, Class, Order},
+    document::{Action, Activation, Class, Order, Root},
     enrolment::EngineId,
     limits,
+    trust::successor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,7 +36,7 @@ use crate::{
     place::Data,
     store::{Deployment, NewHost, OrderRow, OrderState, Store, StoreError, action_name},
     trust::{
-        root::InForce,
+        authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
     },
 };
@@ -53,8 +58,8 @@ pub struct Pipeline {
     pub data: Data,
     /// Package files.
     pub artifacts: ArtifactStore,
-    /// Whose signature counts.
-    pub root: InForce,
+    /// Whose signature counts, and what was revoked.
+    pub authority: Arc<Authority>,
     /// Carries activations out.
     pub executor: Executor,
     /// Hears informs.
@@ -62,7 +67,7 @@ pub struct Pipeline {
     /// Where agents fetch documents and files.
     pub payload: SocketAddr,
     /// Signs activations.
-    pub activator: SigningKey,
+    pub activator: RwLock<Arc<SigningKey>>,
     /// Signs releases, elsewhere.
     pub signer: Option<Signer>,
 }
@@ -89,6 +94,9 @@ pub enum PipelineError {
     /// A host's credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// A root or a revocation list.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// What was asked makes no sense.
     #[error("{0}")]
     Input(String),
@@ -135,7 +143,7 @@ pub struct EnrolmentTerms {
 impl Pipeline {
     /// Takes an order in: signed by a drafter, every file there and unaltered.
     pub fn submit(&self, envelope: &Envelope, actor: &str) -> Result<OrderRow, PipelineError> {
-        let order = gate::submit(&self.root.root, envelope)?;
+        let order = gate::submit(&self.authority.standing().root().root, envelope)?;
         if order.install.len() + order.replaces.len() > limits::FILES_PER_ORDER {
             return Err(PipelineError::Input(format!(
                 "order {} names more than {} files",
@@ -147,7 +155,16 @@ impl Pipeline {
             self.artifacts.verify(&digest)?;
         }
         let detail = json!({ "digest": envelope.digest(), "title": order.title });
-        Ok(self.store.submit(envelope, &order, &Event::new("order-submitted", &order.id, detail).by(actor))?)
+        let row = self.store.submit(envelope, &order, &Event::new("order-submitted", &order.id, detail).by(actor))?;
+        // The same order by another drafter: after a rotation of keys it counts by his signature.
+        let there = self.store.envelope(&row.digest)?;
+        let mut signed = there.clone();
+        signed.absorb(envelope, self.authority.standing().root().root.keys(Role::Drafter));
+        if signed != there {
+            let detail = json!({ "digest": row.digest, "signers": signed.claimed_signers() });
+            self.store.sign_again(&signed, &Event::new("order-signed", &order.id, detail).by(actor))?;
+        }
+        Ok(row)
     }
 
     /// Takes the lab's verdict in.
@@ -181,7 +198,9 @@ impl Pipeline {
         let envelope = self.store.envelope(&order.digest)?;
         let verdict = self.store.verdict(&order.digest)?;
         let read = verdict.as_ref().map(|row| Report::from_json(row.json.as_bytes())).transpose()?;
-        let asked = gate::release(&self.root.root, &envelope, read.as_ref()).map(|_| ());
+        let standing = self.authority.standing();
+        let asked = gate::not_revoked(&standing.revoked(), [("order", Some(order.digest))])
+            .and_then(|()| gate::release(&standing.root().root, &envelope, read.as_ref()).map(drop));
         self.note_refusal("release-refused", &order.id, actor, asked)?;
         let json = verdict.map(|row| row.json).unwrap_or_default();
         let signer = self.signer.as_ref().ok_or(SignerError::Absent)?;
@@ -189,7 +208,7 @@ impl Pipeline {
             Answer::Released(release) => release,
             Answer::Refused { refusal, reason } => return Err(Refused::new(refusal, reason).into()),
         };
-        gate::check_release(&self.root.root, &envelope, &release, Timestamp::now())?;
+        gate::check_release(&standing.root().root, &envelope, &release, Timestamp::now())?;
         let event = Event::new("order-released", &order.id, json!({ "release": release.digest() })).by(actor);
         Ok(self.store.release(&order.digest, &release, &event)?)
     }
@@ -199,7 +218,15 @@ impl Pipeline {
         let order = self.store.order(name)?;
         let written = self.store.envelope(&order.digest)?;
         let release = self.store.newest_release(&order.digest)?.map(|d| self.store.envelope(&d)).transpose()?;
-        let asked = gate::approve(&self.root.root, &written, release.as_ref(), envelope, Timestamp::now());
+        let standing = self.authority.standing();
+        let documents = [
+            ("order", Some(order.digest)),
+            ("release", release.as_ref().map(Envelope::digest)),
+            ("approval", Some(envelope.digest())),
+        ];
+        let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| {
+            gate::approve(&standing.root().root, &written, release.as_ref(), envelope, Timestamp::now())
+        });
         let approval = self.note_refusal("approval-refused", &order.id, actor, asked)?;
         let detail = json!({
             "approval": envelope.digest(), "approver": approval.approver, "hosts_at_most": approval.hosts_at_most,
@@ -234,7 +261,7 @@ impl Pipeline {
             not_before: now - CLOCK_SLACK,
             not_after: now.checked_add(lifetime).map_err(|error| PipelineError::Input(format!("lifetime: {error}")))?,
         };
-        let signed = Envelope::sign(activation, &self.activator);
+        let signed = Envelope::sign(activation, &self.activator.read().unwrap_or_else(PoisonError::into_inner));
         self.begin(name, &signed, rests_on, actor)
     }
 
@@ -273,7 +300,8 @@ impl Pipeline {
             let class: Option<Class> = host.class.as_deref().and_then(gate::class);
             (host.enrolled.name.as_str(), class)
         });
-        let asked = gate::activate(&self.root.root, &documents, classes, Timestamp::now());
+        let standing = self.authority.standing();
+        let asked = gate::activate(&standing.root().root, &documents, &standing.ledger(), classes, Timestamp::now());
         self.note_refusal("activation-refused", &order.id, actor, asked)?;
         let action = action_name(activation.action);
         let detail = json!({
@@ -293,20 +321,27 @@ impl Pipeline {
         hosts: &[String],
     ) -> Result<Result<(Digest, Digest), Refused>, StoreError> {
         let release = self.store.newest_release(order)?;
-        let now = Timestamp::now();
-        let mut fitting = None;
+        let (now, revoked) = (Timestamp::now(), self.authority.standing().revoked());
+        if let Err(refused) = gate::not_revoked(&revoked, [("order", Some(*order)), ("release", release)]) {
+            return Ok(Err(refused));
+        }
+        let (mut fitting, mut withdrawn) = (None, Ok(()));
         for approval in self.store.approvals(order)? {
             let in_date = approval.not_after.parse::<Timestamp>().is_ok_and(|end| now <= end);
             let mut all = self.store.hosts_under(&approval.digest)?;
             all.extend(hosts.iter().cloned());
             all.sort();
             all.dedup();
-            if in_date && Some(approval.release) == release && all.len() as u64 <= approval.hosts_at_most {
+            if !in_date || Some(approval.release) != release || all.len() as u64 > approval.hosts_at_most {
+                continue;
+            }
+            withdrawn = gate::not_revoked(&revoked, [("approval", Some(approval.digest))]);
+            if withdrawn.is_ok() {
                 fitting = Some(approval.digest);
                 break;
             }
         }
-        Ok(gate::ready_to_apply(envelope, release, fitting))
+        Ok(withdrawn.and_then(|()| gate::ready_to_apply(envelope, release, fitting)))
     }
 
     /// The one site of all these hosts.
@@ -328,6 +363,68 @@ impl Pipeline {
         }
     }
 
+    /// Takes a revocation list in, signed elsewhere, and owes it to every host.
+    pub fn revoke(&self, envelope: &Envelope, actor: &str) -> Result<TakenIn, PipelineError> {
+        self.note_untaken("revocation-refused", actor, self.authority.revoke(envelope, actor))
+    }
+
+    /// Takes the successor of the root in force in, signed elsewhere, and owes it to every host. The server's own activation key must
+    /// be in it: the one it works with, or the one that was put in its place.
+    pub fn succeed(&self, envelope: &Envelope, actor: &str) -> Result<TakenIn, PipelineError> {
+        let standing = self.authority.standing();
+        let mut activator = None;
+        if !standing.roots().any(|root| root.digest == envelope.digest()) {
+            let asked = successor(&standing.root().root, envelope);
+            activator = self.activator_under(&self.note_refusal("root-refused", "trust", actor, asked)?)?;
+        }
+        let taken = self.authority.succeed(envelope, actor);
+        let mut taken = self.note_untaken("root-refused", actor, taken)?;
+        if let Some(key) = activator {
+            *self.activator.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        }
+        let standing = self.authority.standing();
+        let releases =
+            |signer: &Signer| standing.root().root.keys(Role::Releaser).any(|key| key.id().to_string() == signer.key());
+        if let Some(signer) = self.signer.as_ref().filter(|signer| !releases(signer)) {
+            taken.warnings.push(format!(
+                "the release key of this server ({}) is not in root {}: start it again with --release-key FILE",
+                signer.key(),
+                standing.root().root.version
+            ));
+        }
+        Ok(taken)
+    }
+
+    /// The activation key to change to under a root; `None` when the one in use stays.
+    fn activator_under(&self, root: &Root) -> Result<Option<SigningKey>, PipelineError> {
+        let listed = |public: PublicKey| root.keys(Role::Activator).any(|key| *key == public);
+        if listed(self.activator.read().unwrap_or_else(PoisonError::into_inner).public()) {
+            return Ok(None);
+        }
+        let path = self.data.activator_key();
+        match SigningKey::read(&path) {
+            Ok(key) if listed(key.public()) => Ok(Some(key)),
+            _ => Err(PipelineError::Input(format!(
+                "root {} does not list this server's activation key: put one that it lists at {} first",
+                root.version,
+                path.display()
+            ))),
+        }
+    }
+
+    /// A refusal of a root or a list is an event too.
+    fn note_untaken(
+        &self,
+        event: &'static str,
+        actor: &str,
+        asked: Result<TakenIn, AuthorityError>,
+    ) -> Result<TakenIn, PipelineError> {
+        match asked {
+            Err(AuthorityError::Refused(refused)) => self.note_refusal(event, "trust", actor, Err(refused)),
+            other => Ok(other?),
+        }
+    }
+
     /// Enrols a host.
     pub fn enrol(&self, request: &EnrolmentRequest, actor: &str) -> Result<(), PipelineError> {
         let host = &request.host;
@@ -341,7 +438,7 @@ impl Pipeline {
                 limits::HOST_NAME_BYTES
             )));
         }
-        if host.root != self.root.digest {
+        if host.root != self.authority.standing().root().digest {
             return Err(PipelineError::Input("the host pins another root document than this server's".into()));
         }
         let path = self.data.credentials(&host.name);
@@ -354,14 +451,16 @@ impl Pipeline {
         });
         self.store.enrol(host, &Event::new("host-enrolled", &host.name, detail).by(actor))?;
         self.sink.set_senders(senders(&self.store, &self.data)?);
+        self.authority.told();
         Ok(())
     }
 
     /// What whoever enrols a host must know.
     pub fn terms(&self) -> EnrolmentTerms {
+        let standing = self.authority.standing();
         EnrolmentTerms {
-            root: self.root.envelope.clone(),
-            root_digest: self.root.digest,
+            root: standing.root().envelope.clone(),
+            root_digest: standing.root().digest,
             manager_engine_id: self.sink.engine_id.clone(),
             informs: self.sink.address,
             payload: self.payload,

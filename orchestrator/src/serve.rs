@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, RwLock},
 };
 
 use patchlab_lab::{ArtifactError, ArtifactStore};
@@ -22,14 +22,18 @@ use crate::{
     audit::Event,
     deploy::{
         executor::Executor,
+        offers::Offers,
         sink::{Bells, Sink, SinkError},
+        visits,
     },
     payload::{self, Stored},
     pipeline::{self, Pipeline, PipelineError},
     place::{Data, PlaceError, private_folder, write_private},
     store::{Store, StoreError},
     trust::{
+        authority::Authority,
         root::{self, RootFileError},
+        rotation::expiry,
         signer::{Signer, SignerError},
     },
 };
@@ -150,6 +154,12 @@ pub async fn serve(
         serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }),
     ))?;
     let resumed = pipeline.executor.resume()?;
+    let standing = pipeline.authority.standing();
+    let root = &standing.root().root;
+    if let Some(warning) = expiry(root.expires, jiff::Timestamp::now()).warning(root.version) {
+        tracing::warn!("{warning}");
+    }
+    let visits = tokio::spawn(visits::run(pipeline.executor.offers.clone()));
     ready(&Addresses {
         socket: socket_path.clone(),
         console: console_address,
@@ -161,6 +171,7 @@ pub async fn serve(
         () = stop => None,
         ended = doors.join_next() => ended,
     };
+    visits.abort();
     // Runs go on at their hosts; the journal knows where to take them up.
     let _ = fs::remove_file(&socket_path);
     let _ = socket_path.parent().map(fs::remove_dir);
@@ -180,6 +191,7 @@ async fn pipeline(options: &Options, payload: SocketAddr) -> Result<Pipeline, Se
     if !root.root.keys(Role::Activator).any(|known| *known == activator.public()) {
         return Err(ServeError::NotAnActivator);
     }
+    let activator = RwLock::new(Arc::new(activator));
     let signer = match &options.release_key {
         Some(key) => {
             let program = std::env::current_exe().map_err(PlaceError::io("find", Path::new("this program")))?;
@@ -192,9 +204,11 @@ async fn pipeline(options: &Options, payload: SocketAddr) -> Result<Pipeline, Se
     let bells = Bells::default();
     let senders = pipeline::senders(&store, &data)?;
     let sink = Sink::open(&data.manager_engine(), options.informs, senders, bells.clone()).await?;
-    let executor = Executor { store: Arc::clone(&store), data: data.clone(), bells, changes: watch::Sender::new(0) };
+    let authority = Arc::new(Authority::open(data.root_document(), Arc::clone(&store)).map_err(PipelineError::from)?);
+    let offers = Offers { store: Arc::clone(&store), data: data.clone(), authority: Arc::clone(&authority), bells };
+    let executor = Executor { store: Arc::clone(&store), offers, changes: watch::Sender::new(0) };
     let artifacts = ArtifactStore::open(data.artifacts())?;
-    Ok(Pipeline { store, artifacts, root, executor, sink, payload, activator, signer, data })
+    Ok(Pipeline { store, artifacts, authority, executor, sink, payload, activator, signer, data })
 }
 
 /// One server a data folder, for as long as the file is open.

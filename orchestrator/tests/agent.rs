@@ -3,71 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod managed;
 mod site;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use patchlab::deploy::{DeployError, Manager, Patience, Row, SnmpManager, push_and_run, row::Unobserved};
-use patchlab_protocol::{
-    Digest, Refusal,
-    document::RunState,
-    enrolment::{Enrolment, Packages},
-};
+use managed::{Agent, package, program};
+use patchlab::deploy::Row;
+use patchlab_protocol::{Digest, Refusal, document::RunState};
 use serde_json::json;
-use site::{Site, free_port, order, until};
-
-/// The agent's program, when it was built.
-fn program() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_BIN_EXE_patchlab")).with_file_name("patchlab-agent");
-    let usable = beside.is_file() && ["dpkg-deb", "apt-get"].iter().all(|tool| on_path(tool));
-    if !usable || !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root, dpkg, apt and {} (cargo build -p patchlab-agent)", beside.display());
-        return None;
-    }
-    Some(beside)
-}
-
-fn on_path(tool: &str) -> bool {
-    Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-/// A tiny package, built on the spot; `postinst` is its script, if it has one.
-fn package(dir: &Path, version: &str, postinst: Option<&str>) -> PathBuf {
-    let tree = dir.join(format!("demo-{version}"));
-    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-    fs::create_dir_all(tree.join("usr/share/demo")).unwrap();
-    fs::write(tree.join("usr/share/demo/version"), version).unwrap();
-    let control = format!(
-        "Package: demo\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: demo\n"
-    );
-    fs::write(tree.join("DEBIAN/control"), control).unwrap();
-    if let Some(script) = postinst {
-        use std::os::unix::fs::PermissionsExt as _;
-        let path = tree.join("DEBIAN/postinst");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let file = dir.join(format!("demo_{version}_all.deb"));
-    let built = Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&file).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    file
-}
-
-/// A package root with demo 1 installed.
-fn package_root(dir: &Path, old: &Path) {
-    for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log", "etc"] {
-        fs::create_dir_all(dir.join(folder)).unwrap();
-    }
-    fs::write(dir.join("var/lib/dpkg/status"), "").unwrap();
-    fs::write(dir.join("etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
-    let installed = Command::new("dpkg").arg(format!("--root={}", dir.display())).arg("-i").arg(old).output().unwrap();
-    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-}
+use site::{Site, order, until};
 
 /// A shell for a package's script below a package root, and the gate that [`WAITS`] stands before.
 fn give_shell_and_gate(root: &Path) {
@@ -84,70 +29,6 @@ fn give_shell_and_gate(root: &Path) {
 
 /// A package's script that says that it was run, and waits until the gate is opened.
 const WAITS: &str = "#!/bin/sh\necho run >>/begun\nread line </gate\n";
-
-/// A running agent, killed when dropped.
-struct Agent {
-    child: Child,
-    enrolment: Enrolment,
-    root: PathBuf,
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Agent {
-    /// Enrols a host and starts its agent.
-    fn start(site: &Site, program: &Path, name: &str, old: &Path) -> Self {
-        let folder = site.path(name);
-        let (text, root) = (folder.display().to_string(), site.path(&format!("{name}-root")));
-        let state = site.path(&format!("{name}-state")).display().to_string();
-        let address = free_port().to_string();
-        site.ok(&[
-            "host",
-            "enroll",
-            name,
-            "--address",
-            &address,
-            "--listen",
-            &address,
-            "--site",
-            "lab",
-            "--out",
-            &text,
-            "--state-dir",
-            &state,
-        ]);
-        package_root(&root, old);
-        let config = folder.join("agent.toml");
-        let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-        enrolment.packages = Packages { root: root.clone() };
-        fs::write(&config, toml::to_string(&enrolment).unwrap()).unwrap();
-        let child = Command::new(program).arg("run").arg("--config").arg(&config).spawn().unwrap();
-        Self { child, enrolment, root }
-    }
-
-    fn version(&self) -> String {
-        fs::read_to_string(self.root.join("usr/share/demo/version")).unwrap()
-    }
-
-    async fn manager(&self) -> SnmpManager {
-        let e = &self.enrolment;
-        let engine = e.engine_id.as_ref().unwrap();
-        SnmpManager::new(&e.host, e.listen, engine, &e.deployer, Patience::default()).await.unwrap()
-    }
-}
-
-/// Pushes a row past the server, with valid SNMP credentials.
-async fn pushed(agent: &Agent, row: &Row) -> Result<(RunState, Option<Refusal>), DeployError> {
-    let manager = agent.manager().await;
-    let manager: &dyn Manager = &manager;
-    let report = push_and_run(manager, row, 1, &mut Unobserved).await?;
-    Ok((report.state, report.refusal))
-}
 
 #[test]
 fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_refused_there_too() {
@@ -176,8 +57,7 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
         uri,
         lifetime: Duration::from_secs(60),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (state, refusal) = runtime.block_on(pushed(&agents[0], &row)).unwrap();
+    let (state, refusal) = agents[0].pushed(&row, 1);
     assert_eq!(state, RunState::Refused);
     assert!(matches!(refusal, Some(Refusal::NotReleased | Refusal::NotActive)), "{refusal:?}");
     assert_eq!(agents[0].version(), "1.0-1");
@@ -191,6 +71,15 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     agents.iter().for_each(|agent| assert_eq!(agent.version(), "1.0-2"));
     let log = site.ok(&["audit", "show"]);
     assert!(log.contains("foreign-result"), "the refusal that this server had no part in is noted:\n{log}");
+
+    // What the host has is read when it rings, and is what it has.
+    let packages = || site.ok_json(&["host", "show", "web-1", "--packages"]);
+    let versions =
+        || packages()["packages"].as_array().unwrap().iter().map(|p| p["version"].clone()).collect::<Vec<_>>();
+    until("the upgrade is seen", || versions() == [json!("1.0-2")]);
+    // A package that is half-way is not installed: the change before was that it went.
+    assert_eq!(packages()["packages"][0]["index"], 1, "its index stayed");
+    assert!(!site.ok_json(&["host", "show", "web-1", "--profile"])["at"].is_null());
 
     let operator = site.key("operator");
     let story = site.ok_json(&["order", "rollback", "PO-1", "--host", "web-1", "--wait", "--key", &operator]);

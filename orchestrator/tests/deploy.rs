@@ -13,13 +13,15 @@ use patchlab::{
         result::{self, Expected},
         row::{self, Progress, Unobserved},
         sink::{Bells, Sink},
+        survey::{self, Looked, Packages},
     },
     enrol::Material,
 };
 use patchlab_protocol::{
     Digest,
     document::RunState,
-    mib::{agent, order},
+    inventory::Inventory,
+    mib::{agent, order, package, workload},
 };
 
 const QUICK: Patience = Patience { wait: Duration::from_millis(400), tries: 5 };
@@ -179,4 +181,82 @@ async fn informs_ring_the_bell_of_the_host_that_signed_them() {
     drop(sink);
     let again = Sink::open(&kept, "127.0.0.1:0".parse().unwrap(), Vec::new(), bells).await.unwrap();
     assert_eq!(again.engine_id, id);
+}
+
+/// What is installed on a test host, by change number and index; an empty version is a removed package.
+fn install(host: &TestHost, rows: &[(u32, u32, &str, &str)], forgotten: u32) -> Digest {
+    use async_snmp::Value;
+    for (change, index, name, version) in rows {
+        for (column, text) in [(package::NAME, *name), (package::ARCH, "all"), (package::VERSION, *version)] {
+            host.set_cell(package::ENTRY, column, &[*change, *index], Value::from(text));
+        }
+    }
+    let installed = rows.iter().filter(|(_, _, _, version)| !version.is_empty());
+    let text: String = installed.map(|(_, _, name, version)| format!("{name} all {version}\n")).collect();
+    let digest = text.parse::<Inventory>().unwrap().digest();
+    let newest = rows.iter().map(|(change, ..)| *change).max().unwrap();
+    host.set_cell(agent::GROUP, agent::INVENTORY_DIGEST, &[0], Value::from(&digest.as_bytes()[..]));
+    host.set_cell(package::GROUP, package::LAST_CHANGE, &[0], Value::Gauge32(newest));
+    host.set_cell(package::GROUP, package::FORGOTTEN, &[0], Value::Gauge32(forgotten));
+    digest
+}
+
+fn changed(looked: Looked) -> (Packages, usize) {
+    match looked {
+        Looked::Changed { packages, rows } => (packages, rows),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn packages_are_read_whole_once_and_then_only_what_changed() {
+    let (host, manager, _) = pair("web-1").await;
+    assert_eq!(survey::packages(&manager, &Packages::default()).await.unwrap(), Looked::Same, "it says nothing");
+    let digest = install(&host, &[(1, 1, "a", "1"), (1, 2, "b", "1"), (1, 3, "c", "1")], 0);
+    let (known, rows) = changed(survey::packages(&manager, &Packages::default()).await.unwrap());
+    assert_eq!((rows, known.inventory, known.change), (3, Some(digest), 1));
+    assert_eq!(survey::packages(&manager, &known).await.unwrap(), Looked::Same);
+
+    // One upgraded, one removed, one new: three rows, and the fourth is not read again.
+    [1, 2].into_iter().for_each(|index| host.remove_row(package::ENTRY, &[1, index]));
+    let now = [(1, 3, "c", "1"), (2, 1, "a", "2"), (2, 2, "b", ""), (2, 4, "d", "1")];
+    install(&host, &now, 0);
+    let (known, rows) = changed(survey::packages(&manager, &known).await.unwrap());
+    let installed: Vec<_> = known.installed().map(|p| format!("{} {}", p.name, p.version)).collect();
+    assert_eq!((rows, installed), (3, ["a 2", "c 1", "d 1"].map(str::to_owned).to_vec()));
+
+    // An agent that forgot removals since, or began anew, is read whole.
+    host.remove_row(package::ENTRY, &[2, 1]);
+    install(&host, &[(1, 3, "c", "1"), (2, 2, "b", ""), (2, 4, "d", "1"), (9, 1, "a", "3")], 5);
+    let (whole, rows) = changed(survey::packages(&manager, &known).await.unwrap());
+    assert_eq!((rows, whole.packages.len(), whole.change), (4, 4, 9));
+    // What does not come to the digest that the host says is not kept.
+    host.set_cell(agent::GROUP, agent::INVENTORY_DIGEST, &[0], async_snmp::Value::from(&[7; 32][..]));
+    assert_eq!(survey::packages(&manager, &whole).await.unwrap(), Looked::Moved);
+    let long = "x".repeat(300);
+    host.set_cell(package::ENTRY, package::VERSION, &[9, 1], async_snmp::Value::from(long.as_str()));
+    let error = survey::packages(&manager, &Packages::default()).await.unwrap_err();
+    assert!(matches!(error, DeployError::Nonsense { what: "plPackageVersion", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_week_has_the_hours_that_were_seen_and_no_others() {
+    use async_snmp::Value;
+    let (host, manager, _) = pair("web-1").await;
+    assert_eq!(survey::week(&manager).await.unwrap(), []);
+    let hour = |hour: u32, cpu: u32| {
+        for (column, value) in [(workload::CPU, cpu), (workload::MEMORY, 500), (workload::DISK, 9)] {
+            host.set_cell(workload::ENTRY, column, &[hour], Value::Gauge32(value));
+        }
+        host.set_cell(workload::ENTRY, workload::SESSIONS, &[hour], Value::Gauge32(7));
+        host.set_cell(workload::ENTRY, workload::WEEKS, &[hour], Value::Gauge32(3));
+    };
+    hour(1, 250);
+    hour(168, 60_000);
+    let week = survey::week(&manager).await.unwrap();
+    let seen: Vec<_> = week.iter().map(|hour| (hour.hour, hour.cpu, hour.memory, hour.sessions, hour.weeks)).collect();
+    assert_eq!(seen, [(1, 250, 500, 7, 3), (168, 1000, 500, 7, 3)], "a share is at most the whole");
+    hour(169, 1);
+    let error = survey::week(&manager).await.unwrap_err();
+    assert!(matches!(error, DeployError::Nonsense { what: "plWorkloadHour", .. }), "{error}");
 }

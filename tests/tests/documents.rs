@@ -18,8 +18,13 @@ type Complaints = Vec<String>;
 /// Absolute paths that a document may name: places of an installed system.
 const PLACES: [&str; 8] = ["/var/lib/patchlab", "/var/log/", "/etc/", "/dev/", "/run/", "/usr/", "/proc", "/boot"];
 /// What stands in an example where a reader puts something of his own, and a value that the parser takes for it.
-const PLACEHOLDERS: [(&str, &str); 4] =
-    [("IP:PORT", "127.0.0.1:1"), ("SECONDS", "1"), ("NUMBER", "1"), ("TIME", "2027-01-01T00:00:00Z")];
+const PLACEHOLDERS: [(&str, &str); 5] = [
+    ("IP:PORT", "127.0.0.1:1"),
+    ("SECONDS", "1"),
+    ("NUMBER", "1"),
+    ("TIME", "2027-01-01T00:00:00Z"),
+    ("DIGEST", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -171,10 +176,27 @@ fn command_lines(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The words of a command line, as a shell takes them apart: what stands in quotes is one.
+fn words_of(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 /// Whether the parser takes a line. `…` stands for what the reader knows; a command alone is its name.
 fn accepts(line: &str) -> Result<(), String> {
-    let mut words: Vec<String> =
-        line.split_whitespace().map(|word| word.trim_matches(['\'', '"']).to_owned()).collect();
+    let mut words = words_of(line);
     // The general form.
     if words.get(1).is_some_and(|word| word == "COMMAND") {
         words.remove(1);
@@ -255,6 +277,7 @@ fn a_wrong_command_line_is_complained_about() {
         "```sh\n$ patchlab host enroll web-1 --address IP:PORT \\\n    --site <SITE> --out DIR\n```",
         "say `patchlab order draft …` and `patchlab order draft --upgrade …`, or `patchlab COMMAND --help`",
         "`patchlab order draft` drafts",
+        "    patchlab order revoke PO-1 --reason 'two words' --key FILE\n",
     ] {
         assert_eq!((command_lines(right).is_empty(), wrong_lines(right)), (false, Complaints::new()), "{right}");
     }
@@ -264,6 +287,7 @@ fn a_wrong_command_line_is_complained_about() {
         "`patchlab order drift …`",
         "`patchlab order draft --upgrad …`",
         "`patchlab order drift`",
+        "    patchlab order revoke PO-1 --reason two words --key FILE\n",
         "    patchlab host enroll web-1 --address nowhere --site SITE --out DIR\n",
     ] {
         assert_eq!(wrong_lines(wrong).len(), 1, "{wrong}");

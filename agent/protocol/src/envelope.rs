@@ -151,10 +151,31 @@ impl Envelope {
 
     /// An envelope over a statement, signed by `key`.
     pub fn sign<P: Predicate>(predicate: P, key: &SigningKey) -> Self {
-        let payload = Base64(payload(predicate));
-        let mut envelope = Self { payload_type: PAYLOAD_TYPE.to_owned(), payload, signatures: Vec::new() };
+        let mut envelope = Self::unsigned(predicate);
         envelope.add_signature(key);
         envelope
+    }
+
+    /// An envelope over a statement that nobody has signed yet: a draft that goes from holder to holder.
+    pub fn unsigned<P: Predicate>(predicate: P) -> Self {
+        Self { payload_type: PAYLOAD_TYPE.to_owned(), payload: Base64(payload(predicate)), signatures: Vec::new() }
+    }
+
+    /// Takes over the signatures by `keys` that another envelope over the same statement carries, and that verify.
+    pub fn absorb<'k>(&mut self, other: &Self, keys: impl IntoIterator<Item = &'k PublicKey>) {
+        if self.digest() != other.digest() {
+            return;
+        }
+        let signers = other.signers(keys);
+        for signature in other.signatures.iter().filter(|signature| signers.contains(&signature.keyid)) {
+            if self.signatures.contains(signature) {
+                continue;
+            }
+            self.signatures.retain(|known| known.keyid != signature.keyid);
+            if self.signatures.len() < limits::SIGNATURES_PER_ENVELOPE {
+                self.signatures.push(signature.clone());
+            }
+        }
     }
 
     /// Adds a signature by `key`; the digest of the document does not change.

@@ -187,3 +187,28 @@ fn a_list_without_end_and_another_document_are_no_list() {
     let approval = Approval { approver: "x".into(), order, release, hosts_at_most: 1, at: now(), not_after: now() };
     assert_eq!(refusal(revoke(&root, &NOTHING, &Envelope::sign(approval, &key(50)))), Refusal::BadSignature);
 }
+
+#[test]
+fn signatures_are_gathered_from_copies_of_a_document_and_only_those_that_verify() {
+    let [a, b, stranger] = [1, 2, 99].map(key);
+    let root = root(2, &[&a, &b]);
+    let keys = || root.keys(Role::Root);
+    let draft = Envelope::unsigned(root.clone());
+    assert_eq!((draft.signers(keys()).len(), draft.digest()), (0, sign(&root, &[&a]).digest()));
+    let mut gathered = sign(&root, &[&a]);
+    gathered.absorb(&sign(&root, &[&b, &stranger]), keys());
+    assert_eq!(gathered.signers(keys()).len(), 2);
+    assert_eq!(gathered.claimed_signers().len(), 2, "a stranger's signature is not carried along");
+    // A signature that does not verify gives way to one by the same key that does.
+    let text = String::from_utf8(sign(&root, &[&a]).to_bytes()).unwrap();
+    let signature = text.rsplit("\"sig\":\"").next().unwrap().split('"').next().unwrap().to_owned();
+    let forged = text.replace(&signature, &format!("AAAA{}", &signature[4..]));
+    let mut forged = Envelope::from_bytes(forged.as_bytes()).unwrap();
+    assert!(forged.signers(keys()).is_empty());
+    forged.absorb(&sign(&root, &[&a]), keys());
+    assert_eq!((forged.signers(keys()).len(), forged.claimed_signers().len()), (1, 1));
+    // Another document's signatures say nothing about this one.
+    let before = gathered.clone();
+    gathered.absorb(&sign(&Root { version: 3, ..root.clone() }, &[&a, &b]), keys());
+    assert_eq!(gathered, before);
+}

@@ -7,7 +7,7 @@
 mod console;
 mod v1;
 
-pub use v1::{AuditCheck, DeploymentStory, Taken};
+pub use v1::{AuditCheck, DeploymentStory, RevocationStory, RevokedDocument, Taken};
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     pipeline::{Pipeline, PipelineError},
     store::StoreError,
-    trust::signer::SignerError,
+    trust::{authority::AuthorityError, signer::SignerError},
 };
 
 /// Longest time for a request, long polls included.
@@ -86,6 +86,11 @@ impl From<PipelineError> for ApiError {
                 Problem { error: "refused".into(), refusal: Some(refused.refusal), message: refused.to_string() },
             ),
             PipelineError::Store(error) => error.into(),
+            PipelineError::Authority(AuthorityError::Refused(refused)) => PipelineError::Refused(refused).into(),
+            PipelineError::Authority(AuthorityError::Store(error)) => error.into(),
+            PipelineError::Authority(error @ AuthorityError::TooManyRoots) => {
+                Self::new(StatusCode::BAD_REQUEST, "input", error.to_string())
+            }
             PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
             PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Artifact(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use jiff::Timestamp;
 use patchlab_protocol::{Digest, Envelope};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,8 @@ use crate::{
     audit,
     pipeline::{ActivationRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError},
     report::{Bundle, OrderStory},
-    store::{Deployment, DeploymentState, Host, OrderRow, Run},
+    store::{Deployment, DeploymentState, Host, OrderRow, Run, StoreError, Survey},
+    trust::authority::TakenIn,
 };
 
 type Server = State<Arc<Pipeline>>;
@@ -36,6 +38,9 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/activations/{digest}", get(activation))
         .route("/hosts", get(hosts).post(enrol))
         .route("/hosts/{name}", get(host))
+        .route("/hosts/{name}/survey", get(survey))
+        .route("/revocation", get(revocation).post(revoke))
+        .route("/root", post(succeed))
         .route("/enrolment", get(terms))
         .route("/documents/{digest}", get(document))
         .route("/audit", get(audit_rows))
@@ -176,6 +181,10 @@ async fn host(State(server): Server, Path(name): Path<String>) -> Answer<Host> {
     act(server, move |p| Ok(p.store.host(&name)?)).await
 }
 
+async fn survey(State(server): Server, Path(name): Path<String>) -> Answer<Survey> {
+    act(server, move |p| Ok(p.store.survey(&p.store.host(&name)?.enrolled.name)?)).await
+}
+
 async fn enrol(
     State(server): Server,
     Extension(actor): Extension<Actor>,
@@ -186,6 +195,65 @@ async fn enrol(
         Ok(p.store.host(&request.host.name)?)
     })
     .await
+}
+
+/// The revocation list in force, and what hosts made of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RevocationStory {
+    /// Its version; 0 when there is none.
+    pub version: u32,
+    /// Its digest.
+    pub digest: Option<Digest>,
+    /// When it was signed.
+    pub at: Option<Timestamp>,
+    /// What it revokes, oldest first.
+    pub revoked: Vec<RevokedDocument>,
+    /// Every host, with what it believes.
+    pub hosts: Vec<Host>,
+}
+
+/// A revoked document.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RevokedDocument {
+    /// Its digest.
+    pub document: Digest,
+    /// What it is, for people; absent when this server does not have it.
+    pub what: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+async fn revocation(State(server): Server) -> Answer<RevocationStory> {
+    act(server, |p| {
+        let standing = p.authority.standing();
+        let says = standing.list().map(|list| &list.says);
+        let revoked = says.iter().flat_map(|says| &says.revoked).map(|revoked| {
+            let what = p.store.what_is(&revoked.document)?;
+            Ok(RevokedDocument { document: revoked.document, what, reason: revoked.reason.clone() })
+        });
+        Ok(RevocationStory {
+            version: says.map_or(0, |says| says.version),
+            digest: standing.list().map(|list| list.digest),
+            at: says.map(|says| says.at),
+            revoked: revoked.collect::<Result<_, StoreError>>()?,
+            hosts: p.store.hosts()?,
+        })
+    })
+    .await
+}
+
+async fn revoke(State(server): Server, Extension(actor): Extension<Actor>, body: Bytes) -> Answer<TakenIn> {
+    let envelope = envelope(&body)?;
+    act(server, move |p| p.revoke(&envelope, actor.0)).await
+}
+
+async fn succeed(State(server): Server, Extension(actor): Extension<Actor>, body: Bytes) -> Answer<TakenIn> {
+    let envelope = envelope(&body)?;
+    let taken = act(Arc::clone(&server), move |p| p.succeed(&envelope, actor.0)).await?;
+    if let Some(signer) = &server.signer {
+        signer.renew().await;
+    }
+    Ok(taken)
 }
 
 async fn terms(State(server): Server) -> Json<EnrolmentTerms> {
@@ -238,5 +306,5 @@ async fn audit_verify(State(server): Server) -> Answer<AuditCheck> {
 }
 
 async fn report(State(server): Server) -> Answer<Bundle> {
-    act(server, |p| Ok(Bundle::read(&p.store)?)).await
+    act(server, |p| Ok(Bundle::read(&p.store, &p.authority.standing())?)).await
 }

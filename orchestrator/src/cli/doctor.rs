@@ -3,6 +3,7 @@
 use std::{fs, process::Command};
 
 use clap::Args;
+use jiff::Timestamp;
 use patchlab_lab::{
     accelerator::{self, Accelerator},
     room::{self, Bytes},
@@ -12,7 +13,12 @@ use serde::Serialize;
 use super::{CliError, Exit, Global, progress::Progress};
 use crate::{
     lab::{tools, versions},
+    legible,
     place::Data,
+    trust::{
+        root::{self, InForce, RootFileError},
+        rotation::expiry,
+    },
 };
 
 /// Programs that the lab starts, and the package each comes from.
@@ -59,6 +65,8 @@ struct Finding {
 enum State {
     Good,
     Slow,
+    /// It works, and will not for long.
+    Due,
     /// Not tried, since something else that is needed for it is missing.
     Untried,
     Bad,
@@ -69,6 +77,7 @@ impl State {
         match self {
             Self::Good => "yes",
             Self::Slow => "slow",
+            Self::Due => "due",
             Self::Untried => "not tried",
             Self::Bad => "no",
         }
@@ -86,7 +95,8 @@ impl Doctor {
         progress.now("running a payload");
         let accelerator = accelerator();
         drop(progress);
-        let findings = [programs, rights, libvirt, accelerator, disk(&data), memory(), agent()];
+        let mut findings = vec![programs, rights, libvirt, accelerator, disk(&data), memory(), agent()];
+        findings.extend(root_document(root::read(&data.root_document()), Timestamp::now()));
         let rows: Vec<_> = findings
             .iter()
             .map(|finding| {
@@ -224,5 +234,45 @@ fn agent() -> Finding {
     match tools::agent_program() {
         Ok(path) => finding("agent", State::Good, path.display().to_string(), ""),
         Err(error) => finding("agent", State::Bad, error.to_string(), "run tests/build"),
+    }
+}
+
+/// The root document, where there is one: the lab needs none.
+fn root_document(there: Result<InForce, RootFileError>, now: Timestamp) -> Option<Finding> {
+    let what = "root document";
+    Some(match there {
+        Err(RootFileError::Absent(_)) => return None,
+        Err(error) => finding(what, State::Bad, error.to_string(), "bring it back from a backup"),
+        Ok(InForce { root, .. }) => match expiry(root.expires, now).warning(root.version) {
+            None => {
+                let until = legible::moment(root.expires);
+                finding(what, State::Good, format!("root {}, valid until {until}", root.version), "")
+            }
+            Some(warning) => finding(what, State::Due, warning, "make the next one, have it signed, and import it"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan as _;
+    use patchlab_protocol::Envelope;
+
+    use super::*;
+
+    #[test]
+    fn a_root_that_expires_soon_is_due_and_one_that_is_not_there_is_not_missed() {
+        let absent = || Err(RootFileError::Absent("root.json".into()));
+        let root = crate::gate::tests::root();
+        let envelope = Envelope::unsigned(root.clone());
+        let there = || Ok(InForce { digest: envelope.digest(), envelope: envelope.clone(), root: root.clone() });
+        let state = |there, hours: i64| {
+            let now = root.expires.checked_sub(hours.hours()).unwrap();
+            root_document(there, now).map(|finding| finding.state)
+        };
+        assert_eq!(state(absent(), 1), None);
+        assert_eq!(state(there(), 31 * 24), Some(State::Good));
+        assert_eq!(state(there(), 29 * 24), Some(State::Due));
+        assert_eq!(state(there(), -1), Some(State::Due));
     }
 }

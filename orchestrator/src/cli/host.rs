@@ -13,12 +13,14 @@ use patchlab_protocol::{
     Digest, SigningKey,
     enrolment::{self, Enrolment, InformSink, Packages, PinnedRoot},
 };
+use serde_json::json;
 
 use super::{CliError, Client, Exit, Global, Output, client::segment};
 use crate::{
+    deploy::survey::HOURS,
     enrol,
     pipeline::{EnrolmentRequest, EnrolmentTerms},
-    store::{Host, NewHost},
+    store::{Host, HostTrust, NewHost, Survey},
 };
 
 /// Managed hosts.
@@ -29,10 +31,26 @@ pub enum HostCommand {
     /// List hosts
     List,
     /// Show one host
-    Show {
-        /// Its name
-        name: String,
-    },
+    Show(Show),
+}
+
+const SHOW_EXAMPLES: &str = "Examples:
+  patchlab host show web-1
+  patchlab host show web-1 --packages
+  patchlab host show web-1 --profile --json week.json";
+
+/// A host to show.
+#[derive(Debug, Args)]
+#[command(after_help = SHOW_EXAMPLES)]
+pub struct Show {
+    /// Its name
+    name: String,
+    /// What is installed there, as it last said
+    #[arg(long, conflicts_with = "profile")]
+    packages: bool,
+    /// How busy its week is, by hours (UTC), as it last said
+    #[arg(long)]
+    profile: bool,
 }
 
 /// A host to enrol.
@@ -82,25 +100,59 @@ impl HostCommand {
                         let class = host.class.clone().unwrap_or_else(|| "-".into());
                         let order = host.current_order.map_or_else(|| "-".into(), |digest| digest.short());
                         let seen = host.seen_at.as_deref().map_or_else(|| "never".into(), |at| output.moment(at));
-                        vec![e.name.clone(), e.site.clone(), class, e.address.to_string(), order, seen]
+                        let [root, revocation, offer] = believes(&host.trust);
+                        let address = e.address.to_string();
+                        vec![e.name.clone(), e.site.clone(), class, address, order, seen, root, revocation, offer]
                     })
                     .collect();
-                output.table(&["host", "site", "class", "address", "has order", "last contact"], &rows);
+                let header = ["host", "site", "class", "address", "has order", "last contact"];
+                output.table(&[header.as_slice(), &TRUST_HEADER].concat(), &rows);
                 output.json(&hosts)?;
             }
-            Self::Show { name } => {
+            Self::Show(Show { name, packages: false, profile: false }) => {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
                 show(&output, &host);
                 output.json(&host)?;
+            }
+            Self::Show(Show { name, packages, .. }) => {
+                let survey: Survey = client.get(&format!("hosts/{}/survey", segment(&name))).await?;
+                if packages { show_packages(&output, &survey)? } else { show_week(&output, &survey)? }
             }
         }
         Ok(Exit::Passed)
     }
 }
 
+/// What stands over [`believes`].
+const TRUST_HEADER: [&str; 3] = ["root", "revocations", "offer"];
+
+/// Versions of the root and of the revocation list that a host has, and what became of what it is owed.
+fn believes(trust: &HostTrust) -> [String; 3] {
+    let held = trust.held.as_ref();
+    let version = |version: Option<u32>| version.map_or_else(|| "-".into(), |version| version.to_string());
+    let (root, revocation) = (held.map(|held| held.root_version), held.map(|held| held.revocation_version));
+    [version(root), version(revocation), trust.offer.to_string()]
+}
+
+/// Every host with what it believes, and why it does not believe the newest.
+pub(super) fn trust_table(output: &Output, hosts: &[Host]) {
+    let rows: Vec<_> = hosts
+        .iter()
+        .map(|host| {
+            let [root, revocation, offer] = believes(&host.trust);
+            vec![host.enrolled.name.clone(), root, revocation, offer, host.trust.reason.clone()]
+        })
+        .collect();
+    if !rows.is_empty() {
+        output.table(&["host", TRUST_HEADER[0], TRUST_HEADER[1], TRUST_HEADER[2], "reason"], &rows);
+    }
+}
+
 fn show(output: &Output, host: &Host) {
     let (enrolled, none) = (&host.enrolled, || "none".to_owned());
     let digest = |digest: Option<Digest>| digest.map_or_else(none, |digest| digest.to_string());
+    let [root, revocation, offer] = believes(&host.trust);
+    let offer = if host.trust.reason.is_empty() { offer } else { format!("{offer}: {}", host.trust.reason) };
     output.pairs(&[
         ("host", enrolled.name.clone()),
         ("site", enrolled.site.clone()),
@@ -111,11 +163,61 @@ fn show(output: &Output, host: &Host) {
         ("enrolled", output.moment(&host.enrolled_at)),
         ("key", enrolled.public_key.id().to_string()),
         ("SNMP engine", enrolled.engine_id.to_string()),
-        ("root", enrolled.root.to_string()),
+        ("root", root),
+        ("revocations", revocation),
+        ("offer", offer),
+        ("pinned root", enrolled.root.to_string()),
         ("payloads", enrolled.payload_uri.clone()),
         ("result head", digest(host.result_head)),
         ("audit head", digest(host.audit_head)),
     ]);
+}
+
+fn show_packages(output: &Output, survey: &Survey) -> Result<(), CliError> {
+    let installed: Vec<_> = survey.packages.installed().collect();
+    match (&survey.packages.inventory, &survey.packages_at) {
+        (Some(digest), Some(at)) => {
+            let at = output.moment(at);
+            output.note(format!("{} packages, as of {at}, digest {digest}", installed.len()));
+        }
+        _ => output.note("not read yet: it is read when the host answers"),
+    }
+    let mut rows: Vec<_> = installed.iter().map(|p| vec![p.name.clone(), p.arch.clone(), p.version.clone()]).collect();
+    rows.sort();
+    output.table(&["package", "arch", "version"], &rows);
+    output.json(&json!({
+        "inventory": survey.packages.inventory, "change": survey.packages.change, "at": survey.packages_at,
+        "packages": installed,
+    }))
+}
+
+fn show_week(output: &Output, survey: &Survey) -> Result<(), CliError> {
+    match &survey.week_at {
+        Some(at) => output.note(format!(
+            "{} of {HOURS} hours were seen, as of {}; shares of the whole host",
+            survey.week.len(),
+            output.moment(at)
+        )),
+        None => output.note("not read yet: it is read when the host answers"),
+    }
+    let rows: Vec<_> = survey
+        .week
+        .iter()
+        .map(|hour| {
+            let share = |mille: u32| format!("{}.{} %", mille / 10, mille % 10);
+            let (sessions, weeks) = (hour.sessions.to_string(), hour.weeks.to_string());
+            vec![name_of(hour.hour), share(hour.cpu), share(hour.memory), share(hour.disk), sessions, weeks]
+        })
+        .collect();
+    output.table(&["hour", "processor", "memory", "disk", "sessions", "weeks"], &rows);
+    output.json(&json!({ "at": survey.week_at, "hours": survey.week }))
+}
+
+/// `Mon 00:00` of hour 1.
+fn name_of(hour: u32) -> String {
+    let hour = hour.saturating_sub(1);
+    let day = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][(hour / 24 % 7) as usize];
+    format!("{day} {:02}:00", hour % 24)
 }
 
 impl Enroll {
@@ -190,4 +292,14 @@ fn write_folder(out: &Path, agent: &Enrolment, terms: &EnrolmentTerms, key: &Sig
     write(enrolment::FILE_NAME, text.as_bytes())?;
     write("root.json", &terms.root.to_bytes())?;
     key.write_new(&out.join("host.pem")).map_err(CliError::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn hours_of_the_week_have_names() {
+        for (hour, name) in [(1, "Mon 00:00"), (24, "Mon 23:00"), (25, "Tue 00:00"), (168, "Sun 23:00")] {
+            assert_eq!(super::name_of(hour), name);
+        }
+    }
 }

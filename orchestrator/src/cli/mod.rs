@@ -21,6 +21,7 @@ mod order;
 mod output;
 mod progress;
 mod report;
+mod revocation;
 mod root;
 mod runs;
 mod scenario;
@@ -106,6 +107,8 @@ pub enum Command {
     /// Patch orders on their way: submit, release, approve, activate, roll back
     #[command(subcommand)]
     Order(order::OrderCommand),
+    /// Documents that count no more
+    Revocation(revocation::Revocation),
     /// Managed hosts
     #[command(subcommand)]
     Host(host::HostCommand),
@@ -118,8 +121,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// The root document: whose signature counts
-    #[command(subcommand)]
-    Root(root::RootCommand),
+    Root(root::RootArguments),
     /// JSON Schemas of the files people write, for editors
     Schema(schema::SchemaCommand),
     /// Print completions for a shell
@@ -178,9 +180,10 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(global),
         Command::Key(command) => command.run(global),
-        Command::Root(command) => command.run(global),
         Command::Serve(command) => command.run(global),
         Command::Order(command) => client_runtime(command.run(global)),
+        Command::Root(command) => client_runtime(command.run(global)),
+        Command::Revocation(command) => client_runtime(command.run(global)),
         Command::Host(command) => client_runtime(command.run(global)),
         Command::Audit(command) => client_runtime(command.run(global)),
         Command::Report(command) => client_runtime(command.run(global)),

@@ -17,7 +17,7 @@ use patchlab_protocol::{
 };
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment};
+use super::{CliError, Client, Exit, Global, Output, client::segment, revocation};
 use crate::{
     api::{DeploymentStory, Taken},
     deploy::executor,
@@ -27,6 +27,7 @@ use crate::{
     place::Data,
     report::{OrderStory, headline},
     store::{Deployment, DeploymentState, Host, OrderRow, Run},
+    trust::revocation::next,
 };
 
 /// Patch orders.
@@ -78,6 +79,8 @@ pub enum OrderCommand {
         #[command(flatten)]
         hosts: Hosts,
     },
+    /// Make an order, or documents of it, count no more, with an operator's key: it is read here and never leaves
+    Revoke(Revoke),
     /// Take an order back from hosts
     Rollback {
         /// Id or digest
@@ -108,6 +111,30 @@ pub struct Approve {
     /// Your name, for people
     #[arg(long, env = "USER", default_value = "approver")]
     name: String,
+}
+
+const REVOKE_EXAMPLES: &str = "Examples:
+  patchlab order revoke PO-2026-0001 --reason 'breaks logins' --key operator.pem
+  patchlab order revoke PO-2026-0001 --document DIGEST --reason 'approved by mistake' --key operator.pem
+
+Every host is told, and refuses it as `revoked` from then on. What has it keeps it: patchlab order rollback brings it back.
+With the key on another machine, or with several: patchlab revocation --help.";
+
+/// An order, or documents of it, to revoke.
+#[derive(Debug, Args)]
+#[command(after_help = REVOKE_EXAMPLES)]
+pub struct Revoke {
+    /// Id or digest
+    order: String,
+    /// Only this document of it, a release, an approval or an activation; may be given several times
+    #[arg(long = "document", value_name = "DIGEST")]
+    documents: Vec<Digest>,
+    /// Why, in one line: hosts keep it
+    #[arg(long)]
+    reason: String,
+    /// An operator's key, or a root key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
 }
 
 /// Hosts of an activation.
@@ -162,6 +189,7 @@ impl OrderCommand {
                 };
                 hosts.activate(&client, &output, &order, action).await
             }
+            Self::Revoke(revoke) => revoke.run(&client, &output).await,
             Self::Rollback { order, key: None, hosts } => {
                 hosts.activate(&client, &output, &order, Action::Rollback).await
             }
@@ -229,7 +257,7 @@ async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
     let rows: Vec<_> = orders
         .iter()
         .map(|o| {
-            vec![o.id.clone(), o.state.to_string(), o.title.clone(), o.digest.short(), output.moment(&o.changed_at)]
+            vec![o.id.clone(), o.standing().to_owned(), o.title.clone(), o.digest.short(), output.moment(&o.changed_at)]
         })
         .collect();
     output.table(&["order", "state", "title", "digest", "changed"], &rows);
@@ -255,6 +283,7 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
     if !row.reason.is_empty() {
         pairs.push(("reason", row.reason.clone()));
     }
+    pairs.extend(row.revoked.clone().map(|reason| ("revoked", reason)));
     pairs.push(("verdict", report.map_or_else(|| "none".into(), |report| report.verdict.to_string())));
     pairs.push(("release", story.release.map_or_else(|| "none".into(), |digest: Digest| digest.to_string())));
     pairs.extend(story.approvals.iter().map(|approval| {
@@ -328,6 +357,27 @@ impl Approve {
         output.line(taken.digest.to_string());
         output.json(&taken)?;
         Ok(Exit::Passed)
+    }
+}
+
+impl Revoke {
+    async fn run(self, client: &Client, output: &Output) -> Result<Exit, CliError> {
+        let story = story(client, &self.order).await?;
+        let activations = story.deployments.iter().map(|deployment| deployment.activation);
+        let of_it: Vec<Digest> =
+            story.release.into_iter().chain(story.approvals.iter().map(|a| a.digest)).chain(activations).collect();
+        if let Some(stranger) = self.documents.iter().find(|document| !of_it.contains(document)) {
+            let id = &story.order.id;
+            return Err(CliError::Input(format!(
+                "{stranger} is no release, approval or activation of {id}: patchlab order show {id} --json - lists them"
+            )));
+        }
+        let documents = if self.documents.is_empty() { vec![story.order.digest] } else { self.documents };
+        let key = SigningKey::read(&self.key).map_err(CliError::input)?;
+        let (_, list) = revocation::in_force(client).await?;
+        let says = next(list.as_ref().map(|list| &list.says), &documents, &self.reason, Timestamp::now())
+            .map_err(CliError::input)?;
+        revocation::hand_in(client, output, &Envelope::sign(says, &key)).await
     }
 }
 

@@ -179,11 +179,11 @@ enum Tone {
 fn tone(state: &str) -> Option<Tone> {
     Some(match state {
         "succeeded" | "deployed" | "released" | "approved" | "validated" | "passed" | "pass" | "fixed" | "yes"
-        | "done" => Tone::Good,
+        | "done" | "current" => Tone::Good,
         "failed" | "rejected" | "fail" | "regression" | "refused" | "lost" | "no" | "rollback-failed" | "aborted"
-        | "stopped" => Tone::Bad,
+        | "stopped" | "revoked" | "stuck" => Tone::Bad,
         "active" | "running" | "pushing" | "partly" | "rolling-back" | "rolled-back" | "flaky" | "pre-existing"
-        | "interrupted" | "lab-error" | "missing" | "inapplicable" | "slow" => Tone::Busy,
+        | "interrupted" | "silent" | "waiting" | "lab-error" | "missing" | "inapplicable" | "slow" => Tone::Busy,
         _ => return None,
     })
 }

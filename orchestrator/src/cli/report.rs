@@ -29,6 +29,7 @@ impl ReportCommand {
         fs::write(&json_path, json).map_err(failed)?;
         let output = global.output();
         output.line(page_path.display().to_string());
+        bundle.trust.warnings.iter().for_each(|warning| output.note(warning));
         output.json(&json!({ "html": page_path, "json": json_path, "orders": bundle.orders.len() }))?;
         Ok(Exit::Passed)
     }

@@ -8,23 +8,21 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest,
+    Digest, Refused,
     document::{Action, RunResult, RunState},
 };
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    credentials::Credentials,
     manager::{Manager, ManagerError},
+    offers::{OfferError, Offers},
     result::{self, Expected, ResultError},
     row::{self, DeployError, Observer, Progress, Row, RunReport},
-    sink::Bells,
-    snmp::{Patience, SnmpManager},
 };
 use crate::{
     audit::Event,
-    place::Data,
+    gate,
     store::{
         Deployment, DeploymentState, Host, OrderState, Run, RunEnd, RunProgress, Stage, Store, StoreError, Verified,
     },
@@ -38,10 +36,8 @@ const LIFETIME: Duration = Duration::from_secs(1800);
 pub struct Executor {
     /// The store.
     pub store: Arc<Store>,
-    /// Credentials lie here.
-    pub data: Data,
-    /// Informs ring here.
-    pub bells: Bells,
+    /// What hosts are to believe before they are told an order, and the way to them.
+    pub offers: Offers,
     /// Every change of a deployment is told here: the number only counts.
     pub changes: watch::Sender<u64>,
 }
@@ -57,6 +53,18 @@ enum ExecuteError {
     Credentials(#[from] super::credentials::CredentialsError),
     #[error("{0}")]
     Result(#[from] ResultError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+impl From<OfferError> for ExecuteError {
+    fn from(error: OfferError) -> Self {
+        match error {
+            OfferError::Store(error) => Self::Store(error),
+            OfferError::Deploy(error) => Self::Deploy(error),
+            OfferError::Credentials(error) => Self::Credentials(error),
+        }
+    }
 }
 
 /// The hosts of an activation in the order in which they are taken.
@@ -122,6 +130,12 @@ impl Executor {
         let id = self.store.order(&deployment.order.to_string())?.id;
         let mut failure = None;
         for run in self.store.runs_of(&deployment.activation)? {
+            if run.stage == Stage::Planned
+                && let Err(refused) = self.not_revoked(deployment)
+            {
+                failure = Some((None, format!("{}: {refused}", run.host)));
+                break;
+            }
             let ended = if run.stage.is_final() { run } else { self.one(deployment, run).await? };
             let well = ended.verified == Verified::Yes
                 && ended.state.is_some_and(|state| ended_well(deployment.action, state));
@@ -149,6 +163,18 @@ impl Executor {
         self.store.end_deployment(deployment, state, next, &reason, &event)
     }
 
+    /// Whether none of its documents was revoked since it was activated; a host that was not told yet is then left alone.
+    fn not_revoked(&self, deployment: &Deployment) -> Result<(), Refused> {
+        let order = (deployment.action == Action::Apply).then_some(deployment.order);
+        let documents = [
+            ("order", order),
+            ("release", deployment.release),
+            ("approval", deployment.approval),
+            ("activation", Some(deployment.activation)),
+        ];
+        gate::not_revoked(&self.offers.authority.standing().revoked(), documents)
+    }
+
     /// One host. Only the store's own failure is an error: whatever the host does, the run has an end.
     async fn one(&self, deployment: &Deployment, run: Run) -> Result<Run, StoreError> {
         if let Err(error) = self.follow(deployment, &run).await {
@@ -163,13 +189,17 @@ impl Executor {
                 _ => Stage::Finished,
             };
             let there = self.store.run(&run.order, &run.host, run.run)?;
+            let refusal = match &error {
+                ExecuteError::Refused(refused) => Some(refused.refusal),
+                _ => there.refusal,
+            };
             let end = RunEnd {
                 progress: RunProgress {
                     stage,
                     state: there.state,
                     phase: there.phase,
                     percent: u32::try_from(there.percent).unwrap_or(0),
-                    refusal: there.refusal,
+                    refusal,
                     reason: error.to_string(),
                 },
                 report: String::new(),
@@ -203,47 +233,60 @@ impl Executor {
         self.store.journal_run(run, &about_to, &Event::new("run-pushing", &run.host, detail))?;
         self.told();
 
-        let manager = self.manager(&host).await?;
-        self.meet(&manager, &host).await?;
+        let manager = self.offers.manager(&host).await?;
         let row = self.row(deployment, &host)?;
-        let mut watcher = Watcher { executor: self, run, bell: self.bells.of(&run.host) };
+        let mut watcher = Watcher { executor: self, run, bell: self.offers.bells.of(&run.host) };
+        // A run that is under way is followed, and its host waited for as long as it may take; one that is not is not begun with what
+        // was revoked meanwhile.
+        match self.reach(&manager, &host, &watcher.bell).await {
+            Err(ExecuteError::Deploy(DeployError::Manager(error)))
+                if error.is_passing() && run.stage == Stage::Running => {}
+            other => other?,
+        }
+        if let Err(refused) = self.not_revoked(deployment)
+            && run.stage != Stage::Running
+            && row::progress(&manager, row.index, run.run).await?.is_none()
+        {
+            return Err(refused.into());
+        }
         let report = row::push_and_run(&manager, &row, run.run, &mut watcher).await?;
         self.end(run, deployment, &host, &manager, report).await
     }
 
-    /// A manager for an enrolled host.
-    async fn manager(&self, host: &Host) -> Result<SnmpManager, ExecuteError> {
-        let credentials = Credentials::read(&self.data.credentials(&host.enrolled.name))?;
-        let made = SnmpManager::new(
-            &host.enrolled.name,
-            host.enrolled.address,
-            &host.enrolled.engine_id,
-            &credentials.deployer,
-            Patience::default(),
-        );
-        Ok(made.await.map_err(DeployError::from)?)
+    /// Meets a host, waiting for one that is away as long as it would be waited for at the push: nothing is told to a host that was
+    /// not first brought to the newest revocation list.
+    async fn reach(&self, manager: &dyn Manager, host: &Host, bell: &Notify) -> Result<(), ExecuteError> {
+        let until = tokio::time::Instant::now() + row::REACH;
+        loop {
+            match self.meet(manager, host).await {
+                Err(ExecuteError::Deploy(DeployError::Manager(error)))
+                    if error.is_passing() && tokio::time::Instant::now() < until =>
+                {
+                    let _ = tokio::time::timeout(row::POLL, bell.notified()).await;
+                }
+                other => return other,
+            }
+        }
     }
 
-    /// Makes sure that this is the host that was enrolled, and tells it the newest audit head.
+    /// Makes sure that this is the host that was enrolled, brings it to the newest root and revocation list, and tells it the newest
+    /// audit head.
     async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
-        let said = match row::scalars(manager).await {
-            Ok(said) => said,
-            // A host that is away is waited for where waiting is bounded: at the push.
-            Err(DeployError::Manager(error)) if error.is_passing() => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let said = row::scalars(manager).await?;
         if said.host != host.enrolled.name {
             return Err(DeployError::NotTheHost(format!("it calls itself {:?}", said.host)).into());
         }
-        if said.root != Some(host.enrolled.root) {
-            return Err(DeployError::NotTheHost("it pins another root document".into()).into());
+        if !self.offers.authority.standing().roots().any(|root| said.root == Some(root.digest)) {
+            return Err(DeployError::NotTheHost("its root document is none of this server's".into()).into());
         }
         self.store.seen(&host.enrolled.name, &said.class, Timestamp::now())?;
-        let head = self.store.audit_head()?;
-        match row::put_audit_head(manager, &head).await {
-            Err(DeployError::Manager(error)) if error.is_passing() => Ok(()),
-            other => Ok(other?),
+        match self.offers.bring(host, manager).await {
+            // What a host does not take it does not obey either: it decides for itself.
+            Ok(_) | Err(OfferError::Deploy(DeployError::Manager(ManagerError::Refused { .. }))) => {}
+            Err(error) => return Err(error.into()),
         }
+        let head = self.store.audit_head()?;
+        Ok(row::put_audit_head(manager, &head).await?)
     }
 
     fn row(&self, deployment: &Deployment, host: &Host) -> Result<Row, ExecuteError> {

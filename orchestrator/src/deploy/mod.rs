@@ -2,16 +2,21 @@
 //!
 //! [`manager`] is one host's agent as the pipeline sees it, [`snmp`] speaks to it, [`row`] is the order's way over the MIB
 //! (push, start, follow, report), [`result`] decides what counts, [`sink`] hears informs, and [`executor`] takes the hosts of an
-//! activation one after the other. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that
+//! activation one after the other. Between orders every host is visited ([`visits`]): what it is
+//! to believe is offered by [`trust`] and noted by [`offers`], and [`survey`] reads what changed there. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that
 //! what is proven is the path that is used.
 
 pub mod credentials;
 pub mod executor;
 pub mod manager;
+pub mod offers;
 pub mod result;
 pub mod row;
 pub mod sink;
 pub mod snmp;
+pub mod survey;
+pub mod trust;
+pub mod visits;
 
 pub use credentials::Credentials;
 pub use manager::{Manager, ManagerError};

@@ -23,9 +23,9 @@ const NON_VOLATILE: i64 = 3;
 /// How much longer than its lifetime a run is waited for before it is lost: its last inform, a reboot, a slow path.
 const GRACE: Duration = Duration::from_secs(60);
 /// How long a host is tried before nothing has begun on it.
-const REACH: Duration = Duration::from_secs(120);
+pub(super) const REACH: Duration = Duration::from_secs(120);
 /// Longest time between two looks at a run; an inform brings the next look forward.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
 /// Most package items read of one run.
 const ITEMS: usize = patchlab_protocol::limits::FILES_PER_ORDER;
 /// Most old results looked through for a gap in a host's chain.
@@ -431,10 +431,10 @@ async fn begin(manager: &dyn Manager, row: &Row, run: u32) -> Result<(), DeployE
     Ok(())
 }
 
-fn string(value: Option<&Value>) -> String {
+pub(super) fn string(value: Option<&Value>) -> String {
     value.and_then(Value::octets).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
 }
 
-fn digest(value: Option<&Value>) -> Option<Digest> {
+pub(super) fn digest(value: Option<&Value>) -> Option<Digest> {
     value.and_then(Value::octets).and_then(Digest::from_bytes)
 }

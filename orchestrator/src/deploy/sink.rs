@@ -6,7 +6,7 @@
 //! lost in between is sent again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -67,18 +67,31 @@ struct KeptEngine {
 
 /// Wakes pollers, by host.
 #[derive(Debug, Clone, Default)]
-pub struct Bells(Arc<Mutex<HashMap<String, Arc<Notify>>>>);
+pub struct Bells {
+    hosts: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+    heard: watch::Sender<BTreeSet<String>>,
+}
 
 impl Bells {
-    /// The bell of a host.
+    /// The bell of a host, for whoever follows a run there.
     pub fn of(&self, host: &str) -> Arc<Notify> {
-        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bells = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(bells.entry(host.to_owned()).or_default())
     }
 
     /// Rings it. Kept for one poller that is not listening just now.
     pub fn ring(&self, host: &str) {
         self.of(host).notify_one();
+        self.heard.send_modify(|heard| {
+            heard.insert(host.to_owned());
+        });
+    }
+
+    /// The hosts that rang since this was last asked, as soon as there are any: for the one who waits for hosts to come back.
+    pub async fn heard(&self) -> BTreeSet<String> {
+        // The sender is here, so waiting does not fail.
+        let _ = self.heard.subscribe().wait_for(|heard| !heard.is_empty()).await;
+        self.heard.send_replace(BTreeSet::new())
     }
 }
 

@@ -20,11 +20,11 @@ const ROLES: [(Role, u8); 6] = [
     (Role::Operator, 6),
 ];
 
-fn key(role: Role) -> SigningKey {
+pub(crate) fn key(role: Role) -> SigningKey {
     SigningKey::from_seed(&[ROLES.iter().find(|(r, _)| *r == role).unwrap().1; 32])
 }
 
-fn root() -> Root {
+pub(crate) fn root() -> Root {
     Root {
         version: 1,
         expires: now().checked_add(1000.hours()).unwrap(),
@@ -236,8 +236,46 @@ fn activation_table(
         approval: Some(&way.approval),
         activation: Some(&envelope),
     };
-    let asked = activate(&root(), &documents, [(host, self::class(class))], now());
+    let asked = activate(&root(), &documents, &Ledger::default(), [(host, self::class(class))], now());
     assert_eq!(asked.err().map(|refused| refused.refusal), expected);
+}
+
+#[test]
+fn what_was_revoked_is_refused_by_name_and_the_way_back_stays_open() {
+    let way = way();
+    let activation = |action| Activation {
+        order: way.order.digest(),
+        action,
+        site: "lab".into(),
+        wave: 1,
+        hosts: vec!["web-1".into()],
+        at: now(),
+        not_before: now(),
+        not_after: now().checked_add(8.hours()).unwrap(),
+    };
+    let refusal = |action, revoked: &Envelope| {
+        let signed = sign(activation(action), Role::Activator);
+        let documents = Documents {
+            order: &way.order,
+            release: Some(&way.release),
+            approval: Some(&way.approval),
+            activation: Some(&signed),
+        };
+        let ledger = Ledger { revoked: vec![revoked.digest()], ..Ledger::default() };
+        activate(&root(), &documents, &ledger, [("web-1", None)], now()).err().map(|refused| refused.refusal)
+    };
+    for revoked in [&way.order, &way.release, &way.approval] {
+        assert_eq!(refusal(Action::Apply, revoked), Some(Refusal::Revoked));
+        assert_eq!(refusal(Action::Rollback, revoked), None);
+    }
+    let activated = sign(activation(Action::Rollback), Role::Activator);
+    assert_eq!(refusal(Action::Rollback, &activated), Some(Refusal::Revoked));
+
+    let (order, other) = (way.order.digest(), Digest::of("other"));
+    let asked = |documents: [(&str, Option<Digest>); 2]| not_revoked(&[order], documents);
+    let no = asked([("release", Some(other)), ("order", Some(order))]).unwrap_err();
+    assert_eq!((no.refusal, no.reason.starts_with("order ")), (Refusal::Revoked, true), "{no}");
+    assert!(asked([("release", Some(other)), ("approval", None)]).is_ok());
 }
 
 #[test]

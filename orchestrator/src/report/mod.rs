@@ -9,6 +9,7 @@ mod html;
 pub mod run;
 pub mod style;
 
+use jiff::Timestamp;
 use patchlab_lab::report::Report;
 use patchlab_protocol::{Digest, Envelope, document::Order};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub use html::html;
 use crate::{
     audit,
     store::{ApprovalRow, Deployment, Host, OrderRow, Run, Store, StoreError},
+    trust::{authority::Standing, rotation::expiry},
 };
 
 /// Version of the JSON.
@@ -40,6 +42,44 @@ pub struct Bundle {
     pub audit: Vec<audit::Row>,
     /// What is wrong with it.
     pub audit_findings: Vec<audit::Finding>,
+    /// Whom hosts are to believe.
+    pub trust: TrustStory,
+}
+
+/// What is in force, and what somebody must do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustStory {
+    /// Version of the root.
+    pub root_version: u32,
+    /// Its digest.
+    pub root: Digest,
+    /// No apply is allowed after that.
+    pub expires: Timestamp,
+    /// Version of the revocation list; 0 for none.
+    pub revocation_version: u32,
+    /// What must be done.
+    pub warnings: Vec<String>,
+}
+
+impl TrustStory {
+    /// From what is in force and what hosts have of it. Pure.
+    pub fn new(standing: &Standing, hosts: &[Host], now: Timestamp) -> Self {
+        let root = standing.root();
+        let mut warnings: Vec<String> = expiry(root.root.expires, now).warning(root.root.version).into_iter().collect();
+        warnings.extend(
+            hosts
+                .iter()
+                .filter(|host| host.trust.needs_somebody())
+                .map(|host| format!("{}: {}: {}", host.enrolled.name, host.trust.offer, host.trust.reason)),
+        );
+        Self {
+            root_version: root.root.version,
+            root: root.digest,
+            expires: root.root.expires,
+            revocation_version: standing.list().map_or(0, |list| list.says.version),
+            warnings,
+        }
+    }
 }
 
 /// One order's story.
@@ -90,14 +130,16 @@ impl OrderStory {
 
 impl Bundle {
     /// Reads everything.
-    pub fn read(store: &Store) -> Result<Self, StoreError> {
+    pub fn read(store: &Store, standing: &Standing) -> Result<Self, StoreError> {
+        let hosts = store.hosts()?;
         let orders =
             store.orders()?.into_iter().map(|order| OrderStory::read(store, order)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             schema: SCHEMA.into(),
-            at: jiff::Timestamp::now().to_string(),
+            at: Timestamp::now().to_string(),
             orders,
-            hosts: store.hosts()?,
+            trust: TrustStory::new(standing, &hosts, Timestamp::now()),
+            hosts,
             audit: store.audit(0, u32::MAX)?,
             audit_findings: store.audit_verify()?.1,
         })

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use patchlab_protocol::{Digest, Envelope};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Store, StoreError, failed, named};
+use super::{Store, StoreError, failed, first, named, optional_text, parsed};
+use crate::audit::Event;
 
 named! {
     /// What a document is.
@@ -19,6 +20,8 @@ named! {
         Approval = "approval",
         /// An activation.
         Activation = "activation",
+        /// A revocation list.
+        Revocation = "revocation",
     }
 }
 
@@ -42,6 +45,39 @@ impl Store {
             .ok_or_else(|| StoreError::NotFound { what: "document", name: digest.to_string() })?;
         Envelope::from_bytes(&bytes)
             .map_err(|error| StoreError::Corrupt { what: "a document's envelope", value: error.to_string() })
+    }
+}
+
+impl Store {
+    /// Puts a document in the place of the same one with fewer signatures.
+    pub fn sign_again(&self, envelope: &Envelope, event: &Event) -> Result<(), StoreError> {
+        self.change("add signatures to a document", event, |transaction| {
+            transaction
+                .execute(
+                    "UPDATE document SET envelope = ?2 WHERE digest = ?1",
+                    params![envelope.digest().to_string(), envelope.to_bytes()],
+                )
+                .map_err(failed("add signatures to a document"))?;
+            Ok(())
+        })
+    }
+
+    /// What a document is, for people: `order PO-1`, `release of PO-1`; `None` when there is none by that digest.
+    pub fn what_is(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT kind, (SELECT id FROM patch_order WHERE digest = coalesce(
+                       (SELECT patch_order FROM release WHERE release.digest = document.digest),
+                       (SELECT patch_order FROM approval WHERE approval.digest = document.digest),
+                       (SELECT patch_order FROM activation WHERE activation.digest = document.digest),
+                       document.digest)) AS id
+                   FROM document WHERE digest = ?1";
+        first(&self.read(), "say what a document is", sql, [digest.to_string()], |row| {
+            let (kind, id) = (parsed::<DocumentKind>(row, "kind")?, optional_text(row, "id")?);
+            Ok(match id {
+                Some(id) if kind == DocumentKind::Order => format!("order {id}"),
+                Some(id) => format!("{kind} of {id}"),
+                None => kind.to_string(),
+            })
+        })
     }
 }
 

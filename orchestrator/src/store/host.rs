@@ -7,7 +7,7 @@ use patchlab_protocol::{Digest, PublicKey, enrolment::EngineId};
 use rusqlite::{Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, failed, optional_parsed, optional_text, parsed, text};
+use super::{HostTrust, Store, StoreError, failed, optional_parsed, optional_text, parsed, text, trust};
 use crate::audit::Event;
 
 /// A host to enrol.
@@ -46,6 +46,8 @@ pub struct Host {
     pub current_order: Option<Digest>,
     /// Last contact, RFC 3339.
     pub seen_at: Option<String>,
+    /// What it believes, and what became of what it is owed.
+    pub trust: HostTrust,
     /// RFC 3339.
     pub enrolled_at: String,
 }
@@ -136,6 +138,7 @@ fn host_row(row: &SqlRow<'_>) -> Result<Host, StoreError> {
         audit_head: optional_parsed(row, "audit_head")?,
         current_order: optional_parsed(row, "current_order")?,
         seen_at: optional_text(row, "seen_at")?,
+        trust: trust::host_trust(row)?,
         enrolled_at: text(row, "enrolled_at")?,
     })
 }

@@ -10,6 +10,8 @@ mod document;
 mod host;
 mod order;
 mod run;
+mod survey;
+mod trust;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,11 +28,17 @@ pub use document::DocumentKind;
 pub use host::{Host, NewHost};
 pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
+pub use survey::Survey;
+pub use trust::{HostTrust, OfferState};
 
 use crate::audit::{self, Event};
 
 /// The schema, one entry a version; never edited once shipped, only appended to.
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("schema.sql")),
+    M::up(include_str!("schema-2-trust.sql")),
+    M::up(include_str!("schema-3-survey.sql")),
+];
 
 /// The open store.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use patchlab_protocol::{
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentKind, Store, StoreError, document, failed, first, named, number, parsed, text};
+use super::{DocumentKind, Store, StoreError, document, failed, first, named, number, optional_text, parsed, text};
 use crate::audit::Event;
 
 named! {
@@ -79,6 +79,16 @@ pub struct OrderRow {
     pub submitted_at: String,
     /// When its state last changed, RFC 3339.
     pub changed_at: String,
+    /// Why it was revoked, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
+}
+
+impl OrderRow {
+    /// Its state as it is told: an order that was revoked is nothing else first.
+    pub fn standing(&self) -> &'static str {
+        if self.revoked.is_some() { "revoked" } else { self.state.name() }
+    }
 }
 
 /// A verdict as it came from the lab.
@@ -107,7 +117,8 @@ pub struct ApprovalRow {
     pub not_after: String,
 }
 
-const COLUMNS: &str = "SELECT digest, id, title, state, reason, submitted_at, changed_at FROM patch_order";
+const COLUMNS: &str = "SELECT digest, id, title, state, reason, submitted_at, changed_at,
+    (SELECT revoked.reason FROM revoked WHERE revoked.document = patch_order.digest) AS revoked FROM patch_order";
 
 impl Store {
     /// Takes an order in. The same order again is no error; another one by the same id is.
@@ -269,6 +280,7 @@ fn order_row(row: &SqlRow<'_>) -> Result<OrderRow, StoreError> {
         reason: text(row, "reason")?,
         submitted_at: text(row, "submitted_at")?,
         changed_at: text(row, "changed_at")?,
+        revoked: optional_text(row, "revoked")?,
     })
 }
 

@@ -232,3 +232,80 @@ fn names_and_engine_ids_of_hosts_are_unique() {
     let read: Host = serde_json::from_str(&text).unwrap();
     assert_eq!(read.enrolled.name, "web-1");
 }
+
+#[test]
+fn a_store_from_before_revocations_is_brought_up_and_its_hosts_are_owed_a_visit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let mut old = Connection::open(&path).unwrap();
+    Migrations::from_slice(&MIGRATIONS[..1]).to_latest(&mut old).unwrap();
+    let row = "'web-1', NULL, 'lab', '127.0.0.1:161', ?1, ?2, ?3, 'http://127.0.0.1:1', NULL, NULL, NULL, NULL, 'then'";
+    let new = host("web-1");
+    let key = new.public_key.to_string();
+    old.execute(&format!("INSERT INTO host VALUES ({row})"), [new.engine_id.to_string(), key, new.root.to_string()])
+        .unwrap();
+    drop(old);
+    let store = Store::open(&path).unwrap();
+    let trust = store.host("web-1").unwrap().trust;
+    assert_eq!((trust.held, trust.offer), (None, OfferState::Waiting));
+    assert_eq!(store.survey("web-1").unwrap(), Survey::default());
+}
+
+#[test]
+fn what_a_host_believes_is_kept_as_it_says_and_silence_takes_nothing_away() {
+    use crate::trust::authority::Held;
+    let (_dir, store) = open();
+    store.enrol(&host("web-1"), &event()).unwrap();
+    let held = Held {
+        root_version: 2,
+        root: Some(Digest::of("root")),
+        revocation_version: 7,
+        revocation: Some(Digest::of("list")),
+    };
+    let said = HostTrust {
+        held: Some(held.clone()),
+        offer: OfferState::Refused,
+        reason: "stale: no".into(),
+        at: Some("2026-11-24T18:00:00Z".into()),
+    };
+    let rows = || store.audit(0, 100).unwrap().len();
+    let before = rows();
+    store.note_trust("web-1", &said, Some(&event())).unwrap();
+    assert_eq!((store.host("web-1").unwrap().trust, rows()), (said.clone(), before + 1));
+    let silent = HostTrust { held: None, offer: OfferState::Silent, ..said };
+    store.note_trust("web-1", &silent, None).unwrap();
+    assert_eq!(
+        (store.host("web-1").unwrap().trust, rows()),
+        (HostTrust { held: Some(held.clone()), ..silent }, before + 1)
+    );
+    // A host whose ledger was turned back has no list any more, and says so.
+    let back = Held { revocation_version: 0, revocation: None, ..held };
+    let turned = HostTrust { held: Some(back), offer: OfferState::Current, reason: String::new(), at: None };
+    store.note_trust("web-1", &turned, None).unwrap();
+    assert_eq!(store.host("web-1").unwrap().trust, turned);
+}
+
+#[test]
+fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
+    use crate::deploy::survey::{Hour, Package, Packages};
+    let (_dir, store) = open();
+    store.enrol(&host("web-1"), &event()).unwrap();
+    let now = jiff::Timestamp::now();
+    let week = [Hour { hour: 168, cpu: 1, memory: 2, disk: 3, sessions: 4, weeks: 5 }];
+    store.keep_week("web-1", &week, now).unwrap();
+    let package = |index, version: &str| Package {
+        index,
+        change: 3,
+        name: format!("p{index}"),
+        arch: "all".into(),
+        version: version.into(),
+    };
+    for packages in [vec![package(1, "1"), package(2, "1")], vec![package(2, "")]] {
+        let packages = Packages { inventory: Some(Digest::of("inventory")), change: 3, packages };
+        store.keep_packages("web-1", &packages, now).unwrap();
+        let survey = store.survey("web-1").unwrap();
+        assert_eq!((&survey.packages, survey.week.as_slice()), (&packages, week.as_slice()));
+    }
+    assert_eq!(store.survey("web-1").unwrap().packages.installed().count(), 0);
+    assert_eq!(store.week_read_at("web-1").unwrap(), Some(now.to_string()));
+}

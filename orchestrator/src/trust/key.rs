@@ -77,20 +77,36 @@ pub fn generate(role: Role, audience: Audience, out: &Path) -> Result<PublicFile
     Ok(public)
 }
 
-/// The public half of a key, from FILE.pub, or beside a private FILE; checked to be for `role`.
-pub fn public_half(given: &Path, role: Role) -> Result<PublicFile, KeyFileError> {
+/// The public half of a key, from FILE.pub, or beside a private FILE.
+///
+/// # Errors
+/// When there is none that can be read.
+pub fn read_public(given: &Path) -> Result<PublicFile, KeyFileError> {
     use io::Read as _;
-    let path = if given.extension().is_some_and(|e| e == "pub") { given.to_owned() } else { public_path(given) };
+    let path = described(given);
     let file = |source| KeyFileError::File { path: path.clone(), source };
     let mut text = String::new();
     fs::File::open(&path).map_err(file)?.take(PUBLIC_FILE_BYTES).read_to_string(&mut text).map_err(file)?;
-    let public: PublicFile = serde_json::from_str(&text)
-        .map_err(|error| KeyFileError::NotPublic { path: path.clone(), reason: error.to_string() })?;
+    serde_json::from_str(&text)
+        .map_err(|error| KeyFileError::NotPublic { path: path.clone(), reason: error.to_string() })
+}
+
+/// The same, checked to be for `role`.
+///
+/// # Errors
+/// Likewise, or when it is for another role.
+pub fn public_half(given: &Path, role: Role) -> Result<PublicFile, KeyFileError> {
+    let public = read_public(given)?;
     if public.role == role {
         Ok(public)
     } else {
-        Err(KeyFileError::WrongRole { path, found: public.role, expected: role })
+        Err(KeyFileError::WrongRole { path: described(given), found: public.role, expected: role })
     }
+}
+
+/// The file that describes a key: itself, or the one beside a private key.
+fn described(given: &Path) -> PathBuf {
+    if given.extension().is_some_and(|e| e == "pub") { given.to_owned() } else { public_path(given) }
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ pub struct Signer {
     key: PathBuf,
     root: PathBuf,
     program: PathBuf,
+    public: String,
 }
 
 #[derive(Debug)]
@@ -156,8 +157,18 @@ struct Channel {
 impl Signer {
     /// Starts the signer and waits until it has its key.
     pub async fn start(program: PathBuf, key: PathBuf, root: PathBuf) -> Result<Self, SignerError> {
-        let channel = spawn(&program, &key, &root).await?;
-        Ok(Self { channel: Mutex::new(Some(channel)), key, root, program })
+        let (channel, public) = spawn(&program, &key, &root).await?;
+        Ok(Self { channel: Mutex::new(Some(channel)), key, root, program, public })
+    }
+
+    /// The name of its key.
+    pub fn key(&self) -> &str {
+        &self.public
+    }
+
+    /// Has it read the root documents anew, before the next release.
+    pub async fn renew(&self) {
+        self.channel.lock().await.take();
     }
 
     /// Asks for a release. A signer that died is started again, once.
@@ -165,7 +176,7 @@ impl Signer {
         let mut slot = self.channel.lock().await;
         let mut channel = match slot.take() {
             Some(channel) => channel,
-            None => spawn(&self.program, &self.key, &self.root).await?,
+            None => spawn(&self.program, &self.key, &self.root).await?.0,
         };
         let line = serde_json::to_string(request).map_err(|error| SignerError::Nonsense(error.to_string()))?;
         // The channel goes back only after a whole answer: a half-read one would answer the next request.
@@ -176,7 +187,7 @@ impl Signer {
     }
 }
 
-async fn spawn(program: &Path, key: &Path, root: &Path) -> Result<Channel, SignerError> {
+async fn spawn(program: &Path, key: &Path, root: &Path) -> Result<(Channel, String), SignerError> {
     let mut child = Command::new(program)
         .arg("signer")
         .arg("--key")
@@ -201,7 +212,7 @@ async fn spawn(program: &Path, key: &Path, root: &Path) -> Result<Channel, Signe
     if read == 0 {
         return Err(pipe("start; it said why on standard error")(io::ErrorKind::UnexpectedEof.into()));
     }
-    Ok(channel)
+    Ok((channel, hello.trim().to_owned()))
 }
 
 async fn exchange(channel: &mut Channel, line: &str) -> Result<String, SignerError> {

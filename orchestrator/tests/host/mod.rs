@@ -116,6 +116,12 @@ impl TestHost {
         self.tables.lock().unwrap().cells.insert([entry, &[column], index].concat(), value);
     }
 
+    /// Takes a row of a table away.
+    pub fn remove_row(&self, entry: &[u32], index: &[u32]) {
+        let in_row = |name: &[u32]| name.strip_prefix(entry).and_then(|rest| rest.get(1..)) == Some(index);
+        self.tables.lock().unwrap().cells.retain(|name, _| !in_row(name));
+    }
+
     /// Ends a held run.
     pub fn finish(&self, row: u32, run: u32, state: RunState) {
         self.tables.lock().unwrap().finish(row, run, state);

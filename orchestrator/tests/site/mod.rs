@@ -152,10 +152,15 @@ impl Site {
 
     /// Signs an order and hands it in with a verdict. Says its digest.
     pub fn submit_order(&self, order: &Order, verdict: &str, transaction: &str) -> String {
+        self.submit_order_by(order, "drafter", verdict, transaction)
+    }
+
+    /// The same, by whoever has the key of that name.
+    pub fn submit_order_by(&self, order: &Order, drafter: &str, verdict: &str, transaction: &str) -> String {
         let id = &order.id;
         let path = self.path(&format!("{id}.json"));
         fs::write(&path, serde_json::to_vec(order).unwrap()).unwrap();
-        let row = self.ok_json(&["order", "submit", &path.display().to_string(), "--key", &self.key("drafter")]);
+        let row = self.ok_json(&["order", "submit", &path.display().to_string(), "--key", &self.key(drafter)]);
         let digest = row["digest"].as_str().unwrap().to_owned();
         let path = self.path(&format!("{id}-verdict.json"));
         fs::write(&path, verdict_json(&digest, verdict, transaction).to_string()).unwrap();

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     gate::tests::{order, passed},
+    report::TrustStory,
     store::{OrderRow, OrderState},
 };
 
@@ -57,6 +58,7 @@ fn bundle(report: &Report) -> Bundle {
         reason: String::new(),
         submitted_at: "2026-11-23T22:58:03.8Z".into(),
         changed_at: "2026-11-23T22:58:03.8Z".into(),
+        revoked: None,
     };
     let story = OrderStory {
         order: row,
@@ -74,7 +76,26 @@ fn bundle(report: &Report) -> Bundle {
         hosts: vec![],
         audit: vec![],
         audit_findings: vec![],
+        trust: TrustStory {
+            root_version: 3,
+            root: Digest::of("root"),
+            expires: "2027-01-02T03:04:05Z".parse().unwrap(),
+            revocation_version: 7,
+            warnings: vec![],
+        },
     }
+}
+
+#[test]
+fn an_expiring_root_stands_before_everything_else() {
+    let mut bundle = bundle(&rejected());
+    let page = html(&bundle).unwrap();
+    assert!(page.contains("valid until 2027-01-02 03:04:05 UTC") && page.contains("revocation list 7"));
+    assert!(!page.contains("needs somebody"));
+    bundle.trust.warnings = vec!["root 3 expires in 4 days".into()];
+    let page = html(&bundle).unwrap();
+    let at = |text: &str| page.find(text).unwrap();
+    assert!(at("needs somebody") < at("root 3 expires in 4 days") && at("root 3 expires in 4 days") < at("PO-1"));
 }
 
 #[test]

@@ -1,37 +1,21 @@
-//! `patchlab root`: the document that says whose signature counts.
+//! `patchlab root init`: the first root document of a data folder.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use jiff::{Timestamp, ToSpan as _};
 use patchlab_protocol::{Audience, Role, SigningKey};
 use serde_json::json;
 
-use super::{CliError, Exit, Global};
 use crate::{
+    cli::{CliError, Exit, Global},
     legible,
     place::private_folder,
     trust::{key, root},
 };
-
-/// The root document.
-#[derive(Debug, Subcommand)]
-pub enum RootCommand {
-    /// Make the first root document of this data folder, and the server's activation key with it
-    Init(Init),
-    /// Add a signature to a root document (a threshold of root keys)
-    Sign {
-        /// The root key
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
-        /// The document; this data folder's unless given
-        #[arg(long, value_name = "FILE")]
-        root: Option<PathBuf>,
-    },
-}
 
 /// Who holds which key. Public halves (FILE.pub) are enough, except for the root key itself.
 #[derive(Debug, Args)]
@@ -59,17 +43,8 @@ pub struct Init {
     out: Option<PathBuf>,
 }
 
-impl RootCommand {
-    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
-        match self {
-            Self::Init(init) => init.run(global),
-            Self::Sign { key, root } => sign(global, &key, root),
-        }
-    }
-}
-
 impl Init {
-    fn run(self, global: &Global) -> Result<Exit, CliError> {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
         let path = data.root_document();
         if path.exists() {
@@ -121,29 +96,8 @@ impl Init {
     }
 }
 
-fn sign(global: &Global, key: &Path, given: Option<PathBuf>) -> Result<Exit, CliError> {
-    let path = match given {
-        Some(path) => path,
-        None => global.data()?.root_document(),
-    };
-    let mut envelope = root::read_envelope(&path).map_err(CliError::input)?;
-    let key = SigningKey::read(key).map_err(CliError::input)?;
-    envelope.add_signature(&key);
-    fs::write(&path, envelope.to_bytes())
-        .map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))?;
-    let digest = envelope.digest();
-    let valid = patchlab_protocol::trust::pinned_root(&envelope, digest);
-    let output = global.output();
-    match &valid {
-        Ok(root) => output.line(format!("{digest}\tversion {}\tvalid until {}", root.version, root.expires)),
-        Err(error) => output.line(format!("{digest}\tsigned, but not enough yet: {error}")),
-    }
-    output.json(&json!({ "digest": digest, "path": path, "valid": valid.is_ok() }))?;
-    Ok(Exit::Passed)
-}
-
 /// A holder's name, for people: the file's.
-fn holder(file: &Path) -> String {
+pub(super) fn holder(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.trim_end_matches(".pub").trim_end_matches(".pem").to_owned()
 }

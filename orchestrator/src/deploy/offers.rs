@@ -1,0 +1,135 @@
+//! Every host is owed the newest root and the newest revocation list. They are offered at every visit ([`super::visits`]) until the
+//! host has them, and once more before an order is carried to it; what became of that is noted.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{
+    credentials::{Credentials, CredentialsError},
+    manager::{Manager, ManagerError},
+    row::DeployError,
+    sink::Bells,
+    snmp::{Patience, SnmpManager},
+    trust::{self, Ended, Offered},
+};
+use crate::{
+    audit::Event,
+    place::Data,
+    store::{Host, HostTrust, OfferState, Store, StoreError},
+    trust::authority::Authority,
+};
+
+/// What hosts are owed, carried to them.
+#[derive(Debug, Clone)]
+pub struct Offers {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Credentials lie here.
+    pub data: Data,
+    /// What is in force.
+    pub authority: Arc<Authority>,
+    /// Informs ring here.
+    pub bells: Bells,
+}
+
+/// A host could not be offered what it is owed.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The way to the host.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    /// Its credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+impl Offers {
+    /// A manager for an enrolled host.
+    ///
+    /// # Errors
+    /// Its credentials cannot be read or used.
+    pub async fn manager(&self, host: &Host) -> Result<SnmpManager, OfferError> {
+        let credentials = Credentials::read(&self.data.credentials(&host.enrolled.name))?;
+        let made = SnmpManager::new(
+            &host.enrolled.name,
+            host.enrolled.address,
+            &host.enrolled.engine_id,
+            &credentials.deployer,
+            Patience::default(),
+        );
+        Ok(made.await.map_err(DeployError::from)?)
+    }
+
+    /// Brings a host to what is in force here, and notes what came of it.
+    ///
+    /// # Errors
+    /// When it is not the host that was enrolled, or the store cannot keep it. That the host is away is noted, and is an error too.
+    pub async fn bring(&self, host: &Host, manager: &dyn Manager) -> Result<OfferState, OfferError> {
+        let standing = self.authority.standing();
+        let offered = match trust::bring(manager, &host.enrolled.payload_uri, &standing).await {
+            Ok(offered) => offered,
+            Err(error) => {
+                self.note(host, &failed(&error), Vec::new())?;
+                return Err(error.into());
+            }
+        };
+        if offered.said.host != host.enrolled.name {
+            let error = DeployError::NotTheHost(format!("it calls itself {:?}", offered.said.host));
+            self.note(host, &failed(&error), Vec::new())?;
+            return Err(error.into());
+        }
+        self.store.seen(&host.enrolled.name, &offered.said.class, Timestamp::now())?;
+        let trust = became(&offered);
+        let taken = offered.taken.iter().map(ToString::to_string).collect();
+        self.note(host, &trust, taken)?;
+        Ok(trust.offer)
+    }
+
+    /// What became of an offer, with a row in the audit log when it is news.
+    fn note(&self, host: &Host, trust: &HostTrust, taken: Vec<String>) -> Result<(), StoreError> {
+        let name = &host.enrolled.name;
+        let refused = matches!(trust.offer, OfferState::Refused | OfferState::Stuck);
+        let news = refused && (host.trust.offer, &host.trust.reason) != (trust.offer, &trust.reason);
+        let event = match (taken.is_empty(), news) {
+            (false, _) => Some("offer-taken"),
+            (true, true) => Some("offer-refused"),
+            (true, false) => None,
+        };
+        let held = trust.held.as_ref();
+        let detail = json!({
+            "taken": taken, "root": held.map(|held| held.root_version),
+            "revocation": held.map(|held| held.revocation_version), "reason": trust.reason,
+        });
+        let event = event.map(|event| Event::new(event, name, detail).by(format!("host:{name}")));
+        self.store.note_trust(name, trust, event.as_ref())
+    }
+}
+
+fn now() -> Option<String> {
+    Some(Timestamp::now().to_string())
+}
+
+/// What became of an offer to a host that answered.
+fn became(offered: &Offered) -> HostTrust {
+    let (offer, reason) = match &offered.ended {
+        Ended::Current => (OfferState::Current, String::new()),
+        Ended::Refused(refusal, reason) => (OfferState::Refused, format!("{refusal}: {reason}")),
+        Ended::Undecided => (OfferState::Waiting, "it did not decide in time; it is asked again".into()),
+        Ended::Stuck(reason) => (OfferState::Stuck, reason.clone()),
+    };
+    HostTrust { held: Some(offered.said.held.clone()), offer, reason, at: now() }
+}
+
+/// The same of one that could not be asked.
+fn failed(error: &DeployError) -> HostTrust {
+    let offer = match error {
+        DeployError::Manager(ManagerError::Silent { .. } | ManagerError::Socket { .. }) => OfferState::Silent,
+        _ => OfferState::Stuck,
+    };
+    HostTrust { held: None, offer, reason: error.to_string(), at: now() }
+}

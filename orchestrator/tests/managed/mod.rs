@@ -1,0 +1,150 @@
+//! A managed host: the real agent over a package root of its own, with packages that are built on the spot. The agent's binary is
+//! found beside ours, as in production.
+
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, row::Unobserved};
+use patchlab_protocol::{
+    Refusal,
+    document::RunState,
+    enrolment::{Enrolment, Packages},
+};
+
+use super::site::{Site, free_port};
+
+/// The agent's program, when it was built.
+pub fn program() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_BIN_EXE_patchlab")).with_file_name("patchlab-agent");
+    let usable = beside.is_file() && ["dpkg-deb", "apt-get"].iter().all(|tool| on_path(tool));
+    if !usable || !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root, dpkg, apt and {} (cargo build -p patchlab-agent)", beside.display());
+        return None;
+    }
+    Some(beside)
+}
+
+fn on_path(tool: &str) -> bool {
+    Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// A tiny package, built on the spot; `postinst` is its script, if it has one.
+pub fn package(dir: &Path, version: &str, postinst: Option<&str>) -> PathBuf {
+    let tree = dir.join(format!("demo-{version}"));
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    fs::create_dir_all(tree.join("usr/share/demo")).unwrap();
+    fs::write(tree.join("usr/share/demo/version"), version).unwrap();
+    let control = format!(
+        "Package: demo\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: demo\n"
+    );
+    fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    if let Some(script) = postinst {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = tree.join("DEBIAN/postinst");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let file = dir.join(format!("demo_{version}_all.deb"));
+    let built = Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(&file).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    file
+}
+
+/// A package root with demo 1 installed.
+fn package_root(dir: &Path, old: &Path) {
+    for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log", "etc"] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+    }
+    fs::write(dir.join("var/lib/dpkg/status"), "").unwrap();
+    fs::write(dir.join("etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
+    let installed = Command::new("dpkg").arg(format!("--root={}", dir.display())).arg("-i").arg(old).output().unwrap();
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+}
+
+/// A running agent, killed when dropped.
+pub struct Agent {
+    child: Child,
+    program: PathBuf,
+    config: PathBuf,
+    pub enrolment: Enrolment,
+    pub root: PathBuf,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Agent {
+    /// Enrols a host and starts its agent.
+    pub fn start(site: &Site, program: &Path, name: &str, old: &Path) -> Self {
+        let folder = site.path(name);
+        let (text, root) = (folder.display().to_string(), site.path(&format!("{name}-root")));
+        let state = site.path(&format!("{name}-state")).display().to_string();
+        let address = free_port().to_string();
+        site.ok(&[
+            "host",
+            "enroll",
+            name,
+            "--address",
+            &address,
+            "--listen",
+            &address,
+            "--site",
+            "lab",
+            "--out",
+            &text,
+            "--state-dir",
+            &state,
+        ]);
+        package_root(&root, old);
+        let config = folder.join("agent.toml");
+        let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        enrolment.packages = Packages { root: root.clone() };
+        fs::write(&config, toml::to_string(&enrolment).unwrap()).unwrap();
+        Self { child: spawn(program, &config), program: program.to_owned(), config, enrolment, root }
+    }
+
+    /// The host goes away.
+    pub fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// It comes back.
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.program, &self.config);
+    }
+
+    /// Pushes a row past the server, with valid SNMP credentials, and says how the host ended its run.
+    pub fn pushed(&self, row: &Row, run: u32) -> (RunState, Option<Refusal>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let manager = self.manager().await;
+            let manager: &dyn Manager = &manager;
+            let report = push_and_run(manager, row, run, &mut Unobserved).await.unwrap();
+            (report.state, report.refusal)
+        })
+    }
+
+    pub fn version(&self) -> String {
+        fs::read_to_string(self.root.join("usr/share/demo/version")).unwrap()
+    }
+
+    async fn manager(&self) -> SnmpManager {
+        let e = &self.enrolment;
+        let engine = e.engine_id.as_ref().unwrap();
+        SnmpManager::new(&e.host, e.listen, engine, &e.deployer, Patience::default()).await.unwrap()
+    }
+}
+
+fn spawn(program: &Path, config: &Path) -> Child {
+    Command::new(program).arg("run").arg("--config").arg(config).spawn().unwrap()
+}
