@@ -5,7 +5,7 @@
 //! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
-//! preflight  room and power; updaters: who else changes packages here
+//! preflight  room and power; updaters, lock: who else changes packages here, and the wait for it
 //! hooks     the site's own programs before and after the work
 //! production  the order's checks, on this host
 //! catalog, profile  what is installed, by index and change; how busy the host's week is
@@ -25,6 +25,7 @@ pub mod host;
 pub mod inspection;
 pub mod journal;
 pub mod ledger;
+pub mod lock;
 pub mod notify;
 pub mod packages;
 pub mod preflight;

@@ -146,6 +146,7 @@ impl Service {
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
             evaluate,
+            turn: tokio::sync::Mutex::new(()),
             ends: tokio::sync::Mutex::new(()),
         });
         Ok(Self {

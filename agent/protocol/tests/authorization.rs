@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
-    authorization::{Documents, Identity, authorize, newest_signed_time},
+    authorization::{Documents, Identity, authorize, foresee, newest_signed_time},
     document::{
         Action, Activation, Approval, Class, Kind, Order, Proof, Release, RollbackClass, Root, RootKey, Scheme,
         Severity, TestResult,
@@ -142,6 +142,22 @@ impl World {
         let identity = Identity { host: "web-1", class: &self.class };
         authorize(&self.root, &identity, &documents, &self.ledger, self.now)
             .map(|authorized| authorized.action())
+            .map_err(|refused| refused.refusal)
+    }
+}
+
+impl World {
+    /// What is foreseen: the action and how long its window stays shut.
+    fn look_ahead(&self, not_before: Option<Timestamp>) -> Result<(Action, SignedDuration), Refusal> {
+        let documents = Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        };
+        let identity = Identity { host: "web-1", class: &self.class };
+        foresee(&self.root, &identity, &documents, &self.ledger, self.now, not_before)
+            .map(|foreseen| (foreseen.action(), self.now.duration_until(foreseen.opens())))
             .map_err(|refused| refused.refusal)
     }
 }
@@ -425,4 +441,57 @@ fn a_threshold_counts_distinct_keys() {
     approval.add_signature(&second);
     world.approval = Some(approval);
     assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn a_window_that_is_not_open_is_foreseen_and_permits_nothing_yet() {
+    let mut world = World::new();
+    world.set_activation(
+        |activation| {
+            activation.not_before = now() + hours(5);
+            activation.not_after = now() + hours(9);
+        },
+        4,
+    );
+    assert_eq!(world.look_ahead(None), Ok((Action::Apply, hours(5))));
+    assert_eq!(world.decide(), Err(Refusal::Expired), "foreseen is not permitted");
+    assert_eq!(world.look_ahead(Some(now() + hours(7))), Ok((Action::Apply, hours(7))), "the later one counts");
+    assert_eq!(world.look_ahead(Some(now() - hours(7))), Ok((Action::Apply, hours(5))));
+    assert_eq!(world.look_ahead(Some(now() + hours(10))), Err(Refusal::Expired), "it opens after the activation's end");
+    world.now = now() + hours(6);
+    assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn what_will_be_out_of_date_when_the_window_opens_is_refused_at_once() {
+    let mut world = World::new();
+    let opens_late = |activation: &mut Activation| {
+        activation.not_before = now() + hours(5);
+        activation.not_after = now() + hours(9);
+    };
+    world.set_approval(|approval| approval.not_after = now() + hours(4), 3);
+    world.set_activation(opens_late, 4);
+    assert_eq!(world.look_ahead(None), Err(Refusal::Expired), "approval");
+    let mut world = World::new();
+    world.root.expires = now() + hours(4);
+    world.set_activation(opens_late, 4);
+    assert_eq!(world.look_ahead(None), Err(Refusal::Expired), "root");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_not_made_right_by_a_window_to_come() {
+    let mut world = World::new();
+    world.set_activation(|activation| activation.not_after = now() + hours(9), 4);
+    world.ledger.time_floor = Some(now() + hours(1));
+    assert_eq!(world.look_ahead(Some(now() + hours(5))), Err(Refusal::Expired), "before the floor");
+    world.ledger.time_floor = None;
+    world.now = now() - hours(4);
+    assert_eq!(world.look_ahead(Some(now() + hours(5))), Err(Refusal::Expired), "before a signature");
+}
+
+#[test]
+fn a_rollback_is_bound_by_its_activation_and_by_no_other_window() {
+    let mut world = World::new();
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.look_ahead(Some(now() + hours(7))), Ok((Action::Rollback, -hours(1))));
 }

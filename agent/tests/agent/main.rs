@@ -21,3 +21,4 @@ mod refusals;
 mod restart;
 mod runs;
 mod trust;
+mod waiting;

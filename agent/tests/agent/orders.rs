@@ -111,6 +111,19 @@ impl Authority {
 
     /// An activation for `host`, signed as `role`; `wave` only makes it another document.
     pub fn activation(&self, order: Digest, action: Action, host: &str, role: Role, wave: u32) -> Envelope {
+        self.activation_from(order, action, host, role, wave, hours(-1))
+    }
+
+    /// An activation that does not count before `not_before`.
+    pub fn activation_from(
+        &self,
+        order: Digest,
+        action: Action,
+        host: &str,
+        role: Role,
+        wave: u32,
+        not_before: Timestamp,
+    ) -> Envelope {
         let activation = Activation {
             order,
             action,
@@ -118,7 +131,7 @@ impl Authority {
             wave,
             hosts: vec![host.into()],
             at: hours(-1),
-            not_before: hours(-1),
+            not_before,
             not_after: hours(1),
         };
         Envelope::sign(activation, &self.keys[&role])
