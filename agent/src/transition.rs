@@ -29,8 +29,9 @@ pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
         WaitingWindow => &[WaitingLock, Preflight, Refused, Aborted],
         WaitingLock => &[Preflight, Refused, Aborted],
         Preflight => &[Applying, RollingBack, Refused, Aborted],
-        Applying => &[Validating, Failed, Aborted],
-        Validating => &[Succeeded, Failed, Aborted],
+        // Back from here only when the order says so.
+        Applying => &[Validating, RollingBack, Failed, Aborted],
+        Validating => &[Succeeded, RollingBack, Failed, Aborted],
         RollingBack => &[RolledBack, RollbackFailed, Aborted],
         Succeeded | Failed | Refused | RolledBack | RollbackFailed | Aborted => &[],
     };
@@ -58,11 +59,6 @@ pub fn touches_packages(state: RunState) -> bool {
 /// Whether the site's own programs may have prepared the host for the work in this state.
 pub fn is_prepared(state: RunState) -> bool {
     state == RunState::Preflight || touches_packages(state)
-}
-
-/// Whether a run that an earlier agent left in this state goes on where it was, instead of being ended.
-pub fn goes_on(state: RunState) -> bool {
-    state == RunState::WaitingWindow
 }
 
 /// Whether a run in this state keeps others from working.
@@ -102,10 +98,10 @@ mod tests {
 
     #[test]
     fn only_a_run_that_went_through_preflight_reaches_the_package_manager() {
-        for to in [RunState::Applying, RunState::RollingBack] {
-            let sources: Vec<RunState> = all().filter(|from| next(*from, to).is_ok()).collect();
-            assert_eq!(sources, [RunState::Preflight]);
-        }
+        let sources = |to| all().filter(|from| next(*from, to).is_ok()).collect::<Vec<_>>();
+        assert_eq!(sources(RunState::Applying), [RunState::Preflight]);
+        let ways_back = [RunState::Applying, RunState::Validating, RunState::Preflight];
+        assert_eq!(sources(RunState::RollingBack), ways_back);
         for to in [RunState::WaitingWindow, RunState::WaitingLock, RunState::Preflight] {
             let unverified = [RunState::Received, RunState::Fetching];
             assert!(unverified.into_iter().all(|from| next(from, to).is_err()), "{to:?}");
@@ -113,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_waits_never_goes_back_and_what_goes_on_after_a_restart_changed_nothing() {
+    fn a_run_that_waits_never_goes_back_and_only_one_that_waits_for_its_window_lets_others_work() {
         for (from, to) in [(RunState::WaitingLock, RunState::WaitingWindow), (RunState::Preflight, RunState::Verifying)]
         {
             assert!(next(from, to).is_err());
         }
-        assert!(all().filter(|state| goes_on(*state)).all(abortable));
-        assert!(all().filter(|state| !is_at_work(*state)).all(|state| state.is_final() || goes_on(state)));
+        let idle: Vec<RunState> = all().filter(|state| !state.is_final() && !is_at_work(*state)).collect();
+        assert_eq!(idle, [RunState::WaitingWindow]);
         assert!(all().filter(|state| touches_packages(*state)).all(is_prepared));
     }
 }

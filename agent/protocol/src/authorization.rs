@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role,
-    document::{Action, Activation, Approval, Class, Order, Release, Root, TestResult},
+    document::{Action, Activation, Approval, Class, OnFailure, Order, Release, Root, TestResult},
     envelope::{Predicate, Statement},
     limits,
 };
@@ -80,6 +80,14 @@ impl Authorized {
     /// The release, for apply: its proof names the transaction that must match.
     pub fn release(&self) -> Option<&Release> {
         self.release.as_ref()
+    }
+    /// What the host may do by itself when the action fails. That it may walk back is permitted by the activation for apply
+    /// of an order that says so, which was released and approved with those words in it; by nothing else.
+    pub fn on_failure(&self) -> OnFailure {
+        match self.action {
+            Action::Apply => self.order.on_failure,
+            Action::Rollback => OnFailure::Leave,
+        }
     }
     /// The newest signed time in the documents: the new time floor.
     pub fn newest_time(&self) -> Timestamp {

@@ -5,11 +5,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
-    Audience, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
+    Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
     authorization::{Documents, Identity, authorize, foresee, newest_signed_time},
     document::{
-        Action, Activation, Approval, Class, Kind, Order, Proof, Release, RollbackClass, Root, RootKey, Scheme,
-        Severity, TestResult,
+        Action, Activation, Approval, Class, Kind, OnFailure, Order, Proof, Release, RollbackClass, RollbackFiles,
+        Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -55,6 +55,8 @@ fn order(id: &str) -> Order {
         supersedes: vec![],
         rollback: RollbackClass::Proven,
         not_after: None,
+        on_failure: OnFailure::Leave,
+        rollback_files: RollbackFiles::WhenNeeded,
     }
 }
 
@@ -132,7 +134,19 @@ impl World {
         self.activation = Some(Envelope::sign(document, &self.keys[key]));
     }
 
+    /// The same with another order.
+    fn set_order(&mut self, order: Order) {
+        self.order = Envelope::sign(order, &self.keys[1]);
+        self.set_release(self.order.digest(), TestResult::Passed, 2);
+        self.set_approval(|_| (), 3);
+        self.set_activation(|_| (), 4);
+    }
+
     fn decide(&self) -> Result<Action, Refusal> {
+        self.permitted().map(|authorized| authorized.action())
+    }
+
+    fn permitted(&self) -> Result<Authorized, Refusal> {
         let documents = Documents {
             order: &self.order,
             release: self.release.as_ref(),
@@ -140,9 +154,7 @@ impl World {
             activation: self.activation.as_ref(),
         };
         let identity = Identity { host: "web-1", class: &self.class };
-        authorize(&self.root, &identity, &documents, &self.ledger, self.now)
-            .map(|authorized| authorized.action())
-            .map_err(|refused| refused.refusal)
+        authorize(&self.root, &identity, &documents, &self.ledger, self.now).map_err(|refused| refused.refusal)
     }
 }
 
@@ -494,4 +506,26 @@ fn a_rollback_is_bound_by_its_activation_and_by_no_other_window() {
     let mut world = World::new();
     world.set_activation(|activation| activation.action = Action::Rollback, 5);
     assert_eq!(world.look_ahead(Some(now() + hours(7))), Ok((Action::Rollback, -hours(1))));
+}
+
+#[test]
+fn a_host_walks_back_by_itself_only_when_the_order_it_applies_says_so() {
+    let mut world = World::new();
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave, "an order that says nothing");
+    // Where the files are is no permission to use them.
+    world.set_order(Order { rollback_files: RollbackFiles::Staged, ..order("PO-2") });
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave);
+    world.set_order(Order { on_failure: OnFailure::RollBack, ..order("PO-3") });
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::RollBack);
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave, "a way back has no way back");
+}
+
+#[test]
+fn what_an_order_says_beyond_its_first_form_changes_no_digest_of_orders_without_it() {
+    let plain = serde_json::to_value(order("PO-1")).unwrap();
+    assert!(plain.get("on_failure").is_none() && plain.get("rollback_files").is_none(), "{plain}");
+    let read: Order = serde_json::from_value(plain).unwrap();
+    assert!(!read.stages_way_back());
+    assert!(Order { on_failure: OnFailure::RollBack, ..order("PO-1") }.stages_way_back());
 }

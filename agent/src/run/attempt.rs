@@ -11,7 +11,7 @@ use patchlab_protocol::{
     document::{Action, Checks, RunState},
 };
 
-use super::{Engine, Turn, now};
+use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
 use crate::{
     packages::{Installed, PackageError},
     record::RecordError,
@@ -63,6 +63,8 @@ pub enum Course {
     /// It waited for its window, in this agent or in an earlier one: what it was made ready from is there, and may have
     /// grown old.
     Waiting,
+    /// An earlier agent left it on its way back.
+    WayBack,
 }
 
 /// A run under way.
@@ -99,9 +101,17 @@ impl<'e> Attempt<'e> {
             self.await_window(&ready, turn).await?;
         }
         let prepared = self.unless_stopped(self.preflight(ready, turn)).await?;
-        self.act(&prepared).await?;
-        let checks = self.check(&prepared).await?;
-        Ok((if prepared.action() == Action::Apply { RunState::Succeeded } else { RunState::RolledBack }, checks))
+        let Work { order, digest, action, .. } = &prepared.work;
+        let done = match self.act(&prepared).await {
+            Ok(()) => self.check(order, *action).await,
+            Err(stop) => Err(stop),
+        };
+        match done {
+            Ok(checks) if *action == Action::Apply => Ok((RunState::Succeeded, checks)),
+            Ok(checks) => Ok((RunState::RolledBack, checks)),
+            Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
+            Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest).await?)),
+        }
     }
 
     /// Up to the package manager's start nothing is changed: what is done until then may be dropped at any point.
@@ -171,16 +181,30 @@ pub async fn blocking<T: Send + 'static, E: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| Stop::failed(format!("a part of the agent broke: {error}")))
 }
 
-/// The end of a run that went its way or stopped: what stands in its row.
+/// The end of a run that went its way or stopped: what stands in its row, which was `row` before.
+///
+/// # Errors
+/// When the run stopped because nothing could be remembered any more.
 pub fn ending(
     stopped: Result<(RunState, Checks), Stop>,
-    was: RunState,
+    row: Option<&Run>,
 ) -> Result<(RunState, Checks, Ending), RecordError> {
     let ending = |reason: String, refusal| Ending { reason, refusal, at: now() };
+    let was = row.map_or(RunState::Received, |row| row.state);
+    let failure = row.and_then(|row| row.failure.as_ref());
+    let why = |reason: String| match failure {
+        None => reason,
+        Some(failure) if reason.is_empty() => format!("rolled back, as the order says: {}", failure.reason),
+        Some(failure) => format!("the way back failed: {reason}; it was walked because {}", failure.reason),
+    };
     Ok(match stopped {
-        Ok((state, checks)) => (state, checks, ending(String::new(), None)),
+        Ok((state, checks)) => (state, checks, ending(why(String::new()), None)),
         Err(Stop::Refused(refused)) => {
             (RunState::Refused, Checks::default(), ending(refused.reason, Some(refused.refusal)))
+        }
+        // Whoever walks back by itself was not asked to, and is not asked again: a person is needed.
+        Err(Stop::Aborted(reason)) if failure.is_some() => {
+            (RunState::RollbackFailed, Checks::default(), ending(why(reason), None))
         }
         Err(Stop::Aborted(reason)) => (RunState::Aborted, Checks::default(), ending(reason, None)),
         Err(Stop::Failed { reason, checks }) => {
@@ -190,7 +214,7 @@ pub fn ending(
                 // Nothing was changed yet.
                 _ => RunState::Aborted,
             };
-            (state, checks, ending(reason, None))
+            (state, checks, ending(why(reason), None))
         }
         Err(Stop::Record(error)) => return Err(error),
     })

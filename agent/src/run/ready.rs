@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, Refusal, Refused,
     authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time},
-    document::{Action, Order, PackageFile, RunState},
+    document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
 };
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     fetch::{FetchError, Place},
+    journal::replace,
     packages::{Goal, Installed},
     record::RecordError,
     state::{Event, State},
@@ -75,13 +76,22 @@ impl Attempt<'_> {
             .create(self.folder)
             .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
         let columns = self.columns;
-        let order = place.document_into(self.folder, &columns.digest).await;
-        let order = order.map_err(|error| document_refusal("order", &error))?;
-        let [release, approval, activation] = [
-            self.optional(&place, "release", columns.release).await?,
-            self.optional(&place, "approval", columns.approval).await?,
-            self.optional(&place, "activation", columns.activation).await?,
-        ];
+        let order = match self.engine.staged.order(&columns.digest) {
+            Some(staged) => staged,
+            None => place
+                .document_into(self.folder, &columns.digest)
+                .await
+                .map_err(|error| document_refusal("order", &error))?,
+        };
+        let activation = self.optional(&place, "activation", columns.activation).await?;
+        let [release, approval] = match activation.as_ref().and_then(|it| it.statement::<Activation>().ok()) {
+            // The way back needs no more, and should not fail for want of it.
+            Some(statement) if statement.predicate.action == Action::Rollback => [None, None],
+            _ => [
+                self.optional(&place, "release", columns.release).await?,
+                self.optional(&place, "approval", columns.approval).await?,
+            ],
+        };
         self.progress(RunState::Verifying, 6, "signatures")?;
         let fetched = Fetched { order, release, approval, activation };
         self.see_time(&fetched)?;
@@ -90,7 +100,10 @@ impl Attempt<'_> {
         let plan = self.plan(foreseen.order(), foreseen.action(), &installed)?;
 
         self.progress(RunState::Fetching, 10, "files")?;
-        let (install, unpacked) = self.files(&place, &plan).await?;
+        let (install, unpacked) = self.files(&place, &plan, &foreseen.digest()).await?;
+        if foreseen.action() == Action::Apply && foreseen.order().stages_way_back() {
+            self.stage(&place, foreseen.order(), &fetched.order).await?;
+        }
         let goal = Goal { install, remove: plan.remove.clone() };
         self.progress(RunState::Verifying, 40, "files")?;
         Ok(Ready { fetched, foreseen, plan, goal, unpacked })
@@ -172,7 +185,7 @@ impl Attempt<'_> {
     }
 
     /// Fetches the plan's files; with what they take when they are unpacked, bytes.
-    async fn files(&self, place: &Place, plan: &Plan) -> Result<(Vec<PathBuf>, u64), Stop> {
+    async fn files(&self, place: &Place, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
         let total: u64 = plan.files.iter().map(|file| file.size).sum();
         room_for(self.folder, total)?;
         let mut paths = Vec::new();
@@ -181,7 +194,10 @@ impl Attempt<'_> {
             let mut percent = told;
             let progress =
                 |have: u64| percent = 10 + u8::try_from((before + have) * 30 / total.max(1)).unwrap_or(30).min(30);
-            let path = place.package(file, self.folder, progress).await.map_err(unfit)?;
+            let path = match self.engine.staged.file(order, file) {
+                Some(staged) => staged,
+                None => place.package(file, self.folder, progress).await.map_err(unfit)?,
+            };
             if percent > told {
                 told = percent;
                 self.change(|run| run.percent = percent)?;
@@ -191,6 +207,25 @@ impl Attempt<'_> {
             paths.push(path);
         }
         Ok((paths, unpacked))
+    }
+
+    /// Fetches and keeps what the way back takes.
+    async fn stage(&self, place: &Place, order: &Order, envelope: &Envelope) -> Result<(), Stop> {
+        let files: Vec<&PackageFile> = order.replaces.iter().filter_map(|old| old.file.as_ref()).collect();
+        if order.on_failure == OnFailure::RollBack && files.len() < order.replaces.len() {
+            return Err(unfit("the order is to be rolled back on failure, and does not name a file for every version"));
+        }
+        self.progress(RunState::Fetching, 40, "files of the way back")?;
+        let digest = envelope.digest();
+        let total = files.iter().map(|file| file.size).sum();
+        let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;
+        room_for(&folder, total)?;
+        for file in files {
+            let path = place.package(file, &folder, |_| ()).await.map_err(unfit)?;
+            self.identify(file, &path).await?;
+        }
+        let path = folder.join(format!("{digest}.json"));
+        replace(&path, &envelope.to_bytes()).map_err(|error| unfit(format!("cannot keep {}: {error}", path.display())))
     }
 
     /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.

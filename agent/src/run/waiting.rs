@@ -79,16 +79,17 @@ impl<'e> Attempt<'e> {
         Ok(())
     }
 
-    /// Waits until nobody else changes packages, and keeps automatic updaters from beginning to.
+    /// Waits until nobody else changes packages, and keeps automatic updaters from beginning to. A run that waits is in
+    /// `state`.
     ///
     /// # Errors
     /// When a lock cannot be asked for.
-    pub async fn await_locks(&self) -> Result<Paused, Stop> {
+    pub async fn await_locks(&self, state: RunState) -> Result<Paused, Stop> {
         let paused = loop {
             match updaters::pause(self.engine.target.root()) {
                 Ok(paused) => break paused,
                 Err(NotPaused::AtWork { name, lock, kind }) => {
-                    self.progress(RunState::WaitingLock, 42, &format!("the automatic updater {name} is at work"))?;
+                    self.progress(state, 42, &format!("the automatic updater {name} is at work"))?;
                     self.freed(lock, kind).await?;
                 }
                 Err(error) => return Err(unfit(error)),
@@ -98,7 +99,7 @@ impl<'e> Attempt<'e> {
             let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
             let Some(file) = lock::open(&path).map_err(failed)? else { continue };
             if let Some(holder) = lock::holder(&file).map_err(failed)? {
-                self.progress(RunState::WaitingLock, 42, &format!("{holder} holds {}", path.display()))?;
+                self.progress(state, 42, &format!("{holder} holds {}", path.display()))?;
                 lock::freed(file, Kind::Record).await.map_err(failed)?;
             }
         }

@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Instant};
 
 use patchlab_check::target::Ended;
 use patchlab_protocol::{
-    ItemState, Refusal, Refused,
-    authorization::Foreseen,
-    document::{Action, Checks, RunState},
+    Digest, ItemState, Refusal, Refused,
+    document::{Action, Checks, OnFailure, Order, RunState},
     inventory::{PackageId, Transaction},
 };
 
@@ -29,22 +28,29 @@ use crate::{
     updaters::Paused,
 };
 
-/// All that must be settled before the package manager may work.
-pub struct Prepared {
-    fetched: Fetched,
-    foreseen: Foreseen,
-    plan: Plan,
-    goal: Goal,
-    transaction: Transaction,
-    /// To the run's end.
-    _paused: Paused,
+/// What the package manager is to do, and for which order.
+pub struct Work {
+    /// The order.
+    pub order: Order,
+    /// Its digest.
+    pub digest: Digest,
+    /// Which way.
+    pub action: Action,
+    /// How everything is to stand afterwards.
+    pub plan: Plan,
+    /// With the files in their places.
+    pub goal: Goal,
+    /// What the package manager said that it would do.
+    pub transaction: Transaction,
 }
 
-impl Prepared {
-    /// What is to be done.
-    pub fn action(&self) -> Action {
-        self.foreseen.action()
-    }
+/// All that must be settled before the package manager may work.
+pub struct Prepared {
+    /// What it is to do.
+    pub work: Work,
+    fetched: Fetched,
+    /// To the run's end.
+    _paused: Paused,
 }
 
 impl<'e> Attempt<'e> {
@@ -68,7 +74,7 @@ impl<'e> Attempt<'e> {
         self.take_turn(turn).await?;
         // Whatever was permitted before the wait: revoked or expired meanwhile, nothing more is done for it.
         self.engine.record.read(|state| self.authorize(&ready.fetched, state))?;
-        let paused = self.await_locks().await?;
+        let paused = self.await_locks(RunState::WaitingLock).await?;
         self.progress(RunState::Preflight, 43, "power")?;
         self.await_mains().await?;
         self.progress(RunState::Preflight, 44, "simulation")?;
@@ -82,7 +88,9 @@ impl<'e> Attempt<'e> {
             run.before = Some(installed.settled.digest());
             run.items = state::items(&transaction);
         })?;
-        Ok(Prepared { fetched, foreseen, plan, goal, transaction, _paused: paused })
+        let (order, digest, action) = (foreseen.order().clone(), foreseen.digest(), foreseen.action());
+        let work = Work { order, digest, action, plan, goal, transaction };
+        Ok(Prepared { work, fetched, _paused: paused })
     }
 
     /// Whether the host, and what was fetched for it, are as they were when the run was made ready: that may be days ago.
@@ -107,7 +115,11 @@ impl<'e> Attempt<'e> {
         preflight::judge(&needs, &found).map_err(unfit)
     }
 
-    async fn simulate(&self, goal: &Goal, plan: &Plan) -> Result<Transaction, Stop> {
+    /// What the package manager would do.
+    ///
+    /// # Errors
+    /// When it cannot say, or the goal cannot be reached.
+    pub async fn simulate(&self, goal: &Goal, plan: &Plan) -> Result<Transaction, Stop> {
         if plan.files.is_empty() && plan.remove.is_empty() {
             return Ok(Transaction::default());
         }
@@ -117,16 +129,18 @@ impl<'e> Attempt<'e> {
 
     /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching
     /// may have taken hours, and meanwhile the activation may have expired, or a document may have been revoked.
-    fn use_up(&self, prepared: &Prepared) -> Result<(), Stop> {
+    fn use_up(&self, prepared: &Prepared) -> Result<OnFailure, Stop> {
+        let mut on_failure = OnFailure::Leave;
         let entered = self.engine.record.decide(|state| {
             let authorized = self.authorize(&prepared.fetched, state)?;
+            on_failure = authorized.on_failure();
             Ok(Event::Used {
                 activation: authorized.activation(),
                 applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
                 floor: authorized.newest_time(),
             })
         });
-        entered.map_err(|error| match error {
+        entered.map(|()| on_failure).map_err(|error| match error {
             Undecided::No(refused) => Stop::Refused(refused),
             Undecided::Journal(error) => Stop::Record(error.into()),
         })
@@ -134,17 +148,18 @@ impl<'e> Attempt<'e> {
 
     /// The point of no return: the permission is used up and the state journaled.
     fn begin(&self, prepared: &Prepared) -> Result<(), Stop> {
-        self.use_up(prepared)?;
-        let (working, phase) = match prepared.action() {
+        let on_failure = self.use_up(prepared)?;
+        let (working, phase) = match prepared.work.action {
             Action::Apply => (RunState::Applying, "package manager"),
             Action::Rollback => (RunState::RollingBack, "package manager, way back"),
         };
-        self.change(|run| run.goal = Some(prepared.goal.clone()))?;
+        self.change(|run| run.goal = Some(prepared.work.goal.clone()))?;
         self.progress(working, 45, phase)?;
         // An abort that came before that is the last one; after it, aborts are turned away.
         if self.engine.record.is_aborted(self.order, self.run) {
             return Err(Stop::Aborted("aborted by the manager".into()));
         }
+        self.change(|run| run.on_failure = on_failure)?;
         Ok(())
     }
 
@@ -154,18 +169,26 @@ impl<'e> Attempt<'e> {
     /// When the run does not go on to its checks.
     pub async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
         self.progress(RunState::Preflight, 44, "the site's own programs")?;
-        self.hooks(prepared, Moment::Before).await?.map_err(unfit)?;
+        self.hooks(&prepared.work, Moment::Before).await?.map_err(unfit)?;
         if let Err(stop) = self.begin(prepared) {
             // What the site prepared is put back; why the run stops is the better reason.
-            if let Err(error) = self.hooks(prepared, Moment::After).await? {
+            if let Err(error) = self.hooks(&prepared.work, Moment::After).await? {
                 tracing::warn!(%error, "what was prepared could not be put back");
             }
             return Err(stop);
         }
-        let committed = self.commit(&prepared.goal).await?;
-        let reboot = self.engine.packages.reboot(&prepared.transaction);
+        self.transact(&prepared.work).await
+    }
+
+    /// One transaction, whatever comes of it written down.
+    ///
+    /// # Errors
+    /// When not everything stands as it must afterwards.
+    pub async fn transact(&self, work: &Work) -> Result<(), Stop> {
+        let committed = self.commit(&work.goal).await?;
+        let reboot = self.engine.packages.reboot(&work.transaction);
         let installed = self.installed().await.map_err(Stop::failed)?;
-        let missed = prepared.plan.missed(&installed);
+        let missed = work.plan.missed(&installed);
         self.change(|run| {
             run.process = None;
             run.exit = committed.finished.exit;
@@ -180,15 +203,18 @@ impl<'e> Attempt<'e> {
             }
         })?;
         // Whatever came of it, what the site prepared is put back; a failed transaction is the better reason.
-        let put_back = self.hooks(prepared, Moment::After).await?;
+        let put_back = self.hooks(work, Moment::After).await?;
         judge(&committed, &missed)?;
         put_back.map_err(Stop::failed)
     }
 
     /// Runs the site's own programs.
-    async fn hooks(&self, prepared: &Prepared, moment: Moment) -> Result<Result<(), HookError>, Stop> {
+    ///
+    /// # Errors
+    /// When the agent broke; what the programs say is in the answer.
+    pub async fn hooks(&self, work: &Work, moment: Moment) -> Result<Result<(), HookError>, Stop> {
         let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
-        let told = Told { order: prepared.foreseen.digest(), action: Some(prepared.action()) };
+        let told = Told { order: work.digest, action: Some(work.action) };
         // What is put back has time to be, also when the run's own is over.
         let deadline =
             if moment == Moment::Before { self.deadline } else { self.deadline.max(Instant::now() + SETTLE) };
@@ -221,9 +247,9 @@ impl<'e> Attempt<'e> {
     ///
     /// # Errors
     /// When one fails.
-    pub async fn check(&self, prepared: &Prepared) -> Result<Checks, Stop> {
-        let checks = prepared.foreseen.order().production.clone();
-        match prepared.action() {
+    pub async fn check(&self, order: &Order, action: Action) -> Result<Checks, Stop> {
+        let checks = order.production.clone();
+        match action {
             Action::Apply => self.progress(RunState::Validating, 90, "production checks")?,
             Action::Rollback => self.progress(RunState::RollingBack, 90, "production checks")?,
         }

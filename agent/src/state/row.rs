@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
-    document::{Action, RunState},
+    document::{Action, Cause, OnFailure, RunState},
     inventory::Transaction,
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,22 @@ pub struct Run {
     /// When a manager asked for its abort, milliseconds since 1970.
     #[serde(default)]
     pub abort_asked: Option<i64>,
+    /// What the signed order says about a failure; entered when the permission was used up.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Why the host walks back by itself.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+}
+
+/// A failure after which the host walks back by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What sort it is.
+    pub cause: Cause,
+    /// The sentence for people.
+    pub reason: String,
 }
 
 /// Whether a host asks for a reboot.
@@ -148,6 +164,8 @@ impl Run {
             process: None,
             goal: None,
             abort_asked: None,
+            on_failure: OnFailure::Leave,
+            failure: None,
         }
     }
 

@@ -22,3 +22,4 @@ mod restart;
 mod runs;
 mod trust;
 mod waiting;
+mod way_back;

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Role, SigningKey,
     document::{
-        Action, Activation, Approval, BaselineProof, Class, Kind, Order, PackageFile, Proof, Release, Replaced,
-        Rollback, RollbackClass, Root, RootKey, Scheme, Severity, TestResult,
+        Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, PackageFile, Proof, Release,
+        Replaced, Rollback, RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -65,6 +65,8 @@ impl Authority {
             supersedes: vec![],
             rollback: RollbackClass::Proven,
             not_after: None,
+            on_failure: OnFailure::Leave,
+            rollback_files: RollbackFiles::WhenNeeded,
         };
         let envelope = Envelope::sign(order.clone(), &self.keys[&Role::Drafter]);
         (order, envelope)

@@ -88,7 +88,7 @@ fn a_run_waits_for_its_window_over_a_kill_without_a_network_and_applies_when_it_
     assert_eq!(host.packages(), "installed web 2\n");
     let result = host.result(1, 1).0;
     assert_eq!([result.before, result.after], ["web all 1\n", "web all 2\n"].map(Digest::of));
-    assert!(host.log().contains("the run goes on"), "{}", host.log());
+    assert!(host.log().contains("goes on waiting for its window"), "{}", host.log());
 }
 
 #[test]

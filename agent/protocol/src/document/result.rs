@@ -138,6 +138,9 @@ pub struct RunResult {
     pub after: Digest,
     /// Production checks.
     pub checks: Checks,
+    /// Why the host walked back by itself, as its order told it; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// Digest of this host's previous signed result; absent for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
@@ -154,6 +157,18 @@ pub struct Checks {
     pub passed: u32,
     /// Failed.
     pub failed: u32,
+}
+
+/// Why a host walks back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The package manager failed, or did not end in time.
+    Change,
+    /// A production check failed.
+    Checks,
+    /// The agent or the host ended while the change was made or checked.
+    Interrupted,
 }
 
 /// Domain separation for result signatures.
