@@ -4,7 +4,7 @@
 //! what a host talks to (and a static binary needs none); redirects and proxies are not followed.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -14,6 +14,8 @@ use std::{
 use patchlab_protocol::{Digest, Envelope, document::PackageFile, limits};
 use reqwest::{Client, StatusCode, Url, header::RANGE, redirect};
 use sha2::{Digest as _, Sha256};
+
+use crate::journal::replace;
 
 /// How long a connection may take to be made, and how long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -84,6 +86,14 @@ impl FetchError {
 pub fn is_what_its_name_says(path: &Path) -> bool {
     let named = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
     named.is_some() && named == Digest::of_file(path).ok().map(|(digest, _)| digest)
+}
+
+/// A document that an earlier agent kept; `None` when it is not there, or is another one.
+fn kept_document(path: &Path, digest: &Digest) -> Option<Envelope> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    Envelope::from_bytes(&bytes).ok().filter(|envelope| envelope.digest() == *digest)
 }
 
 /// reqwest hides the reason in the chain of its sources.
@@ -173,9 +183,23 @@ impl Place {
         Ok(envelope)
     }
 
+    /// As [`Self::document`]; it is kept in `folder`, and taken from there when it is there.
+    ///
+    /// # Errors
+    /// As [`Self::document`], and when it cannot be kept.
+    pub async fn document_into(&self, folder: &Path, digest: &Digest) -> Result<Envelope, FetchError> {
+        let path = folder.join(format!("{digest}.json"));
+        if let Some(kept) = kept_document(&path, digest) {
+            return Ok(kept);
+        }
+        let envelope = self.document(digest).await?;
+        replace(&path, &envelope.to_bytes()).map_err(|source| FetchError::Disk { path, source })?;
+        Ok(envelope)
+    }
+
     /// A package file into `folder`, under a name of its own; says where. The bytes are hashed as they are written,
     /// into a file that nobody else can open, so what was verified is what is installed. A broken transfer goes on
-    /// where it broke.
+    /// where it broke; a file that is there already, whole, is not fetched again.
     ///
     /// # Errors
     /// When it cannot be had, or has another size or digest than `file` says.
@@ -191,6 +215,14 @@ impl Place {
         }
         let path = folder.join(format!("{}.deb", file.sha256));
         let disk = |source| FetchError::Disk { path: path.clone(), source };
+        if is_what_its_name_says(&path) {
+            progress(file.size);
+            return Ok(path);
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error)),
+            _ => {}
+        }
         let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(disk)?;
         let mut hash = Sha256::new();
         let mut have = 0;

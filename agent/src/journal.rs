@@ -228,4 +228,21 @@ mod tests {
         fs::write(&path, "\"started\"\n\"star\n\"started\"\n").unwrap();
         assert!(matches!(Journal::open(folder.path()), Err(JournalError::Damaged { line: 2, .. })));
     }
+
+    /// What agents of before the waiting states wrote, in real runs.
+    #[test]
+    fn a_journal_of_an_earlier_version_is_read_to_its_end() {
+        let state = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journals").join(name);
+            read(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+        };
+        use patchlab_protocol::document::RunState;
+        let ended = state("runs.jsonl");
+        let run = |index| ended.run(1, index).unwrap_or_else(|| panic!("run {index}"));
+        assert_eq!([run(1).state, run(2).state], [RunState::Failed, RunState::RolledBack]);
+        assert_eq!((run(1).abort_asked, ended.orders[&1].columns.not_before), (None, None));
+        let killed = state("under-way.jsonl");
+        assert_eq!(killed.under_way(), [(3, 1)]);
+        assert_eq!(killed.run(3, 1).map(|run| run.state), Some(RunState::Applying));
+    }
 }

@@ -5,8 +5,9 @@
 //! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
 //! packages  the package manager, behind a trait      ─┘
 //! fetch     documents and files by digest, over HTTP
-//! preflight  room and power; updaters: who else changes packages here
+//! preflight  room and power; updaters, lock: who else changes packages here, and the wait for it
 //! hooks     the site's own programs before and after the work
+//! staged    ways back, on the host before the change is made
 //! production  the order's checks, on this host
 //! catalog, profile  what is installed, by index and change; how busy the host's week is
 //! trust     the root in force and the revocation list, and how they change
@@ -25,6 +26,7 @@ pub mod host;
 pub mod inspection;
 pub mod journal;
 pub mod ledger;
+pub mod lock;
 pub mod notify;
 pub mod packages;
 pub mod preflight;
@@ -35,6 +37,7 @@ pub mod record;
 pub mod run;
 pub mod service;
 pub mod snmp;
+pub mod staged;
 pub mod state;
 pub mod target;
 pub mod transition;

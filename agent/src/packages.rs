@@ -119,7 +119,7 @@ pub trait PackageManager: Send + Sync {
     /// When the goal cannot be reached, e.g. a dependency is neither installed nor among the files, or a package is held.
     fn simulate(&self, goal: &Goal, deadline: Instant) -> Result<Transaction, PackageError>;
 
-    /// Reaches the goal. `started` is told the process before it is waited for.
+    /// Reaches the goal, with patience for a lock that somebody took meanwhile. `started` is told the process before it is waited for.
     ///
     /// # Errors
     /// When it could not be started; how it ended is in the answer.
@@ -145,6 +145,9 @@ pub trait PackageManager: Send + Sync {
 
     /// Whether the host asks for a reboot after this transaction.
     fn reboot(&self, done: &Transaction) -> Reboot;
+
+    /// The files on which whoever changes packages holds a record lock, fcntl(2), in the order in which they are taken.
+    fn locks(&self) -> Vec<PathBuf>;
 
     /// The file whose change means that the list of packages may have changed.
     fn database(&self) -> &Path;

@@ -94,7 +94,7 @@ pub fn judge(needs: &Needs, found: &Found) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Looks at the system below `root`, and at this machine's power supplies.
+/// Looks at the system below `root`.
 ///
 /// # Errors
 /// When a file system cannot be asked.
@@ -103,21 +103,19 @@ pub fn look(root: &Path) -> io::Result<Found> {
         let disk = rustix::fs::statvfs(if path.exists() { &path } else { root })?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     };
-    Ok(Found {
-        free: free(root.join("usr"))?,
-        free_in_boot: free(root.join("boot"))?,
-        power: power(Path::new(SUPPLIES)),
-    })
+    Ok(Found { free: free(root.join("usr"))?, free_in_boot: free(root.join("boot"))?, power: power(root) })
 }
 
 /// Where Linux shows power supplies.
-const SUPPLIES: &str = "/sys/class/power_supply";
+const SUPPLIES: &str = "sys/class/power_supply";
 
-fn power(supplies: &Path) -> Power {
+/// Where the power of the system below `root` comes from.
+pub fn power(root: &Path) -> Power {
+    let supplies = root.join(SUPPLIES);
     let says = |supply: &Path, file: &str| {
         fs::read_to_string(supply.join(file)).map(|text| text.trim().to_owned()).unwrap_or_default()
     };
-    let supplies: Vec<PathBuf> = fs::read_dir(supplies)
+    let supplies: Vec<PathBuf> = fs::read_dir(&supplies)
         .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
         .unwrap_or_default();
     // A mouse has a battery too; it says that it is a device's.
@@ -151,21 +149,22 @@ mod tests {
 
     #[test]
     fn a_battery_counts_without_mains_and_not_when_it_is_a_mouses() {
-        let supplies = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
         let supply = |name: &str, files: &[(&str, &str)]| {
-            fs::create_dir_all(supplies.path().join(name)).unwrap();
+            let folder = root.path().join(SUPPLIES).join(name);
+            fs::create_dir_all(&folder).unwrap();
             for (file, text) in files {
-                fs::write(supplies.path().join(name).join(file), format!("{text}\n")).unwrap();
+                fs::write(folder.join(file), format!("{text}\n")).unwrap();
             }
         };
-        assert_eq!(power(supplies.path()), Power::Mains, "a server says nothing");
+        assert_eq!(power(root.path()), Power::Mains, "a server says nothing");
         supply("hidpp_battery_0", &[("type", "Battery"), ("scope", "Device")]);
-        assert_eq!(power(supplies.path()), Power::Mains);
+        assert_eq!(power(root.path()), Power::Mains);
         supply("BAT0", &[("type", "Battery")]);
         supply("AC", &[("type", "Mains"), ("online", "0")]);
-        assert_eq!(power(supplies.path()), Power::Battery);
+        assert_eq!(power(root.path()), Power::Battery);
         supply("AC", &[("type", "Mains"), ("online", "1")]);
-        assert_eq!(power(supplies.path()), Power::Mains);
+        assert_eq!(power(root.path()), Power::Mains);
     }
 
     #[test]

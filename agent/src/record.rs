@@ -1,7 +1,6 @@
 //! The one place where state is read and changed: journal first, then memory, then whoever waits is told.
 
 use std::{
-    collections::BTreeSet,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -29,7 +28,6 @@ struct Inner {
     state: State,
     journal: Journal,
     ledger: Ledger,
-    aborts: BTreeSet<(u32, u32)>,
     changed: Option<Instant>,
 }
 
@@ -42,7 +40,7 @@ impl Record {
     pub fn open(folder: &Path, ledger: &Path) -> Result<Self, OpenError> {
         let (journal, state) = Journal::open(folder)?;
         let (ledger, standing) = Ledger::open(ledger, &state)?;
-        let inner = Mutex::new(Inner { state, journal, ledger, aborts: BTreeSet::new(), changed: None });
+        let inner = Mutex::new(Inner { state, journal, ledger, changed: None });
         let record = Self { inner, version: watch::Sender::new(0) };
         if let Standing::TurnedBack(kept) = standing {
             let generation = kept.generation;
@@ -113,28 +111,31 @@ impl Record {
         Ok(())
     }
 
-    /// Asks for the abort of a run.
+    /// Asks for the abort of a run; one that ended, or was asked before, is left as it is. Journaled: a run that goes on
+    /// over a restart stays aborted.
     ///
     /// # Errors
-    /// `None` when there is no such run, its state when it is too late.
-    pub fn abort(&self, order: u32, run: u32) -> Result<(), Option<RunState>> {
-        let mut inner = self.lock();
-        let state = inner.state.run(order, run).ok_or(None)?.state;
-        if state.is_final() {
-            return Ok(());
+    /// When there is no such run, it is too late, or the journal could not be written.
+    pub fn abort(&self, order: u32, run: u32, at: i64) -> Result<(), AbortError> {
+        let entered = self.decide(|state| {
+            let row = state.run(order, run).ok_or(NoAbort::Gone)?;
+            match row.state {
+                state if state.is_final() || row.abort_asked.is_some() => Err(NoAbort::Nothing),
+                state if !transition::abortable(state) => Err(NoAbort::TooLate(state)),
+                _ => Ok(Event::AbortAsked { order, run, at }),
+            }
+        });
+        match entered {
+            Ok(()) | Err(Undecided::No(NoAbort::Nothing)) => Ok(()),
+            Err(Undecided::No(NoAbort::Gone)) => Err(RecordError::Gone { order, run }.into()),
+            Err(Undecided::No(NoAbort::TooLate(state))) => Err(AbortError::TooLate(state)),
+            Err(Undecided::Journal(error)) => Err(RecordError::Journal(error).into()),
         }
-        if !transition::abortable(state) {
-            return Err(Some(state));
-        }
-        inner.aborts.insert((order, run));
-        drop(inner);
-        self.version.send_modify(|version| *version += 1);
-        Ok(())
     }
 
     /// Whether a run was asked to abort.
     pub fn is_aborted(&self, order: u32, run: u32) -> bool {
-        self.lock().aborts.contains(&(order, run))
+        self.read(|state| state.run(order, run).is_some_and(|row| row.abort_asked.is_some()))
     }
 
     /// Waits until a run is asked to abort.
@@ -182,6 +183,24 @@ pub enum OpenError {
     Ledger(#[from] LedgerError),
 }
 
+/// Why an abort is not entered.
+enum NoAbort {
+    Gone,
+    Nothing,
+    TooLate(RunState),
+}
+
+/// A run could not be asked to abort.
+#[derive(Debug, thiserror::Error)]
+pub enum AbortError {
+    /// It is past the point from which it goes on to its end.
+    #[error("the run is {} already", .0.name())]
+    TooLate(RunState),
+    /// The row is gone, or the journal could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
 /// An event was not entered.
 #[derive(Debug)]
 pub enum Undecided<E> {
@@ -208,4 +227,56 @@ pub enum RecordError {
     /// The journal could not be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use patchlab_protocol::Digest;
+
+    use super::*;
+    use crate::state::{Change, Columns};
+
+    fn record_with_run(folder: &Path, path: &[RunState]) -> Record {
+        let record = Record::open(folder, folder).unwrap();
+        let columns = Columns {
+            digest: Digest::of("order"),
+            release: None,
+            approval: None,
+            activation: None,
+            uri: "http://127.0.0.1/".into(),
+            lifetime: 60,
+            not_before: None,
+            not_after: None,
+        };
+        let orders = BTreeMap::from([(7, Some(columns))]);
+        record.enter(Event::Set(Change { orders, starts: vec![(7, 1)], ..Change::default() })).unwrap();
+        for state in path {
+            record.change_run(7, 1, |run| run.state = *state).unwrap();
+        }
+        record
+    }
+
+    #[test]
+    fn an_abort_survives_a_restart() {
+        use RunState::{Fetching, Verifying, WaitingWindow};
+        let folder = tempfile::tempdir().unwrap();
+        let record = record_with_run(folder.path(), &[Fetching, Verifying, WaitingWindow]);
+        assert!(!record.is_aborted(7, 1));
+        record.abort(7, 1, 5).unwrap();
+        drop(record);
+        let record = Record::open(folder.path(), folder.path()).unwrap();
+        assert!(record.is_aborted(7, 1));
+        assert!(matches!(record.abort(7, 2, 5), Err(AbortError::Record(RecordError::Gone { order: 7, run: 2 }))));
+    }
+
+    #[test]
+    fn an_abort_comes_too_late_once_the_package_manager_works() {
+        use RunState::{Applying, Fetching, Preflight, Verifying};
+        let folder = tempfile::tempdir().unwrap();
+        let record = record_with_run(folder.path(), &[Fetching, Verifying, Preflight, Applying]);
+        assert!(matches!(record.abort(7, 1, 5), Err(AbortError::TooLate(Applying))));
+        assert!(!record.is_aborted(7, 1));
+    }
 }

@@ -1,27 +1,32 @@
 //! Runs: one at a time, each from its start to a signed result, whatever happens between.
 //!
 //! [`Engine::supervise`] waits for runs that a manager started. One is carried out ([`attempt`]), another that is
-//! started meanwhile is refused as busy. A run that an earlier agent left under way is ended first
-//! ([`Engine::recover`]).
+//! started meanwhile is refused as busy, unless the first only waits for its window. A run that an earlier agent left
+//! under way is ended first, or goes on with its wait or its way back ([`Engine::recover`]).
 
 pub mod attempt;
 pub mod plan;
+pub mod ready;
 pub mod result;
+pub mod waiting;
+pub mod way_back;
+pub mod work;
 
 use std::{
-    fs,
+    collections::BTreeSet,
+    fs, io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use attempt::{Attempt, Ending, SETTLE, ending};
+use attempt::{Attempt, Course, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
-    ItemState, Refusal, SigningKey,
-    document::{Action, Checks, Class, RunState},
+    Digest, ItemState, Refusal, SigningKey,
+    document::{Action, Cause, Checks, Class, OnFailure, RunState},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
 
 use crate::{
@@ -31,6 +36,8 @@ use crate::{
     process,
     production::Evaluate,
     record::{Record, RecordError},
+    staged::Staged,
+    state::{Failure, Run, State},
     target::LocalTarget,
     transition,
     trust::Trust,
@@ -52,15 +59,22 @@ pub struct Engine {
     pub packages: Arc<dyn PackageManager>,
     /// Where files of a run are kept while it is under way; only the agent may look into it.
     pub files: PathBuf,
+    /// Ways back that are kept.
+    pub staged: Staged,
     /// This host, for production checks.
     pub target: LocalTarget,
     /// Where the site's own programs are.
     pub hooks: Option<PathBuf>,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
+    /// Held by the run that works.
+    pub turn: tokio::sync::Mutex<()>,
     /// Results are chained, so runs end one after the other.
     pub ends: tokio::sync::Mutex<()>,
 }
+
+/// The turn to work; a run that waits for its window has none.
+pub type Turn<'e> = Option<MutexGuard<'e, ()>>;
 
 /// A run could not be ended as it must.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +89,6 @@ pub enum EngineError {
     #[error("a run broke the agent: {0}")]
     Broken(#[from] tokio::task::JoinError),
 }
-
-/// The run under way, as (row, run index), and its task.
-type Active = ((u32, u32), JoinHandle<Result<(), EngineError>>);
 
 /// Milliseconds since 1970.
 pub fn now() -> i64 {
@@ -105,52 +116,90 @@ impl Engine {
         let packages = Arc::clone(&self.packages);
         match tokio::task::spawn_blocking(move || packages.installed()).await {
             Ok(installed) => installed,
-            Err(error) => {
-                Err(PackageError::Run { program: "dpkg-query", source: std::io::Error::other(error.to_string()) })
-            }
+            Err(error) => Err(PackageError::Run { program: "dpkg-query", source: io::Error::other(error.to_string()) }),
         }
     }
 
-    /// Ends every run that an earlier agent left under way: its package manager is stopped, what is half-way is
-    /// finished, the state is `aborted`, and the result is signed.
+    /// Settles every run that an earlier agent left under way: its package manager is stopped, what is half-way is
+    /// finished, the state is `aborted`, and the result is signed. A run that waited for its window is left: it goes on
+    /// waiting. One that is to be rolled back on failure, and had begun, is turned back.
     ///
     /// # Errors
     /// When the record cannot be kept.
     pub async fn recover(&self) -> Result<(), EngineError> {
-        for (order, run) in self.record.read(crate::state::State::under_way) {
+        for (order, run) in self.record.read(State::under_way) {
             let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
+            if row.state == RunState::WaitingWindow {
+                tracing::info!(order, run, "the run goes on waiting for its window");
+                continue;
+            }
             let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
             let digest = digest.unwrap_or_default();
-            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run; ending it");
-            let mut reason = format!("the agent ended while the run was {}", row.state.name());
-            if let Some(orphan) = row.process.clone() {
-                let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
-                if let Err(error) = ended {
-                    reason = format!("{reason}; its package manager could not be ended: {error}");
-                }
-            }
-            if transition::touches_packages(row.state) {
-                let (packages, goal) = (Arc::clone(&self.packages), row.goal.clone());
-                let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref())).await?;
-                if let Err(error) = settled {
-                    reason = format!("{reason}; {error}");
-                }
-                // What was prepared for the run is put back, as at any other end.
-                if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
-                    reason = format!("{reason}; {hook}");
-                }
+            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run");
+            let reason = self.clean_up(order, &row).await?;
+            if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
+                tracing::warn!(order, run, %digest, reason, "rolling back, as the order says");
+                self.record.change_run(order, run, |run| {
+                    run.failure.get_or_insert(Failure { cause: Cause::Interrupted, reason });
+                    run.state = RunState::RollingBack;
+                    (run.process, run.goal) = (None, None);
+                })?;
+                continue;
             }
             let ending = Ending { reason, refusal: None, at: now() };
             self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
         }
-        // Whatever was fetched is fetched again.
-        match fs::remove_dir_all(&self.files) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.files.display(), "left-over files could not be removed");
-            }
-            _ => {}
+        if let Err(error) = self.clear_files() {
+            tracing::warn!(%error, path = %self.files.display(), "left-over files could not be removed");
         }
         Ok(())
+    }
+
+    /// Ends what an earlier agent started for a run and finishes what is half-way; says what happened, for people.
+    async fn clean_up(&self, order: u32, row: &Run) -> Result<String, EngineError> {
+        let mut reason = format!("the agent ended while the run was {}", row.state.name());
+        if let Some(orphan) = row.process.clone() {
+            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
+            if let Err(error) = ended {
+                reason = format!("{reason}; its package manager could not be ended: {error}");
+            }
+        }
+        if transition::touches_packages(row.state) {
+            let (packages, goal) = (Arc::clone(&self.packages), row.goal.clone());
+            let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref())).await?;
+            if let Err(error) = settled {
+                reason = format!("{reason}; {error}");
+            }
+        }
+        if transition::is_prepared(row.state) {
+            // What was prepared for the run is put back, as at any other end.
+            if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
+                reason = format!("{reason}; {hook}");
+            }
+        }
+        Ok(reason)
+    }
+
+    /// Removes what was fetched for runs that ended.
+    fn clear_files(&self) -> io::Result<()> {
+        let needed: BTreeSet<PathBuf> =
+            self.record.read(State::under_way).into_iter().map(|(order, run)| self.folder(order, run)).collect();
+        let entries = match fs::read_dir(&self.files) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if !needed.contains(&path) {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a run's documents and files are.
+    fn folder(&self, order: u32, run: u32) -> PathBuf {
+        self.files.join(format!("{order}-{run}"))
     }
 
     async fn after_hooks(
@@ -170,51 +219,77 @@ impl Engine {
     /// When the record cannot be kept: then nothing more may be done.
     pub async fn supervise(self: Arc<Self>) -> Result<(), EngineError> {
         let mut changes = self.record.subscribe();
-        let mut active: Option<Active> = None;
+        let mut tasks = JoinSet::new();
+        let mut taken = BTreeSet::new();
         loop {
             changes.borrow_and_update();
-            for (order, run) in self.record.read(crate::state::State::under_way) {
-                match &active {
-                    Some((current, _)) if *current == (order, run) => {}
-                    Some(((order_now, run_now), _)) => {
-                        let reason = format!("run {run_now} of order row {order_now} is under way");
-                        let ending = Ending { reason, refusal: Some(Refusal::Busy), at: now() };
-                        self.end(order, run, RunState::Refused, Checks::default(), ending).await?;
-                    }
-                    None => {
-                        let engine = Arc::clone(&self);
-                        let task = tokio::spawn(async move { engine.execute(order, run).await });
-                        active = Some(((order, run), task));
-                    }
+            for (order, run) in self.record.read(State::under_way) {
+                if taken.contains(&(order, run)) {
+                    continue;
                 }
+                // One that an earlier agent left is not started now: it waits its turn.
+                let is_new =
+                    self.record.read(|state| state.run(order, run).is_some_and(|row| row.state == RunState::Received));
+                if let Some((order_now, run_now)) = self.at_work(&taken).filter(|_| is_new) {
+                    let reason = format!("run {run_now} of order row {order_now} is under way");
+                    let ending = Ending { reason, refusal: Some(Refusal::Busy), at: now() };
+                    self.end(order, run, RunState::Refused, Checks::default(), ending).await?;
+                    continue;
+                }
+                taken.insert((order, run));
+                let engine = Arc::clone(&self);
+                tasks.spawn(async move { ((order, run), engine.execute(order, run).await) });
             }
-            match &mut active {
-                None => drop(changes.changed().await),
-                Some((_, task)) => tokio::select! {
-                    finished = task => { finished??; active = None; }
-                    _ = changes.changed() => {}
-                },
+            tokio::select! {
+                Some(finished) = tasks.join_next() => {
+                    let (run, done) = finished?;
+                    done?;
+                    taken.remove(&run);
+                }
+                _ = changes.changed() => {}
             }
         }
     }
 
-    async fn execute(&self, order: u32, run: u32) -> Result<(), EngineError> {
-        let Some(columns) = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.clone())) else {
-            return Ok(());
+    /// The run among those that were taken up that keeps others from working.
+    fn at_work(&self, taken: &BTreeSet<(u32, u32)>) -> Option<(u32, u32)> {
+        let works = |state: &State, (order, run): (u32, u32)| {
+            state.run(order, run).is_some_and(|row| transition::is_at_work(row.state))
         };
-        let deadline = Instant::now() + Duration::from_secs(columns.lifetime.into());
-        let folder = self.files.join(format!("{order}-{run}"));
-        let attempt = Attempt { engine: self, order, run, deadline };
+        self.record.read(|state| taken.iter().copied().find(|run| works(state, *run)))
+    }
+
+    async fn execute(&self, order: u32, run: u32) -> Result<(), EngineError> {
+        let found = self.record.read(|state| {
+            let row = state.orders.get(&order)?;
+            Some((row.columns.clone(), row.runs.get(&run)?.state))
+        });
+        let Some((columns, state)) = found else { return Ok(()) };
+        let lifetime = Duration::from_secs(columns.lifetime.into());
+        let folder = self.folder(order, run);
+        let course = match state {
+            RunState::WaitingWindow => Course::Waiting,
+            RunState::RollingBack => Course::WayBack,
+            _ => Course::Fresh,
+        };
+        // The run before has ended, or is about to.
+        let mut turn = if course == Course::Waiting { None } else { Some(self.turn.lock().await) };
+        let deadline = Instant::now() + lifetime;
+        let attempt =
+            Attempt { engine: self, order, run, columns: &columns, folder: &folder, course, lifetime, deadline };
         // Every line of the log that is about this run names its order.
         let span = tracing::info_span!("of", digest = %columns.digest.short());
-        let stopped = Box::pin(attempt.go(&columns, &folder).instrument(span)).await;
+        let stopped = match course {
+            Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
+            Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
+        };
         if let Err(error) = fs::remove_dir_all(&folder)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %folder.display(), "files of a run could not be removed");
         }
-        let was = self.record.read(|state| state.run(order, run).map(|row| row.state)).unwrap_or(RunState::Received);
-        let (state, checks, ending) = ending(stopped, was)?;
+        let row = self.record.read(|state| state.run(order, run).cloned());
+        let (state, checks, ending) = ending(stopped, row.as_ref())?;
         self.end(order, run, state, checks, ending).await
     }
 
@@ -251,6 +326,21 @@ impl Engine {
         let refusal = row.refusal.map_or("none", Refusal::name);
         tracing::info!(order, run, %digest, state = state.name(), %refusal, reason = %row.error, "run ended");
         self.record.change_run(order, run, |now| *now = row)?;
+        self.forget_staged(&digest, state);
         Ok(())
+    }
+
+    /// Removes a staged way back that was walked, or that nothing led to.
+    fn forget_staged(&self, order: &Digest, ended: RunState) {
+        let (applied, needed) = self.record.read(|state| {
+            let names = |(row, _): &(u32, u32)| state.orders.get(row).is_some_and(|row| row.columns.digest == *order);
+            (state.applied.contains(order), state.under_way().iter().any(names))
+        });
+        if needed || (applied && ended != RunState::RolledBack) {
+            return;
+        }
+        if let Err(error) = self.staged.forget(order) {
+            tracing::warn!(%error, "what was staged could not be removed");
+        }
     }
 }

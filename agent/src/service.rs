@@ -30,6 +30,7 @@ use crate::{
         inform::{InformError, Informer},
         view::Facts,
     },
+    staged::Staged,
     state::Event,
     target::LocalTarget,
     trust::{BrokenChain, InForce, Trust},
@@ -143,9 +144,11 @@ impl Service {
             record,
             packages,
             files: enrolment.state_dir.join("files"),
+            staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
             evaluate,
+            turn: tokio::sync::Mutex::new(()),
             ends: tokio::sync::Mutex::new(()),
         });
         Ok(Self {

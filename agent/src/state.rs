@@ -1,17 +1,19 @@
 //! What the agent remembers: order and run rows, and the ledger. A fold over [`Event`]s, so that replaying the journal
 //! gives the same state; clocks are in the events.
 
+mod notice;
+mod row;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
-use patchlab_protocol::{
-    Digest, Envelope, Item, ItemState, Ledger, Refusal,
-    document::{Action, RunState},
-    inventory::Transaction,
-};
+use patchlab_protocol::{Digest, Envelope, Ledger, Refusal, document::RunState};
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::Kept, packages::Goal, process::ProcessMark, trust::InForce};
+pub use notice::{Notice, What};
+pub use row::{Columns, Failure, Order, Reboot, Run, TEXT_BYTES, cut, items};
+
+use crate::{ledger::Kept, trust::InForce};
 
 /// Most order rows at a time.
 pub const ORDERS: usize = 64;
@@ -20,8 +22,6 @@ pub const RUNS_PER_ORDER: usize = 32;
 /// Most notices kept for a manager that does not answer; the oldest are dropped, and the gap in the numbers tells it to
 /// poll.
 pub const NOTICES: usize = 64;
-/// Longest text kept for people, bytes (SnmpAdminString).
-pub const TEXT_BYTES: usize = 255;
 
 /// Everything remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -71,46 +71,6 @@ pub struct State {
     pub notices: VecDeque<Notice>,
 }
 
-/// Something that a manager is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Notice {
-    /// Its sequence number.
-    pub sequence: u32,
-    /// What happened.
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum What {
-    /// The agent started.
-    Started,
-    /// An offered root or revocation list was decided on.
-    Trust {
-        /// Version of the root in force, when it is not the pinned one.
-        root: Option<u32>,
-        /// Version of the revocation list in force, 0 for none.
-        revocation: u32,
-        /// Why it was refused.
-        refusal: Option<Refusal>,
-    },
-    /// A run moved.
-    Run {
-        /// Order row.
-        order: u32,
-        /// Run index.
-        run: u32,
-        /// Where it is now.
-        state: RunState,
-        /// Why it was refused.
-        refusal: Option<Refusal>,
-        /// Statement and signature (hexadecimal digits), at the end.
-        result: Option<(String, String)>,
-    },
-}
-
 /// Documents that are offered to change whom the host believes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,106 +81,6 @@ pub struct Offer {
     pub root: Option<Digest>,
     /// A revocation list.
     pub revocation: Option<Digest>,
-}
-
-/// What a manager says of an order row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Columns {
-    /// The order document.
-    pub digest: Digest,
-    /// The release document.
-    pub release: Option<Digest>,
-    /// The approval document.
-    pub approval: Option<Digest>,
-    /// The activation document.
-    pub activation: Option<Digest>,
-    /// Where documents and files are.
-    pub uri: String,
-    /// Longest duration of a run, seconds.
-    pub lifetime: u32,
-}
-
-/// One order row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Order {
-    /// What the manager said.
-    pub columns: Columns,
-    /// The highest run index used.
-    pub last_run: u32,
-    /// How many runs were started.
-    pub attempts: u32,
-    /// Its runs.
-    pub runs: BTreeMap<u32, Run>,
-}
-
-impl Order {
-    /// The run that is under way, if any.
-    pub fn under_way(&self) -> Option<(u32, &Run)> {
-        self.runs.iter().find(|(_, run)| !run.state.is_final()).map(|(index, run)| (*index, run))
-    }
-
-    /// The newest run.
-    pub fn newest(&self) -> Option<&Run> {
-        self.runs.last_key_value().map(|(_, run)| run)
-    }
-}
-
-/// One run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Run {
-    /// Where it is.
-    pub state: RunState,
-    /// 0 to 100.
-    pub percent: u8,
-    /// What it is doing.
-    pub phase: String,
-    /// What the activation said; `None` before it was verified.
-    pub action: Option<Action>,
-    /// Exit status of the package manager.
-    pub exit: Option<i32>,
-    /// Last error.
-    pub error: String,
-    /// Counted from 1.
-    pub attempt: u32,
-    /// Whether the host asks for a reboot.
-    pub reboot: Reboot,
-    /// Package list before.
-    pub before: Option<Digest>,
-    /// Package list after.
-    pub after: Option<Digest>,
-    /// Why it was refused.
-    pub refusal: Option<Refusal>,
-    /// Start, milliseconds since 1970.
-    pub started: i64,
-    /// End, milliseconds since 1970.
-    pub ended: Option<i64>,
-    /// Duration of the package manager's work, milliseconds.
-    pub transaction_ms: u64,
-    /// The signed statement; empty before the end.
-    pub result: String,
-    /// Its signature, hexadecimal digits; empty before the end.
-    pub signature: String,
-    /// The packages.
-    pub items: Vec<Item>,
-    /// The package manager's process, from its start until it was waited for.
-    pub process: Option<ProcessMark>,
-    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish
-    /// it.
-    #[serde(default)]
-    pub goal: Option<Goal>,
-}
-
-/// Whether a host asks for a reboot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reboot {
-    /// It does.
-    Needed,
-    /// It does not.
-    NotNeeded,
 }
 
 /// Something that happened; one line of the journal.
@@ -241,6 +101,15 @@ pub enum Event {
         run: u32,
         /// The row.
         row: Box<Run>,
+    },
+    /// A manager asked for the abort of a run.
+    AbortAsked {
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// When, milliseconds since 1970.
+        at: i64,
     },
     /// An authorisation is about to be used: entered before the package manager starts.
     Used {
@@ -342,6 +211,7 @@ impl State {
         self.take(event);
         let kept_elsewhere = match event {
             Event::Snapshot(_)
+            | Event::AbortAsked { .. }
             | Event::LedgerBegun
             | Event::Restored(_)
             | Event::Offered { .. }
@@ -363,6 +233,12 @@ impl State {
             Event::Confirmed { sequence } => self.notices.retain(|notice| notice.sequence != *sequence),
             Event::Set(change) => self.apply_set(change),
             Event::Run { order, run, row } => self.apply_run(*order, *run, row),
+            Event::AbortAsked { order, run, at } => {
+                let row = self.orders.get_mut(order).and_then(|order| order.runs.get_mut(run));
+                if let Some(row) = row.filter(|row| !row.state.is_final()) {
+                    row.abort_asked.get_or_insert(*at);
+                }
+            }
             Event::Used { activation, applied, floor } => {
                 remember(&mut self.consumed, *activation);
                 if let Some(order) = applied {
@@ -464,63 +340,6 @@ fn remember(list: &mut Vec<Digest>, digest: Digest) {
     }
 }
 
-impl Run {
-    /// A run that was just started.
-    pub fn received(attempt: u32, at: i64) -> Self {
-        Self {
-            state: RunState::Received,
-            percent: 0,
-            phase: "received".into(),
-            action: None,
-            exit: None,
-            error: String::new(),
-            attempt,
-            reboot: Reboot::NotNeeded,
-            before: None,
-            after: None,
-            refusal: None,
-            started: at,
-            ended: None,
-            transaction_ms: 0,
-            result: String::new(),
-            signature: String::new(),
-            items: Vec::new(),
-            process: None,
-            goal: None,
-        }
-    }
-
-    /// Duration so far, or in all, milliseconds.
-    pub fn duration(&self, now: i64) -> u64 {
-        u64::try_from(self.ended.unwrap_or(now) - self.started).unwrap_or(0)
-    }
-
-    /// The first word of the error is the refusal's name where there is one; kept within [`TEXT_BYTES`].
-    pub fn set_error(&mut self, text: &str) {
-        self.error = cut(text).to_owned();
-    }
-}
-
-/// The items of a transaction, all pending.
-pub fn items(transaction: &Transaction) -> Vec<Item> {
-    let text = |version: &Option<String>| version.clone().unwrap_or_default();
-    let item = |change: &patchlab_protocol::inventory::Change| Item {
-        name: change.id.name.clone(),
-        arch: change.id.arch.clone(),
-        from: text(&change.from),
-        to: text(&change.to),
-        state: ItemState::Pending,
-    };
-    transaction.changes().iter().map(item).collect()
-}
-
-/// At most [`TEXT_BYTES`] bytes of a text, one line, whole characters.
-pub fn cut(text: &str) -> &str {
-    let line = text.trim();
-    let end = (0..=line.len().min(TEXT_BYTES)).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
-    &line[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -533,6 +352,8 @@ mod tests {
             activation: None,
             uri: "http://127.0.0.1/".into(),
             lifetime: 60,
+            not_before: None,
+            not_after: None,
         }
     }
 
@@ -592,8 +413,16 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_at_whole_characters() {
-        assert_eq!(cut(" a\n"), "a");
-        assert_eq!(cut(&"ä".repeat(200)).len(), 254);
+    fn an_abort_that_was_asked_for_is_remembered_and_changes_nothing_that_ended() {
+        let mut state = State::default();
+        state.apply(&set(&[(7, 3)]));
+        state.apply(&Event::AbortAsked { order: 7, run: 3, at: 5 });
+        state.apply(&Event::AbortAsked { order: 7, run: 3, at: 6 });
+        state.apply(&Event::AbortAsked { order: 7, run: 4, at: 6 });
+        assert_eq!(state.run(7, 3).unwrap().abort_asked, Some(5));
+        let ended = Run { state: RunState::Succeeded, ..Run::received(1, 0) };
+        state.apply(&Event::Run { order: 7, run: 3, row: Box::new(ended.clone()) });
+        state.apply(&Event::AbortAsked { order: 7, run: 3, at: 9 });
+        assert_eq!(state.run(7, 3), Some(&ended));
     }
 }

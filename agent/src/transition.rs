@@ -18,16 +18,20 @@ pub struct TransitionError {
 /// When `to` may not follow `from`.
 pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
     use RunState::{
-        Aborted, Applying, Failed, Fetching, Received, Refused, RollbackFailed, RolledBack, RollingBack, Succeeded,
-        Validating, Verifying,
+        Aborted, Applying, Failed, Fetching, Preflight, Received, Refused, RollbackFailed, RolledBack, RollingBack,
+        Succeeded, Validating, Verifying, WaitingLock, WaitingWindow,
     };
     let allowed: &[RunState] = match from {
         Received => &[Fetching, Refused, Aborted],
         Fetching => &[Verifying, Refused, Aborted],
-        // Documents are verified before a file is fetched, files and the simulation after.
-        Verifying => &[Fetching, Applying, RollingBack, Refused, Aborted],
-        Applying => &[Validating, Failed, Aborted],
-        Validating => &[Succeeded, Failed, Aborted],
+        // Documents are verified before a file is fetched, files after.
+        Verifying => &[Fetching, WaitingWindow, WaitingLock, Preflight, Refused, Aborted],
+        WaitingWindow => &[WaitingLock, Preflight, Refused, Aborted],
+        WaitingLock => &[Preflight, Refused, Aborted],
+        Preflight => &[Applying, RollingBack, Refused, Aborted],
+        // Back from here only when the order says so.
+        Applying => &[Validating, RollingBack, Failed, Aborted],
+        Validating => &[Succeeded, RollingBack, Failed, Aborted],
         RollingBack => &[RolledBack, RollbackFailed, Aborted],
         Succeeded | Failed | Refused | RolledBack | RollbackFailed | Aborted => &[],
     };
@@ -36,7 +40,15 @@ pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
 
 /// Whether a run in this state may still be aborted from outside: nothing on the host was changed yet.
 pub fn abortable(state: RunState) -> bool {
-    matches!(state, RunState::Received | RunState::Fetching | RunState::Verifying)
+    matches!(
+        state,
+        RunState::Received
+            | RunState::Fetching
+            | RunState::Verifying
+            | RunState::WaitingWindow
+            | RunState::WaitingLock
+            | RunState::Preflight
+    )
 }
 
 /// Whether the package manager may have been at work in this state.
@@ -44,12 +56,22 @@ pub fn touches_packages(state: RunState) -> bool {
     matches!(state, RunState::Applying | RunState::Validating | RunState::RollingBack)
 }
 
+/// Whether the site's own programs may have prepared the host for the work in this state.
+pub fn is_prepared(state: RunState) -> bool {
+    state == RunState::Preflight || touches_packages(state)
+}
+
+/// Whether a run in this state keeps others from working.
+pub fn is_at_work(state: RunState) -> bool {
+    !state.is_final() && state != RunState::WaitingWindow
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn all() -> impl Iterator<Item = RunState> {
-        (1..=12).filter_map(RunState::from_number)
+        RunState::ALL.into_iter()
     }
 
     #[test]
@@ -75,10 +97,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_verified_run_reaches_the_package_manager() {
-        for to in [RunState::Applying, RunState::RollingBack] {
-            let sources: Vec<RunState> = all().filter(|from| next(*from, to).is_ok()).collect();
-            assert_eq!(sources, [RunState::Verifying]);
+    fn only_a_run_that_went_through_preflight_reaches_the_package_manager() {
+        let sources = |to| all().filter(|from| next(*from, to).is_ok()).collect::<Vec<_>>();
+        assert_eq!(sources(RunState::Applying), [RunState::Preflight]);
+        let ways_back = [RunState::Applying, RunState::Validating, RunState::Preflight];
+        assert_eq!(sources(RunState::RollingBack), ways_back);
+        for to in [RunState::WaitingWindow, RunState::WaitingLock, RunState::Preflight] {
+            let unverified = [RunState::Received, RunState::Fetching];
+            assert!(unverified.into_iter().all(|from| next(from, to).is_err()), "{to:?}");
         }
+    }
+
+    #[test]
+    fn a_run_that_waits_never_goes_back_and_only_one_that_waits_for_its_window_lets_others_work() {
+        for (from, to) in [(RunState::WaitingLock, RunState::WaitingWindow), (RunState::Preflight, RunState::Verifying)]
+        {
+            assert!(next(from, to).is_err());
+        }
+        let idle: Vec<RunState> = all().filter(|state| !state.is_final() && !is_at_work(*state)).collect();
+        assert_eq!(idle, [RunState::WaitingWindow]);
+        assert!(all().filter(|state| touches_packages(*state)).all(is_prepared));
     }
 }

@@ -8,16 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, fcntl_lock, flock};
-
-/// How an updater keeps a second one of its kind away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lock {
-    /// flock(2).
-    Whole,
-    /// POSIX record lock, fcntl(2).
-    Record,
-}
+use crate::lock::{self, Kind};
 
 /// One that is known.
 struct Updater {
@@ -26,7 +17,7 @@ struct Updater {
     program: &'static str,
     /// It runs by itself when one of these is there.
     enabled: &'static [&'static str],
-    lock: Option<(&'static str, Lock)>,
+    lock: Option<(&'static str, Kind)>,
 }
 
 const KNOWN: &[Updater] = &[
@@ -34,13 +25,13 @@ const KNOWN: &[Updater] = &[
         name: "apt-daily",
         program: "usr/lib/apt/apt.systemd.daily",
         enabled: &["etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer"],
-        lock: Some(("var/lib/apt/daily_lock", Lock::Whole)),
+        lock: Some(("var/lib/apt/daily_lock", Kind::Whole)),
     },
     Updater {
         name: "unattended-upgrades",
         program: "usr/bin/unattended-upgrade",
         enabled: &["etc/apt/apt.conf.d/20auto-upgrades"],
-        lock: Some(("run/unattended-upgrades.lock", Lock::Record)),
+        lock: Some(("run/unattended-upgrades.lock", Kind::Record)),
     },
     Updater {
         name: "dnf-automatic",
@@ -98,6 +89,10 @@ pub enum NotPaused {
     AtWork {
         /// Which.
         name: &'static str,
+        /// The file that it holds a lock on.
+        lock: PathBuf,
+        /// How.
+        kind: Kind,
     },
     /// Its lock cannot be taken.
     #[error("the automatic updater {name} cannot be paused: {source}")]
@@ -125,7 +120,7 @@ pub fn pause(root: &Path) -> Result<Paused, NotPaused> {
     Ok(Paused { _locks: held? })
 }
 
-fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<Held, NotPaused> {
+fn hold(name: &'static str, path: &Path, kind: Kind) -> Result<Held, NotPaused> {
     let failed = |source| NotPaused::Lock { name, source };
     let open = |options: &mut OpenOptions| options.write(true).open(path);
     let (file, made) = match open(OpenOptions::new().create_new(true)) {
@@ -135,13 +130,11 @@ fn hold(name: &'static str, path: &Path, kind: Lock) -> Result<Held, NotPaused> 
         }
         Err(error) => return Err(failed(error)),
     };
-    let taken = match kind {
-        Lock::Whole => flock(&file, FlockOperation::NonBlockingLockExclusive),
-        Lock::Record => fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive),
-    };
-    match taken {
+    match lock::try_take(&file, kind) {
         Ok(()) => Ok(Held { _file: file, made }),
-        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => Err(NotPaused::AtWork { name }),
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => {
+            Err(NotPaused::AtWork { name, lock: path.to_owned(), kind })
+        }
         Err(error) => Err(failed(error.into())),
     }
 }
@@ -171,9 +164,9 @@ mod tests {
         file(root.path(), "usr/lib/apt/apt.systemd.daily");
         file(root.path(), "var/lib/apt/daily_lock");
         let lock = root.path().join("var/lib/apt/daily_lock");
-        let works = || hold("apt-daily", &lock, Lock::Whole);
+        let works = || hold("apt-daily", &lock, Kind::Whole);
         let theirs = works().unwrap();
-        assert!(matches!(pause(root.path()), Err(NotPaused::AtWork { name: "apt-daily" })));
+        assert!(matches!(pause(root.path()), Err(NotPaused::AtWork { name: "apt-daily", .. })));
         drop(theirs);
         let paused = pause(root.path()).unwrap();
         assert!(matches!(works(), Err(NotPaused::AtWork { .. })));

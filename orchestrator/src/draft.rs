@@ -17,7 +17,7 @@ use std::{
 
 use patchlab_check::step::PackageName;
 use patchlab_lab::{ArtifactStore, scenario::Scenario};
-use patchlab_protocol::document::{Class, Kind, PackageFile, ProductionCheck, Severity};
+use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RollbackFiles, Severity};
 
 pub use error::DraftError;
 pub use transaction::{Installation, Transaction};
@@ -171,6 +171,8 @@ fn written(request: &Request, title: String, change: Change, production: Vec<Pro
         supersedes: Vec::new(),
         rollback: None,
         not_after: None,
+        on_failure: OnFailure::default(),
+        rollback_files: RollbackFiles::default(),
         production,
         change: vec![change],
     }

@@ -16,8 +16,8 @@ use axum::{Router, extract, routing::get};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Role, SigningKey,
     document::{
-        Action, Activation, Approval, BaselineProof, Class, Kind, Order, Origin, PackageFile, Proof, Release, Rollback,
-        RollbackClass, Root, RootKey, RunState, Scheme, Severity, TestResult,
+        Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof,
+        Release, Rollback, RollbackClass, RollbackFiles, Root, RootKey, RunState, Scheme, Severity, TestResult,
     },
     enrolment::{Enrolment, Packages, PinnedRoot, SnmpUser},
     mib,
@@ -240,6 +240,8 @@ impl World {
             supersedes: vec![],
             rollback: RollbackClass::Proven,
             not_after: None,
+            on_failure: OnFailure::Leave,
+            rollback_files: RollbackFiles::WhenNeeded,
         };
         let digest = self.publish(order, Role::Drafter)?;
         let baseline = BaselineProof {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role,
-    document::{Action, Activation, Approval, Class, Order, Release, Root, TestResult},
+    document::{Action, Activation, Approval, Class, OnFailure, Order, Release, Root, TestResult},
     envelope::{Predicate, Statement},
     limits,
 };
@@ -57,6 +57,7 @@ pub struct Authorized {
     activation: Digest,
     release: Option<Release>,
     newest: Timestamp,
+    opens: Timestamp,
 }
 
 impl Authorized {
@@ -80,9 +81,48 @@ impl Authorized {
     pub fn release(&self) -> Option<&Release> {
         self.release.as_ref()
     }
+    /// What the host may do by itself when the action fails. That it may walk back is permitted by the activation for apply
+    /// of an order that says so, which was released and approved with those words in it; by nothing else.
+    pub fn on_failure(&self) -> OnFailure {
+        match self.action {
+            Action::Apply => self.order.on_failure,
+            Action::Rollback => OnFailure::Leave,
+        }
+    }
     /// The newest signed time in the documents: the new time floor.
     pub fn newest_time(&self) -> Timestamp {
         self.newest
+    }
+}
+
+/// What will be permitted when its window opens, if nothing changes until then: enough to fetch and to verify, never to
+/// act. Only [`foresee`] makes one.
+#[derive(Debug, Clone)]
+pub struct Foreseen {
+    authorized: Authorized,
+    opens: Timestamp,
+}
+
+impl Foreseen {
+    /// The order.
+    pub fn order(&self) -> &Order {
+        self.authorized.order()
+    }
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.authorized.digest()
+    }
+    /// What will be allowed.
+    pub fn action(&self) -> Action {
+        self.authorized.action()
+    }
+    /// The release, for apply.
+    pub fn release(&self) -> Option<&Release> {
+        self.authorized.release()
+    }
+    /// The moment from which on [`authorize`] may say yes.
+    pub fn opens(&self) -> Timestamp {
+        self.opens
     }
 }
 
@@ -93,6 +133,40 @@ pub fn authorize(
     documents: &Documents<'_>,
     ledger: &Ledger,
     now: Timestamp,
+) -> Result<Authorized, Refused> {
+    decide(root, identity, documents, ledger, now, |_| now)
+}
+
+/// Decides what [`authorize`] would say at the moment at which the activation begins to count, or at `not_before` if
+/// that is later; it binds apply only. What the clock says is still judged by `now`.
+///
+/// # Errors
+/// As [`authorize`] would refuse at that moment.
+pub fn foresee(
+    root: &Root,
+    identity: &Identity<'_>,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    now: Timestamp,
+    not_before: Option<Timestamp>,
+) -> Result<Foreseen, Refused> {
+    let opens = |action: Action, activated: Timestamp| match action {
+        Action::Apply => not_before.map_or(activated, |row| row.max(activated)),
+        Action::Rollback => activated,
+    };
+    let at = |activation: &Activation| now.max(opens(activation.action, activation.not_before));
+    let authorized = decide(root, identity, documents, ledger, now, at)?;
+    Ok(Foreseen { opens: opens(authorized.action, authorized.opens), authorized })
+}
+
+/// Decides about the moment that `at` names; whether the clock is right is judged by `now`.
+fn decide(
+    root: &Root,
+    identity: &Identity<'_>,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    now: Timestamp,
+    at: impl Fn(&Activation) -> Timestamp,
 ) -> Result<Authorized, Refused> {
     let order_digest = documents.order.digest();
     let order: Order = read(documents.order, "order", Refusal::BadSignature)?.predicate;
@@ -112,13 +186,14 @@ pub fn authorize(
     authentic(root, documents, envelope, &activation, &order)?;
     not_revoked(documents, ledger, activation.action)?;
     addressed(identity, &activation, &order)?;
-    in_time(ledger, &activation, activation_digest, now)?;
+    let at = at(&activation);
+    in_time(ledger, &activation, activation_digest, now, at)?;
     let mut newest = activation.at;
     let release = match activation.action {
         Action::Rollback => None,
         Action::Apply => {
-            let (release, at) = authorize_apply(root, documents, &order, order_digest, &activation, ledger, now)?;
-            newest = newest.max(at);
+            let (release, signed_at) = authorize_apply(root, documents, &order, order_digest, &activation, ledger, at)?;
+            newest = newest.max(signed_at);
             // Signed after now: the clock was turned back, or the signer's is ahead. Either way now is not known.
             if newest > now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX) {
                 let reason = format!("the clock says {now}, a document was signed at {newest}: set the clock");
@@ -134,6 +209,7 @@ pub fn authorize(
         activation: activation_digest,
         release,
         newest,
+        opens: activation.not_before,
     })
 }
 
@@ -191,8 +267,14 @@ fn addressed(identity: &Identity<'_>, activation: &Activation, order: &Order) ->
     Ok(())
 }
 
-/// The activation is unused and valid now.
-fn in_time(ledger: &Ledger, activation: &Activation, digest: Digest, now: Timestamp) -> Result<(), Refused> {
+/// The activation is unused, and valid at the moment it is asked for.
+fn in_time(
+    ledger: &Ledger,
+    activation: &Activation,
+    digest: Digest,
+    now: Timestamp,
+    at: Timestamp,
+) -> Result<(), Refused> {
     if ledger.consumed.contains(&digest) {
         return Err(Refused::new(Refusal::Consumed, format!("activation {} was used before", digest.short())));
     }
@@ -203,10 +285,11 @@ fn in_time(ledger: &Ledger, activation: &Activation, digest: Digest, now: Timest
             format!("the clock says {now}, before the newest signed time seen"),
         ));
     }
-    if now < activation.not_before || now > activation.not_after {
+    if at < activation.not_before || at > activation.not_after {
+        let when = if at == now { format!("now is {now}") } else { format!("the window opens at {at}") };
         return Err(Refused::new(
             Refusal::Expired,
-            format!("the activation is valid from {} to {}, now is {now}", activation.not_before, activation.not_after),
+            format!("the activation is valid from {} to {}, {when}", activation.not_before, activation.not_after),
         ));
     }
     Ok(())
@@ -220,15 +303,15 @@ fn authorize_apply(
     order_digest: Digest,
     activation: &Activation,
     ledger: &Ledger,
-    now: Timestamp,
+    at: Timestamp,
 ) -> Result<(Release, Timestamp), Refused> {
-    if now > root.expires {
+    if at > root.expires {
         return Err(Refused::new(Refusal::Expired, format!("the root document expired at {}", root.expires)));
     }
     let envelope = documents
         .release
         .ok_or_else(|| Refused::new(Refusal::NotReleased, format!("no release came with order {}", order.id)))?;
-    let release: Release = released(root, envelope, order, order_digest, now)?;
+    let release: Release = released(root, envelope, order, order_digest, at)?;
 
     let approval_envelope = documents
         .approval
@@ -240,7 +323,7 @@ fn authorize_apply(
     if !signed(root, approval_envelope, Role::Approver) {
         return Err(Refused::new(Refusal::BadSignature, "the approval is not signed by a key that may approve here"));
     }
-    if now > approval.not_after {
+    if at > approval.not_after {
         return Err(Refused::new(Refusal::Expired, format!("the approval was valid until {}", approval.not_after)));
     }
     if activation.hosts.len() as u64 > u64::from(approval.hosts_at_most) {
@@ -249,7 +332,7 @@ fn authorize_apply(
             format!("approved for {} hosts, activated for {}", approval.hosts_at_most, activation.hosts.len()),
         ));
     }
-    if order.not_after.is_some_and(|end| now > end) {
+    if order.not_after.is_some_and(|end| at > end) {
         return Err(Refused::new(Refusal::Expired, format!("order {} is past its time", order.id)));
     }
     if ledger.applied.contains(&order_digest) {

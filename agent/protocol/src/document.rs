@@ -14,8 +14,11 @@ mod root;
 
 pub use activation::{Action, Activation};
 pub use approval::Approval;
-pub use order::{Class, Kind, Order, Origin, PackageFile, ProductionCheck, Replaced, RollbackClass, Severity};
+pub use order::{
+    Class, Kind, OnFailure, Order, Origin, PackageFile, ProductionCheck, Replaced, RollbackClass, RollbackFiles,
+    Severity,
+};
 pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
-pub use result::{Checks, RunResult, RunState};
+pub use result::{Cause, Checks, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};

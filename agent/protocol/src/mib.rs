@@ -54,7 +54,7 @@ pub mod order {
     pub const ACTIVATION: u32 = 7;
     /// Base URI: documents at `URI/documents/DIGEST`, files at `URI/artifacts/DIGEST`. SnmpAdminString (1..255).
     pub const URI: u32 = 8;
-    /// Longest duration of a run, seconds, Unsigned32 (1..86400).
+    /// Longest duration of a run, seconds, Unsigned32 (1..86400); counted anew when its window opens.
     pub const LIFETIME: u32 = 9;
     /// State of the newest run, `PatchlabRunState`, 0 before any.
     pub const STATE: u32 = 10;
@@ -66,6 +66,10 @@ pub mod order {
     pub const RUN_INDEX_NEXT: u32 = 13;
     /// Write a run index to start that run; reads 0. An index that was used before starts nothing and is no error.
     pub const START: u32 = 14;
+    /// No apply begins before, `PatchlabTime`; empty for none. The activation's own limits hold beside it.
+    pub const NOT_BEFORE: u32 = 15;
+    /// No apply begins after, `PatchlabTime`; empty for none.
+    pub const NOT_AFTER: u32 = 16;
 }
 
 /// `plRunTable`, indexed by (`plOrderIndex`, `plRunIndex`).

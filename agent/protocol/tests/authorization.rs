@@ -5,11 +5,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
-    Audience, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
-    authorization::{Documents, Identity, authorize, newest_signed_time},
+    Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
+    authorization::{Documents, Identity, authorize, foresee, newest_signed_time},
     document::{
-        Action, Activation, Approval, Class, Kind, Order, Proof, Release, RollbackClass, Root, RootKey, Scheme,
-        Severity, TestResult,
+        Action, Activation, Approval, Class, Kind, OnFailure, Order, Proof, Release, RollbackClass, RollbackFiles,
+        Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -55,6 +55,8 @@ fn order(id: &str) -> Order {
         supersedes: vec![],
         rollback: RollbackClass::Proven,
         not_after: None,
+        on_failure: OnFailure::Leave,
+        rollback_files: RollbackFiles::WhenNeeded,
     }
 }
 
@@ -132,7 +134,19 @@ impl World {
         self.activation = Some(Envelope::sign(document, &self.keys[key]));
     }
 
+    /// The same with another order.
+    fn set_order(&mut self, order: Order) {
+        self.order = Envelope::sign(order, &self.keys[1]);
+        self.set_release(self.order.digest(), TestResult::Passed, 2);
+        self.set_approval(|_| (), 3);
+        self.set_activation(|_| (), 4);
+    }
+
     fn decide(&self) -> Result<Action, Refusal> {
+        self.permitted().map(|authorized| authorized.action())
+    }
+
+    fn permitted(&self) -> Result<Authorized, Refusal> {
         let documents = Documents {
             order: &self.order,
             release: self.release.as_ref(),
@@ -140,8 +154,22 @@ impl World {
             activation: self.activation.as_ref(),
         };
         let identity = Identity { host: "web-1", class: &self.class };
-        authorize(&self.root, &identity, &documents, &self.ledger, self.now)
-            .map(|authorized| authorized.action())
+        authorize(&self.root, &identity, &documents, &self.ledger, self.now).map_err(|refused| refused.refusal)
+    }
+}
+
+impl World {
+    /// What is foreseen: the action and how long its window stays shut.
+    fn look_ahead(&self, not_before: Option<Timestamp>) -> Result<(Action, SignedDuration), Refusal> {
+        let documents = Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        };
+        let identity = Identity { host: "web-1", class: &self.class };
+        foresee(&self.root, &identity, &documents, &self.ledger, self.now, not_before)
+            .map(|foreseen| (foreseen.action(), self.now.duration_until(foreseen.opens())))
             .map_err(|refused| refused.refusal)
     }
 }
@@ -425,4 +453,79 @@ fn a_threshold_counts_distinct_keys() {
     approval.add_signature(&second);
     world.approval = Some(approval);
     assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn a_window_that_is_not_open_is_foreseen_and_permits_nothing_yet() {
+    let mut world = World::new();
+    world.set_activation(
+        |activation| {
+            activation.not_before = now() + hours(5);
+            activation.not_after = now() + hours(9);
+        },
+        4,
+    );
+    assert_eq!(world.look_ahead(None), Ok((Action::Apply, hours(5))));
+    assert_eq!(world.decide(), Err(Refusal::Expired), "foreseen is not permitted");
+    assert_eq!(world.look_ahead(Some(now() + hours(7))), Ok((Action::Apply, hours(7))), "the later one counts");
+    assert_eq!(world.look_ahead(Some(now() - hours(7))), Ok((Action::Apply, hours(5))));
+    assert_eq!(world.look_ahead(Some(now() + hours(10))), Err(Refusal::Expired), "it opens after the activation's end");
+    world.now = now() + hours(6);
+    assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn what_will_be_out_of_date_when_the_window_opens_is_refused_at_once() {
+    let mut world = World::new();
+    let opens_late = |activation: &mut Activation| {
+        activation.not_before = now() + hours(5);
+        activation.not_after = now() + hours(9);
+    };
+    world.set_approval(|approval| approval.not_after = now() + hours(4), 3);
+    world.set_activation(opens_late, 4);
+    assert_eq!(world.look_ahead(None), Err(Refusal::Expired), "approval");
+    let mut world = World::new();
+    world.root.expires = now() + hours(4);
+    world.set_activation(opens_late, 4);
+    assert_eq!(world.look_ahead(None), Err(Refusal::Expired), "root");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_not_made_right_by_a_window_to_come() {
+    let mut world = World::new();
+    world.set_activation(|activation| activation.not_after = now() + hours(9), 4);
+    world.ledger.time_floor = Some(now() + hours(1));
+    assert_eq!(world.look_ahead(Some(now() + hours(5))), Err(Refusal::Expired), "before the floor");
+    world.ledger.time_floor = None;
+    world.now = now() - hours(4);
+    assert_eq!(world.look_ahead(Some(now() + hours(5))), Err(Refusal::Expired), "before a signature");
+}
+
+#[test]
+fn a_rollback_is_bound_by_its_activation_and_by_no_other_window() {
+    let mut world = World::new();
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.look_ahead(Some(now() + hours(7))), Ok((Action::Rollback, -hours(1))));
+}
+
+#[test]
+fn a_host_walks_back_by_itself_only_when_the_order_it_applies_says_so() {
+    let mut world = World::new();
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave, "an order that says nothing");
+    // Where the files are is no permission to use them.
+    world.set_order(Order { rollback_files: RollbackFiles::Staged, ..order("PO-2") });
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave);
+    world.set_order(Order { on_failure: OnFailure::RollBack, ..order("PO-3") });
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::RollBack);
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.permitted().unwrap().on_failure(), OnFailure::Leave, "a way back has no way back");
+}
+
+#[test]
+fn what_an_order_says_beyond_its_first_form_changes_no_digest_of_orders_without_it() {
+    let plain = serde_json::to_value(order("PO-1")).unwrap();
+    assert!(plain.get("on_failure").is_none() && plain.get("rollback_files").is_none(), "{plain}");
+    let read: Order = serde_json::from_value(plain).unwrap();
+    assert!(!read.stages_way_back());
+    assert!(Order { on_failure: OnFailure::RollBack, ..order("PO-1") }.stages_way_back());
 }

@@ -93,6 +93,8 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("RefusalReason", REFUSAL_REASON),
             ("RunIndexNext", RUN_INDEX_NEXT),
             ("Start", START),
+            ("NotBefore", NOT_BEFORE),
+            ("NotAfter", NOT_AFTER),
         ];
         columns(ENTRY, "plOrder", &all);
     }
@@ -162,12 +164,39 @@ fn label(name: &str) -> String {
 #[test]
 fn enumerations_have_the_same_names_and_numbers() {
     let text = include_str!("../mibs/PATCHLAB-MIB.txt");
-    let states = (1..=12).filter_map(RunState::from_number).map(|state| (state.name(), state as i32));
+    let states = RunState::ALL.map(|state| (state.name(), state as i32)).into_iter();
     let refusals = Refusal::ALL.iter().map(|refusal| (refusal.name(), *refusal as i32));
     let items = ItemState::ALL.map(|state| format!("{}({})", state.name(), state as i32)).join(", ");
     assert!(text.contains(&format!("INTEGER {{ {items} }}")), "{items}");
     for (name, number) in states.chain(refusals) {
         let entry = format!("{}({number})", label(name));
         assert!(text.matches(&entry).count() >= 2, "{entry} is not in both the list and its explanation");
+    }
+}
+
+#[test]
+fn the_number_of_a_state_never_changes() {
+    // Signed results name states, and managers of other versions read their numbers.
+    let known = [
+        "received",
+        "fetching",
+        "verifying",
+        "applying",
+        "validating",
+        "rolling-back",
+        "succeeded",
+        "failed",
+        "refused",
+        "rolled-back",
+        "rollback-failed",
+        "aborted",
+        "waiting-window",
+        "waiting-lock",
+        "preflight",
+    ];
+    assert_eq!(RunState::ALL.map(RunState::name), known);
+    for (number, state) in (1..).zip(RunState::ALL) {
+        assert_eq!((RunState::from_number(number), state as i64), (Some(state), number));
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
     }
 }

@@ -29,8 +29,6 @@ use crate::{
 const QUERY_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a query may take.
 const QUERY: Duration = Duration::from_secs(120);
-/// How long apt waits for another package manager's lock, seconds.
-const LOCK_SECONDS: u32 = 120;
 
 /// dpkg and apt, on the system below a root.
 #[derive(Debug)]
@@ -88,7 +86,6 @@ APT::Install-Recommends "false";
 APT::Install-Suggests "false";
 APT::Get::AutomaticRemove "false";
 DPkg::Use-Pty "0";
-DPkg::Lock::Timeout "{LOCK_SECONDS}";
 DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
 "#
         )
@@ -218,7 +215,9 @@ impl PackageManager for Apt {
         started: &mut dyn FnMut(ProcessMark),
     ) -> Result<Committed, PackageError> {
         let begun = Instant::now();
-        let finished = process::run(&mut self.apt_get(goal, &[]), deadline, QUERY_BYTES, started)
+        // The locks were free a moment ago. Who took one since is waited for by apt itself, seconds, to the run's end.
+        let patience = format!("DPkg::Lock::Timeout={}", deadline.saturating_duration_since(begun).as_secs().max(1));
+        let finished = process::run(&mut self.apt_get(goal, &["--option", &patience]), deadline, QUERY_BYTES, started)
             .map_err(|source| PackageError::Run { program: "apt-get", source })?;
         Ok(Committed { finished, duration: begun.elapsed() })
     }
@@ -247,6 +246,11 @@ impl PackageManager for Apt {
         // A new kernel takes effect only by a reboot, and on Debian nothing else says so.
         let kernel = done.changes().iter().any(|change| change.id.name.starts_with("linux-image-"));
         if asked || kernel { Reboot::Needed } else { Reboot::NotNeeded }
+    }
+
+    /// apt and dpkg alike take the first, and whoever works without it the second.
+    fn locks(&self) -> Vec<PathBuf> {
+        ["lock-frontend", "lock"].map(|name| self.root.join("var/lib/dpkg").join(name)).to_vec()
     }
 
     fn database(&self) -> &Path {

@@ -144,6 +144,13 @@ fn plan_rollback(order: &Order, installed: &Installed) -> Result<Plan, Refused> 
     Ok(Plan { files, remove, after })
 }
 
+/// Whether everything that an order replaces is there as it was before, wholly installed, and nothing that it brought.
+pub fn is_back(order: &Order, installed: &Installed) -> bool {
+    let old = order.replaces.iter().all(|old| installed.settled.version(&replaced_id(old)) == Some(&old.version));
+    let present = present(installed);
+    old && new_files(order).all(|file| present.version(&id(file)).is_none())
+}
+
 /// Compares what the package manager would do with what was proven.
 ///
 /// For apply, a release's transactions decide; a provisional release, as in the lab, has none, and there the agent reports what it
@@ -183,7 +190,7 @@ pub fn compare(
 mod tests {
     use patchlab_protocol::{
         Digest,
-        document::{Class, Kind, Origin, RollbackClass, Severity},
+        document::{Class, Kind, OnFailure, Origin, RollbackClass, RollbackFiles, Severity},
     };
 
     use super::*;
@@ -220,6 +227,8 @@ mod tests {
             supersedes: vec![],
             rollback: RollbackClass::Proven,
             not_after: None,
+            on_failure: OnFailure::Leave,
+            rollback_files: RollbackFiles::WhenNeeded,
         }
     }
 
@@ -270,6 +279,21 @@ mod tests {
         no_way_back.replaces[0].file = None;
         let there = installed("web all 2\nlib all 1\n", "");
         assert_eq!(refusal(plan(&no_way_back, Action::Rollback, &there)), Refusal::Preflight);
+    }
+
+    #[test]
+    fn a_host_is_back_when_the_old_is_whole_and_the_new_is_gone() {
+        let back = |settled, unsettled| is_back(&order(), &installed(settled, unsettled));
+        assert!(back("web all 1\nother all 5\n", ""));
+        for (settled, unsettled) in [
+            ("web all 2\nlib all 1\n", ""),
+            ("web all 1\nlib all 1\n", ""),
+            ("web all 1\n", "lib all 1\n"),
+            ("", "web all 1\n"),
+            ("", ""),
+        ] {
+            assert!(!back(settled, unsettled), "{settled:?}, half-way {unsettled:?}");
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub fn sign(run: &mut Run, order: Digest, index: u32, checks: Checks, chain: &Ch
         before: run.before.unwrap_or_else(unknown),
         after: run.after.or(run.before).unwrap_or_else(unknown),
         checks,
+        cause: run.failure.as_ref().map(|failure| failure.cause),
         previous: chain.previous,
         audit: chain.audit,
     };
@@ -62,10 +63,11 @@ pub fn sign(run: &mut Run, order: Digest, index: u32, checks: Checks, chain: &Ch
 mod tests {
     use patchlab_protocol::{
         Refusal,
-        document::{Action, RunState},
+        document::{Action, Cause, RunState},
     };
 
     use super::*;
+    use crate::state::Failure;
 
     #[test]
     fn the_largest_result_fits_and_its_signature_verifies() {
@@ -74,6 +76,7 @@ mod tests {
         run.action = Some(Action::Rollback);
         run.state = RunState::RollbackFailed;
         run.refusal = Some(Refusal::TransactionDiffers);
+        run.failure = Some(Failure { cause: Cause::Interrupted, reason: "x".repeat(1000) });
         run.ended = Some(i64::from(u32::MAX) * 1000 + 1);
         let digest = Digest::of("x");
         let host = "h".repeat(limits::HOST_NAME_BYTES);

@@ -20,7 +20,7 @@ use crate::{
     catalog::Catalog,
     packages::{PackageError, PackageManager},
     profile::Week,
-    record::{Record, Undecided},
+    record::{AbortError, Record, Undecided},
     run::now,
     state::Event,
 };
@@ -246,9 +246,14 @@ impl Binding {
             }
         }
         for (order, run) in aborts {
-            // Too late since it was admitted: the run goes on, and the manager sees that in its state.
-            if let Err(state) = self.record.abort(order, run) {
-                tracing::info!(order, run, ?state, "an abort came too late");
+            match self.record.abort(order, run, now()) {
+                Ok(()) => {}
+                // Since it was admitted: the run goes on, and the manager sees that in its state.
+                Err(error @ AbortError::TooLate(_)) => tracing::info!(order, run, %error, "an abort came too late"),
+                Err(AbortError::Record(error)) => {
+                    tracing::error!(order, run, %error, "an abort could not be journaled");
+                    return Err(SetCommitError::Failed);
+                }
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! What every object reads as, from the state. Pure.
 
 use async_snmp::{Oid, OidTable, Value};
-use jiff::{Timestamp, tz::TimeZone};
 use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
 
+use super::time;
 use crate::{
     catalog::Catalog,
     profile::{Hour, Week},
@@ -146,7 +146,7 @@ fn trust(values: &mut Values, state: &State, facts: &Facts) {
     scalar(column::REVOCATION_VERSION, Value::Gauge32(state.revocation.map_or(0, |list| list.version)));
     scalar(column::REVOCATION_DIGEST, digest(state.revocation.map(|list| list.digest).as_ref()));
     if let Some(floor) = state.time_floor {
-        scalar(column::TIME_FLOOR, Value::OctetString(date_and_time(floor).into()));
+        scalar(column::TIME_FLOOR, Value::OctetString(time::octets(floor).into()));
     }
     let offer = state.offer.as_ref();
     scalar(column::OFFER_URI, text(&state.offer_uri));
@@ -155,16 +155,6 @@ fn trust(values: &mut Values, state: &State, facts: &Facts) {
     let refused = state.offer_refused.as_ref();
     scalar(column::OFFER_REFUSAL, refusal(refused.map(|(refusal, _)| *refusal)));
     scalar(column::OFFER_REASON, text(refused.map_or("", |(_, reason)| reason)));
-}
-
-/// `DateAndTime` of RFC 2579, in UTC.
-fn date_and_time(at: Timestamp) -> Vec<u8> {
-    let utc = at.to_zoned(TimeZone::UTC);
-    let small = |number: i8| u8::try_from(number).unwrap_or(0);
-    let year = u16::try_from(utc.year()).unwrap_or(0).to_be_bytes();
-    let tenths = u8::try_from(utc.millisecond() / 100).unwrap_or(0);
-    let day = [utc.month(), utc.day(), utc.hour(), utc.minute(), utc.second()].map(small);
-    [&year[..], &day, &[tenths, b'+', 0, 0]].concat()
 }
 
 fn order_row(values: &mut Values, index: u32, order: &Order) {
@@ -185,6 +175,8 @@ fn order_row(values: &mut Values, index: u32, order: &Order) {
     cell(column::REFUSAL_REASON, text(reason));
     cell(column::RUN_INDEX_NEXT, Value::Gauge32(order.last_run.saturating_add(1)));
     cell(column::START, Value::Gauge32(0));
+    cell(column::NOT_BEFORE, Value::OctetString(time::optional(order.columns.not_before).into()));
+    cell(column::NOT_AFTER, Value::OctetString(time::optional(order.columns.not_after).into()));
 }
 
 fn run_row(values: &mut Values, index: [u32; 2], run: &Run, now: i64) {

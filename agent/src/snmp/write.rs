@@ -8,8 +8,10 @@
 use std::collections::BTreeMap;
 
 use async_snmp::{Oid, SetTestError, Value};
+use jiff::Timestamp;
 use patchlab_protocol::{Digest, mib};
 
+use super::time;
 use crate::{
     state::{Change, Columns, ORDERS, Offer, State},
     transition,
@@ -67,6 +69,10 @@ pub enum Cell {
     Lifetime(u32),
     /// A run index.
     Start(u32),
+    /// No apply begins before.
+    NotBefore(Option<Timestamp>),
+    /// No apply begins after.
+    NotAfter(Option<Timestamp>),
 }
 
 /// Reads one variable binding: is there such an object, is it writable, is the value of its type and range.
@@ -150,6 +156,8 @@ fn order_cell(column: u32, value: &Value) -> Result<Cell, SetTestError> {
             seconds @ 1..=86_400 => Cell::Lifetime(seconds),
             _ => return Err(SetTestError::WrongValue),
         },
+        order::NOT_BEFORE => Cell::NotBefore(optional_time(value)?),
+        order::NOT_AFTER => Cell::NotAfter(optional_time(value)?),
         order::START => match number(value)? {
             0 => return Err(SetTestError::WrongValue),
             run => Cell::Start(run),
@@ -183,6 +191,14 @@ fn optional_digest(value: &Value) -> Result<Option<Digest>, SetTestError> {
     match octets(value)? {
         [] => Ok(None),
         bytes => Digest::from_bytes(bytes).map(Some).ok_or(SetTestError::WrongLength),
+    }
+}
+
+fn optional_time(value: &Value) -> Result<Option<Timestamp>, SetTestError> {
+    match octets(value)? {
+        [] => Ok(None),
+        bytes if !matches!(bytes.len(), 8 | 11) => Err(SetTestError::WrongLength),
+        bytes => time::read(bytes).map(Some).ok_or(SetTestError::WrongValue),
     }
 }
 
@@ -242,6 +258,7 @@ fn build(row: Option<&Columns>, cells: &[&Cell]) -> Option<Columns> {
     let mut uri = row.map(|row| row.uri.clone());
     let mut optional = row.map_or([None; 3], |row| [row.release, row.approval, row.activation]);
     let mut lifetime = row.map_or(LIFETIME, |row| row.lifetime);
+    let [mut not_before, mut not_after] = row.map_or([None; 2], |row| [row.not_before, row.not_after]);
     for cell in cells {
         match cell {
             Cell::Digest(value) => digest = Some(*value),
@@ -250,11 +267,13 @@ fn build(row: Option<&Columns>, cells: &[&Cell]) -> Option<Columns> {
             Cell::Approval(value) => optional[1] = *value,
             Cell::Activation(value) => optional[2] = *value,
             Cell::Lifetime(value) => lifetime = *value,
+            Cell::NotBefore(value) => not_before = *value,
+            Cell::NotAfter(value) => not_after = *value,
             Cell::Create | Cell::AsIs | Cell::Destroy | Cell::Start(_) => {}
         }
     }
     let [release, approval, activation] = optional;
-    Some(Columns { digest: digest?, release, approval, activation, uri: uri?, lifetime })
+    Some(Columns { digest: digest?, release, approval, activation, uri: uri?, lifetime, not_before, not_after })
 }
 
 /// A SET that cannot be done as a whole.

@@ -9,7 +9,7 @@ use std::{
 
 use patchlab_protocol::{
     Digest, Envelope, Role,
-    document::{Action, PackageFile, ProductionCheck, Replaced, RunState},
+    document::{Action, Cause, OnFailure, PackageFile, ProductionCheck, Replaced, RunState},
     mib,
 };
 
@@ -73,10 +73,15 @@ impl World {
     }
 
     fn tell(&mut self, check: Option<&str>) -> Told {
+        self.tell_with(check, OnFailure::Leave)
+    }
+
+    fn tell_with(&mut self, check: Option<&str>, on_failure: OnFailure) -> Told {
         self.row += 1;
         let (host, authority) = (&self.host, &self.host.authority);
         let id = format!("PO-{}", self.row);
         let (mut order, _) = authority.order(&id, &host.class, vec![self.new.clone()], vec![self.old.clone()]);
+        order.on_failure = on_failure;
         if let Some(command) = check {
             let step = serde_json::from_value(serde_json::json!({"name": "s", "run": command})).unwrap();
             order.production = vec![ProductionCheck { scenario: "x".into(), step }];
@@ -118,6 +123,11 @@ impl World {
 
     /// Kills and starts again; the run must then be ended and dpkg content.
     fn kill(&mut self, told: &Told, killed: Killed, what: &str) -> String {
+        self.kill_to(told, killed, RunState::Aborted, what)
+    }
+
+    /// As [`Self::kill`], with the state in which the run must end.
+    fn kill_to(&mut self, told: &Told, killed: Killed, ends: RunState, what: &str) -> String {
         let mut status = self.host.agent();
         status.args(["status", "--json", "--config"]).arg(self.host.path("id/agent.toml"));
         let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
@@ -128,7 +138,7 @@ impl World {
             run(Command::new("kill").args(["-KILL", "--", &format!("-{group}")]));
         }
         self.host.start();
-        assert_eq!(self.wait(told), RunState::Aborted, "{what}");
+        assert_eq!(self.wait(told), ends, "{what}: {}", self.host.log());
         assert_eq!(self.host.audit(), "", "{what}:\n{}", self.host.log());
         let packages = self.host.packages();
         assert!(["installed web 1\n", "installed web 2\n"].contains(&&*packages), "{what}: {packages}");
@@ -186,6 +196,35 @@ fn a_rollback_that_is_killed_in_any_maintainer_script_ends_whole_and_can_be_walk
             world.wait_until_it_hangs(point);
             world.kill(&told, killed, &what);
             world.back(&mut told, &what);
+        }
+    }
+}
+
+#[test]
+fn an_order_that_is_to_be_rolled_back_on_failure_is_walked_back_wherever_it_is_killed() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new();
+    let only_with_the_old = format!("grep -q 1 {}", world.host.path("root/usr/share/web/version").display());
+    for killed in [Killed::Agent, Killed::Everything] {
+        for point in ["1.prerm", "2.preinst", "1.postrm", "2.postinst"] {
+            let what = format!("apply to be rolled back, {killed:?} killed in {point}");
+            let mut told = world.tell_with(None, OnFailure::RollBack);
+            world.hang_at(point);
+            world.start(&mut told, Action::Apply);
+            world.wait_until_it_hangs(point);
+            assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), "installed web 1\n", "{what}");
+            assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Interrupted), "{what}");
+        }
+        for point in ["2.prerm", "1.preinst", "2.postrm", "1.postinst"] {
+            let what = format!("way back by itself, {killed:?} killed in {point}");
+            let mut told = world.tell_with(Some(&only_with_the_old), OnFailure::RollBack);
+            world.hang_at(point);
+            world.start(&mut told, Action::Apply);
+            world.wait_until_it_hangs(point);
+            assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), "installed web 1\n", "{what}");
+            assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Checks), "{what}");
         }
     }
 }

@@ -21,3 +21,5 @@ mod refusals;
 mod restart;
 mod runs;
 mod trust;
+mod waiting;
+mod way_back;

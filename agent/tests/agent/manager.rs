@@ -117,12 +117,35 @@ impl Manager {
         self.set(&[(oid(mib::order::ENTRY, &[mib::order::START, row]), 'u', run.to_string())])
     }
 
+    /// State of a run.
+    pub fn state(&self, row: u32, run: u32) -> RunState {
+        let number = self.number(&self.run_cell(mib::run::STATE, row, run));
+        RunState::from_number(number).unwrap_or_else(|| panic!("state {number}"))
+    }
+
+    /// Polls a run until it is in a state that does not last; says what it is doing there.
+    pub fn wait_until(&self, row: u32, run: u32, wanted: RunState) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.state(row, run);
+            if state == wanted {
+                return self.text(&self.run_cell(mib::run::PHASE, row, run));
+            }
+            assert!(!state.is_final(), "run {row}.{run} ended as {}, and never was {}", state.name(), wanted.name());
+            assert!(Instant::now() < deadline, "run {row}.{run} is {}, not {}", state.name(), wanted.name());
+        }
+    }
+
+    /// Aborts a run.
+    pub fn abort(&self, row: u32, run: u32) {
+        self.set(&[(self.run_cell(mib::run::ABORT, row, run), 'u', "1".into())]).unwrap();
+    }
+
     /// Polls a run until it ends.
     pub fn wait(&self, row: u32, run: u32) -> RunState {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
-            let number = self.number(&self.run_cell(mib::run::STATE, row, run));
-            let state = RunState::from_number(number).unwrap_or_else(|| panic!("state {number}"));
+            let state = self.state(row, run);
             if state.is_final() {
                 return state;
             }

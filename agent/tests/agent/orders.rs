@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Role, SigningKey,
     document::{
-        Action, Activation, Approval, BaselineProof, Class, Kind, Order, PackageFile, Proof, Release, Replaced,
-        Rollback, RollbackClass, Root, RootKey, Scheme, Severity, TestResult,
+        Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, PackageFile, Proof, Release,
+        Replaced, Rollback, RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -65,6 +65,8 @@ impl Authority {
             supersedes: vec![],
             rollback: RollbackClass::Proven,
             not_after: None,
+            on_failure: OnFailure::Leave,
+            rollback_files: RollbackFiles::WhenNeeded,
         };
         let envelope = Envelope::sign(order.clone(), &self.keys[&Role::Drafter]);
         (order, envelope)
@@ -111,6 +113,19 @@ impl Authority {
 
     /// An activation for `host`, signed as `role`; `wave` only makes it another document.
     pub fn activation(&self, order: Digest, action: Action, host: &str, role: Role, wave: u32) -> Envelope {
+        self.activation_from(order, action, host, role, wave, hours(-1))
+    }
+
+    /// An activation that does not count before `not_before`.
+    pub fn activation_from(
+        &self,
+        order: Digest,
+        action: Action,
+        host: &str,
+        role: Role,
+        wave: u32,
+        not_before: Timestamp,
+    ) -> Envelope {
         let activation = Activation {
             order,
             action,
@@ -118,7 +133,7 @@ impl Authority {
             wave,
             hosts: vec![host.into()],
             at: hours(-1),
-            not_before: hours(-1),
+            not_before,
             not_after: hours(1),
         };
         Envelope::sign(activation, &self.keys[&role])

@@ -70,7 +70,7 @@ fn a_held_package_and_a_package_that_does_not_fit_are_refused_and_nothing_is_use
 }
 
 #[test]
-fn an_automatic_updater_at_work_is_named_and_one_at_rest_is_paused_for_the_run() {
+fn an_automatic_updater_at_work_is_named_and_waited_for_and_paused_for_the_run() {
     if missing() {
         return;
     }
@@ -86,11 +86,11 @@ fn an_automatic_updater_at_work_is_named_and_one_at_rest_is_paused_for_the_run()
     let daily = File::create(&lock).unwrap();
     let take = || flock(&daily, FlockOperation::NonBlockingLockExclusive);
     take().unwrap();
-    let reason = refused(&host, &manager, 1);
-    assert!(reason.contains("apt-daily is at work"), "{reason}");
+    manager.start(1, 1).unwrap();
+    let phase = manager.wait_until(1, 1, RunState::WaitingLock);
+    assert!(phase.contains("apt-daily is at work"), "{phase}");
+    assert_eq!(host.packages(), "installed web 1\n");
     flock(&daily, FlockOperation::Unlock).unwrap();
-
-    manager.start(1, 2).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !host.path("root/begun").exists() {
         assert!(Instant::now() < deadline, "dpkg does not come to its script:\n{}", host.log());
@@ -98,7 +98,7 @@ fn an_automatic_updater_at_work_is_named_and_one_at_rest_is_paused_for_the_run()
     }
     assert_eq!(take(), Err(rustix::io::Errno::WOULDBLOCK), "the updater is not paused");
     fs::write(host.path("root/gate"), "go\n").unwrap();
-    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "{}", host.log());
+    assert_eq!(manager.wait(1, 1), RunState::Succeeded, "{}", host.log());
     let deadline = Instant::now() + Duration::from_secs(20);
     while take().is_err() {
         assert!(Instant::now() < deadline, "the updater stays paused");

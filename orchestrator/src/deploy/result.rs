@@ -124,6 +124,7 @@ mod tests {
             before: Digest::of("a"),
             after: Digest::of("b"),
             checks: Checks::default(),
+            cause: None,
             previous,
             audit: None,
         };

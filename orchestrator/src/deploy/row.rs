@@ -365,7 +365,8 @@ pub async fn items(manager: &dyn Manager, row: u32, run: u32) -> Result<Vec<Item
 }
 
 /// Pushes an order row, starts a run and follows it to its end. May be repeated with the same run index: it then follows the
-/// run that is there. A host that is silent for a while is asked again until the run's lifetime and more has passed.
+/// run that is there. A host that is silent for a while is asked again until the run's lifetime and more has passed, counted
+/// anew as long as the run waits for its window.
 pub async fn push_and_run(
     manager: &dyn Manager,
     row: &Row,
@@ -373,7 +374,7 @@ pub async fn push_and_run(
     observer: &mut dyn Observer,
 ) -> Result<RunReport, DeployError> {
     let began = tokio::time::Instant::now();
-    let until = began + row.lifetime + GRACE;
+    let mut until = began + row.lifetime + GRACE;
     loop {
         match begin(manager, row, run).await {
             Ok(()) => break,
@@ -400,6 +401,10 @@ pub async fn push_and_run(
             heard = true;
             if last.as_ref() != Some(&found) {
                 observer.moved(&found);
+            }
+            // What it waits for its window is not part of its lifetime, and ends with the activation.
+            if found.state == RunState::WaitingWindow {
+                until = tokio::time::Instant::now() + row.lifetime + GRACE;
             }
             if found.state.is_final() {
                 match report(manager, row.index, run).await {

@@ -4,7 +4,7 @@ use jiff::ToSpan as _;
 use patchlab_lab::report::SCHEMA;
 use patchlab_protocol::{
     Audience, SigningKey,
-    document::{Action, Activation, Kind, Origin, PackageFile, RootKey, Scheme, Severity},
+    document::{Action, Activation, Kind, OnFailure, Origin, PackageFile, RollbackFiles, RootKey, Scheme, Severity},
 };
 use rstest::rstest;
 
@@ -69,6 +69,8 @@ pub(crate) fn order() -> Order {
         supersedes: vec![],
         rollback: RollbackClass::Proven,
         not_after: None,
+        on_failure: OnFailure::Leave,
+        rollback_files: RollbackFiles::WhenNeeded,
     }
 }
 

@@ -369,6 +369,7 @@ mod tests {
         }
         assert_eq!(kind(Action::Apply, RunState::Aborted, None), "lab");
         assert_eq!(kind(Action::Apply, RunState::Failed, None), "ok", "the change is on; the scenarios judge");
+        assert_eq!(kind(Action::Apply, RunState::RolledBack, None), "failed", "it walked back by itself");
         assert_eq!(kind(Action::Rollback, RunState::RollbackFailed, None), "failed");
         assert_eq!(kind(Action::Rollback, RunState::Refused, Some(VersionsDiffer)), "lab");
     }

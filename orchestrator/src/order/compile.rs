@@ -12,7 +12,7 @@ use patchlab_check::{
 };
 use patchlab_lab::{ArtifactError, ArtifactStore};
 use patchlab_protocol::{
-    document::{Class, Order, PackageFile, Replaced, RollbackClass},
+    document::{Class, OnFailure, Order, PackageFile, Replaced, RollbackClass},
     limits,
 };
 
@@ -199,6 +199,14 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
     {
         return wrong("rollback", "a replaced package has no file that brings it back: the way back cannot be proven");
     }
+    let class_of_way_back = written.rollback.unwrap_or(found);
+    let by_files = matches!(class_of_way_back, RollbackClass::Proven | RollbackClass::ProvenAfterWrites);
+    if written.on_failure == OnFailure::RollBack && !by_files {
+        return wrong(
+            "on_failure",
+            "a host can only roll back by itself where the files that bring everything back are named",
+        );
+    }
     Ok(Order {
         id: written.id.clone(),
         title: written.title.clone(),
@@ -211,8 +219,10 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
         production: written.production.clone(),
         after: written.after.clone(),
         supersedes: written.supersedes.clone(),
-        rollback: written.rollback.unwrap_or(found),
+        rollback: class_of_way_back,
         not_after: written.not_after,
+        on_failure: written.on_failure,
+        rollback_files: written.rollback_files,
     })
 }
 

@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use patchlab_check::{Digest, written::parse};
 use patchlab_lab::ArtifactStore;
-use patchlab_protocol::document::RollbackClass;
+use patchlab_protocol::document::{OnFailure, RollbackClass, RollbackFiles};
 
 use super::*;
 
@@ -83,6 +83,22 @@ fn without_a_way_back_the_rollback_class_says_so() {
     assert_eq!(compile(&read(&lost)).unwrap().rollback, RollbackClass::Impossible);
     let claimed = format!("rollback = \"proven\"\n{lost}");
     assert!(compile(&read(&claimed)).unwrap_err().to_string().contains("the way back cannot be proven"));
+}
+
+#[test]
+fn a_host_that_is_to_roll_back_by_itself_is_told_so_in_the_signed_order_and_needs_every_file() {
+    let text = drafted();
+    let plain = compile(&read(&text)).unwrap();
+    assert_eq!((plain.on_failure, plain.rollback_files), (OnFailure::Leave, RollbackFiles::WhenNeeded));
+    let told = format!("on_failure = \"roll-back\"\nrollback_files = \"staged\"\n{text}");
+    let order = compile(&read(&told)).unwrap();
+    assert_eq!((order.on_failure, order.rollback_files), (OnFailure::RollBack, RollbackFiles::Staged));
+    assert_eq!(read(&toml::to_string(&read(&told)).unwrap()), read(&told));
+    let line = text.lines().find(|line| line.starts_with("file = ")).unwrap();
+    for bad in [told.replace(line, ""), format!("rollback = \"snapshot-only\"\n{told}")] {
+        let error = compile(&read(&bad)).unwrap_err().to_string();
+        assert!(error.starts_with("on_failure: "), "{error}");
+    }
 }
 
 #[test]

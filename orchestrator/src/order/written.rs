@@ -1,7 +1,7 @@
 //! The form of `order.toml`.
 
 use patchlab_check::{Digest, step::PackageName};
-use patchlab_protocol::document::{Kind, Origin, ProductionCheck, RollbackClass, Severity};
+use patchlab_protocol::document::{Kind, OnFailure, Origin, ProductionCheck, RollbackClass, RollbackFiles, Severity};
 use serde::{Deserialize, Serialize};
 
 /// An order as it is written. `order draft` writes the same form with every file, its digest and the versions replaced.
@@ -32,6 +32,13 @@ pub struct Written {
     /// No apply after this moment, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<jiff::Timestamp>,
+    /// What a host does by itself when the change or its production checks fail there; absent: nothing.
+    #[serde(default, skip_serializing_if = "OnFailure::is_leave")]
+    pub on_failure: OnFailure,
+    /// When the files that bring the replaced versions back come to a host; `on_failure = "roll-back"` stages them in any
+    /// case.
+    #[serde(default, skip_serializing_if = "RollbackFiles::is_when_needed")]
+    pub rollback_files: RollbackFiles,
     /// What is to change, one entry a class of hosts.
     pub change: Vec<Change>,
     /// Steps an agent repeats on the host after the change. Written by draft from the scenarios.

@@ -190,6 +190,7 @@ impl Tables {
             before: Digest::of("before"),
             after: Digest::of("after"),
             checks: Checks { passed: 1, failed: 0 },
+            cause: None,
             previous: self.head,
             audit: bytes(self.cells.get(&head)),
         };

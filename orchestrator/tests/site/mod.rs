@@ -13,7 +13,9 @@ use std::{
 
 use patchlab::place::Data;
 use patchlab_lab::{ArtifactStore, report::SCHEMA};
-use patchlab_protocol::document::{Class, Kind, Order, Origin, PackageFile, Replaced, RollbackClass, Severity};
+use patchlab_protocol::document::{
+    Class, Kind, OnFailure, Order, Origin, PackageFile, Replaced, RollbackClass, RollbackFiles, Severity,
+};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_patchlab");
@@ -207,6 +209,8 @@ pub fn order(id: &str, new: PackageFile, old: PackageFile) -> Order {
         supersedes: vec![],
         rollback: RollbackClass::Proven,
         not_after: None,
+        on_failure: OnFailure::Leave,
+        rollback_files: RollbackFiles::WhenNeeded,
     }
 }
 

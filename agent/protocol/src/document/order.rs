@@ -42,6 +42,20 @@ pub struct Order {
     /// No apply after this moment; a rollback stays possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<jiff::Timestamp>,
+    /// What the host does by itself when the change or its checks fail there.
+    #[serde(default, skip_serializing_if = "OnFailure::is_leave")]
+    pub on_failure: OnFailure,
+    /// When the files that bring the replaced versions back come to the host.
+    #[serde(default, skip_serializing_if = "RollbackFiles::is_when_needed")]
+    pub rollback_files: RollbackFiles,
+}
+
+impl Order {
+    /// Whether the way back must be on the host before the change is made: a host that rolls back by itself must not need
+    /// anybody for it.
+    pub fn stages_way_back(&self) -> bool {
+        self.rollback_files == RollbackFiles::Staged || self.on_failure == OnFailure::RollBack
+    }
 }
 
 impl Predicate for Order {
@@ -167,4 +181,40 @@ pub enum RollbackClass {
     SnapshotOnly,
     /// There is no way back.
     Impossible,
+}
+
+/// What a host does by itself when the change, or one of its production checks, fails there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Leaves it as it is, and says so: somebody decides.
+    #[default]
+    Leave,
+    /// Brings the replaced versions back, from files that were there before the change was made.
+    RollBack,
+}
+
+impl OnFailure {
+    /// Whether it says no more than an order without it.
+    pub fn is_leave(&self) -> bool {
+        *self == Self::Leave
+    }
+}
+
+/// When the files that bring the replaced versions back come to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackFiles {
+    /// When a rollback is activated.
+    #[default]
+    WhenNeeded,
+    /// Before the change is made: a rollback then needs no files from the network.
+    Staged,
+}
+
+impl RollbackFiles {
+    /// Whether it says no more than an order without it.
+    pub fn is_when_needed(&self) -> bool {
+        *self == Self::WhenNeeded
+    }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Action;
 use crate::{Digest, Refusal};
 
-/// The state of a run on a host, in the order in which it moves; the number is its value in the MIB.
+/// The state of a run on a host; the number is its value in the MIB, and stays what it is: newer states have the higher ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
@@ -13,7 +13,7 @@ pub enum RunState {
     Received = 1,
     /// Getting documents and files.
     Fetching = 2,
-    /// Checking signatures, digests, class, versions, and the package manager's simulation.
+    /// Checking signatures, digests, class and versions.
     Verifying = 3,
     /// The package manager works.
     Applying = 4,
@@ -33,10 +33,17 @@ pub enum RunState {
     RollbackFailed = 11,
     /// Ended from outside or by its lifetime, or by the agent's own end.
     Aborted = 12,
+    /// All is fetched and verified; its window is not open yet.
+    WaitingWindow = 13,
+    /// Somebody else changes packages: another run, or another program.
+    WaitingLock = 14,
+    /// Looking whether the host is in a state to be patched: power, room, updaters, and the package manager's simulation.
+    Preflight = 15,
 }
 
 impl RunState {
-    const ALL: [Self; 12] = [
+    /// Every state, in order of its number.
+    pub const ALL: [Self; 15] = [
         Self::Received,
         Self::Fetching,
         Self::Verifying,
@@ -49,11 +56,30 @@ impl RunState {
         Self::RolledBack,
         Self::RollbackFailed,
         Self::Aborted,
+        Self::WaitingWindow,
+        Self::WaitingLock,
+        Self::Preflight,
     ];
 
     /// Whether nothing follows.
     pub fn is_final(self) -> bool {
-        self as i64 >= Self::Succeeded as i64
+        match self {
+            Self::Succeeded
+            | Self::Failed
+            | Self::Refused
+            | Self::RolledBack
+            | Self::RollbackFailed
+            | Self::Aborted => true,
+            Self::Received
+            | Self::Fetching
+            | Self::Verifying
+            | Self::WaitingWindow
+            | Self::WaitingLock
+            | Self::Preflight
+            | Self::Applying
+            | Self::Validating
+            | Self::RollingBack => false,
+        }
     }
 
     /// The state of a number in the MIB.
@@ -76,6 +102,9 @@ impl RunState {
             Self::RolledBack => "rolled-back",
             Self::RollbackFailed => "rollback-failed",
             Self::Aborted => "aborted",
+            Self::WaitingWindow => "waiting-window",
+            Self::WaitingLock => "waiting-lock",
+            Self::Preflight => "preflight",
         }
     }
 }
@@ -109,6 +138,9 @@ pub struct RunResult {
     pub after: Digest,
     /// Production checks.
     pub checks: Checks,
+    /// Why the host walked back by itself, as its order told it; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// Digest of this host's previous signed result; absent for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
@@ -125,6 +157,18 @@ pub struct Checks {
     pub passed: u32,
     /// Failed.
     pub failed: u32,
+}
+
+/// Why a host walks back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The package manager failed, or did not end in time.
+    Change,
+    /// A production check failed.
+    Checks,
+    /// The agent or the host ended while the change was made or checked.
+    Interrupted,
 }
 
 /// Domain separation for result signatures.

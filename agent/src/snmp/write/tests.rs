@@ -77,6 +77,9 @@ fn values_are_checked_by_type_length_and_range() {
         (order::URI, Value::OctetString(vec![].into()), WrongLength),
         (order::URI, Value::OctetString("ftp://1.2.3.4/".into()), WrongValue),
         (order::LIFETIME, Value::Gauge32(0), WrongValue),
+        (order::NOT_BEFORE, Value::OctetString(vec![7; 9].into()), WrongLength),
+        (order::NOT_AFTER, Value::OctetString(vec![13; 8].into()), WrongValue),
+        (order::NOT_AFTER, Value::Gauge32(1), WrongType),
         (order::LIFETIME, Value::Gauge32(86_401), WrongValue),
         (order::START, Value::Gauge32(0), WrongValue),
         (order::STATE, Value::Integer(1), NotWritable),
@@ -192,4 +195,19 @@ fn an_offer_needs_a_place_and_keeps_it_for_the_next() {
     ] {
         assert_eq!(parse(&oid(mib::trust::GROUP, &[column, 0]), &value), Err(expected), "{column}");
     }
+}
+
+#[test]
+fn a_window_is_a_part_of_the_row_and_is_taken_back_by_nothing() {
+    let opens: Timestamp = "2026-12-01T02:00:00Z".parse().unwrap();
+    let cell = |value: Vec<u8>| (mib::order::NOT_BEFORE, 7, Value::OctetString(value.into()));
+    let mut state = with_row(7);
+    state.apply(&Event::Set(set(&state, &[cell(time::octets(opens))]).unwrap().unwrap()));
+    assert_eq!(state.orders[&7].columns.not_before, Some(opens));
+    assert_eq!(state.orders[&7].columns.not_after, None);
+    state.apply(&Event::Set(set(&state, &[cell(vec![])]).unwrap().unwrap()));
+    assert_eq!(state.orders[&7].columns.not_before, None);
+    let waiting = with_run(RunState::WaitingWindow);
+    let moved = set(&waiting, &[cell(time::octets(opens))]);
+    assert_eq!(moved, Err((1, SetTestError::InconsistentValue)), "the window of a run that waits for it stays");
 }

@@ -1,0 +1,131 @@
+//! Locks of others who change packages. Who holds one is named, and its end is awaited in the kernel, not asked for again
+//! and again.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+};
+
+use rustix::{
+    fs::{FlockOperation, fcntl_lock, flock},
+    io::Errno,
+    process::{Flock, FlockType, fcntl_getlk},
+};
+
+/// How a program keeps others away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// flock(2).
+    Whole,
+    /// POSIX record lock, fcntl(2).
+    Record,
+}
+
+/// Who holds a record lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Process id.
+    pub pid: i32,
+    /// The program's name; empty when it cannot be told.
+    pub program: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = if self.program.is_empty() { "a program" } else { &self.program };
+        write!(f, "{program} (process {})", self.pid)
+    }
+}
+
+/// Opens a lock's file as its owners do; `None` when there is none, and so nobody holds it.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Who holds the record lock on a file; takes nothing.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn holder(file: &File) -> io::Result<Option<Holder>> {
+    let held = fcntl_getlk(file, &Flock::from(FlockType::WriteLock))?;
+    Ok(held.map(|held| {
+        let pid = held.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
+        Holder { pid, program }
+    }))
+}
+
+/// Takes a lock if it is free.
+///
+/// # Errors
+/// [`Errno::WOULDBLOCK`] or [`Errno::ACCESS`] when somebody else holds it.
+pub fn try_take(file: &File, kind: Kind) -> Result<(), Errno> {
+    match kind {
+        Kind::Whole => flock(file, FlockOperation::NonBlockingLockExclusive),
+        Kind::Record => fcntl_lock(file, FlockOperation::NonBlockingLockExclusive),
+    }
+}
+
+/// Comes back when whoever holds the lock has let it go; it is not held then. Who no longer waits may drop this: a
+/// thread of its own sleeps in the kernel, not one of the runtime's, whose end would have to wait for it.
+///
+/// # Errors
+/// When the lock cannot be waited for.
+pub async fn freed(file: File, kind: Kind) -> io::Result<()> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("lock".into()).spawn(move || {
+        let taken = loop {
+            let taken = match kind {
+                Kind::Whole => flock(&file, FlockOperation::LockExclusive),
+                Kind::Record => fcntl_lock(&file, FlockOperation::LockExclusive),
+            };
+            if taken != Err(Errno::INTR) {
+                break taken;
+            }
+        };
+        // Whoever is told finds it free.
+        drop(file);
+        let _ = tell.send(taken);
+    })?;
+    told.await.map_err(io::Error::other)?.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_lock_is_awaited_and_a_wait_that_is_dropped_keeps_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("daily_lock");
+        assert!(open(&path).unwrap().is_none());
+        fs::write(&path, "").unwrap();
+        let opened = || open(&path).unwrap().unwrap();
+        // A record lock of one's own is in nobody's way; that of another process is looked at in the agent's tests.
+        assert_eq!(holder(&opened()).unwrap(), None);
+        let theirs = opened();
+        try_take(&theirs, Kind::Whole).unwrap();
+        assert_eq!(try_take(&opened(), Kind::Whole), Err(Errno::WOULDBLOCK));
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let wait = async |longest: u64| {
+            tokio::time::timeout(Duration::from_millis(longest), freed(opened(), Kind::Whole)).await
+        };
+        assert!(runtime.block_on(wait(50)).is_err(), "it is held");
+        drop(theirs);
+        runtime.block_on(wait(20_000)).unwrap().unwrap();
+        // The dropped wait came to its end too, or will in a moment.
+        runtime.block_on(wait(20_000)).unwrap().unwrap();
+    }
+}

@@ -1,0 +1,260 @@
+//! The first part of a run: documents and files are fetched and verified. It changes nothing, and is done before the
+//! window opens.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use patchlab_protocol::{
+    Authorized, Digest, Envelope, Refusal, Refused,
+    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time},
+    document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
+};
+
+use super::{
+    attempt::{Attempt, Stop, blocking, unfit},
+    plan::{Plan, plan},
+};
+use crate::{
+    fetch::{FetchError, Place},
+    journal::replace,
+    packages::{Goal, Installed},
+    record::RecordError,
+    state::{Event, State},
+};
+
+/// The documents of a run, as fetched.
+pub struct Fetched {
+    order: Envelope,
+    release: Option<Envelope>,
+    approval: Option<Envelope>,
+    activation: Option<Envelope>,
+}
+
+impl Fetched {
+    fn documents(&self) -> Documents<'_> {
+        Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        }
+    }
+}
+
+/// What is fetched and verified.
+pub struct Ready {
+    /// The documents.
+    pub fetched: Fetched,
+    /// What they will permit, and from when on.
+    pub foreseen: Foreseen,
+    /// What is to be done.
+    pub plan: Plan,
+    /// With the files in their places.
+    pub goal: Goal,
+    /// What the files take when they are unpacked, bytes.
+    pub unpacked: u64,
+}
+
+impl Attempt<'_> {
+    /// Fetches and verifies.
+    ///
+    /// # Errors
+    /// When the host must refuse.
+    pub async fn make_ready(&self) -> Result<Ready, Stop> {
+        let installed = self.installed().await.map_err(unfit)?;
+        self.change(|run| run.before = Some(installed.settled.digest()))?;
+        self.progress(RunState::Fetching, 2, "documents")?;
+        let place = Place::new(&self.columns.uri).map_err(unfit)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.folder)
+            .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
+        let columns = self.columns;
+        let order = match self.engine.staged.order(&columns.digest) {
+            Some(staged) => staged,
+            None => place
+                .document_into(self.folder, &columns.digest)
+                .await
+                .map_err(|error| document_refusal("order", &error))?,
+        };
+        let activation = self.optional(&place, "activation", columns.activation).await?;
+        let [release, approval] = match activation.as_ref().and_then(|it| it.statement::<Activation>().ok()) {
+            // The way back needs no more, and should not fail for want of it.
+            Some(statement) if statement.predicate.action == Action::Rollback => [None, None],
+            _ => [
+                self.optional(&place, "release", columns.release).await?,
+                self.optional(&place, "approval", columns.approval).await?,
+            ],
+        };
+        self.progress(RunState::Verifying, 6, "signatures")?;
+        let fetched = Fetched { order, release, approval, activation };
+        self.see_time(&fetched)?;
+        let foreseen = self.foresee(&fetched)?;
+        self.change(|run| run.action = Some(foreseen.action()))?;
+        let plan = self.plan(foreseen.order(), foreseen.action(), &installed)?;
+
+        self.progress(RunState::Fetching, 10, "files")?;
+        let (install, unpacked) = self.files(&place, &plan, &foreseen.digest()).await?;
+        if foreseen.action() == Action::Apply && foreseen.order().stages_way_back() {
+            self.stage(&place, foreseen.order(), &fetched.order).await?;
+        }
+        let goal = Goal { install, remove: plan.remove.clone() };
+        self.progress(RunState::Verifying, 40, "files")?;
+        Ok(Ready { fetched, foreseen, plan, goal, unpacked })
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity { host: &self.engine.host, class: &self.engine.class }
+    }
+
+    fn foresee(&self, fetched: &Fetched) -> Result<Foreseen, Refused> {
+        let now = Timestamp::now();
+        let ledger = self.engine.record.read(State::ledger);
+        let (root, documents) = (self.engine.trust.root(), fetched.documents());
+        let foreseen = foresee(&root, &self.identity(), &documents, &ledger, now, self.columns.not_before)?;
+        self.in_window(foreseen.action(), now.max(foreseen.opens()))?;
+        Ok(foreseen)
+    }
+
+    /// Asks for permission now.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn authorize(&self, fetched: &Fetched, state: &State) -> Result<Authorized, Refused> {
+        let now = Timestamp::now();
+        let documents = fetched.documents();
+        let authorized = authorize(&self.engine.trust.root(), &self.identity(), &documents, &state.ledger(), now)?;
+        self.in_window(authorized.action(), now)?;
+        Ok(authorized)
+    }
+
+    /// Whether the row's own window allows an action at this moment. It binds apply only: the way back stays open.
+    fn in_window(&self, action: Action, at: Timestamp) -> Result<(), Refused> {
+        let [opens, closes] = [self.columns.not_before, self.columns.not_after];
+        let early = opens.is_some_and(|opens| at < opens);
+        let late = closes.is_some_and(|closes| at > closes);
+        if action == Action::Rollback || !(early || late) {
+            return Ok(());
+        }
+        let bound = |time: Option<Timestamp>| time.map_or("any time".to_owned(), |time| time.to_string());
+        let reason = format!("the row's window is from {} to {}, this is {at}", bound(opens), bound(closes));
+        Err(Refused::new(Refusal::OutsideWindow, reason))
+    }
+
+    /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before
+    /// it.
+    fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
+        let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
+        if self.engine.record.read(|state| state.time_floor < Some(at)) {
+            self.engine.record.enter(Event::Seen { at })?;
+        }
+        Ok(())
+    }
+
+    /// What the order means on this host as it is now.
+    ///
+    /// # Errors
+    /// When the host is not as the order needs it.
+    pub fn plan(&self, order: &Order, action: Action, installed: &Installed) -> Result<Plan, Stop> {
+        if action == Action::Apply {
+            let succeeded = self.engine.record.read(|state| state.succeeded.clone());
+            if let Some(missing) = order.after.iter().find(|digest| !succeeded.contains(digest)) {
+                return Err(unfit(format!("order {} must have succeeded here before", missing.short())));
+            }
+        }
+        if !order.production.is_empty() && self.engine.evaluate.is_none() {
+            return Err(unfit("the order has production checks, which this build of the agent cannot carry out"));
+        }
+        Ok(plan(order, action, installed)?)
+    }
+
+    /// A document that the row names. One that the server does not have is missing, as if the row did not name it.
+    async fn optional(&self, place: &Place, what: &str, digest: Option<Digest>) -> Result<Option<Envelope>, Stop> {
+        let Some(digest) = digest else { return Ok(None) };
+        match place.document_into(self.folder, &digest).await {
+            Ok(envelope) => Ok(Some(envelope)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(document_refusal(what, &error)),
+        }
+    }
+
+    /// Fetches the plan's files; with what they take when they are unpacked, bytes.
+    async fn files(&self, place: &Place, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
+        let total: u64 = plan.files.iter().map(|file| file.size).sum();
+        room_for(self.folder, total)?;
+        let mut paths = Vec::new();
+        let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
+        for file in &plan.files {
+            let mut percent = told;
+            let progress =
+                |have: u64| percent = 10 + u8::try_from((before + have) * 30 / total.max(1)).unwrap_or(30).min(30);
+            let path = match self.engine.staged.file(order, file) {
+                Some(staged) => staged,
+                None => place.package(file, self.folder, progress).await.map_err(unfit)?,
+            };
+            if percent > told {
+                told = percent;
+                self.change(|run| run.percent = percent)?;
+            }
+            unpacked = unpacked.saturating_add(self.identify(file, &path).await?);
+            before += file.size;
+            paths.push(path);
+        }
+        Ok((paths, unpacked))
+    }
+
+    /// Fetches and keeps what the way back takes.
+    async fn stage(&self, place: &Place, order: &Order, envelope: &Envelope) -> Result<(), Stop> {
+        let files: Vec<&PackageFile> = order.replaces.iter().filter_map(|old| old.file.as_ref()).collect();
+        if order.on_failure == OnFailure::RollBack && files.len() < order.replaces.len() {
+            return Err(unfit("the order is to be rolled back on failure, and does not name a file for every version"));
+        }
+        self.progress(RunState::Fetching, 40, "files of the way back")?;
+        let digest = envelope.digest();
+        let total = files.iter().map(|file| file.size).sum();
+        let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;
+        room_for(&folder, total)?;
+        for file in files {
+            let path = place.package(file, &folder, |_| ()).await.map_err(unfit)?;
+            self.identify(file, &path).await?;
+        }
+        let path = folder.join(format!("{digest}.json"));
+        replace(&path, &envelope.to_bytes()).map_err(|error| unfit(format!("cannot keep {}: {error}", path.display())))
+    }
+
+    /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.
+    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<u64, Stop> {
+        let (packages, path) = (Arc::clone(&self.engine.packages), path.to_owned());
+        let found = blocking(move || packages.identify(&path)).await?.map_err(unfit)?;
+        if (found.id.name.as_str(), found.id.arch.as_str(), found.version.as_str())
+            == (&*file.name, &*file.arch, &*file.version)
+        {
+            return Ok(found.unpacked);
+        }
+        let reason =
+            format!("file {} is {} {}, the order calls it {}", file.sha256.short(), found.id, found.version, file.name);
+        Err(unfit(reason))
+    }
+}
+
+/// An altered document is a bad signature: what was signed is not what came.
+fn document_refusal(what: &str, error: &FetchError) -> Stop {
+    let refusal = if matches!(error, FetchError::Altered { .. }) { Refusal::BadSignature } else { Refusal::Preflight };
+    Refused::new(refusal, format!("{what}: {error}")).into()
+}
+
+/// Whether the files fit, with a tenth to spare.
+fn room_for(folder: &Path, bytes: u64) -> Result<(), Stop> {
+    let disk = rustix::fs::statvfs(folder).map_err(|error| unfit(format!("{}: {error}", folder.display())))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= bytes.saturating_add(bytes / 10) {
+        return Ok(());
+    }
+    Err(unfit(format!("{} bytes are needed in {}, {free} are free", bytes, folder.display())))
+}

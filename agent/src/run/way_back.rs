@@ -1,0 +1,141 @@
+//! The way back that a host walks by itself, because the signed order says so: from files that were staged before the
+//! change was made, with nothing from the network.
+
+use std::time::Instant;
+
+use patchlab_protocol::{
+    Digest,
+    document::{Action, Cause, Checks, OnFailure, Order, RunState},
+};
+
+use super::{
+    attempt::{Attempt, Stop},
+    plan::{compare, is_back, plan},
+    work::Work,
+};
+use crate::{
+    hooks::Moment,
+    packages::{Goal, Installed},
+    record::RecordError,
+    state::{self, Failure, Run},
+};
+
+/// The failure after which a run in this row turns back; `None` when it must not, or nothing was changed yet.
+fn failure(row: &Run, stop: &Stop) -> Option<Failure> {
+    let cause = match row.state {
+        RunState::Applying => Cause::Change,
+        RunState::Validating => Cause::Checks,
+        _ => return None,
+    };
+    let is_told = row.action == Some(Action::Apply) && row.on_failure == OnFailure::RollBack;
+    let reason = match stop {
+        Stop::Failed { reason, .. } | Stop::Aborted(reason) if is_told => reason.clone(),
+        _ => return None,
+    };
+    Some(Failure { cause, reason })
+}
+
+impl Attempt<'_> {
+    /// Turns a run that stopped back, when its order says so: the state is journaled, and the lifetime counted anew.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn turn_back(&mut self, stop: &Stop) -> Result<TurnedBack, RecordError> {
+        let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+        let Some(failure) = row.and_then(|row| failure(&row, stop)) else { return Ok(TurnedBack::No) };
+        tracing::warn!(order = self.order, run = self.run, reason = failure.reason, "rolling back, as the order says");
+        self.change(|run| {
+            run.state = RunState::RollingBack;
+            run.percent = 50;
+            "way back, by itself".clone_into(&mut run.phase);
+            run.failure = Some(failure);
+            run.goal = None;
+        })?;
+        self.deadline = Instant::now() + self.lifetime;
+        Ok(TurnedBack::Yes)
+    }
+
+    /// Goes on with a way back that an earlier agent left.
+    ///
+    /// # Errors
+    /// When it cannot be walked.
+    pub async fn go_on_back(&self) -> Result<(RunState, Checks), Stop> {
+        let digest = self.columns.digest;
+        let staged = self.engine.staged.order(&digest).and_then(|order| order.statement::<Order>().ok());
+        let order = staged.ok_or_else(|| Stop::failed("the staged order is not there any more"))?.predicate;
+        let locks = tokio::time::timeout_at(self.deadline.into(), self.await_locks(RunState::RollingBack));
+        let _paused =
+            locks.await.map_err(|_| Stop::failed("somebody else holds a lock to the end of its lifetime"))??;
+        Ok((RunState::RolledBack, self.walk_back(&order, digest).await?))
+    }
+
+    /// Brings the replaced versions back, and repeats the checks.
+    ///
+    /// # Errors
+    /// When not everything is as it was before: a person is needed.
+    pub async fn walk_back(&self, order: &Order, digest: Digest) -> Result<Checks, Stop> {
+        let installed = self.installed().await.map_err(Stop::failed)?;
+        if !is_back(order, &installed) {
+            let work = self.work_back(order, digest, &installed).await.map_err(Stop::failed)?;
+            self.hooks(&work, Moment::Before).await?.map_err(Stop::failed)?;
+            self.change(|run| {
+                run.goal = Some(work.goal.clone());
+                run.items = state::items(&work.transaction);
+            })?;
+            self.transact(&work).await?;
+        }
+        self.check(order, Action::Rollback).await
+    }
+
+    /// The order alone says what the way back is: these versions back, those packages gone, nothing else.
+    async fn work_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<Work, Stop> {
+        let action = Action::Rollback;
+        let plan = plan(order, action, installed)?;
+        let mut install = Vec::new();
+        for file in &plan.files {
+            let staged = self.engine.staged.file(&digest, file);
+            install.push(staged.ok_or_else(|| Stop::failed(format!("{} {} is not staged", file.name, file.version)))?);
+        }
+        let goal = Goal { install, remove: plan.remove.clone() };
+        let transaction = self.simulate(&goal, &plan).await?;
+        compare(&transaction, &plan, None, installed)?;
+        Ok(Work { order: order.clone(), digest, action, plan, goal, transaction })
+    }
+}
+
+/// Whether a run that stopped turned back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnedBack {
+    /// It did.
+    Yes,
+    /// It did not: it is not told to, or changed nothing.
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use patchlab_protocol::{Refusal, Refused};
+
+    use super::*;
+
+    #[test]
+    fn a_run_turns_back_only_when_it_is_told_to_and_changed_something() {
+        let row = |state, action, on_failure| Run { state, action: Some(action), on_failure, ..Run::received(1, 0) };
+        let failed = || Stop::failed("no");
+        let told = |state| failure(&row(state, Action::Apply, OnFailure::RollBack), &failed()).map(|found| found.cause);
+        for state in RunState::ALL {
+            let expected = match state {
+                RunState::Applying => Some(Cause::Change),
+                RunState::Validating => Some(Cause::Checks),
+                _ => None,
+            };
+            assert_eq!(told(state), expected, "{state:?}");
+            assert_eq!(failure(&row(state, Action::Apply, OnFailure::Leave), &failed()), None, "{state:?}");
+            assert_eq!(failure(&row(state, Action::Rollback, OnFailure::RollBack), &failed()), None, "{state:?}");
+        }
+        let applying = row(RunState::Applying, Action::Apply, OnFailure::RollBack);
+        let late = Stop::Aborted("its lifetime ended".into());
+        assert_eq!(failure(&applying, &late).map(|found| found.reason), Some("its lifetime ended".into()));
+        assert_eq!(failure(&applying, &Refused::new(Refusal::Busy, "").into()), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Ways back that were staged: the files that bring replaced versions back, and the order that names them, on the host
+//! before the change is made. A rollback then needs nothing from the network.
+//!
+//! ```text
+//! STATE/staged/ORDER/ORDER.json     the order document
+//! STATE/staged/ORDER/FILE.deb       files by their digests
+//! ```
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use patchlab_protocol::{Digest, Envelope, document::PackageFile, limits};
+
+use crate::fetch::is_what_its_name_says;
+
+/// Most orders whose way back is kept; the oldest make room.
+pub const ORDERS: usize = 8;
+/// Most bytes that are kept: 4 GiB.
+pub const BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// A way back cannot be staged.
+#[derive(Debug, thiserror::Error)]
+pub enum StagedError {
+    /// It is larger than all that may be kept.
+    #[error(
+        "the way back has {bytes} bytes, more than the {BYTES} that are kept: the order must not ask for it to be staged"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The disk said no.
+    #[error("staged files {path}: {source}")]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The staged ways back of a host.
+#[derive(Debug, Clone)]
+pub struct Staged {
+    folder: PathBuf,
+}
+
+/// One that is there.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    used: SystemTime,
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// Those that must go, oldest first, so that one of `bytes` more fits.
+fn surplus(mut kept: Vec<Kept>, bytes: u64) -> Vec<PathBuf> {
+    kept.sort();
+    let mut total: u64 = kept.iter().map(|one| one.bytes).sum();
+    let mut count = kept.len();
+    let mut gone = Vec::new();
+    for one in kept {
+        if count < ORDERS && total.saturating_add(bytes) <= BYTES {
+            break;
+        }
+        total -= one.bytes;
+        count -= 1;
+        gone.push(one.path);
+    }
+    gone
+}
+
+impl Staged {
+    /// Those in `folder`, which need not be there.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Where an order's way back is.
+    pub fn folder(&self, order: &Digest) -> PathBuf {
+        self.folder.join(order.to_string())
+    }
+
+    /// Makes a place for the way back of `order`, of `bytes`; the oldest others make room.
+    ///
+    /// # Errors
+    /// When it is too large, or the disk said no.
+    pub fn prepare(&self, order: &Digest, bytes: u64) -> Result<PathBuf, StagedError> {
+        if bytes > BYTES {
+            return Err(StagedError::TooLarge { bytes });
+        }
+        let mine = self.folder(order);
+        let disk = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StagedError::Disk { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&mine).map_err(disk(&mine))?;
+        let others = self.kept(&mine).map_err(disk(&self.folder))?;
+        for path in surplus(others, bytes) {
+            tracing::info!(path = %path.display(), "a staged way back makes room for a newer one");
+            fs::remove_dir_all(&path).map_err(disk(&path))?;
+        }
+        Ok(mine)
+    }
+
+    fn kept(&self, but: &Path) -> io::Result<Vec<Kept>> {
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path == but {
+                continue;
+            }
+            let mut bytes = 0;
+            for file in fs::read_dir(&path)? {
+                bytes += file?.metadata()?.len();
+            }
+            kept.push(Kept { used: fs::metadata(&path)?.modified()?, path, bytes });
+        }
+        Ok(kept)
+    }
+
+    /// The order document, when it was staged.
+    pub fn order(&self, digest: &Digest) -> Option<Envelope> {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(self.folder(digest).join(format!("{digest}.json"))).ok()?;
+        file.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes).ok()?;
+        Envelope::from_bytes(&bytes).ok().filter(|envelope| envelope.digest() == *digest)
+    }
+
+    /// A file of an order's way back, when it was staged and is whole.
+    pub fn file(&self, order: &Digest, file: &PackageFile) -> Option<PathBuf> {
+        let path = self.folder(order).join(format!("{}.deb", file.sha256));
+        is_what_its_name_says(&path).then_some(path)
+    }
+
+    /// Removes what was staged for an order; nothing when there is nothing.
+    ///
+    /// # Errors
+    /// When the disk said no.
+    pub fn forget(&self, order: &Digest) -> Result<(), StagedError> {
+        let path = self.folder(order);
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StagedError::Disk { path, source }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn kept(sizes: &[u64]) -> Vec<Kept> {
+        let one = |(number, bytes): (usize, &u64)| Kept {
+            used: SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64),
+            path: PathBuf::from(number.to_string()),
+            bytes: *bytes,
+        };
+        sizes.iter().enumerate().map(one).collect()
+    }
+
+    #[test]
+    fn the_oldest_make_room_by_number_and_by_size() {
+        let gone = |sizes: &[u64], bytes| surplus(kept(sizes), bytes).len();
+        assert_eq!(gone(&[1; ORDERS - 1], 1), 0);
+        assert_eq!(surplus(kept(&[1; ORDERS]), 1), [PathBuf::from("0")]);
+        assert_eq!(gone(&[BYTES / 2, BYTES / 2], 0), 0);
+        assert_eq!(surplus(kept(&[BYTES / 4, BYTES / 2, BYTES / 4]), BYTES / 2), ["0", "1"].map(PathBuf::from));
+        assert_eq!(gone(&[1, 1], BYTES), 2);
+    }
+
+    #[test]
+    fn a_way_back_is_kept_whole_or_counts_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let staged = Staged::new(folder.path().join("staged"));
+        let (order, content) = (Digest::of("order"), "a package");
+        let file = PackageFile {
+            name: "web".into(),
+            version: "1".into(),
+            arch: "all".into(),
+            size: 9,
+            sha256: Digest::of(content),
+            origin: patchlab_protocol::document::Origin::Local,
+        };
+        assert_eq!(staged.file(&order, &file), None);
+        assert!(matches!(staged.prepare(&order, BYTES + 1), Err(StagedError::TooLarge { .. })));
+        let place = staged.prepare(&order, 9).unwrap().join(format!("{}.deb", file.sha256));
+        fs::write(&place, &content[..4]).unwrap();
+        assert_eq!(staged.file(&order, &file), None, "a part of it");
+        fs::write(&place, content).unwrap();
+        assert_eq!(staged.file(&order, &file), Some(place));
+        assert!(staged.order(&order).is_none());
+        staged.forget(&order).unwrap();
+        staged.forget(&order).unwrap();
+        assert_eq!(staged.file(&order, &file), None);
+    }
+}
