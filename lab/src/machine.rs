@@ -27,7 +27,7 @@ use virt::domain::Domain;
 
 pub use self::{
     clone::{CloneReport, CloneSpec, Rung},
-    domain::{Forward, GUEST_ADDRESS, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
+    domain::{Forward, GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
     guest::{Answer, Guest, GuestError},
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
@@ -366,6 +366,15 @@ impl Machine {
 
     /// Waits for the first answer of the guest agent.
     pub(crate) fn wait_agent(&self, timeout: Duration) -> Result<(), LabError> {
+        self.wait_agent_while(timeout, |_| Ok(()))
+    }
+
+    /// Waits for the first answer of the guest agent as long as what the console says gives hope.
+    pub(crate) fn wait_agent_while(
+        &self,
+        timeout: Duration,
+        mut hope: impl FnMut(&str) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
         let begun = Instant::now();
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
@@ -374,8 +383,24 @@ impl Machine {
                 Ok(()) => return Ok(()),
                 Err(_) => self.check_alive("the guest agent's first answer", begun, timeout)?,
             }
+            hope(&String::from_utf8_lossy(&fs::read(&self.serial).unwrap_or_default()))?;
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Lets its own init shut it down, and waits until it no longer runs. Its disk stays where it is kept.
+    pub(crate) fn shut_down(self, timeout: Duration) -> Result<(), LabError> {
+        let begun = Instant::now();
+        // The agent dies while it answers: what it says does not matter.
+        let _ = self.guest().script("systemctl poweroff", &[], Duration::from_secs(20));
+        while self.domain.is_active().unwrap_or(false) {
+            if begun.elapsed() > timeout {
+                let (machine, event) = (self.name.clone(), "its end after it was shut down".into());
+                return Err(LabError::Timeout { machine, event, timeout, evidence: String::new() });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Waits until the units that make this baseline ready are active. A failed one ends the wait at once.

@@ -98,6 +98,7 @@ fn seeded(data: PathBuf) -> Patchlab {
         represents: Default::default(),
         files: [("disk.qcow2".to_owned(), stored)].into(),
         pool,
+        unpooled: vec![],
         verified: None,
         original: None,
     };
