@@ -12,9 +12,14 @@
 //! ```
 
 mod build;
+mod capture;
+mod captured;
+mod cloud;
 mod freeze;
 mod image;
+mod intake;
 mod names;
+mod offline;
 mod parcel;
 mod pool;
 mod proof;
@@ -37,15 +42,17 @@ pub(crate) use self::store::hold;
 pub use self::{
     build::Built,
     freeze::serve_freeze,
+    intake::IntakeError,
     parcel::{Imported, Offer, ParcelError},
     proof::{Sibling, Verified},
-    record::{Frozen, OrderName, Os, PoolFile, Record, Represents, StoredFile},
+    record::{Frozen, OrderName, Os, PackageVersion, PoolFile, Record, Represents, StoredFile},
     refreeze::Refreeze,
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
     store::Baselines,
     successor::{Left, Patch, PutOn, SuccessorError},
 };
 use crate::{
+    apt::AptError,
     artifact::ArtifactError,
     kept::KeptError,
     ledger::LedgerError,
@@ -206,6 +213,12 @@ pub enum BuildError {
         /// What it said.
         reason: String,
     },
+    /// apt, asked for what a system lacks.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// The image that it is to be made from.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
     /// Some installed package's file was not kept.
     #[error(
         "the package files of {} installed packages were not kept, first {first}: the pool would be incomplete",

@@ -7,6 +7,7 @@
 
 pub mod accelerator;
 pub mod applier;
+pub mod apt;
 pub mod artifact;
 pub mod baseline;
 pub mod bisection;

@@ -27,7 +27,7 @@ use virt::domain::Domain;
 
 pub use self::{
     clone::{CloneReport, CloneSpec, Rung},
-    domain::{Forward, GUEST_ADDRESS, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
+    domain::{Forward, GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
     guest::{Answer, Guest, GuestError},
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
@@ -401,6 +401,15 @@ impl Machine {
 
     /// Waits for the first answer of the guest agent.
     pub(crate) fn wait_agent(&self, timeout: Duration) -> Result<(), LabError> {
+        self.wait_agent_while(timeout, |_| Ok(()))
+    }
+
+    /// Waits for the first answer of the guest agent as long as what the console says gives hope.
+    pub(crate) fn wait_agent_while(
+        &self,
+        timeout: Duration,
+        mut hope: impl FnMut(&str) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
         let begun = Instant::now();
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
@@ -409,6 +418,7 @@ impl Machine {
                 Ok(()) => return Ok(()),
                 Err(_) => self.check_alive("the guest agent's first answer", begun, timeout)?,
             }
+            hope(&String::from_utf8_lossy(&fs::read(&self.serial).unwrap_or_default()))?;
             std::thread::sleep(POLL);
         }
     }

@@ -3,6 +3,8 @@
 //! A file is read into [`Written`] types that refuse unknown keys, then checked into a [`Recipe`], so that nothing behind
 //! this module sees a name with a slash or a disk of no bytes.
 
+mod source;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -15,6 +17,8 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
+use self::source::{Beside, WrittenSource};
+pub use self::source::{CloudImage, Image, Installation, Place, Pocket, Source};
 use crate::baseline::{Os, Represents};
 
 /// Files of an overlay that are read.
@@ -49,14 +53,13 @@ struct Written {
     /// Operating system.
     os: Os,
     /// Where the system comes from.
-    source: Source,
-    /// The package of its kernel; absent is Debian's for virtual machines.
-    #[serde(default = "cloud_kernel")]
-    kernel: String,
-    /// Packages beside those that every baseline has.
+    source: WrittenSource,
+    /// The package of its kernel, for `mmdebstrap`; absent is Debian's for virtual machines.
+    kernel: Option<String>,
+    /// Packages beside those that every baseline has, for `mmdebstrap` and `cloud-image`.
     #[serde(default)]
     packages: Vec<String>,
-    /// Folder whose files are copied over the root, relative to this file.
+    /// Folder whose files are copied over the root, relative to this file, for `mmdebstrap` and `cloud-image`.
     overlay: Option<String>,
     /// Memory, from 128MiB to 64GiB.
     memory: ByteSize,
@@ -70,11 +73,6 @@ struct Written {
     /// Which hosts it speaks for.
     #[serde(default)]
     represents: Represents,
-}
-
-/// Debian's kernel for virtual machines: small, and quick to boot.
-fn cloud_kernel() -> String {
-    "linux-image-cloud-amd64".into()
 }
 
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
@@ -93,8 +91,8 @@ struct Senseless {
 }
 
 impl Written {
-    /// Checks what types alone do not. `overlay` is the folder that the recipe names, found from the recipe's own.
-    fn check(&self, overlay: Option<&Path>) -> Result<(), Senseless> {
+    /// Checks what types alone do not, the source apart.
+    fn check(&self) -> Result<(), Senseless> {
         let wrong = |key: &str, expected: &str, found: &dyn std::fmt::Display| {
             Err(Senseless { key: key.to_owned(), problem: format!("expected {expected}, found {found}") })
         };
@@ -104,21 +102,6 @@ impl Written {
         }
         if self.os.arch != "x86_64" {
             return wrong("os.arch", "\"x86_64\", which is all that the lab runs", &format!("{:?}", self.os.arch));
-        }
-        let Source::Mmdebstrap { suite, pockets } = &self.source;
-        if !is_name(suite, 64) {
-            return wrong("source.suite", "the name of a suite, e.g. \"bookworm\"", &format!("{suite:?}"));
-        }
-        if pockets.is_empty() {
-            return wrong("source.pockets", "at least one of \"main\", \"updates\", \"security\"", &"none");
-        }
-        if !is_package(&self.kernel) || !self.kernel.starts_with("linux-image-") {
-            let expected = "the name of a kernel package, e.g. \"linux-image-amd64\"";
-            return wrong("kernel", expected, &format!("{:?}", self.kernel));
-        }
-        if let Some((index, package)) = self.packages.iter().enumerate().find(|(_, package)| !is_package(package)) {
-            let expected = "a package's name (lower-case letters, digits, + - .)";
-            return wrong(&format!("packages.{index}"), expected, &format!("{package:?}"));
         }
         if !(128 << 20..=64 << 30).contains(&self.memory.bytes()) {
             return wrong("memory", "a size between \"128MiB\" and \"64GiB\"", &self.memory);
@@ -134,50 +117,7 @@ impl Written {
             let expected = "a unit's full name, e.g. \"nginx.service\"";
             return wrong(&format!("ready.units.{index}"), expected, &format!("{unit:?}"));
         }
-        if let Some(overlay) = overlay.filter(|overlay| !overlay.is_dir()) {
-            return wrong(
-                "overlay",
-                "a folder, relative to the recipe",
-                &format!("no folder at {}", overlay.display()),
-            );
-        }
         Ok(())
-    }
-}
-
-/// Where a baseline's system comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Source {
-    /// Installed from a Debian suite's packages.
-    Mmdebstrap {
-        /// The suite, e.g. `bookworm`. Never a host: the mirror is the installer's own default.
-        suite: String,
-        /// Which of the suite's pockets: `main`, `updates`, `security`.
-        pockets: Vec<Pocket>,
-    },
-}
-
-/// A part of a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pocket {
-    /// The release itself.
-    Main,
-    /// Its stable updates.
-    Updates,
-    /// Its security updates.
-    Security,
-}
-
-impl Pocket {
-    /// Name of the suite that holds this pocket of `suite`.
-    pub fn suite(self, suite: &str) -> String {
-        match self {
-            Self::Main => suite.to_owned(),
-            Self::Updates => format!("{suite}-updates"),
-            Self::Security => format!("{suite}-security"),
-        }
     }
 }
 
@@ -192,14 +132,8 @@ pub struct Recipe {
     pub name: String,
     /// Operating system.
     pub os: Os,
-    /// Where it comes from.
+    /// Where it comes from, with what is added to it.
     pub source: Source,
-    /// The package of its kernel.
-    pub kernel: String,
-    /// Packages beside those that every baseline has.
-    pub packages: Vec<String>,
-    /// Folder whose files are copied over the root.
-    pub overlay: Option<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual processors.
@@ -231,20 +165,19 @@ impl Recipe {
 
     fn parse(text: String, path: &Path) -> Result<Self, RecipeError> {
         let written: Written = written::parse(&text, path)?;
-        let overlay = written.overlay.as_ref().map(|overlay| path.parent().unwrap_or(Path::new(".")).join(overlay));
-        written.check(overlay.as_deref()).map_err(|Senseless { key, problem }| {
+        let placed = |Senseless { key, problem }: Senseless| {
             let shown: Vec<&str> = key.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
             WrittenError::at_key(path, &text, &key, format!("key {:?}: {problem}", shown.join(".")))
-        })?;
+        };
+        written.check().map_err(placed)?;
+        let beside = Beside { kernel: written.kernel, packages: written.packages, overlay: written.overlay };
+        let source = written.source.check(beside, path.parent().unwrap_or(Path::new("."))).map_err(placed)?;
         Ok(Self {
             path: path.to_owned(),
             text,
             name: written.name,
             os: written.os,
-            source: written.source,
-            kernel: written.kernel,
-            packages: written.packages,
-            overlay,
+            source,
             memory_mib: written.memory.mebibytes(),
             vcpus: written.vcpus,
             // Whole sectors, whatever unit it was written in.
@@ -263,7 +196,7 @@ impl Recipe {
             let (recipe, path) = (self.path.clone(), path.to_owned());
             move |source| RecipeError::Overlay { recipe, path, source }
         };
-        if let Some(overlay) = &self.overlay {
+        if let Some(overlay) = self.source.overlay() {
             let mut paths = Vec::new();
             walk(overlay, &mut paths).map_err(failed(overlay))?;
             paths.sort();
@@ -354,7 +287,7 @@ ready = { units = ["nginx.service"], timeout = "2min" }
             ("\"nginx\"]", "\"a2\", \"nginx; reboot\"]", "images/x.toml:5:19: key \"packages\": expected a package's"),
             ("packages =", "kernel = \"grub\"\npackages =", "images/x.toml:5:1: key \"kernel\": expected the name of"),
             ("x86_64", "arm64", "images/x.toml:3:"),
-            ("[\"main\"]", "[]", "images/x.toml:4:"),
+            ("[\"main\"]", "[]", "images/x.toml:4:53: key \"source.pockets\": expected at least one of"),
             ("[\"main\"]", "[\"man\"]", "images/x.toml:4:"),
             ("nginx.service", "nginx", "images/x.toml:9:20: key \"ready.units\": expected a unit's full name"),
             ("2min", "soon", "images/x.toml:9:48: key \"ready.timeout\": expected a length of time such as"),
@@ -363,6 +296,50 @@ ready = { units = ["nginx.service"], timeout = "2min" }
         ] {
             let error = read(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(error.starts_with(expected), "{to}\nexpected {expected}\n   found {error}");
+        }
+    }
+
+    #[test]
+    fn an_image_has_one_place_a_digest_and_only_what_can_be_done_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        fs::write(dir.path().join("x.qcow2"), "").unwrap();
+        let digest = Digest::of("x");
+        let with = |source: &str, more: &str| {
+            let text = GOOD
+                .replace(r#"kind = "mmdebstrap", suite = "bookworm", pockets = ["main"]"#, source)
+                .replace("packages = [\"nginx\"]\n", more);
+            Recipe::parse(text, &path).map_err(|error| error.to_string().replace(&path.display().to_string(), ""))
+        };
+        let disk = format!("kind = \"disk\", path = \"x.qcow2\", sha256 = \"{digest}\"");
+        let image = Image { place: Place::Path(dir.path().join("x.qcow2")), sha256: digest };
+        assert_eq!(with(&disk, "").unwrap().source, Source::Disk(image.clone()));
+        let cloud = |place: &str| format!("kind = \"cloud-image\", {place}, sha256 = \"{digest}\"");
+        let (by_path, by_url) = (cloud("path = \"x.qcow2\""), cloud("url = \"https://h/x\""));
+        let expected = CloudImage { image, packages: vec!["nginx".into()], overlay: None };
+        assert_eq!(with(&by_path, "packages = [\"nginx\"]\n").unwrap().source, Source::CloudImage(expected));
+        assert!(
+            matches!(with(&by_url, "").unwrap().source, Source::CloudImage(cloud) if cloud.image.place == Place::Url("https://h/x".into()))
+        );
+        for (source, more, expected) in [
+            (&disk, "packages = [\"nginx\"]\n", ":5:1: key \"packages\": a disk is taken as it is"),
+            (&disk, "overlay = \".\"\n", ":5:1: key \"overlay\": a disk is taken as it is"),
+            (&by_url, "kernel = \"linux-image-amd64\"\n", ":5:1: key \"kernel\": an image has its own kernel"),
+            (&by_url, "packages = [\"A\"]\n", ":5:13: key \"packages\": expected a package's name"),
+            (
+                &by_url.replace("url", "path = \"x.qcow2\", url"),
+                "",
+                ":4:52: key \"source.url\": an image has one place",
+            ),
+            (&by_url.replace("url = \"https://h/x\", ", ""), "", ":4:1: key \"source\": where is the image?"),
+            (&by_url.replace("https", "ftp"), "", ":4:34: key \"source.url\": expected an address that begins with"),
+            (&by_url.replace("//h", "//me:pw@h"), "", ":4:34: key \"source.url\": an address with credentials"),
+            (&disk.replace("x.qcow2", "y.qcow2"), "", ":4:27: key \"source.path\": expected an image file"),
+            (&disk.replace(&digest.to_string(), "abc"), "", ":4:"),
+            (&disk.replace("path", "url"), "", ":4:"),
+        ] {
+            let error = with(source, more).unwrap_err();
+            assert!(error.starts_with(expected), "{source}\nexpected {expected}\n   found {error}");
         }
     }
 }

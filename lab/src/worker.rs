@@ -48,6 +48,14 @@ use crate::{
 /// The lab's user, made by `lab/setup-host`.
 pub const USER: &str = "patchlab-lab";
 
+/// Numbers of the lab's user and its group.
+///
+/// # Errors
+/// There is no such user: `lab/setup-host` did not run.
+pub(crate) fn user() -> Result<(u32, u32), WorkerError> {
+    user::lookup(USER)?.map(|user| (user.uid, user.gid)).ok_or(WorkerError::NoUser)
+}
+
 /// How long a worker may take to open libvirt: the first time in a data folder it probes QEMU, which takes 4 to 12 s on an idle
 /// host under software emulation.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,11 +1,10 @@
 //! Drafting an order: what would the host's real apt install on that baseline, from which signed sources, and which files of
 //! the baseline's pool bring it back.
 //!
-//! Flow: a [`Request`] (what people want) and a [`Base`] (what the baseline is) go in; apt resolves and fetches ([`apt`]); every file
+//! Flow: a [`Request`] (what people want) and a [`Base`] (what the baseline is) go in; apt resolves and fetches ([`patchlab_lab::apt`]); every file
 //! goes into the artifact store by digest; a [`Written`] order comes out, which a person may read and keep before it is compiled.
 //! Nothing here knows a version or a host name.
 
-mod apt;
 mod error;
 mod files;
 mod transaction;
@@ -16,27 +15,18 @@ use std::{
 };
 
 use patchlab_check::step::PackageName;
-use patchlab_lab::{ArtifactStore, scenario::Scenario};
+use patchlab_lab::{
+    ArtifactStore,
+    apt::{Apt, AptError, AptInputs},
+    scenario::Scenario,
+};
 use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RollbackFiles, Severity};
 
 pub use error::DraftError;
 pub use transaction::{Installation, Transaction};
 
-use self::{apt::Apt, files::Fetched};
+use self::files::Fetched;
 use crate::order::{Change, On, ReplacedFile, Replaces, Upgrade, Written};
-
-/// What apt needs to know of a baseline; kept beside it when it is built.
-#[derive(Debug, Clone)]
-pub struct AptInputs {
-    /// dpkg's status file.
-    pub status: PathBuf,
-    /// All of its sources, `sources.list` or deb822, updates and security included.
-    pub sources: PathBuf,
-    /// Folder with the keyrings that check them.
-    pub keyrings: PathBuf,
-    /// dpkg architecture, e.g. `amd64`.
-    pub arch: String,
-}
 
 /// The baseline an order is drafted on.
 #[derive(Debug, Clone)]
@@ -179,9 +169,9 @@ fn written(request: &Request, title: String, change: Change, production: Vec<Pro
 }
 
 fn simulated(text: &str) -> Result<Transaction, DraftError> {
-    transaction::parse_simulation(text).map_err(|line| DraftError::Apt {
-        action: "resolve what to install",
-        reason: format!("its simulation says {line:?}, which is not understood"),
+    transaction::parse_simulation(text).map_err(|line| {
+        let reason = format!("its simulation says {line:?}, which is not understood");
+        AptError::Apt { action: "resolve what to install", reason }.into()
     })
 }
 

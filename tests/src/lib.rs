@@ -3,6 +3,7 @@
 pub mod agent_bench;
 pub mod bare_qemu;
 pub mod clone_bench;
+pub mod cloud_image;
 pub mod isolation;
 pub mod killed;
 pub mod mount_namespace;

@@ -84,6 +84,7 @@ fn seeded(data: PathBuf) -> Patchlab {
         name: "small".into(),
         number: 1,
         parent: None,
+        order: None,
         recipe: String::new(),
         inputs: Digest::of("small"),
         os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
@@ -98,6 +99,7 @@ fn seeded(data: PathBuf) -> Patchlab {
         represents: Default::default(),
         files: [("disk.qcow2".to_owned(), stored)].into(),
         pool,
+        unpooled: vec![],
         verified: None,
         original: None,
     };

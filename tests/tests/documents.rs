@@ -105,6 +105,8 @@ fn example(block: &Block<'_>) -> Result<(), String> {
             // The overlay that the example names is the one that ships with the project.
             let overlay = folder.path().join("debian-12-web");
             fs::create_dir(&overlay).map_err(|error| error.to_string())?;
+            // And the image is somebody's own.
+            fs::write(folder.path().join("web-01.qcow2"), "").map_err(|error| error.to_string())?;
             patchlab_lab::recipe::Recipe::read(&write("recipe.toml")?).map(drop).map_err(|error| error.to_string())
         }
         "toml scenario" => {

@@ -13,15 +13,17 @@ use patchlab_check::Digest;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Baseline, Baselines, BuildError, OrderName, Os, PoolFile, Progress, Record, Represents, StoredFile, Weight, failed,
-    freeze::{FreezeOrder, FreezeWord, Freezer},
-    image, pool,
+    Baseline, Baselines, BuildError, OrderName, Os, PackageVersion, PoolFile, Progress, Record, Represents, StoredFile,
+    Weight, captured, failed,
+    freeze::{FreezeOrder, FreezeWord, Freezer, Origin},
+    image,
+    pool::{self, Found},
 };
 use crate::{
     accelerator::Accelerator,
     artifact::ArtifactStore,
     places::Places,
-    recipe::{Recipe, Source},
+    recipe::{Installation, Recipe, Source},
     room::{self, Bytes},
     worker::{self, Launcher, Network, OPEN_TIMEOUT, Receiver, Worker},
 };
@@ -75,6 +77,31 @@ pub(super) struct Basis {
     pub(super) ready_units: Vec<String>,
     pub(super) represents: Represents,
     pub(super) pool: Vec<PoolFile>,
+    pub(super) unpooled: Vec<PackageVersion>,
+}
+
+/// A baseline that is being made from a recipe.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'a> {
+    pub(super) recipe: &'a Recipe,
+    /// A folder of its own, which goes.
+    pub(super) work: &'a Path,
+    /// What becomes the baseline's folder.
+    pub(super) staged: &'a Path,
+    pub(super) launcher: &'a Launcher,
+}
+
+impl Making<'_> {
+    /// What the worker is to freeze.
+    pub(super) fn order(&self, origin: Origin) -> FreezeOrder {
+        FreezeOrder {
+            memory_mib: self.recipe.memory_mib,
+            vcpus: self.recipe.vcpus,
+            ready_units: self.recipe.ready_units.clone(),
+            ready_timeout_s: self.recipe.ready_timeout.as_secs(),
+            origin,
+        }
+    }
 }
 
 /// Passes on what the build is at, and remembers it for the error that may come.
@@ -211,25 +238,12 @@ impl Baselines {
     ) -> Result<Baseline, BuildError> {
         let staged = work.join("baseline");
         fs::create_dir_all(&staged).map_err(failed("create", &staged))?;
-        narrator.step(1, "opening libvirt");
-        let worker = FreezeWorker::open(&self.places, launcher, narrator)?;
-        let Source::Mmdebstrap { suite, .. } = &recipe.source;
-        narrator.step(1, &format!("installing packages from {suite}"));
-        let installed = image::install(recipe, work, &mut |what| narrator.say(what, Weight::Passing))?;
-        narrator.step(2, "writing the disk");
-        let pool = pool::keep(&installed.root, &installed.packages, &ArtifactStore::open(&self.places.artifacts)?)?;
-        keep_apt_inputs(&installed, &staged.join("apt"))?;
-        image::prepare(recipe, &installed.root)?;
-        let disk = image::disk(recipe, &installed.root, work)?;
-        // The root holds what the disk now holds; a full disk is nearer with both.
-        fs::remove_dir_all(&installed.root).map_err(failed("remove", &installed.root))?;
-        let order = FreezeOrder {
-            memory_mib: recipe.memory_mib,
-            vcpus: recipe.vcpus,
-            ready_units: recipe.ready_units.clone(),
-            ready_timeout_s: recipe.ready_timeout.as_secs(),
+        let making = Making { recipe, work, staged: &staged, launcher };
+        let (freezer, found) = match &recipe.source {
+            Source::Mmdebstrap(installation) => self.install(&making, installation, narrator)?,
+            Source::Disk(image) => self.capture(&making, image, narrator)?,
+            Source::CloudImage(cloud) => self.capture_cloud(&making, cloud, narrator)?,
         };
-        let freezer = worker.freeze(&order, &disk, &staged, &work.join(image::LOG), narrator)?;
         let basis = Basis {
             name: recipe.name.clone(),
             parent: None,
@@ -239,9 +253,34 @@ impl Baselines {
             os: recipe.os.clone(),
             ready_units: recipe.ready_units.clone(),
             represents: recipe.represents.clone(),
-            pool,
+            pool: found.pool,
+            unpooled: found.unpooled,
         };
         self.store(basis, freezer, &staged, narrator)
+    }
+
+    /// Installs a system from its suite and freezes it.
+    fn install(
+        &self,
+        making: &Making<'_>,
+        installation: &Installation,
+        narrator: &mut Narrator<'_>,
+    ) -> Result<(Freezer, Found), BuildError> {
+        let Making { recipe, work, staged, .. } = *making;
+        narrator.step(1, "opening libvirt");
+        let worker = FreezeWorker::open(&self.places, making.launcher, narrator)?;
+        narrator.step(1, &format!("installing packages from {}", installation.suite));
+        let mut say = |what: &str| narrator.say(what, Weight::Passing);
+        let installed = image::install(recipe, installation, work, &mut say)?;
+        narrator.step(2, "writing the disk");
+        let pool = pool::keep(&installed.root, &installed.packages, &ArtifactStore::open(&self.places.artifacts)?)?;
+        keep_apt_inputs(&installed, &staged.join("apt"))?;
+        image::prepare(&recipe.name, installation.overlay.as_deref(), &installed.root)?;
+        let disk = image::disk(recipe, &installed.root, work)?;
+        // The root holds what the disk now holds; a full disk is nearer with both.
+        fs::remove_dir_all(&installed.root).map_err(failed("remove", &installed.root))?;
+        let freezer = worker.freeze(&making.order(Origin::Lab), &disk, staged, &work.join(image::LOG), narrator)?;
+        Ok((freezer, Found { pool, unpooled: Vec::new() }))
     }
 
     /// Stores what a worker froze, with the other files of `staged`; if clones that ran from the frozen files left them as they were.
@@ -276,6 +315,7 @@ impl Baselines {
             represents: basis.represents,
             files,
             pool: basis.pool,
+            unpooled: basis.unpooled,
             verified: Some(freezer.verified),
             original: None,
         };
@@ -324,6 +364,15 @@ impl FreezeWorker {
         Ok(Self { worker, receiver })
     }
 
+    /// Gives it a file of ours, which becomes its own.
+    pub(super) fn hand_over(&self, file: &Path, name: &str) -> Result<(), BuildError> {
+        let folder = self.worker.folder();
+        let home = fs::metadata(folder).map_err(failed("read", folder))?;
+        let given = folder.join(name);
+        fs::rename(file, &given).map_err(failed("hand over", file))?;
+        chown(&given, Some(home.uid()), Some(home.gid())).map_err(failed("hand over", &given))
+    }
+
     /// Lets it boot the disk and freeze it, and takes over what it made. Its logs are added to `log` when it fails.
     pub(super) fn freeze(
         mut self,
@@ -334,12 +383,10 @@ impl FreezeWorker {
         narrator: &mut Narrator<'_>,
     ) -> Result<Freezer, BuildError> {
         let folder = self.worker.folder().to_owned();
-        let home = fs::metadata(&folder).map_err(failed("read", &folder))?;
-        let given = folder.join("disk.qcow2");
-        fs::rename(disk, &given).map_err(failed("hand over", disk))?;
-        chown(&given, Some(home.uid()), Some(home.gid())).map_err(failed("hand over", &given))?;
+        self.hand_over(disk, "disk.qcow2")?;
         let freezer = self.converse(order, narrator).inspect_err(|_| add_logs(&folder, log))?;
-        for name in FROZEN_FILES {
+        let archive = (order.origin != Origin::Lab).then_some(captured::ARCHIVE);
+        for name in FROZEN_FILES.iter().copied().chain(archive) {
             let (from, to) = (folder.join(name), staged.join(name));
             fs::rename(&from, &to).map_err(failed("take over", &from))?;
             // Whoever broke out of a machine may have left a link to a file of ours there.

@@ -18,12 +18,15 @@ use virt::sys;
 
 use super::{
     Frozen, Verified, Weight,
+    captured::{self, Captured},
+    cloud,
     proof::{self, Planted, ProofError},
 };
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
     machine::{
-        Carried, CloneSpec, DiskFate, Driver, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, Template, rehearse,
+        Carried, CloneSpec, DiskFate, Driver, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, Machine, Memory, Plan,
+        Rung, Template, rehearse,
     },
     manifest,
     worker::{self, Inside},
@@ -38,6 +41,19 @@ pub(super) struct FreezeOrder {
     pub(super) ready_units: Vec<String>,
     /// With kvm.
     pub(super) ready_timeout_s: u64,
+    pub(super) origin: Origin,
+}
+
+/// Who made the system on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Origin {
+    /// The lab: it has what the lab needs.
+    Lab,
+    /// Somebody else: what its packages are is taken from it, to [`captured::ARCHIVE`].
+    Captured,
+    /// Somebody else, and it is given a seed, [`cloud::SEED`], in a boot before the one that is frozen.
+    CloudImage,
 }
 
 /// What the worker says.
@@ -78,6 +94,11 @@ enum FreezeError {
     Lab(#[from] LabError),
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// Nobody answers from inside a system that somebody else made.
+    #[error("{0}; does the system in the image have the package qemu-guest-agent?")]
+    NoAgent(LabError),
+    #[error("the system in the image lacks {0}: the lab needs it there")]
+    Lacking(String),
 }
 
 /// How long the freeze itself may take: it writes the device state alone.
@@ -102,6 +123,16 @@ for _ in $(seq "$1"); do
 done
 echo "the system does not come to rest within $1 s; busiest:" $(ps -eo comm= --sort=-pcpu | head -n 3) >&2
 exit 1
+"#;
+
+/// Names what the lab needs and the system lacks: its argument is the address that it must have.
+const LACKING: &str = r#"
+for program in bash dpkg-query find perl sha256sum ss systemctl tar timeout xargs; do
+  command -v "$program" >/dev/null || printf 'the program %s, ' "$program"
+done
+ip -4 -oneline address show | grep -q " inet $1/" ||
+  printf 'the address %s (it must take its address by DHCP, or have this one), ' "$1"
+exit 0
 "#;
 
 /// The hidden subcommand's body for [`super::Baselines::build`]: becomes a worker, opens libvirt, freezes what it is given, says how
@@ -146,17 +177,25 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     };
     let step = |step: u32, what: &str| say(step, what, Weight::Passing);
     let accelerator = choose(lab, inside, order, probed, &say)?;
+    if order.origin == Origin::CloudImage {
+        step(3, "letting cloud-init do its work, in a boot of its own");
+        first_boot(lab, inside, order, accelerator)?;
+    }
     step(3, &format!("booting by its own bootloader ({accelerator:?})"));
     let work = &inside.places.work;
     let machine =
         lab.start_as(plan(lab, inside, order, accelerator, Memory::Template(work.join("ram")), DiskFate::Keep)?)?;
     let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
-    machine.wait_agent(timeout)?;
+    machine.wait_agent(timeout).map_err(|error| order.origin.explain(error))?;
     machine.wait_units(timeout)?;
     step(4, "letting it come to rest");
     let guest = machine.guest();
     let patience = REST_TIMEOUT * accelerator.factor();
     guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2).map_err(LabError::from)?;
+    if order.origin != Origin::Lab {
+        step(5, "asking it what it is made of");
+        capture(&guest, work, timeout)?;
+    }
     step(5, "taking the manifest");
     let at = machine.clock()?;
     let manifest = manifest::collect(&machine)?;
@@ -182,6 +221,35 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     Ok(Freezer { hardware, frozen, verified, digests })
 }
 
+impl Origin {
+    /// Why nobody answers, as far as it is known.
+    fn explain(self, error: LabError) -> FreezeError {
+        match self {
+            Self::Captured | Self::CloudImage if matches!(error, LabError::Timeout { .. }) => {
+                FreezeError::NoAgent(error)
+            }
+            _ => error.into(),
+        }
+    }
+}
+
+/// Takes what a captured system says of its packages, if it has what the lab needs.
+fn capture(guest: &Guest, work: &Path, timeout: Duration) -> Result<(), FreezeError> {
+    let lacking = guest.script(LACKING, &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
+    let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
+    if !lacking.is_empty() {
+        return Err(FreezeError::Lacking(lacking));
+    }
+    let (inside, outside) = (format!("/run/patchlab-{}", captured::ARCHIVE), work.join(captured::ARCHIVE));
+    let arguments: Vec<&str> = [inside.as_str()].into_iter().chain(Captured::wanted()).collect();
+    guest.script(captured::SCRIPT, &arguments, timeout).map_err(LabError::from)?;
+    let archive = guest.read_file(&inside, captured::ARCHIVE_BYTES).map_err(LabError::from)?.unwrap_or_default();
+    let written = fs::write(&outside, archive);
+    written.map_err(|source| LabError::Io { action: "write", path: outside, source })?;
+    guest.script(r#"rm -f -- "$1""#, &[&inside], timeout).map_err(LabError::from)?;
+    Ok(())
+}
+
 /// Digests of the frozen files, which hold the nonce where they must and nowhere else.
 fn digests(work: &Path, planted: &Planted) -> Result<BTreeMap<String, Digest>, FreezeError> {
     let read = |name: &str| {
@@ -202,7 +270,7 @@ fn plan(
     memory: Memory,
     fate: DiskFate,
 ) -> Result<Plan, LabError> {
-    let disk = inside.places.work.join("disk.qcow2");
+    let (disk, seed) = (inside.places.work.join("disk.qcow2"), inside.places.work.join(cloud::SEED));
     let (name, disk) = match fate {
         DiskFate::Keep => ("template".to_owned(), disk),
         DiskFate::Remove => ("probe".to_owned(), lab.layer(&disk, "probe")?),
@@ -213,12 +281,21 @@ fn plan(
         memory,
         disk,
         fate,
-        tools: lab.empty_tools()?,
+        tools: if seed.exists() { seed } else { lab.empty_tools()? },
         forwards: CloneSpec::default().forwards,
         ready_units: order.ready_units.clone(),
         flags: sys::VIR_DOMAIN_NONE,
         rung: Rung::ColdBoot,
     })
+}
+
+/// Boots with the seed, which goes: the system that is frozen never saw it in its present boot.
+fn first_boot(lab: &Lab, inside: &Inside, order: &FreezeOrder, accelerator: Accelerator) -> Result<(), FreezeError> {
+    let plan = plan(lab, inside, order, accelerator, Memory::Plain, DiskFate::Keep)?;
+    let machine = lab.start_as(Plan { name: "first-boot".into(), ready_units: Vec::new(), ..plan })?;
+    cloud::finish(machine, Duration::from_secs(order.ready_timeout_s) * accelerator.factor())?;
+    let seed = inside.places.work.join(cloud::SEED);
+    Ok(fs::remove_file(&seed).map_err(|source| LabError::Io { action: "remove", path: seed, source })?)
 }
 
 /// kvm only when this very system boots under it: neither a device that opens nor a payload that runs proves that.
@@ -233,10 +310,15 @@ fn choose(
         return Ok(Accelerator::Tcg);
     }
     say(3, "trying kvm with a boot of its own", Weight::Passing);
+    // With a seed, packages are installed before anybody answers.
+    let patience = match order.origin {
+        Origin::CloudImage => Duration::from_secs(order.ready_timeout_s),
+        Origin::Lab | Origin::Captured => Duration::from_secs(60),
+    };
     let begun = Instant::now();
     let booted = lab
         .start_as(plan(lab, inside, order, Accelerator::Kvm, Memory::Plain, DiskFate::Remove)?)
-        .and_then(|machine| machine.wait_agent(Duration::from_secs(60)));
+        .and_then(|machine| machine.wait_agent(patience));
     match booted {
         Ok(()) => {
             say(3, &format!("kvm works: booted in {} s", begun.elapsed().as_secs()), Weight::Passing);

@@ -9,7 +9,7 @@ use std::{
 
 use super::{BuildError, failed};
 use crate::{
-    recipe::{Recipe, Source},
+    recipe::{Installation, Recipe},
     room,
 };
 
@@ -23,7 +23,7 @@ const PACKAGES: &[&str] =
     &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps"];
 
 /// Units that would change a baseline behind the lab's back, or offer a login on the console.
-const MASKED: &[&str] = &[
+pub(super) const MASKED: &[&str] = &[
     "apt-daily.timer",
     "apt-daily.service",
     "apt-daily-upgrade.timer",
@@ -62,11 +62,16 @@ pub(super) struct Root {
 }
 
 /// Installs the recipe's system into `work`.
-pub(super) fn install(recipe: &Recipe, work: &Path, say: &mut dyn FnMut(&str)) -> Result<Root, BuildError> {
-    let Source::Mmdebstrap { suite, pockets } = &recipe.source;
+pub(super) fn install(
+    recipe: &Recipe,
+    installation: &Installation,
+    work: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<Root, BuildError> {
+    let Installation { suite, pockets, kernel, packages, .. } = installation;
     let (root, sources) = (work.join("root"), work.join("sources.list"));
     let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
-    let own = [&recipe.kernel].into_iter().chain(&recipe.packages).map(String::as_str);
+    let own = [kernel].into_iter().chain(packages).map(String::as_str);
     let included: Vec<&str> = PACKAGES.iter().copied().chain(own).collect();
     // In namespaces of its own: it dies with this process, with all that it started, and its mounts never show here.
     let mut command = Command::new("setpriv");
@@ -209,7 +214,7 @@ fn missing_package(line: &str) -> Option<String> {
 }
 
 /// Makes the root a lab's machine: network, console, bootloader's menu, nothing that changes it by itself; then the overlay.
-pub(super) fn prepare(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
+pub(super) fn prepare(name: &str, overlay: Option<&Path>, root: &Path) -> Result<(), BuildError> {
     let write = |path: &str, text: &str| -> Result<(), BuildError> {
         let path = root.join(path);
         if let Some(folder) = path.parent() {
@@ -220,7 +225,7 @@ pub(super) fn prepare(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
     write("boot/grub/grub.cfg", GRUB_CFG)?;
     write("etc/systemd/network/10-lab.network", NETWORK)?;
     write("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")?;
-    write("etc/hostname", &format!("{}\n", recipe.name))?;
+    write("etc/hostname", &format!("{name}\n"))?;
     write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
     // No name service in the lab: an empty list fails at once, the host's would wait.
     write("etc/resolv.conf", "")?;
@@ -237,7 +242,7 @@ pub(super) fn prepare(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
     }
     let networkd = "systemd-networkd.service";
     link(&format!("/lib/systemd/system/{networkd}"), units.join("multi-user.target.wants").join(networkd))?;
-    if let Some(overlay) = &recipe.overlay {
+    if let Some(overlay) = overlay {
         let source = overlay.join(".");
         run("cp", Command::new("cp").args(["-a", "--no-preserve=ownership"]).arg(source).arg(root), overlay)?;
     }
@@ -278,13 +283,18 @@ pub(super) fn disk(recipe: &Recipe, root: &Path, work: &Path) -> Result<PathBuf,
         &raw,
     )?;
     write_bootloader(&raw, &core)?;
+    to_qcow2(&raw, &qcow2)?;
+    Ok(qcow2)
+}
+
+/// Makes the disk that a machine is given of a raw one, which goes.
+pub(super) fn to_qcow2(raw: &Path, qcow2: &Path) -> Result<(), BuildError> {
     run(
         "qemu-img (package qemu-utils)",
-        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&qcow2),
-        &qcow2,
+        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(qcow2),
+        qcow2,
     )?;
-    fs::remove_file(&raw).map_err(failed("remove", &raw))?;
-    Ok(qcow2)
+    fs::remove_file(raw).map_err(failed("remove", raw))
 }
 
 fn partition(raw: &Path) -> Result<(), BuildError> {

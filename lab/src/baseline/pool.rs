@@ -1,4 +1,7 @@
 //! The pool: the very package files a baseline was installed from. Rollback payloads come from here.
+//!
+//! An installation by the lab keeps its files ([`keep`]). For a captured system, those that its suites still have are looked up by exact
+//! version in their signed index files and fetched, unless the store has them by that digest ([`find`]); the others are named.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +10,11 @@ use std::{
     process::Command,
 };
 
-use super::{BuildError, PoolFile, failed};
-use crate::artifact::ArtifactStore;
-
-/// An installed package as dpkg's status says: name, architecture, version.
-type Installed = (String, String, String);
+use super::{BuildError, PackageVersion, PoolFile, Weight, failed};
+use crate::{
+    apt::{Apt, AptInputs, Described, Identity},
+    artifact::ArtifactStore,
+};
 
 /// Puts the kept package files into the artifact store and lists them; every installed package must be among them.
 pub(super) fn keep(root: &Path, packages: &Path, store: &ArtifactStore) -> Result<Vec<PoolFile>, BuildError> {
@@ -41,29 +44,89 @@ pub(super) fn keep(root: &Path, packages: &Path, store: &ArtifactStore) -> Resul
     }
 }
 
-/// The pool of a system by its dpkg status: of the files that are known, those it was installed from. Pure.
-///
-/// # Errors
-/// An installed package's file is not among them.
-pub(super) fn of_status(status: &str, known: &[PoolFile]) -> Result<Vec<PoolFile>, BuildError> {
-    let installed = installed(status);
-    let is_file_of = |file: &&PoolFile, (name, arch, version): &Installed| {
-        file.name == *name && file.arch == *arch && file.version == *version
-    };
-    let (mut pool, mut missing) = (Vec::new(), Vec::new());
-    for package in &installed {
-        match known.iter().find(|file| is_file_of(file, package)) {
-            Some(file) => pool.push(file.clone()),
-            None => missing.push(format!("{} {} {}", package.0, package.2, package.1)),
+/// The pool of a system by its dpkg status, of files that are known. Pure.
+pub(super) fn of_status(status: &str, known: &[PoolFile]) -> Found {
+    let identity = |file: &PoolFile| (file.name.clone(), file.arch.clone(), file.version.clone());
+    let described = |file: &PoolFile| Described { sha256: file.sha256, size: file.size };
+    let known = known.iter().map(|file| (identity(file), described(file))).collect();
+    judge(installed(status), &known, |_| true)
+}
+
+/// A captured system's pool.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The files that were found.
+    pub(super) pool: Vec<PoolFile>,
+    /// Installed packages whose file no suite has.
+    pub(super) unpooled: Vec<PackageVersion>,
+}
+
+/// Looks for the package file of every installed package. Suites that cannot be asked are told, and what they might have is then
+/// missing.
+pub(super) fn find(
+    inputs: &AptInputs,
+    work: &Path,
+    store: &ArtifactStore,
+    tell: &mut dyn FnMut(&str, Weight),
+) -> Result<Found, BuildError> {
+    let status = fs::read_to_string(&inputs.status).map_err(failed("read", &inputs.status))?;
+    let installed = installed(&status);
+    let (cache, fetched) = (work.join("suites"), work.join("fetched"));
+    for folder in [&cache, &fetched] {
+        fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    }
+    let asked = Apt::open(inputs, &cache).and_then(|apt| {
+        if let Err(error) = apt.update() {
+            let what = format!("not all of the system's suites can be asked for its package files: {error}");
+            tell(&what, Weight::Lasting);
+        }
+        let mut names: Vec<String> = installed.iter().map(|(name, ..)| name.clone()).collect();
+        names.dedup();
+        let mut described = apt.described(&names)?;
+        described.retain(|identity, _| installed.contains(identity));
+        let lacking = described.iter().filter(|(_, file)| store.verify(&file.sha256).is_err());
+        let lacking: Vec<Identity> = lacking.map(|(identity, _)| identity.clone()).collect();
+        if !lacking.is_empty() {
+            let what = format!("fetching {} of {} package files", lacking.len(), described.len());
+            tell(&what, Weight::Passing);
+            if let Err(error) = apt.fetch(&lacking, &fetched) {
+                tell(&format!("not all package files can be fetched: {error}"), Weight::Lasting);
+            }
+        }
+        Ok(described)
+    });
+    let described = asked.unwrap_or_else(|error| {
+        tell(&format!("the system's suites cannot be asked for its package files: {error}"), Weight::Lasting);
+        BTreeMap::new()
+    });
+    for path in self::described(&fetched)?.into_values() {
+        store.put(&path)?;
+    }
+    Ok(judge(installed, &described, |file| store.has(&file.sha256)))
+}
+
+/// Which installed packages have a file, and which have none.
+fn judge(
+    installed: Vec<Identity>,
+    described: &BTreeMap<Identity, Described>,
+    is_there: impl Fn(&Described) -> bool,
+) -> Found {
+    let mut found = Found::default();
+    for identity in installed {
+        let file = described.get(&identity).filter(|file| is_there(file)).cloned();
+        let (name, arch, version) = identity;
+        match file {
+            Some(Described { sha256, size }) => found.pool.push(PoolFile { name, version, arch, size, sha256 }),
+            None => found.unpooled.push(PackageVersion { name, version, arch }),
         }
     }
-    pool.sort();
-    let count = missing.len();
-    missing.into_iter().next().map_or(Ok(pool), |first| Err(BuildError::PoolIncomplete { count, first }))
+    found.pool.sort();
+    found.unpooled.sort();
+    found
 }
 
 /// The installed packages of a dpkg status file.
-fn installed(status: &str) -> Vec<Installed> {
+pub(super) fn installed(status: &str) -> Vec<Identity> {
     let field = |stanza: &str, name: &str| {
         stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(|value| value.trim().to_owned()))
     };
@@ -77,7 +140,7 @@ fn installed(status: &str) -> Vec<Installed> {
 }
 
 /// The package files of a folder by what they say they are; file names do not hold epochs reliably.
-fn described(packages: &Path) -> Result<BTreeMap<Installed, PathBuf>, BuildError> {
+fn described(packages: &Path) -> Result<BTreeMap<Identity, PathBuf>, BuildError> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(packages).map_err(failed("read", packages))? {
         let path = entry.map_err(failed("read", packages))?.path();
@@ -115,9 +178,21 @@ mod tests {
             format!("Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n\n")
         };
         let status = installed("b", "1") + &installed("a", "2");
-        assert_eq!(of_status(&status, &known).unwrap(), [file("a", "2"), file("b", "1")]);
-        let error = of_status(&(status + &installed("c", "3")), &known).unwrap_err();
-        assert!(matches!(&error, BuildError::PoolIncomplete { count: 1, first } if first == "c 3 amd64"), "{error}");
+        let found = of_status(&(status + &installed("c", "3")), &known);
+        assert_eq!(found.pool, [file("a", "2"), file("b", "1")]);
+        assert_eq!(found.unpooled.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_package_has_a_file_when_its_very_version_is_described_and_there() {
+        let identity = |name: &str, version: &str| (name.to_owned(), "amd64".to_owned(), version.to_owned());
+        let of = |text: &str| Described { sha256: Digest::of(text), size: 1 };
+        let described =
+            [(identity("b", "1"), of("b")), (identity("c", "2"), of("c")), (identity("d", "1"), of("d"))].into();
+        let installed = ["d", "c", "b", "a"].map(|name| identity(name, "1")).to_vec();
+        let found = judge(installed, &described, |file| *file != of("d"));
+        assert_eq!(found.pool.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(found.unpooled.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a", "c", "d"]);
     }
 
     #[test]

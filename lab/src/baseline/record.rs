@@ -47,6 +47,9 @@ pub struct Record {
     pub files: BTreeMap<String, StoredFile>,
     /// The package files it was installed from; the files are in the artifact store.
     pub pool: Vec<PoolFile>,
+    /// Installed packages of a captured system whose files no suite has any more: no order can be rolled back to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpooled: Vec<PackageVersion>,
     /// What was shown of its freeze; absent for those that were frozen before a freeze was proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -162,6 +165,17 @@ pub struct OrderName {
     pub digest: Digest,
 }
 
+/// One version of a package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PackageVersion {
+    /// Package name.
+    pub name: String,
+    /// Full version.
+    pub version: String,
+    /// Architecture, e.g. `amd64`, `all`.
+    pub arch: String,
+}
+
 /// [`Os`] as a record has it: a recipe refuses unknown keys, a record passes them over.
 #[derive(Deserialize)]
 #[serde(remote = "Os")]
@@ -210,6 +224,7 @@ impl Record {
             represents: Represents::default(),
             files: BTreeMap::new(),
             pool: vec![],
+            unpooled: vec![],
             verified: None,
             original: None,
         }

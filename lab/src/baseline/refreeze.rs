@@ -12,7 +12,7 @@ use super::{
     Baseline, Baselines, BuildError, Built, Progress, StoreError, Weight,
     build::{Basis, FreezeWorker, Narrator, Undertaking},
     failed,
-    freeze::FreezeOrder,
+    freeze::{FreezeOrder, Origin},
     image,
 };
 use crate::{room::Bytes, worker::Launcher};
@@ -111,6 +111,7 @@ impl Baselines {
             vcpus: record.hardware.vcpus,
             ready_units: record.ready_units.clone(),
             ready_timeout_s: READY_TIMEOUT_S,
+            origin: Origin::Lab,
         };
         let freezer = worker.freeze(&order, &disk, &staged, &work.join(image::LOG), narrator)?;
         let basis = Basis {
@@ -123,6 +124,7 @@ impl Baselines {
             ready_units: record.ready_units.clone(),
             represents: record.represents.clone(),
             pool: record.pool.clone(),
+            unpooled: record.unpooled.clone(),
         };
         self.store(basis, freezer, &staged, narrator)
     }

@@ -15,8 +15,9 @@ use super::{
     Baseline, Baselines, BuildError, Built, OrderName, PoolFile, Progress,
     build::{Basis, FreezeWorker, Narrator, Undertaking},
     failed,
-    freeze::FreezeOrder,
-    image, pool,
+    freeze::{FreezeOrder, Origin},
+    image,
+    pool::{self, Found},
     refreeze::{READY_TIMEOUT_S, copy_checked},
 };
 use crate::{room::Bytes, worker::Launcher};
@@ -136,12 +137,15 @@ impl Baselines {
         fs::create_dir_all(staged.join("apt")).map_err(failed("create", &staged))?;
         fs::write(&kept, &status).map_err(failed("write", &kept))?;
         let known: Vec<PoolFile> = record.pool.iter().chain(&patch.files).cloned().collect();
-        let pool = pool::of_status(&status, &known)?;
+        let found = pool::of_status(&status, &known);
+        all_known(&found, parent)?;
         let order = FreezeOrder {
             memory_mib: record.hardware.memory_mib,
             vcpus: record.hardware.vcpus,
             ready_units: record.ready_units.clone(),
             ready_timeout_s: READY_TIMEOUT_S,
+            // Its parent has what the lab needs, and the patch is known file by file.
+            origin: Origin::Lab,
         };
         let freezer = worker.freeze(&order, &left.disk(), &staged, &left.folder.join(image::LOG), narrator)?;
         let basis = Basis {
@@ -153,10 +157,20 @@ impl Baselines {
             os: record.os.clone(),
             ready_units: record.ready_units.clone(),
             represents: record.represents.clone(),
-            pool,
+            pool: found.pool,
+            unpooled: found.unpooled,
         };
         self.store(basis, freezer, &staged, narrator)
     }
+}
+
+/// What has no file had none in the parent either.
+fn all_known(found: &Found, parent: &Baseline) -> Result<(), BuildError> {
+    let mut missing = found.unpooled.iter().filter(|one| !parent.record.unpooled.contains(one));
+    missing.next().map_or(Ok(()), |first| {
+        let first = format!("{} {} {}", first.name, first.version, first.arch);
+        Err(BuildError::PoolIncomplete { count: 1 + missing.count(), first })
+    })
 }
 
 /// The status that a machine left, which may be anything.

@@ -22,6 +22,9 @@ pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 /// A guest's address inside its own user network.
 pub const GUEST_ADDRESS: &str = "10.0.2.15";
 
+/// Address of a guest's network card. It is migrated state: all clones share it, each alone in its own user network.
+pub const GUEST_MAC: &str = "52:54:00:12:34:56";
+
 /// The address under which a guest reaches its worker's loopback.
 pub const HOST_ADDRESS: &str = "10.0.2.2";
 
@@ -166,8 +169,7 @@ impl Description<'_> {
         arguments.push("-netdev".into());
         arguments.push(netdev(self.forwards));
         arguments.push("-device".into());
-        // The address is migrated state: all clones share it, each alone in its own user network.
-        arguments.push("virtio-net-pci,netdev=lab-net,mac=52:54:00:12:34:56,addr=0x1d".into());
+        arguments.push(format!("virtio-net-pci,netdev=lab-net,mac={GUEST_MAC},addr=0x1d"));
         if matches!(self.memory, Memory::Clone(..) | Memory::Saved) {
             arguments.push("-incoming".into());
             arguments.push("defer".into());

@@ -38,6 +38,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum BaselineCommand {
     /// Build a baseline from a recipe, boot it once and freeze it; one that is there already is taken from the store
+    #[command(after_help = BUILD_EXAMPLES)]
     Build {
         /// The recipe
         #[arg(value_name = "RECIPE.toml")]
@@ -128,6 +129,14 @@ pub enum BaselineCommand {
         name: String,
     },
 }
+
+const BUILD_EXAMPLES: &str = "Examples:
+  patchlab baseline build images/debian-12-web.toml
+  patchlab baseline build web-01.toml --json built.json
+
+A recipe installs a system from its suite (kind = \"mmdebstrap\"), adds to a cloud image what the lab needs (\"cloud-image\"), or takes the
+disk of a system that somebody installed as it is (\"disk\"). An image is refused unless it has the digest that the recipe says, is whole in
+itself, and sound.";
 
 const DIFF_EXAMPLES: &str = "Examples:
   patchlab baseline diff debian-12-web@1 debian-12-web@2
@@ -334,6 +343,12 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
         ("represents", format!("tags {:?}, packages {:?}", represents.tags, represents.packages)),
         ("pool", format!("{} package files", record.pool.len())),
     ];
+    if !record.unpooled.is_empty() {
+        let each: Vec<_> =
+            record.unpooled.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
+        pairs
+            .push(("unpooled", format!("no order can be taken back to {}: no suite has their files", each.join(", "))));
+    }
     pairs.extend(
         record.files.iter().map(|(name, file)| ("file", format!("{name}  {} bytes  {}", file.size, file.sha256))),
     );
@@ -506,7 +521,9 @@ fn summary(baseline: &Baseline) -> serde_json::Value {
 fn classify_build(error: BuildError) -> CliError {
     let is_input = match &error {
         BuildError::Recipe(_) => true,
-        BuildError::Step { source, .. } => matches!(**source, BuildError::NoSuchPackage { .. }),
+        BuildError::Step { source, .. } => {
+            matches!(**source, BuildError::NoSuchPackage { .. } | BuildError::Intake(_))
+        }
         BuildError::Store(StoreError::Unknown { .. }) => true,
         _ => false,
     };

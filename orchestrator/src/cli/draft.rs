@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use patchlab_check::step::PackageName;
-use patchlab_lab::{ArtifactStore, Baseline, baseline::Baselines};
+use patchlab_lab::{
+    ArtifactStore, Baseline,
+    apt::{AptInputs, dpkg_arch},
+    baseline::Baselines,
+};
 use patchlab_protocol::document::{Class, Kind, Origin, PackageFile, Severity};
 use serde_json::json;
 
 use super::{CliError, Exit, Global, progress::Progress};
 use crate::{
-    draft::{self, AptInputs, Base, Request, WhenCurrent},
+    draft::{self, Base, Request, WhenCurrent},
     order::compile,
 };
 
@@ -117,17 +121,12 @@ impl Draft {
 }
 
 fn apt_inputs(baseline: &Baseline) -> AptInputs {
-    let arch = match baseline.record.os.arch.as_str() {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let file = |name: &str| baseline.file("apt").join(name);
     AptInputs {
         status: file("status"),
         sources: file("sources.list"),
         keyrings: file("keyrings"),
-        arch: arch.to_owned(),
+        arch: dpkg_arch(&baseline.record.os.arch).to_owned(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use patchlab_lab::ArtifactError;
+use patchlab_lab::{ArtifactError, apt::AptError};
 
 /// An order could not be drafted.
 #[derive(Debug, thiserror::Error)]
@@ -43,28 +43,9 @@ pub enum DraftError {
         /// The packages.
         names: String,
     },
-    /// apt is not installed, or could not be started.
-    #[error("apt-get could not be started: {source}; on a Debian host install the package apt")]
-    NoApt {
-        /// Why.
-        source: io::Error,
-    },
-    /// apt said no.
-    #[error("apt could not {action}: {reason}")]
-    Apt {
-        /// What it was to do.
-        action: &'static str,
-        /// Its words.
-        reason: String,
-    },
-    /// The baseline's sources or keyrings cannot be used.
-    #[error("{path}: {problem}", path = path.display())]
-    Sources {
-        /// The file or folder.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    /// apt said no, or cannot be used.
+    #[error(transparent)]
+    Apt(#[from] AptError),
     /// A file is not a Debian package, or not the one that was to come.
     #[error("{path}: {problem}", path = path.display())]
     Package {

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use patchlab_lab::ArtifactStore;
+use patchlab_lab::{ArtifactStore, apt::AptError};
 use patchlab_protocol::document::{Origin, PackageFile};
 
 use super::{DraftError, Transaction};
@@ -78,7 +78,7 @@ fn identify(path: &Path) -> Result<Identity, DraftError> {
         .arg(path)
         .env("LC_ALL", "C.UTF-8")
         .output()
-        .map_err(|source| DraftError::NoApt { source: io::Error::new(source.kind(), format!("dpkg-deb: {source}")) })?;
+        .map_err(|source| AptError::NoApt { source: io::Error::new(source.kind(), format!("dpkg-deb: {source}")) })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines().map(str::to_owned);
     match (output.status.success(), lines.next(), lines.next(), lines.next()) {

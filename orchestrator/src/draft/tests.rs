@@ -64,7 +64,7 @@ impl World {
         let arch = String::from("amd64");
         let inputs = AptInputs { status: path("status"), sources: path("old.list"), keyrings: keyrings.into(), arch };
         let apt = match Apt::open(&inputs, dir.path()) {
-            Err(error @ DraftError::NoApt { .. }) => return skipped(&error.to_string()),
+            Err(error @ AptError::NoApt { .. }) => return skipped(&error.to_string()),
             other => other.unwrap(),
         };
         if let Err(error) = apt.update() {

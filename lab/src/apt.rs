@@ -1,5 +1,6 @@
 //! The host's real apt, with folders of its own: it sees the baseline's packages, sources and keys, and nothing of the host but
-//! the way to the network (proxies and their credentials).
+//! the way to the network (proxies and their credentials). It drafts orders, finds the package files of a captured system
+//! ([`Apt::described`]), and resolves what a cloud image lacks.
 //!
 //! ```text
 //! CACHE/apt/<digest of sources>/lists/    index files, kept between drafts, and apt's digest of them beside
@@ -10,7 +11,10 @@
 //!
 //! apt's own signature check stays on: every way around it is refused in the sources and switched off in the configuration.
 
+pub mod sources;
+
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process::Command,
@@ -18,10 +22,83 @@ use std::{
 
 use patchlab_check::Digest;
 
-use super::{AptInputs, DraftError};
+/// What apt needs to know of a system; kept beside a baseline when it is built.
+#[derive(Debug, Clone)]
+pub struct AptInputs {
+    /// dpkg's status file.
+    pub status: PathBuf,
+    /// All of its sources, `sources.list` or deb822, updates and security included.
+    pub sources: PathBuf,
+    /// Folder with the keyrings that check them.
+    pub keyrings: PathBuf,
+    /// dpkg architecture, e.g. `amd64`.
+    pub arch: String,
+}
+
+/// dpkg's name for an architecture that a recipe names, e.g. `amd64` for `x86_64`.
+pub fn dpkg_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// apt could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AptError {
+    /// apt is not installed, or could not be started.
+    #[error("apt-get could not be started: {source}; on a Debian host install the package apt")]
+    NoApt {
+        /// Why.
+        source: io::Error,
+    },
+    /// apt said no.
+    #[error("apt could not {action}: {reason}")]
+    Apt {
+        /// What it was to do.
+        action: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// The sources or keyrings cannot be used.
+    #[error("{path}: {problem}", path = path.display())]
+    Sources {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The file system said no.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What signed index files say of one package file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Digest of its content.
+    pub sha256: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// A package file by what it says it is: name, architecture, version.
+pub type Identity = (String, String, String);
 
 /// Largest status or sources file: 64 MiB.
 const INPUT_BYTES: u64 = 64 << 20;
+
+/// Packages named on one command line.
+const NAMES_AT_ONCE: usize = 200;
 
 /// Settings of the host's own apt that are about reaching the network, and so are taken over.
 const INHERITED: &[&str] =
@@ -29,20 +106,20 @@ const INHERITED: &[&str] =
 
 /// apt over a baseline's inputs.
 #[derive(Debug)]
-pub(super) struct Apt {
+pub struct Apt {
     dir: tempfile::TempDir,
     /// Held while this apt lives; the lists are shared.
     _lock: fs::File,
     status: String,
 }
 
-fn failed<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> DraftError + 'p {
-    move |source| DraftError::Io { action, path: path.to_owned(), source }
+fn failed<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> AptError + 'p {
+    move |source| AptError::Io { action, path: path.to_owned(), source }
 }
 
 impl Apt {
     /// Sets the folders up; waits while another draft uses the same lists.
-    pub(super) fn open(inputs: &AptInputs, cache: &Path) -> Result<Self, DraftError> {
+    pub fn open(inputs: &AptInputs, cache: &Path) -> Result<Self, AptError> {
         let status = read_limited(&inputs.status)?;
         let sources = read_limited(&inputs.sources)?;
         let shared = cache.join("apt").join(Digest::of(sources.as_bytes()).short());
@@ -64,7 +141,7 @@ impl Apt {
         }
         copy_keyrings(&inputs.keyrings, &root.join("keyrings"))?;
         let rewritten = private_sources(&sources, &root.join("keyrings"))
-            .map_err(|problem| DraftError::Sources { path: inputs.sources.clone(), problem })?;
+            .map_err(|problem| AptError::Sources { path: inputs.sources.clone(), problem })?;
         let name = if is_deb822(&sources) { "sources.d/baseline.sources" } else { "sources.d/baseline.list" };
         write(&root.join(name), &rewritten)?;
         write(&root.join("status"), &status)?;
@@ -74,34 +151,68 @@ impl Apt {
     }
 
     /// The file that makes any program of apt see the baseline instead of the host, by `APT_CONFIG`.
-    pub(super) fn configuration_file(&self) -> PathBuf {
+    pub fn configuration_file(&self) -> PathBuf {
         self.dir.path().join("apt.conf")
     }
 
     /// dpkg's status file of the baseline.
-    pub(super) fn status(&self) -> &str {
+    pub fn status(&self) -> &str {
         &self.status
     }
 
     /// Brings the index files up to date; any that cannot be had or checked is an error.
-    pub(super) fn update(&self) -> Result<(), DraftError> {
+    pub fn update(&self) -> Result<(), AptError> {
         self.get("fetch the package lists", &["update", "-o", "APT::Update::Error-Mode=any"]).map(drop)
     }
 
     /// What apt says it would do to install `packages` (names, or absolute paths of package files).
-    pub(super) fn simulate_install(&self, packages: &[String]) -> Result<String, DraftError> {
+    pub fn simulate_install(&self, packages: &[String]) -> Result<String, AptError> {
         let mut arguments = vec!["--simulate", "--no-install-recommends", "install", "--"];
         arguments.extend(packages.iter().map(String::as_str));
         self.get("resolve what to install", &arguments)
     }
 
     /// What apt says it would do to bring everything up to date without installing or removing packages.
-    pub(super) fn simulate_upgrade(&self) -> Result<String, DraftError> {
+    pub fn simulate_upgrade(&self) -> Result<String, AptError> {
         self.get("look for newer packages", &["--simulate", "upgrade"])
     }
 
+    /// What the signed index files say of these packages, in every version that the sources have, by name, architecture and version.
+    /// Packages that they do not have are absent.
+    ///
+    /// # Errors
+    /// apt cannot be started.
+    pub fn described(&self, names: &[String]) -> Result<BTreeMap<Identity, Described>, AptError> {
+        let mut found = BTreeMap::new();
+        // Names that are not known make it fail after it has shown the others; command lines have their limit.
+        for names in names.chunks(NAMES_AT_ONCE) {
+            let mut command = Command::new("apt-cache");
+            command.args(["--quiet=1", "show", "--"]).args(names);
+            let output = self.surrounded(&mut command).output().map_err(|source| AptError::NoApt { source })?;
+            found.extend(descriptions(&String::from_utf8_lossy(&output.stdout)));
+        }
+        Ok(found)
+    }
+
+    /// Fetches package files by name, architecture and exact version into `folder`. apt checks each against the signed lists.
+    ///
+    /// # Errors
+    /// One of them cannot be had.
+    pub fn fetch(&self, wanted: &[Identity], folder: &Path) -> Result<(), AptError> {
+        for wanted in wanted.chunks(NAMES_AT_ONCE) {
+            let exact = |(name, arch, version): &Identity| match arch.as_str() {
+                "all" => format!("{name}={version}"),
+                arch => format!("{name}:{arch}={version}"),
+            };
+            let mut command = Command::new("apt-get");
+            command.args(["--quiet=1", "download", "--"]).args(wanted.iter().map(exact)).current_dir(folder);
+            self.run("fetch package files", &mut command)?;
+        }
+        Ok(())
+    }
+
     /// Fetches what [`Self::simulate_install`] said; gives the paths of the package files. apt checks each against the signed lists.
-    pub(super) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>, DraftError> {
+    pub fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>, AptError> {
         let mut arguments = vec!["--download-only", "--no-install-recommends", "--no-remove", "install", "--"];
         arguments.extend(packages.iter().map(String::as_str));
         self.get("fetch the packages", &arguments)?;
@@ -117,20 +228,36 @@ impl Apt {
         Ok(files)
     }
 
-    fn get(&self, action: &'static str, arguments: &[&str]) -> Result<String, DraftError> {
-        let output = Command::new("apt-get")
-            .args(["--yes", "--quiet=1"])
-            .args(arguments)
+    fn get(&self, action: &'static str, arguments: &[&str]) -> Result<String, AptError> {
+        let mut command = Command::new("apt-get");
+        self.run(action, command.args(["--yes", "--quiet=1"]).args(arguments))
+    }
+
+    /// A program of apt's that sees the baseline instead of the host.
+    fn surrounded<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
             .env("APT_CONFIG", self.configuration_file())
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .output()
-            .map_err(|source| DraftError::NoApt { source })?;
+    }
+
+    fn run(&self, action: &'static str, command: &mut Command) -> Result<String, AptError> {
+        let output = self.surrounded(command).output().map_err(|source| AptError::NoApt { source })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        Err(DraftError::Apt { action, reason: complaints(&output.stderr, &output.stdout) })
+        Err(AptError::Apt { action, reason: complaints(&output.stderr, &output.stdout) })
     }
+}
+
+/// Stanzas of `apt-cache show` that come from index files; those of dpkg's status have no digest.
+fn descriptions(text: &str) -> BTreeMap<Identity, Described> {
+    let described = |stanza: &str| {
+        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let identity = (field("Package")?.into(), field("Architecture")?.into(), field("Version")?.into());
+        Some((identity, Described { sha256: field("SHA256")?.parse().ok()?, size: field("Size")?.parse().ok()? }))
+    };
+    text.split("\n\n").filter_map(described).collect()
 }
 
 /// What apt complained of, on one line: its errors, or its warnings where it gave none.
@@ -156,8 +283,8 @@ fn complaints(stderr: &[u8], stdout: &[u8]) -> String {
 }
 
 /// The host's settings for reaching the network, as configuration lines.
-fn inherited() -> Result<String, DraftError> {
-    let output = Command::new("apt-config").arg("dump").output().map_err(|source| DraftError::NoApt { source })?;
+fn inherited() -> Result<String, AptError> {
+    let output = Command::new("apt-config").arg("dump").output().map_err(|source| AptError::NoApt { source })?;
     let dump = String::from_utf8_lossy(&output.stdout);
     let wanted = |line: &&str| {
         let key = line.split(' ').next().unwrap_or_default();
@@ -250,7 +377,7 @@ fn with_private_keyring(line: &str, keyrings: &Path) -> String {
     }
 }
 
-fn copy_keyrings(from: &Path, to: &Path) -> Result<(), DraftError> {
+fn copy_keyrings(from: &Path, to: &Path) -> Result<(), AptError> {
     let mut copied = 0;
     for entry in fs::read_dir(from).map_err(failed("read", from))? {
         let path = entry.map_err(failed("read", from))?.path();
@@ -265,7 +392,7 @@ fn copy_keyrings(from: &Path, to: &Path) -> Result<(), DraftError> {
         }
     }
     if copied == 0 {
-        return Err(DraftError::Sources {
+        return Err(AptError::Sources {
             path: from.to_owned(),
             problem: "no keyring (*.gpg, *.asc): no signature can be checked".into(),
         });
@@ -273,7 +400,7 @@ fn copy_keyrings(from: &Path, to: &Path) -> Result<(), DraftError> {
     Ok(())
 }
 
-fn read_limited(path: &Path) -> Result<String, DraftError> {
+fn read_limited(path: &Path) -> Result<String, AptError> {
     use io::Read as _;
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed("read", path))?;
@@ -281,12 +408,12 @@ fn read_limited(path: &Path) -> Result<String, DraftError> {
     Ok(text)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), DraftError> {
+fn write(path: &Path, text: &str) -> Result<(), AptError> {
     fs::write(path, text).map_err(failed("write", path))?;
     set_mode(path, 0o644)
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), DraftError> {
+fn set_mode(path: &Path, mode: u32) -> Result<(), AptError> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("change the mode of", path))
 }
@@ -323,6 +450,17 @@ mod tests {
         ] {
             assert!(private_sources(line, dir.path()).unwrap_err().contains("turns the signature check off"), "{line}");
         }
+    }
+
+    #[test]
+    fn only_index_files_describe_package_files() {
+        let digest = "ab".repeat(32);
+        let text = format!(
+            "Package: a\nVersion: 2\nArchitecture: amd64\nSize: 7\nDescription: x\n y: z\nSHA256: {digest}\n\n\
+             Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n\n"
+        );
+        let expected = Described { sha256: digest.parse().unwrap(), size: 7 };
+        assert_eq!(descriptions(&text), [(("a".into(), "amd64".into(), "2".into()), expected)].into());
     }
 
     #[test]

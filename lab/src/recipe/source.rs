@@ -1,0 +1,244 @@
+//! Where a baseline's system comes from: as written, and as what it means.
+//!
+//! Each kind has keys of its own, some of them beside `source` in the file (`kernel`, `packages`, `overlay`): one that means nothing for
+//! the kind is an error, and what comes of the check cannot hold it.
+
+use std::path::{Path, PathBuf};
+
+use patchlab_check::Digest;
+use serde::Deserialize;
+
+use super::{Senseless, is_name, is_package};
+
+/// Debian's kernel for virtual machines: small, and quick to boot.
+const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
+/// The longest address of an image.
+const URL_BYTES: usize = 2000;
+
+/// Where a baseline's system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum WrittenSource {
+    /// Installed from a Debian suite's packages.
+    Mmdebstrap {
+        /// The suite, e.g. `bookworm`. Never a host: the mirror is the installer's own default.
+        suite: String,
+        /// Which of the suite's pockets: `main`, `updates`, `security`.
+        pockets: Vec<Pocket>,
+    },
+    /// An image with cloud-init, which is given a NoCloud seed.
+    CloudImage {
+        /// The image, raw or qcow2, relative to this file. Either this or `url`.
+        path: Option<String>,
+        /// Where it is fetched from, over http or https. Either this or `path`.
+        url: Option<String>,
+        /// Its digest.
+        sha256: Digest,
+    },
+    /// The disk of a system that somebody installed; it has the guest agent.
+    Disk {
+        /// The image, raw or qcow2, relative to this file.
+        path: String,
+        /// Its digest.
+        sha256: Digest,
+    },
+}
+
+/// Keys beside `source` that mean something for some kinds alone.
+#[derive(Debug, Clone)]
+pub(super) struct Beside {
+    pub(super) kernel: Option<String>,
+    pub(super) packages: Vec<String>,
+    pub(super) overlay: Option<String>,
+}
+
+/// Where a baseline's system comes from, with all that is done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Installed from a Debian suite's packages.
+    Mmdebstrap(Installation),
+    /// An image with cloud-init.
+    CloudImage(CloudImage),
+    /// The disk of a system that somebody installed. It is taken as it is.
+    Disk(Image),
+}
+
+/// An installation from a suite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installation {
+    /// The suite, e.g. `bookworm`.
+    pub suite: String,
+    /// Which of its pockets; at least one.
+    pub pockets: Vec<Pocket>,
+    /// The package of its kernel.
+    pub kernel: String,
+    /// Packages beside those that every baseline has.
+    pub packages: Vec<String>,
+    /// Folder whose files are copied over the root.
+    pub overlay: Option<PathBuf>,
+}
+
+/// An image with cloud-init, and what is added to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudImage {
+    /// The image.
+    pub image: Image,
+    /// Packages that are installed beside what it has.
+    pub packages: Vec<String>,
+    /// Folder whose files are copied over the root.
+    pub overlay: Option<PathBuf>,
+}
+
+/// A disk image that somebody else made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Where it is.
+    pub place: Place,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this host.
+    Path(PathBuf),
+    /// To be fetched over http or https.
+    Url(String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// A part of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pocket {
+    /// The release itself.
+    Main,
+    /// Its stable updates.
+    Updates,
+    /// Its security updates.
+    Security,
+}
+
+impl Pocket {
+    /// Name of the suite that holds this pocket of `suite`.
+    pub fn suite(self, suite: &str) -> String {
+        match self {
+            Self::Main => suite.to_owned(),
+            Self::Updates => format!("{suite}-updates"),
+            Self::Security => format!("{suite}-security"),
+        }
+    }
+}
+
+impl Source {
+    /// Folder whose files are copied over the root, for kinds that have one.
+    pub fn overlay(&self) -> Option<&Path> {
+        match self {
+            Self::Mmdebstrap(Installation { overlay, .. }) | Self::CloudImage(CloudImage { overlay, .. }) => {
+                overlay.as_deref()
+            }
+            Self::Disk(_) => None,
+        }
+    }
+}
+
+impl WrittenSource {
+    /// What it means, with the keys beside it; `folder` is the recipe's own.
+    pub(super) fn check(self, beside: Beside, folder: &Path) -> Result<Source, Senseless> {
+        let Beside { kernel, packages, overlay } = beside;
+        let overlay = overlay.map(|overlay| folder.join(overlay));
+        match self {
+            Self::Mmdebstrap { suite, pockets } => {
+                let kernel = kernel.unwrap_or_else(|| CLOUD_KERNEL.into());
+                check_suite(&suite, &pockets, &kernel)?;
+                check_additions(&packages, overlay.as_deref())?;
+                Ok(Source::Mmdebstrap(Installation { suite, pockets, kernel, packages, overlay }))
+            }
+            Self::CloudImage { path, url, sha256 } => {
+                refuse("kernel", kernel.is_some(), "an image has its own kernel: leave this key out")?;
+                check_additions(&packages, overlay.as_deref())?;
+                let image = Image { place: place(path, url, folder)?, sha256 };
+                Ok(Source::CloudImage(CloudImage { image, packages, overlay }))
+            }
+            Self::Disk { path, sha256 } => {
+                let as_it_is = "a disk is taken as it is: leave this key out";
+                refuse("kernel", kernel.is_some(), as_it_is)?;
+                refuse("packages", !packages.is_empty(), as_it_is)?;
+                refuse("overlay", overlay.is_some(), as_it_is)?;
+                Ok(Source::Disk(Image { place: place(Some(path), None, folder)?, sha256 }))
+            }
+        }
+    }
+}
+
+/// The one place of an image.
+fn place(path: Option<String>, url: Option<String>, folder: &Path) -> Result<Place, Senseless> {
+    match (path, url) {
+        (Some(path), None) => {
+            let path = folder.join(path);
+            let found = format!("expected an image file, relative to the recipe, found none at {}", path.display());
+            refuse("source.path", !path.is_file(), &found)?;
+            Ok(Place::Path(path))
+        }
+        (None, Some(url)) => {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+            let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\');
+            let good = !rest.is_empty() && url.len() <= URL_BYTES && rest.chars().all(plain);
+            let host = rest.split('/').next().unwrap_or_default();
+            refuse("source.url", !good, "expected an address that begins with \"https://\" or \"http://\"")?;
+            refuse(
+                "source.url",
+                host.contains('@'),
+                "an address with credentials would stand in every record of the baseline",
+            )?;
+            Ok(Place::Url(url))
+        }
+        (Some(_), Some(_)) => Err(senseless("source.url", "an image has one place: leave out \"path\" or \"url\"")),
+        (None, None) => Err(senseless("source", "where is the image? expected \"path\" or \"url\"")),
+    }
+}
+
+fn check_suite(suite: &str, pockets: &[Pocket], kernel: &str) -> Result<(), Senseless> {
+    if !is_name(suite, 64) {
+        let expected = "the name of a suite, e.g. \"bookworm\"";
+        return Err(senseless("source.suite", &format!("expected {expected}, found {suite:?}")));
+    }
+    let at_least = "expected at least one of \"main\", \"updates\", \"security\", found none";
+    refuse("source.pockets", pockets.is_empty(), at_least)?;
+    if !is_package(kernel) || !kernel.starts_with("linux-image-") {
+        let expected = "the name of a kernel package, e.g. \"linux-image-amd64\"";
+        return Err(senseless("kernel", &format!("expected {expected}, found {kernel:?}")));
+    }
+    Ok(())
+}
+
+fn check_additions(packages: &[String], overlay: Option<&Path>) -> Result<(), Senseless> {
+    if let Some((index, package)) = packages.iter().enumerate().find(|(_, package)| !is_package(package)) {
+        let expected = "a package's name (lower-case letters, digits, + - .)";
+        return Err(senseless(&format!("packages.{index}"), &format!("expected {expected}, found {package:?}")));
+    }
+    match overlay.filter(|overlay| !overlay.is_dir()) {
+        Some(overlay) => {
+            let expected = "a folder, relative to the recipe";
+            Err(senseless("overlay", &format!("expected {expected}, found no folder at {}", overlay.display())))
+        }
+        None => Ok(()),
+    }
+}
+
+fn senseless(key: &str, problem: &str) -> Senseless {
+    Senseless { key: key.to_owned(), problem: problem.to_owned() }
+}
+
+fn refuse(key: &str, wrong: bool, problem: &str) -> Result<(), Senseless> {
+    if wrong { Err(senseless(key, problem)) } else { Ok(()) }
+}

@@ -1,0 +1,202 @@
+//! Baselines from images that somebody else made: what is refused before anything is booted, and real ones from image to verdict.
+//!
+//! Skips aloud what this machine cannot run.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use patchlab_check::Digest;
+use patchlab_lab::{
+    Places,
+    baseline::{Baseline, Baselines},
+    report::{Report, RollbackStatus},
+    verdict::Judgement,
+};
+use patchlab_tests::{
+    cloud_image,
+    program::{Ended, Need, Patchlab, folder, obstacle, source},
+};
+use serde_json::Value;
+
+/// Ends the test aloud where the machine lacks something.
+macro_rules! needs {
+    ($test:literal, $($need:ident),+) => {
+        if let Some(why) = obstacle(&[$(Need::$need),+]) {
+            eprintln!("SKIP {}: {why}", $test);
+            return;
+        }
+    };
+}
+
+fn run(program: &str, arguments: &[&str], dir: &Path) {
+    let output = Command::new(program).args(arguments).current_dir(dir).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn digest(path: &Path) -> Digest {
+    Digest::of_file(path).expect("an image").0
+}
+
+/// A recipe beside an image in `dir`.
+fn recipe(dir: &Path, source: &str) -> String {
+    let path = dir.join("image.toml");
+    let text = format!(
+        "name = \"captured-web\"\nos = {{ family = \"debian\", release = \"12\", arch = \"x86_64\" }}\nsource = {{ {source} }}\n\
+         memory = \"512MiB\"\nvcpus = 2\ndisk = \"4GiB\"\nready = {{ units = [\"nginx.service\"], timeout = \"120s\" }}\n\
+         represents = {{ tags = [\"web\"], packages = [\"nginx\"] }}\n"
+    );
+    fs::write(&path, text).expect("a recipe");
+    path.display().to_string()
+}
+
+fn refused(ended: &Ended, parts: &[&str]) {
+    assert_eq!(ended.code, Some(65), "{}{}", ended.out, ended.err);
+    let line = ended.err.lines().last().unwrap_or_default();
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is not named in:\n{line}");
+    }
+}
+
+/// A raw disk with one partition whose system has no guest agent, and calls itself `release`.
+fn agentless(dir: &Path, name: &str, release: &str) {
+    let root = dir.join(format!("root-{release}"));
+    fs::create_dir_all(root.join("var/lib/dpkg")).expect("a folder");
+    fs::create_dir_all(root.join("usr/lib")).expect("a folder");
+    let status = "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n";
+    fs::write(root.join("var/lib/dpkg/status"), status).expect("a status");
+    fs::write(root.join("usr/lib/os-release"), format!("ID=debian\nVERSION_ID=\"{release}\"\n")).expect("a name");
+    let raw = dir.join(name);
+    fs::File::create(&raw).and_then(|file| file.set_len(64 << 20)).expect("a disk");
+    let script =
+        "echo 'start=2048,type=83' | sfdisk --quiet \"$1\" && mke2fs -q -t ext4 -d \"$2\" -E offset=1048576 \"$1\" 60m";
+    run("sh", &["-c", script, "sh", name, &root.display().to_string()], dir);
+}
+
+#[test]
+fn an_image_that_is_not_whole_sound_and_the_one_that_was_meant_is_refused_before_anything_boots() {
+    needs!("an_image_that_is_not_whole_is_refused", Program, Lab);
+    let dir = folder();
+    let dir = dir.path();
+    let patchlab = Patchlab { data: dir.join("data") };
+    let qemu_img = |arguments: &[&str]| run("qemu-img", arguments, dir);
+    qemu_img(&["create", "-q", "-f", "qcow2", "whole.qcow2", "64M"]);
+    run("qemu-io", &["-c", "write -P 7 0 32M", "whole.qcow2"], dir);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "whole.qcow2", "layer.qcow2"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "data_file=outside.raw", "data.qcow2", "64M"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "huge.qcow2", "8G"]);
+    qemu_img(&["create", "-q", "-f", "vmdk", "other.vmdk", "64M"]);
+    fs::write(dir.join("text.qcow2"), "this is no image\n".repeat(100)).expect("a file");
+    let whole = fs::read(dir.join("whole.qcow2")).expect("an image");
+    fs::write(dir.join("cut.qcow2"), &whole[..whole.len() / 2]).expect("a file");
+    agentless(dir, "agentless.raw", "12");
+    agentless(dir, "thirteen.raw", "13");
+
+    let built = |name: &str, sha256: Digest| {
+        let source = format!("kind = \"disk\", path = \"{name}\", sha256 = \"{sha256}\"");
+        patchlab.run(&["baseline", "build", &recipe(dir, &source)])
+    };
+    let wrong = Digest::of("another");
+    refused(&built("whole.qcow2", wrong), &["whole.qcow2 has digest", &digest(&dir.join("whole.qcow2")).to_string()]);
+    for (name, parts) in [
+        ("layer.qcow2", ["is a layer over a backing file", "qemu-img convert"]),
+        ("data.qcow2", ["keeps its data in another file", "whole in itself"]),
+        ("huge.qcow2", ["holds a disk of 8.0 GiB", "`disk` is 4.0 GiB"]),
+        ("other.vmdk", ["cannot be used", "neither qcow2 nor a raw disk"]),
+        ("text.qcow2", ["cannot be used", "neither qcow2 nor a raw disk"]),
+        ("cut.qcow2", ["cannot be used", "it is cut short or damaged"]),
+        ("agentless.raw", ["lacks the package qemu-guest-agent", "cloud-image"]),
+        ("thirteen.raw", ["calls itself debian 13", "`os` is debian 12"]),
+    ] {
+        refused(&built(name, digest(&dir.join(name))), &[&[name], &parts[..]].concat());
+    }
+    let url = format!("kind = \"cloud-image\", url = \"http://127.0.0.1:1/x.qcow2\", sha256 = \"{wrong}\"");
+    refused(
+        &patchlab.run(&["baseline", "build", &recipe(dir, &url)]),
+        &["http://127.0.0.1:1/x.qcow2 cannot be fetched"],
+    );
+    assert!(Baselines::open(&Places::of_data(&patchlab.data)).list().expect("a list").is_empty());
+    assert_eq!(patchlab.run(&["lab", "gc", "--dry-run"]).out.trim(), "nothing to collect");
+}
+
+fn done(patchlab: &Patchlab, arguments: &[&str]) -> Ended {
+    let ended = patchlab.run(arguments);
+    assert_eq!(ended.code, Some(0), "{arguments:?}\n{}{}", ended.out, ended.err);
+    ended
+}
+
+fn newest(patchlab: &Patchlab, name: &str) -> Baseline {
+    Baselines::open(&Places::of_data(&patchlab.data)).get(name).expect("a baseline")
+}
+
+/// The order passes on that baseline, by clones that go on from its memory, and is taken back with the files of its pool.
+fn passes(patchlab: &Patchlab, order: &str, baseline: &str, dir: &Path) {
+    let verdict = dir.join("verdict.json");
+    let scenarios = source().join("scenarios").display().to_string();
+    let validate = ["lab", "validate", "--order", order, "--baseline", baseline, "--scenarios", &scenarios];
+    done(patchlab, &[&validate[..], &["--json", &verdict.display().to_string()]].concat());
+    let report = Report::from_json(&fs::read(&verdict).expect("a verdict")).expect("a verdict");
+    let [on] = &report.baselines[..] else { panic!("{} baselines", report.baselines.len()) };
+    assert_eq!((on.verdict, on.rollback.status), (Judgement::Passed, RollbackStatus::Proven));
+    assert_eq!(on.clone.as_ref().map(|clone| clone.rung.as_str()), Some("template-clone"));
+}
+
+#[test]
+fn the_disk_of_a_system_becomes_a_baseline_on_which_an_order_passes() {
+    needs!("the_disk_of_a_system_becomes_a_baseline", Program, Lab, Agent, Soak, Stored);
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let disk = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("a list").remove(0).file("disk.qcow2");
+    fs::copy(disk, dir.path().join("disk.qcow2")).expect("its disk");
+    let sha256 = digest(&dir.path().join("disk.qcow2"));
+    let source = format!("kind = \"disk\", path = \"disk.qcow2\", sha256 = \"{sha256}\"");
+    done(&patchlab, &["baseline", "build", &recipe(dir.path(), &source)]);
+    let captured = newest(&patchlab, "captured-web");
+    println!("{} package files, {} without", captured.record.pool.len(), captured.record.unpooled.len());
+    assert!(captured.record.pool.iter().any(|file| file.name == "nginx"));
+    let order = patchlab.data.join("orders/good/order.toml").display().to_string();
+    passes(&patchlab, &order, "captured-web", dir.path());
+}
+
+#[test]
+fn a_cloud_image_becomes_a_baseline_on_which_an_order_passes() {
+    needs!("a_cloud_image_becomes_a_baseline", Program, Lab, Agent, Soak);
+    let dir = folder();
+    let patchlab = Patchlab { data: dir.path().join("data") };
+    cloud_image::build(&dir.path().join("cloud.qcow2"), dir.path());
+    let sha256 = digest(&dir.path().join("cloud.qcow2"));
+    let source = format!("kind = \"cloud-image\", path = \"cloud.qcow2\", sha256 = \"{sha256}\"");
+    let path = recipe(dir.path(), &source);
+    let text = fs::read_to_string(&path).expect("the recipe");
+    fs::create_dir_all(dir.path().join("overlay/etc")).expect("a folder");
+    fs::write(dir.path().join("overlay/etc/of-the-overlay"), "here\n").expect("a file");
+    fs::write(&path, text + "packages = [\"curl\"]\noverlay = \"overlay/\"\n").expect("the recipe");
+    done(&patchlab, &["baseline", "build", &path]);
+    let captured = newest(&patchlab, "captured-web");
+    println!("{} package files, {} without", captured.record.pool.len(), captured.record.unpooled.len());
+    let manifest = captured.manifest().expect("a manifest");
+    for added in ["qemu-guest-agent", "curl"] {
+        assert!(manifest.packages.values().any(|package| package.name == added), "{added}");
+    }
+    assert!(
+        manifest.files.contains_key("/etc/of-the-overlay")
+            && manifest.files.contains_key("/etc/cloud/cloud-init.disabled")
+    );
+
+    let order = dir.path().join("order.toml").display().to_string();
+    let drafted = ["--baseline", "captured-web", "--upgrade", "nginx", "--or-next"];
+    let scenarios = source_scenarios();
+    let draft = ["order", "draft", "--id", "PO-CLOUD", "--out", &order, "--scenarios", &scenarios];
+    done(&patchlab, &[&draft[..], &drafted[..]].concat());
+    passes(&patchlab, &order, "captured-web", dir.path());
+    let shown: Value =
+        serde_json::from_str(&done(&patchlab, &["baseline", "show", "captured-web", "--json", "-"]).out).expect("JSON");
+    assert_eq!(shown["name"], "captured-web");
+}
+
+fn source_scenarios() -> String {
+    source().join("scenarios").display().to_string()
+}
