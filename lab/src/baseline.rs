@@ -15,6 +15,7 @@ mod build;
 mod capture;
 mod captured;
 mod cloud;
+mod coverage;
 mod freeze;
 mod image;
 mod intake;
@@ -26,6 +27,7 @@ mod proof;
 mod record;
 mod refreeze;
 mod retention;
+mod secrets;
 mod store;
 mod successor;
 
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::store::hold;
 pub use self::{
     build::Built,
+    coverage::{Coverage, DkmsModule},
     freeze::serve_freeze,
     intake::IntakeError,
     parcel::{Imported, Offer, ParcelError},
@@ -48,6 +51,7 @@ pub use self::{
     record::{Frozen, OrderName, Os, PackageVersion, PoolFile, Record, Represents, StoredFile},
     refreeze::Refreeze,
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
+    secrets::{Secret, SecretKind, Secrets, SecretsPolicy},
     store::Baselines,
     successor::{Left, Patch, PutOn, SuccessorError},
 };
@@ -219,6 +223,16 @@ pub enum BuildError {
     /// The image that it is to be made from.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// It holds secrets, and may not.
+    #[error(
+        "the system holds secrets: {}; say in its recipe what is to become of them: `secrets = \"scrub\"` in `source` overwrites and \
+         removes them, \"keep\" keeps them",
+        secrets::named(.found)
+    )]
+    Secrets {
+        /// Where and of which kind.
+        found: Vec<Secret>,
+    },
     /// Some installed package's file was not kept.
     #[error(
         "the package files of {} installed packages were not kept, first {first}: the pool would be incomplete",

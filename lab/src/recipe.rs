@@ -245,6 +245,7 @@ fn is_package(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::baseline::SecretsPolicy;
 
     const GOOD: &str = r#"
 name = "debian-12-web"
@@ -312,7 +313,8 @@ ready = { units = ["nginx.service"], timeout = "2min" }
             Recipe::parse(text, &path).map_err(|error| error.to_string().replace(&path.display().to_string(), ""))
         };
         let disk = format!("kind = \"disk\", path = \"x.qcow2\", sha256 = \"{digest}\"");
-        let image = Image { place: Place::Path(dir.path().join("x.qcow2")), sha256: digest };
+        let secrets = SecretsPolicy::Refuse;
+        let image = Image { place: Place::Path(dir.path().join("x.qcow2")), sha256: digest, secrets };
         assert_eq!(with(&disk, "").unwrap().source, Source::Disk(image.clone()));
         let cloud = |place: &str| format!("kind = \"cloud-image\", {place}, sha256 = \"{digest}\"");
         let (by_path, by_url) = (cloud("path = \"x.qcow2\""), cloud("url = \"https://h/x\""));
@@ -321,6 +323,8 @@ ready = { units = ["nginx.service"], timeout = "2min" }
         assert!(
             matches!(with(&by_url, "").unwrap().source, Source::CloudImage(cloud) if cloud.image.place == Place::Url("https://h/x".into()))
         );
+        let scrubbed = with(&format!("{disk}, secrets = \"scrub\""), "").unwrap().source;
+        assert!(matches!(scrubbed, Source::Disk(image) if image.secrets == SecretsPolicy::Scrub));
         for (source, more, expected) in [
             (&disk, "packages = [\"nginx\"]\n", ":5:1: key \"packages\": a disk is taken as it is"),
             (&disk, "overlay = \".\"\n", ":5:1: key \"overlay\": a disk is taken as it is"),

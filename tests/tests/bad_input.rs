@@ -100,6 +100,8 @@ fn seeded(data: PathBuf) -> Patchlab {
         files: [("disk.qcow2".to_owned(), stored)].into(),
         pool,
         unpooled: vec![],
+        coverage: None,
+        secrets: None,
         verified: None,
         original: None,
     };

@@ -144,19 +144,69 @@ fn passes(patchlab: &Patchlab, order: &str, baseline: &str, dir: &Path) {
     assert_eq!(on.clone.as_ref().map(|clone| clone.rung.as_str()), Some("template-clone"));
 }
 
+/// What lies in the secret files of the test's system, and nowhere else in the world.
+const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0LW5vdGhpbmctZWxzZS1oYXM";
+
+/// Puts secrets into the ext file system of a baseline's disk, without running it: `$1` qcow2, `$2` new image, `$3` the secret.
+const WITH_SECRETS: &str = r#"
+set -eu
+qemu-img convert -f qcow2 -O raw "$1" with.raw
+# A file system of its own: e2fsck loses an offset when it replays the journal.
+dd if=with.raw of=part.raw bs=1M skip=1 conv=sparse status=none
+e2fsck -fy part.raw >/dev/null 2>&1 || [ $? -le 2 ]
+printf -- '-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n' "$3" >key
+printf 'machine example.org login me password %s\n' "$3" >netrc
+printf 'write key /etc/own.key\nwrite netrc /root/.netrc\n' >requests
+debugfs -w -f requests part.raw >/dev/null 2>&1
+dd if=with.raw of=new.raw bs=1M count=1 status=none
+dd if=part.raw of=new.raw bs=1M seek=1 conv=notrunc,sparse status=none
+truncate --reference with.raw new.raw
+qemu-img convert -f raw -O qcow2 new.raw "$2"
+rm with.raw part.raw new.raw key netrc requests
+"#;
+
+/// Whether a file holds the secret.
+fn holds_secret(path: &Path) -> bool {
+    let status = Command::new("grep").args(["--quiet", "--text", "--fixed-strings", SECRET]).arg(path).status();
+    status.expect("grep starts").success()
+}
+
 #[test]
-fn the_disk_of_a_system_becomes_a_baseline_on_which_an_order_passes() {
+fn the_disk_of_a_system_becomes_a_baseline_without_its_secrets_on_which_an_order_passes() {
     needs!("the_disk_of_a_system_becomes_a_baseline", Program, Lab, Agent, Soak, Stored);
     let dir = folder();
     let patchlab = Patchlab::on_a_copy(dir.path());
-    let disk = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("a list").remove(0).file("disk.qcow2");
-    fs::copy(disk, dir.path().join("disk.qcow2")).expect("its disk");
-    let sha256 = digest(&dir.path().join("disk.qcow2"));
-    let source = format!("kind = \"disk\", path = \"disk.qcow2\", sha256 = \"{sha256}\"");
-    done(&patchlab, &["baseline", "build", &recipe(dir.path(), &source)]);
+    let stored = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("a list").remove(0).file("disk.qcow2");
+    let image = dir.path().join("disk.qcow2");
+    let [stored, path] = [&stored, &image].map(|path| path.display().to_string());
+    run("sh", &["-c", WITH_SECRETS, "sh", &stored, &path, SECRET], dir.path());
+    let source = format!("kind = \"disk\", path = \"disk.qcow2\", sha256 = \"{}\"", digest(&image));
+
+    let refused = patchlab.run(&["baseline", "build", &recipe(dir.path(), &source)]);
+    assert_eq!(refused.code, Some(5), "{}", refused.err);
+    for part in ["/etc/own.key (private key)", "/root/.netrc (password or token)", "secrets = \"scrub\""] {
+        assert!(refused.err.contains(part), "{part:?} is not in {}", refused.err);
+    }
+    assert!(!refused.err.contains(SECRET));
+
+    done(&patchlab, &["baseline", "build", &recipe(dir.path(), &format!("{source}, secrets = \"scrub\""))]);
     let captured = newest(&patchlab, "captured-web");
     println!("{} package files, {} without", captured.record.pool.len(), captured.record.unpooled.len());
     assert!(captured.record.pool.iter().any(|file| file.name == "nginx"));
+    let secrets = captured.record.secrets.as_ref().expect("what was done about secrets");
+    let scrubbed: Vec<_> = secrets.found.iter().map(|secret| secret.path.as_str()).collect();
+    assert!(["/etc/own.key", "/root/.netrc"].iter().all(|path| scrubbed.contains(path)), "{scrubbed:?}");
+    let manifest = captured.manifest().expect("a manifest");
+    assert!(!manifest.files.contains_key("/etc/own.key") && !manifest.files.contains_key("/root/.netrc"));
+    let raw = dir.path().join("stored.raw");
+    let [disk, out] = [&captured.file("disk.qcow2"), &raw].map(|path| path.display().to_string());
+    run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &disk, &out], dir.path());
+    for file in [raw, captured.file("ram"), captured.file("state")] {
+        assert!(!holds_secret(&file), "{} holds it still", file.display());
+    }
+    let coverage = captured.record.coverage.as_ref().expect("what it stands for");
+    assert_eq!(coverage.flavour.as_deref(), Some("cloud-amd64"));
+
     let order = patchlab.data.join("orders/good/order.toml").display().to_string();
     passes(&patchlab, &order, "captured-web", dir.path());
 }

@@ -13,8 +13,8 @@ use patchlab_check::Digest;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Baseline, Baselines, BuildError, OrderName, Os, PackageVersion, PoolFile, Progress, Record, Represents, StoredFile,
-    Weight, captured, failed,
+    Baseline, Baselines, BuildError, OrderName, Os, PackageVersion, PoolFile, Progress, Record, Represents, Secrets,
+    StoredFile, Weight, captured, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer, Origin},
     image,
     pool::{self, Found},
@@ -78,6 +78,7 @@ pub(super) struct Basis {
     pub(super) represents: Represents,
     pub(super) pool: Vec<PoolFile>,
     pub(super) unpooled: Vec<PackageVersion>,
+    pub(super) secrets: Option<Secrets>,
 }
 
 /// A baseline that is being made from a recipe.
@@ -255,6 +256,7 @@ impl Baselines {
             represents: recipe.represents.clone(),
             pool: found.pool,
             unpooled: found.unpooled,
+            secrets: None,
         };
         self.store(basis, freezer, &staged, narrator)
     }
@@ -316,6 +318,8 @@ impl Baselines {
             files,
             pool: basis.pool,
             unpooled: basis.unpooled,
+            coverage: Some(freezer.coverage),
+            secrets: freezer.secrets.or(basis.secrets),
             verified: Some(freezer.verified),
             original: None,
         };
@@ -408,6 +412,7 @@ impl FreezeWorker {
                 FreezeWord::Step { what, weight, .. } => narrator.say(&what, weight),
                 FreezeWord::Open { probed, .. } => narrator.say(&probed, Weight::Passing),
                 FreezeWord::Frozen(freezer) => return Ok(*freezer),
+                FreezeWord::Secrets { found } => return Err(BuildError::Secrets { found }),
                 FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
             }
         }

@@ -124,9 +124,9 @@ impl Baselines {
         let origin = match seed {
             Some(seed) => {
                 worker.hand_over(seed, cloud::SEED)?;
-                Origin::CloudImage
+                Origin::CloudImage(image.secrets)
             }
-            None => Origin::Captured,
+            None => Origin::Captured(image.secrets),
         };
         let freezer = worker.freeze(&making.order(origin), &disk, staged, &work.join(image::LOG), narrator)?;
         narrator.step(8, "looking for its package files");

@@ -11,8 +11,11 @@ use std::{
     path::{Component, Path},
 };
 
-use super::{BuildError, failed, pool};
-use crate::apt::sources::{self, Sources};
+use super::{BuildError, Coverage, failed, pool};
+use crate::{
+    apt::sources::{self, Sources},
+    manifest::Manifest,
+};
 
 /// The archive that the worker leaves, in its folder.
 pub(super) const ARCHIVE: &str = "captured.tar";
@@ -56,14 +59,15 @@ impl Captured {
     /// From the archive, which goes.
     pub(super) fn take(archive: &Path) -> Result<Self, BuildError> {
         let file = fs::File::open(archive).map_err(failed("read", archive))?;
-        let captured = Self::unpack(file.take(ARCHIVE_BYTES)).map_err(failed("read", archive))?;
+        let captured = Self::unpack(file).map_err(failed("read", archive))?;
         fs::remove_file(archive).map_err(failed("remove", archive))?;
         Ok(captured)
     }
 
-    fn unpack(reader: impl std::io::Read) -> std::io::Result<Self> {
+    /// From the archive.
+    pub(super) fn unpack(reader: impl std::io::Read) -> std::io::Result<Self> {
         let mut files = BTreeMap::new();
-        for entry in tar::Archive::new(reader).entries()?.take(FILES) {
+        for entry in tar::Archive::new(reader.take(ARCHIVE_BYTES)).entries()?.take(FILES) {
             let mut entry = entry?;
             let path = entry.path()?.into_owned();
             let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
@@ -111,6 +115,11 @@ impl Captured {
             paths.filter_map(|path| Some((format!("/{path}"), self.text(path)?))).collect()
         };
         sources::read(&texts(&is_source), &texts(&|path| below(SOURCES[2], path)))
+    }
+
+    /// What the system stands for beside its packages.
+    pub(super) fn coverage(&self, manifest: &Manifest) -> Coverage {
+        Coverage::of(manifest, &self.sources(), &self.says("VERSION_CODENAME").unwrap_or_default())
     }
 
     /// Writes what drafting an order needs ([`crate::apt::AptInputs`]) below `apt`: `status`, `sources.list`, `keyrings/`.

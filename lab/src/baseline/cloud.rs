@@ -138,9 +138,8 @@ fn archive(overlay: &Path, to: &Path) -> Result<PathBuf, BuildError> {
     Ok(to.to_owned())
 }
 
-/// In the worker: waits until cloud-init has done its work in a machine's first boot, sees to it that it does none again, and shuts the
-/// machine down.
-pub(super) fn finish(machine: Machine, timeout: Duration) -> Result<(), LabError> {
+/// In the worker: waits until cloud-init has done its work in a machine's first boot, and sees to it that it does none again.
+pub(super) fn finish(machine: &Machine, timeout: Duration) -> Result<(), LabError> {
     machine.wait_agent_while(timeout, |console| match failure(console) {
         Some(said) => Err(LabError::FailedUnit {
             machine: machine.name().to_owned(),
@@ -150,7 +149,7 @@ pub(super) fn finish(machine: Machine, timeout: Duration) -> Result<(), LabError
         None => Ok(()),
     })?;
     machine.guest().script(FINISH, MASKED, timeout)?;
-    machine.shut_down(timeout)
+    Ok(())
 }
 
 /// What the script on the seed said on the console, when it failed.

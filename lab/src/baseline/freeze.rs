@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use virt::sys;
 
 use super::{
-    Frozen, Verified, Weight,
+    Coverage, Frozen, Secret, Secrets, SecretsPolicy, Verified, Weight,
     captured::{self, Captured},
     cloud,
     proof::{self, Planted, ProofError},
+    secrets::{Scope, SecretsError},
 };
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
@@ -51,9 +52,9 @@ pub(super) enum Origin {
     /// The lab: it has what the lab needs.
     Lab,
     /// Somebody else: what its packages are is taken from it, to [`captured::ARCHIVE`].
-    Captured,
+    Captured(SecretsPolicy),
     /// Somebody else, and it is given a seed, [`cloud::SEED`], in a boot before the one that is frozen.
-    CloudImage,
+    CloudImage(SecretsPolicy),
 }
 
 /// What the worker says.
@@ -71,6 +72,10 @@ pub(super) enum FreezeWord {
         weight: Weight,
     },
     Frozen(Box<Freezer>),
+    /// The system holds secrets, and may not.
+    Secrets {
+        found: Vec<Secret>,
+    },
     Failed {
         reason: String,
     },
@@ -83,6 +88,9 @@ pub(super) struct Freezer {
     pub(super) hardware: Hardware,
     pub(super) frozen: Frozen,
     pub(super) verified: Verified,
+    pub(super) coverage: Coverage,
+    /// Of a captured system.
+    pub(super) secrets: Option<Secrets>,
     /// The frozen files before any clone was made of them.
     pub(super) digests: BTreeMap<String, Digest>,
 }
@@ -99,6 +107,8 @@ enum FreezeError {
     NoAgent(LabError),
     #[error("the system in the image lacks {0}: the lab needs it there")]
     Lacking(String),
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
 }
 
 /// How long the freeze itself may take: it writes the device state alone.
@@ -146,6 +156,7 @@ pub fn serve_freeze() -> ExitCode {
         Ok(Some(freezer)) => FreezeWord::Frozen(Box::new(freezer)),
         // The build ended before the system was installed.
         Ok(None) => return ExitCode::SUCCESS,
+        Err(FreezeError::Secrets(SecretsError::Found(found))) => FreezeWord::Secrets { found },
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },
     };
     match inside.sender.send(&word) {
@@ -177,10 +188,17 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     };
     let step = |step: u32, what: &str| say(step, what, Weight::Passing);
     let accelerator = choose(lab, inside, order, probed, &say)?;
-    if order.origin == Origin::CloudImage {
-        step(3, "letting cloud-init do its work, in a boot of its own");
-        first_boot(lab, inside, order, accelerator)?;
-    }
+    let secrets = match order.origin {
+        Origin::CloudImage(policy) => {
+            step(3, "letting cloud-init do its work, in a boot of its own");
+            Some(first_boot(lab, inside, order, accelerator, policy)?)
+        }
+        Origin::Captured(SecretsPolicy::Scrub) => {
+            step(3, "scrubbing secrets, in a boot of its own");
+            Some(scrubbing_boot(lab, inside, order, accelerator)?)
+        }
+        Origin::Captured(_) | Origin::Lab => None,
+    };
     step(3, &format!("booting by its own bootloader ({accelerator:?})"));
     let work = &inside.places.work;
     let machine =
@@ -192,16 +210,22 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     let guest = machine.guest();
     let patience = REST_TIMEOUT * accelerator.factor();
     guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2).map_err(LabError::from)?;
-    if order.origin != Origin::Lab {
-        step(5, "asking it what it is made of");
-        capture(&guest, work, timeout)?;
-    }
+    let secrets = match (secrets, order.origin) {
+        (None, Origin::Captured(policy)) => {
+            step(5, "looking for secrets");
+            Some(policy.apply(&guest, Scope::Whole, timeout)?)
+        }
+        (secrets, _) => secrets,
+    };
+    step(5, "asking it what it is made of");
+    let captured = capture(&guest, order.origin, work, timeout)?;
     step(5, "taking the manifest");
     let at = machine.clock()?;
     let manifest = manifest::collect(&machine)?;
     let path = work.join("manifest.json");
     let text = serde_json::to_vec(&manifest).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| LabError::Io { action: "write", path, source })?;
+    let coverage = captured.coverage(&manifest);
     rehearse(&guest, timeout).map_err(LabError::from)?;
     let mut planted = Planted::plant(&machine)?;
     guest.script("sync", &[], timeout).map_err(LabError::from)?;
@@ -218,14 +242,14 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     let template = Template { folder: work, hardware: &hardware, ready_units: &order.ready_units };
     let verified = proof::prove(lab, &template, &planted)?;
     let frozen = Frozen { versions: lab.versions().clone(), host_cpu: host_cpu(), kernel: manifest.kernel, at };
-    Ok(Freezer { hardware, frozen, verified, digests })
+    Ok(Freezer { hardware, frozen, verified, coverage, secrets, digests })
 }
 
 impl Origin {
     /// Why nobody answers, as far as it is known.
     fn explain(self, error: LabError) -> FreezeError {
         match self {
-            Self::Captured | Self::CloudImage if matches!(error, LabError::Timeout { .. }) => {
+            Self::Captured(_) | Self::CloudImage(_) if matches!(error, LabError::Timeout { .. }) => {
                 FreezeError::NoAgent(error)
             }
             _ => error.into(),
@@ -233,21 +257,22 @@ impl Origin {
     }
 }
 
-/// Takes what a captured system says of its packages, if it has what the lab needs.
-fn capture(guest: &Guest, work: &Path, timeout: Duration) -> Result<(), FreezeError> {
-    let lacking = guest.script(LACKING, &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
-    let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
-    if !lacking.is_empty() {
-        return Err(FreezeError::Lacking(lacking));
+/// Takes what a system says of its packages; one that somebody else made must have what the lab needs.
+fn capture(guest: &Guest, origin: Origin, work: &Path, timeout: Duration) -> Result<Captured, FreezeError> {
+    if origin != Origin::Lab {
+        let lacking = guest.script(LACKING, &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
+        let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
+        if !lacking.is_empty() {
+            return Err(FreezeError::Lacking(lacking));
+        }
     }
     let (inside, outside) = (format!("/run/patchlab-{}", captured::ARCHIVE), work.join(captured::ARCHIVE));
     let arguments: Vec<&str> = [inside.as_str()].into_iter().chain(Captured::wanted()).collect();
     guest.script(captured::SCRIPT, &arguments, timeout).map_err(LabError::from)?;
     let archive = guest.read_file(&inside, captured::ARCHIVE_BYTES).map_err(LabError::from)?.unwrap_or_default();
-    let written = fs::write(&outside, archive);
-    written.map_err(|source| LabError::Io { action: "write", path: outside, source })?;
     guest.script(r#"rm -f -- "$1""#, &[&inside], timeout).map_err(LabError::from)?;
-    Ok(())
+    let captured = fs::write(&outside, &archive).and_then(|()| Captured::unpack(&archive[..]));
+    Ok(captured.map_err(|source| LabError::Io { action: "keep", path: outside, source })?)
 }
 
 /// Digests of the frozen files, which hold the nonce where they must and nowhere else.
@@ -290,12 +315,48 @@ fn plan(
 }
 
 /// Boots with the seed, which goes: the system that is frozen never saw it in its present boot.
-fn first_boot(lab: &Lab, inside: &Inside, order: &FreezeOrder, accelerator: Accelerator) -> Result<(), FreezeError> {
-    let plan = plan(lab, inside, order, accelerator, Memory::Plain, DiskFate::Keep)?;
-    let machine = lab.start_as(Plan { name: "first-boot".into(), ready_units: Vec::new(), ..plan })?;
-    cloud::finish(machine, Duration::from_secs(order.ready_timeout_s) * accelerator.factor())?;
+fn first_boot(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    accelerator: Accelerator,
+    policy: SecretsPolicy,
+) -> Result<Secrets, FreezeError> {
+    let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
+    let machine = boot_before(lab, inside, order, accelerator, "first-boot")?;
+    cloud::finish(&machine, timeout)?;
+    let secrets = policy.apply(&machine.guest(), Scope::BeforeThisBoot, timeout)?;
+    machine.shut_down(timeout)?;
     let seed = inside.places.work.join(cloud::SEED);
-    Ok(fs::remove_file(&seed).map_err(|source| LabError::Io { action: "remove", path: seed, source })?)
+    fs::remove_file(&seed).map_err(|source| LabError::Io { action: "remove", path: seed, source })?;
+    Ok(secrets)
+}
+
+/// A scrubbed system's memory held what was scrubbed: it ends with this boot.
+fn scrubbing_boot(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    accelerator: Accelerator,
+) -> Result<Secrets, FreezeError> {
+    let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
+    let machine = boot_before(lab, inside, order, accelerator, "scrubbing")?;
+    machine.wait_agent(timeout).map_err(|error| order.origin.explain(error))?;
+    let secrets = SecretsPolicy::Scrub.apply(&machine.guest(), Scope::Whole, timeout)?;
+    machine.shut_down(timeout)?;
+    Ok(secrets)
+}
+
+/// Starts the system for a boot that is not frozen.
+fn boot_before(
+    lab: &Lab,
+    inside: &Inside,
+    order: &FreezeOrder,
+    accelerator: Accelerator,
+    name: &str,
+) -> Result<Machine, LabError> {
+    let plan = plan(lab, inside, order, accelerator, Memory::Plain, DiskFate::Keep)?;
+    lab.start_as(Plan { name: name.into(), ready_units: Vec::new(), ..plan })
 }
 
 /// kvm only when this very system boots under it: neither a device that opens nor a payload that runs proves that.
@@ -312,8 +373,8 @@ fn choose(
     say(3, "trying kvm with a boot of its own", Weight::Passing);
     // With a seed, packages are installed before anybody answers.
     let patience = match order.origin {
-        Origin::CloudImage => Duration::from_secs(order.ready_timeout_s),
-        Origin::Lab | Origin::Captured => Duration::from_secs(60),
+        Origin::CloudImage(_) => Duration::from_secs(order.ready_timeout_s),
+        Origin::Lab | Origin::Captured(_) => Duration::from_secs(60),
     };
     let begun = Instant::now();
     let booted = lab

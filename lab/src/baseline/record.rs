@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::proof::Verified;
+use super::{coverage::Coverage, proof::Verified, secrets::Secrets};
 use crate::machine::{Hardware, Versions};
 
 /// The record of a baseline (`baseline.json`). Fields that a later patchlab added are passed over.
@@ -50,6 +50,12 @@ pub struct Record {
     /// Installed packages of a captured system whose files no suite has any more: no order can be rolled back to them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unpooled: Vec<PackageVersion>,
+    /// What it stands for beside its packages; absent for those that an older patchlab froze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+    /// What was done about secrets; absent for a system that the lab itself installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Secrets>,
     /// What was shown of its freeze; absent for those that were frozen before a freeze was proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -225,6 +231,8 @@ impl Record {
             files: BTreeMap::new(),
             pool: vec![],
             unpooled: vec![],
+            coverage: None,
+            secrets: None,
             verified: None,
             original: None,
         }

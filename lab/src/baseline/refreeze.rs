@@ -125,6 +125,7 @@ impl Baselines {
             represents: record.represents.clone(),
             pool: record.pool.clone(),
             unpooled: record.unpooled.clone(),
+            secrets: record.secrets.clone(),
         };
         self.store(basis, freezer, &staged, narrator)
     }

@@ -159,6 +159,7 @@ impl Baselines {
             represents: record.represents.clone(),
             pool: found.pool,
             unpooled: found.unpooled,
+            secrets: record.secrets.clone(),
         };
         self.store(basis, freezer, &staged, narrator)
     }

@@ -9,6 +9,7 @@ use patchlab_check::Digest;
 use serde::Deserialize;
 
 use super::{Senseless, is_name, is_package};
+use crate::baseline::SecretsPolicy;
 
 /// Debian's kernel for virtual machines: small, and quick to boot.
 const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
@@ -34,6 +35,9 @@ pub(super) enum WrittenSource {
         url: Option<String>,
         /// Its digest.
         sha256: Digest,
+        /// What is to become of secrets in it; absent is `refuse`.
+        #[serde(default)]
+        secrets: SecretsPolicy,
     },
     /// The disk of a system that somebody installed; it has the guest agent.
     Disk {
@@ -41,6 +45,9 @@ pub(super) enum WrittenSource {
         path: String,
         /// Its digest.
         sha256: Digest,
+        /// What is to become of secrets in it; absent is `refuse`.
+        #[serde(default)]
+        secrets: SecretsPolicy,
     },
 }
 
@@ -96,6 +103,8 @@ pub struct Image {
     pub place: Place,
     /// Its digest.
     pub sha256: Digest,
+    /// What is to become of secrets in it.
+    pub secrets: SecretsPolicy,
 }
 
 /// Where an image is.
@@ -163,18 +172,18 @@ impl WrittenSource {
                 check_additions(&packages, overlay.as_deref())?;
                 Ok(Source::Mmdebstrap(Installation { suite, pockets, kernel, packages, overlay }))
             }
-            Self::CloudImage { path, url, sha256 } => {
+            Self::CloudImage { path, url, sha256, secrets } => {
                 refuse("kernel", kernel.is_some(), "an image has its own kernel: leave this key out")?;
                 check_additions(&packages, overlay.as_deref())?;
-                let image = Image { place: place(path, url, folder)?, sha256 };
+                let image = Image { place: place(path, url, folder)?, sha256, secrets };
                 Ok(Source::CloudImage(CloudImage { image, packages, overlay }))
             }
-            Self::Disk { path, sha256 } => {
+            Self::Disk { path, sha256, secrets } => {
                 let as_it_is = "a disk is taken as it is: leave this key out";
                 refuse("kernel", kernel.is_some(), as_it_is)?;
                 refuse("packages", !packages.is_empty(), as_it_is)?;
                 refuse("overlay", overlay.is_some(), as_it_is)?;
-                Ok(Source::Disk(Image { place: place(Some(path), None, folder)?, sha256 }))
+                Ok(Source::Disk(Image { place: place(Some(path), None, folder)?, sha256, secrets }))
             }
         }
     }

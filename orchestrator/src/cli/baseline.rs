@@ -9,13 +9,16 @@ use clap::Subcommand;
 use patchlab_check::written::ByteSize;
 use patchlab_lab::{
     Baseline, Manifest,
+    apt::sources::Repository,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Imported, Left, Offer, OrderName, ParcelError, Patch, Policy, PoolFile,
-        Pruned, Record, Refreeze, StoreError, SuccessorError, Verified, Weight,
+        self, Baselines, BuildError, Built, Coverage, DkmsModule, Imported, Left, Offer, OrderName, ParcelError, Patch,
+        Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError, SuccessorError, Verified,
+        Weight,
     },
     diff::{self, diff},
     gc::Mode,
+    manifest::BootMode,
     room::Bytes,
     worker::Launcher,
 };
@@ -349,6 +352,8 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
         pairs
             .push(("unpooled", format!("no order can be taken back to {}: no suite has their files", each.join(", "))));
     }
+    pairs.extend(record.coverage.as_ref().map(coverage).into_iter().flatten());
+    pairs.extend(record.secrets.as_ref().map(|secrets| ("secrets", treated(secrets))));
     pairs.extend(
         record.files.iter().map(|(name, file)| ("file", format!("{name}  {} bytes  {}", file.size, file.sha256))),
     );
@@ -368,6 +373,33 @@ fn made_of(record: &Record) -> String {
 }
 
 const UNVERIFIED: &str = "no: it was frozen by a patchlab that did not prove its freezes";
+
+/// What a baseline stands for beside its packages; lists that are empty are not shown.
+fn coverage(coverage: &Coverage) -> Vec<(&'static str, String)> {
+    let boot = coverage.boot.map_or("unknown", BootMode::name);
+    let flavour = coverage.flavour.as_ref().map_or_else(String::new, |flavour| format!(", kernel flavour {flavour}"));
+    let module =
+        |module: &DkmsModule| format!("{} {} for {}", module.name, module.version, module.kernels.join(" and "));
+    let lists = [
+        ("dkms", coverage.dkms.iter().map(module).collect::<Vec<_>>()),
+        ("third party", coverage.third_party.iter().map(Repository::line).collect()),
+        ("passed over", coverage.unclear.clone()),
+        ("changed", coverage.changed.clone()),
+        ("removed", coverage.removed.clone()),
+    ];
+    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| (name, list.join(", ")));
+    [("boots", format!("{boot}{flavour}"))].into_iter().chain(lists).collect()
+}
+
+/// What was done about secrets, on one line.
+fn treated(secrets: &Secrets) -> String {
+    let each: Vec<_> = secrets.found.iter().map(|secret| format!("{} ({})", secret.path, secret.kind.name())).collect();
+    match (secrets.policy, each.as_slice()) {
+        (_, []) => "none were found".into(),
+        (SecretsPolicy::Scrub, each) => format!("scrubbed: {}", each.join(", ")),
+        (SecretsPolicy::Keep | SecretsPolicy::Refuse, each) => format!("kept: {}", each.join(", ")),
+    }
+}
 
 /// What was shown of a freeze, on one line.
 fn verified(verified: &Verified) -> String {
@@ -519,6 +551,11 @@ fn summary(baseline: &Baseline) -> serde_json::Value {
 }
 
 fn classify_build(error: BuildError) -> CliError {
+    if let BuildError::Step { source, .. } = &error
+        && matches!(**source, BuildError::Secrets { .. })
+    {
+        return CliError::Refused(chain(&error));
+    }
     let is_input = match &error {
         BuildError::Recipe(_) => true,
         BuildError::Step { source, .. } => {
