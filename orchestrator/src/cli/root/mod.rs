@@ -174,7 +174,8 @@ fn show(global: &Global, output: &Output, file: Option<&Path>) -> Result<Exit, C
         ("expires", output.moment(&root.expires.to_string())),
     ];
     let thresholds = root.thresholds.iter().map(|(role, needed)| format!("{needed} {}", rotation::name(*role)));
-    pairs.push(("thresholds", thresholds.collect::<Vec<_>>().join(", ")));
+    let thresholds: Vec<String> = thresholds.chain(["1 of each other role".into()]).collect();
+    pairs.push(("signatures needed", thresholds.join(", ")));
     pairs.extend(signed.iter().map(|signed| ("signatures", signed.to_string())));
     output.pairs(&pairs);
     let rows: Vec<_> = root
