@@ -89,7 +89,7 @@ pub fn is_what_its_name_says(path: &Path) -> bool {
 }
 
 /// A document that an earlier agent kept; `None` when it is not there, or is another one.
-fn kept_document(path: &Path, digest: &Digest) -> Option<Envelope> {
+pub fn kept_document(path: &Path, digest: &Digest) -> Option<Envelope> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).ok()?;
     file.take(limits::DOCUMENT_BYTES + 1).read_to_end(&mut bytes).ok()?;

@@ -45,6 +45,17 @@ pub fn class(root: &Path) -> Result<Class, ClassError> {
     Ok(Class { family: value("ID")?, release: value("VERSION_ID")?, arch })
 }
 
+/// Names the boot of the system below `root`; a root without a `/proc` of its own runs on this kernel.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn boot_id(root: &Path) -> io::Result<String> {
+    let place = "proc/sys/kernel/random/boot_id";
+    let own = root.join(place);
+    let path = if own.exists() { own } else { Path::new("/").join(place) };
+    Ok(fs::read_to_string(path)?.trim().to_owned())
+}
+
 fn os_release(text: &str, key: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
     Some(value.trim_matches(['"', '\'']).to_owned())

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod plan;
 pub mod ready;
+pub mod reboot;
 pub mod result;
 pub mod waiting;
 pub mod way_back;
@@ -122,16 +123,23 @@ impl Engine {
 
     /// Settles every run that an earlier agent left under way: its package manager is stopped, what is half-way is
     /// finished, the state is `aborted`, and the result is signed. A run that waited for its window is left: it goes on
-    /// waiting. One that is to be rolled back on failure, and had begun, is turned back.
+    /// waiting; so is one that rebooted the host. One that is to be rolled back on failure, and had begun, is turned back.
     ///
     /// # Errors
     /// When the record cannot be kept.
     pub async fn recover(&self) -> Result<(), EngineError> {
         for (order, run) in self.record.read(State::under_way) {
             let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            if row.state == RunState::WaitingWindow {
-                tracing::info!(order, run, "the run goes on waiting for its window");
-                continue;
+            match row.state {
+                RunState::WaitingWindow => {
+                    tracing::info!(order, run, "the run goes on waiting for its window");
+                    continue;
+                }
+                RunState::Rebooting => {
+                    tracing::info!(order, run, "the run goes on after its reboot");
+                    continue;
+                }
+                _ => {}
             }
             let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
             let digest = digest.unwrap_or_default();
@@ -270,6 +278,7 @@ impl Engine {
         let course = match state {
             RunState::WaitingWindow => Course::Waiting,
             RunState::RollingBack => Course::WayBack,
+            RunState::Rebooting => Course::Rebooting,
             _ => Course::Fresh,
         };
         // The run before has ended, or is about to.
@@ -280,6 +289,7 @@ impl Engine {
         // Every line of the log that is about this run names its order.
         let span = tracing::info_span!("of", digest = %columns.digest.short());
         let stopped = match course {
+            Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span)).await,
             Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
             Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
         };

@@ -11,7 +11,7 @@ use patchlab_protocol::{Digest, Envelope, Ledger, Refusal, document::RunState};
 use serde::{Deserialize, Serialize};
 
 pub use notice::{Notice, What};
-pub use row::{Columns, Failure, Order, Reboot, Run, TEXT_BYTES, cut, items};
+pub use row::{Columns, Failure, Order, Reboot, Rebooting, Run, TEXT_BYTES, cut, items};
 
 use crate::{ledger::Kept, trust::InForce};
 

@@ -18,8 +18,8 @@ pub struct TransitionError {
 /// When `to` may not follow `from`.
 pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
     use RunState::{
-        Aborted, Applying, Failed, Fetching, Preflight, Received, Refused, RollbackFailed, RolledBack, RollingBack,
-        Succeeded, Validating, Verifying, WaitingLock, WaitingWindow,
+        Aborted, Applying, Failed, Fetching, Preflight, Rebooting, Received, Refused, RollbackFailed, RolledBack,
+        RollingBack, Succeeded, Validating, Verifying, WaitingLock, WaitingWindow,
     };
     let allowed: &[RunState] = match from {
         Received => &[Fetching, Refused, Aborted],
@@ -30,7 +30,8 @@ pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
         WaitingLock => &[Preflight, Refused, Aborted],
         Preflight => &[Applying, RollingBack, Refused, Aborted],
         // Back from here only when the order says so.
-        Applying => &[Validating, RollingBack, Failed, Aborted],
+        Applying => &[Rebooting, Validating, RollingBack, Failed, Aborted],
+        Rebooting => &[Validating, RollingBack, Failed, Aborted],
         Validating => &[Succeeded, RollingBack, Failed, Aborted],
         RollingBack => &[RolledBack, RollbackFailed, Aborted],
         Succeeded | Failed | Refused | RolledBack | RollbackFailed | Aborted => &[],
@@ -53,7 +54,7 @@ pub fn abortable(state: RunState) -> bool {
 
 /// Whether the package manager may have been at work in this state.
 pub fn touches_packages(state: RunState) -> bool {
-    matches!(state, RunState::Applying | RunState::Validating | RunState::RollingBack)
+    matches!(state, RunState::Applying | RunState::Rebooting | RunState::Validating | RunState::RollingBack)
 }
 
 /// Whether the site's own programs may have prepared the host for the work in this state.
@@ -100,7 +101,7 @@ mod tests {
     fn only_a_run_that_went_through_preflight_reaches_the_package_manager() {
         let sources = |to| all().filter(|from| next(*from, to).is_ok()).collect::<Vec<_>>();
         assert_eq!(sources(RunState::Applying), [RunState::Preflight]);
-        let ways_back = [RunState::Applying, RunState::Validating, RunState::Preflight];
+        let ways_back = [RunState::Applying, RunState::Validating, RunState::Preflight, RunState::Rebooting];
         assert_eq!(sources(RunState::RollingBack), ways_back);
         for to in [RunState::WaitingWindow, RunState::WaitingLock, RunState::Preflight] {
             let unverified = [RunState::Received, RunState::Fetching];

@@ -163,6 +163,7 @@ fn written(request: &Request, title: String, change: Change, production: Vec<Pro
         not_after: None,
         on_failure: OnFailure::default(),
         rollback_files: RollbackFiles::default(),
+        reboot: None,
         production,
         change: vec![change],
     }

@@ -242,6 +242,7 @@ impl World {
             not_after: None,
             on_failure: OnFailure::Leave,
             rollback_files: RollbackFiles::WhenNeeded,
+            reboot: None,
         };
         let digest = self.publish(order, Role::Drafter)?;
         let baseline = BaselineProof {

@@ -15,8 +15,8 @@ mod root;
 pub use activation::{Action, Activation};
 pub use approval::Approval;
 pub use order::{
-    Class, Kind, OnFailure, Order, Origin, PackageFile, ProductionCheck, Replaced, RollbackClass, RollbackFiles,
-    Severity,
+    Class, Kind, OnFailure, Order, Origin, PackageFile, ProductionCheck, RebootRule, RebootWhen, Replaced,
+    RollbackClass, RollbackFiles, Severity,
 };
 pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
 pub use result::{Cause, Checks, RunResult, RunState};

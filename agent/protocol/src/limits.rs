@@ -22,5 +22,7 @@ pub const HOST_NAME_BYTES: usize = 64;
 pub const REVOKED_DOCUMENTS: usize = 4_096;
 /// Most roots that follow the pinned one; then the host is enrolled again.
 pub const ROOT_SUCCESSORS: usize = 64;
+/// Longest grace period before a reboot, minutes: a day.
+pub const REBOOT_GRACE_MINUTES: u16 = 24 * 60;
 /// How far a signer's clock may be ahead of the host's.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(10);

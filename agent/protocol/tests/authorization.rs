@@ -57,6 +57,7 @@ fn order(id: &str) -> Order {
         not_after: None,
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
+        reboot: None,
     }
 }
 
@@ -524,7 +525,10 @@ fn a_host_walks_back_by_itself_only_when_the_order_it_applies_says_so() {
 #[test]
 fn what_an_order_says_beyond_its_first_form_changes_no_digest_of_orders_without_it() {
     let plain = serde_json::to_value(order("PO-1")).unwrap();
-    assert!(plain.get("on_failure").is_none() && plain.get("rollback_files").is_none(), "{plain}");
+    assert!(
+        plain.get("on_failure").is_none() && plain.get("rollback_files").is_none() && plain.get("reboot").is_none(),
+        "{plain}"
+    );
     let read: Order = serde_json::from_value(plain).unwrap();
     assert!(!read.stages_way_back());
     assert!(Order { on_failure: OnFailure::RollBack, ..order("PO-1") }.stages_way_back());

@@ -193,6 +193,7 @@ fn the_number_of_a_state_never_changes() {
         "waiting-window",
         "waiting-lock",
         "preflight",
+        "rebooting",
     ];
     assert_eq!(RunState::ALL.map(RunState::name), known);
     for (number, state) in (1..).zip(RunState::ALL) {

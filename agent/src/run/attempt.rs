@@ -8,7 +8,7 @@ use std::{
 
 use patchlab_protocol::{
     Refusal, Refused,
-    document::{Action, Checks, RunState},
+    document::{Action, Checks, Order, RunState},
 };
 
 use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
@@ -65,6 +65,8 @@ pub enum Course {
     Waiting,
     /// An earlier agent left it on its way back.
     WayBack,
+    /// An earlier agent left it rebooting the host.
+    Rebooting,
 }
 
 /// A run under way.
@@ -103,7 +105,7 @@ impl<'e> Attempt<'e> {
         let prepared = self.unless_stopped(self.preflight(ready, turn)).await?;
         let Work { order, digest, action, .. } = &prepared.work;
         let done = match self.act(&prepared).await {
-            Ok(()) => self.check(order, *action).await,
+            Ok(()) => self.reboot_and_check(order, *action).await,
             Err(stop) => Err(stop),
         };
         match done {
@@ -112,6 +114,13 @@ impl<'e> Attempt<'e> {
             Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
             Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest).await?)),
         }
+    }
+
+    async fn reboot_and_check(&self, order: &Order, action: Action) -> Result<Checks, Stop> {
+        if action == Action::Apply {
+            self.reboot(order).await?;
+        }
+        self.check(order, action).await
     }
 
     /// Up to the package manager's start nothing is changed: what is done until then may be dropped at any point.
@@ -210,7 +219,7 @@ pub fn ending(
         Err(Stop::Failed { reason, checks }) => {
             let state = match was {
                 RunState::RollingBack => RunState::RollbackFailed,
-                RunState::Applying | RunState::Validating => RunState::Failed,
+                RunState::Applying | RunState::Rebooting | RunState::Validating => RunState::Failed,
                 // Nothing was changed yet.
                 _ => RunState::Aborted,
             };

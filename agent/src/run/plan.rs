@@ -187,7 +187,7 @@ pub fn compare(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use patchlab_protocol::{
         Digest,
         document::{Class, Kind, OnFailure, Origin, RollbackClass, RollbackFiles, Severity},
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Upgrades `web` from 1 to 2, which brings in `lib` 1.
-    fn order() -> Order {
+    pub fn order() -> Order {
         Order {
             id: "PO-1".into(),
             title: String::new(),
@@ -229,6 +229,7 @@ mod tests {
             not_after: None,
             on_failure: OnFailure::Leave,
             rollback_files: RollbackFiles::WhenNeeded,
+            reboot: None,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{
 fn failure(row: &Run, stop: &Stop) -> Option<Failure> {
     let cause = match row.state {
         RunState::Applying => Cause::Change,
+        RunState::Rebooting => Cause::Reboot,
         RunState::Validating => Cause::Checks,
         _ => return None,
     };
@@ -126,6 +127,7 @@ mod tests {
         for state in RunState::ALL {
             let expected = match state {
                 RunState::Applying => Some(Cause::Change),
+                RunState::Rebooting => Some(Cause::Reboot),
                 RunState::Validating => Some(Cause::Checks),
                 _ => None,
             };

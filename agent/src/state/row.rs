@@ -118,6 +118,21 @@ pub struct Run {
     /// Why the host walks back by itself.
     #[serde(default)]
     pub failure: Option<Failure>,
+    /// The reboot that was asked for.
+    #[serde(default)]
+    pub rebooting: Option<Rebooting>,
+}
+
+/// A reboot that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebooting {
+    /// The boot in which it is asked for.
+    pub boot: String,
+    /// When shutdown took it, milliseconds since 1970.
+    pub asked: Option<i64>,
+    /// When the next one must have come, milliseconds since 1970.
+    pub by: i64,
 }
 
 /// A failure after which the host walks back by itself.
@@ -166,6 +181,7 @@ impl Run {
             abort_asked: None,
             on_failure: OnFailure::Leave,
             failure: None,
+            rebooting: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod inspection;
 mod kills;
 mod preflight;
 mod reading;
+mod reboot;
 mod refusals;
 mod restart;
 mod runs;

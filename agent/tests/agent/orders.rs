@@ -67,6 +67,7 @@ impl Authority {
             not_after: None,
             on_failure: OnFailure::Leave,
             rollback_files: RollbackFiles::WhenNeeded,
+            reboot: None,
         };
         let envelope = Envelope::sign(order.clone(), &self.keys[&Role::Drafter]);
         (order, envelope)

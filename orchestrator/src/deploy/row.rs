@@ -366,7 +366,7 @@ pub async fn items(manager: &dyn Manager, row: u32, run: u32) -> Result<Vec<Item
 
 /// Pushes an order row, starts a run and follows it to its end. May be repeated with the same run index: it then follows the
 /// run that is there. A host that is silent for a while is asked again until the run's lifetime and more has passed, counted
-/// anew as long as the run waits for its window.
+/// anew as long as the run waits for its window or for a reboot.
 pub async fn push_and_run(
     manager: &dyn Manager,
     row: &Row,
@@ -402,8 +402,9 @@ pub async fn push_and_run(
             if last.as_ref() != Some(&found) {
                 observer.moved(&found);
             }
-            // What it waits for its window is not part of its lifetime, and ends with the activation.
-            if found.state == RunState::WaitingWindow {
+            // What it waits for its window is not part of its lifetime, and ends with the activation; nor is the time in
+            // which users may end their work, after which the lifetime is counted anew.
+            if matches!(found.state, RunState::WaitingWindow | RunState::Rebooting) {
                 until = tokio::time::Instant::now() + row.lifetime + GRACE;
             }
             if found.state.is_final() {

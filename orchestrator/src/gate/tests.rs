@@ -71,6 +71,7 @@ pub(crate) fn order() -> Order {
         not_after: None,
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
+        reboot: None,
     }
 }
 

@@ -199,6 +199,10 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
     {
         return wrong("rollback", "a replaced package has no file that brings it back: the way back cannot be proven");
     }
+    if let Some(rule) = written.reboot.filter(|rule| rule.grace_minutes > limits::REBOOT_GRACE_MINUTES) {
+        let problem = format!("{} minutes: expected at most {}", rule.grace_minutes, limits::REBOOT_GRACE_MINUTES);
+        return wrong("reboot.grace_minutes", problem);
+    }
     let class_of_way_back = written.rollback.unwrap_or(found);
     let by_files = matches!(class_of_way_back, RollbackClass::Proven | RollbackClass::ProvenAfterWrites);
     if written.on_failure == OnFailure::RollBack && !by_files {
@@ -223,6 +227,7 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
         not_after: written.not_after,
         on_failure: written.on_failure,
         rollback_files: written.rollback_files,
+        reboot: written.reboot,
     })
 }
 

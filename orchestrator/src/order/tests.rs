@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use patchlab_check::{Digest, written::parse};
 use patchlab_lab::ArtifactStore;
-use patchlab_protocol::document::{OnFailure, RollbackClass, RollbackFiles};
+use patchlab_protocol::document::{OnFailure, RebootRule, RebootWhen, RollbackClass, RollbackFiles};
 
 use super::*;
 
@@ -99,6 +99,17 @@ fn a_host_that_is_to_roll_back_by_itself_is_told_so_in_the_signed_order_and_need
         let error = compile(&read(&bad)).unwrap_err().to_string();
         assert!(error.starts_with("on_failure: "), "{error}");
     }
+}
+
+#[test]
+fn a_reboot_is_a_part_of_the_order_and_has_a_longest_grace() {
+    let text = drafted();
+    assert_eq!(compile(&read(&text)).unwrap().reboot, None);
+    let with = |rule: &str| compile(&read(&format!("reboot = {{ {rule} }}\n{text}")));
+    let found = with("when = \"if-needed\", grace_minutes = 5").unwrap().reboot;
+    assert_eq!(found, Some(RebootRule { when: RebootWhen::IfNeeded, grace_minutes: 5 }));
+    let error = with("when = \"always\", grace_minutes = 1441").unwrap_err().to_string();
+    assert!(error.starts_with("reboot.grace_minutes: 1441 minutes"), "{error}");
 }
 
 #[test]

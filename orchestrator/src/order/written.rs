@@ -1,7 +1,9 @@
 //! The form of `order.toml`.
 
 use patchlab_check::{Digest, step::PackageName};
-use patchlab_protocol::document::{Kind, OnFailure, Origin, ProductionCheck, RollbackClass, RollbackFiles, Severity};
+use patchlab_protocol::document::{
+    Kind, OnFailure, Origin, ProductionCheck, RebootRule, RollbackClass, RollbackFiles, Severity,
+};
 use serde::{Deserialize, Serialize};
 
 /// An order as it is written. `order draft` writes the same form with every file, its digest and the versions replaced.
@@ -39,6 +41,9 @@ pub struct Written {
     /// case.
     #[serde(default, skip_serializing_if = "RollbackFiles::is_when_needed")]
     pub rollback_files: RollbackFiles,
+    /// That hosts are rebooted after the change, before their checks; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootRule>,
     /// What is to change, one entry a class of hosts.
     pub change: Vec<Change>,
     /// Steps an agent repeats on the host after the change. Written by draft from the scenarios.

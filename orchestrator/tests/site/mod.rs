@@ -211,6 +211,7 @@ pub fn order(id: &str, new: PackageFile, old: PackageFile) -> Order {
         not_after: None,
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
+        reboot: None,
     }
 }
 

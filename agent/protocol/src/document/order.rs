@@ -48,6 +48,9 @@ pub struct Order {
     /// When the files that bring the replaced versions back come to the host.
     #[serde(default, skip_serializing_if = "RollbackFiles::is_when_needed")]
     pub rollback_files: RollbackFiles,
+    /// Whether the host is rebooted after the change, before its checks; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootRule>,
 }
 
 impl Order {
@@ -199,6 +202,28 @@ impl OnFailure {
     pub fn is_leave(&self) -> bool {
         *self == Self::Leave
     }
+}
+
+/// That a host is rebooted after the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebootRule {
+    /// In which case.
+    pub when: RebootWhen,
+    /// Minutes that logged-in users have from the message to the reboot, at most 1440.
+    #[serde(default)]
+    #[schemars(range(max = 1440))]
+    pub grace_minutes: u16,
+}
+
+/// In which case a host is rebooted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebootWhen {
+    /// When the package manager says that the change needs it.
+    IfNeeded,
+    /// In any case.
+    Always,
 }
 
 /// When the files that bring the replaced versions back come to a host.

@@ -39,11 +39,13 @@ pub enum RunState {
     WaitingLock = 14,
     /// Looking whether the host is in a state to be patched: power, room, updaters, and the package manager's simulation.
     Preflight = 15,
+    /// The change is made; the host is about to boot, or was asked to.
+    Rebooting = 16,
 }
 
 impl RunState {
     /// Every state, in order of its number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Received,
         Self::Fetching,
         Self::Verifying,
@@ -59,6 +61,7 @@ impl RunState {
         Self::WaitingWindow,
         Self::WaitingLock,
         Self::Preflight,
+        Self::Rebooting,
     ];
 
     /// Whether nothing follows.
@@ -77,6 +80,7 @@ impl RunState {
             | Self::WaitingLock
             | Self::Preflight
             | Self::Applying
+            | Self::Rebooting
             | Self::Validating
             | Self::RollingBack => false,
         }
@@ -105,6 +109,7 @@ impl RunState {
             Self::WaitingWindow => "waiting-window",
             Self::WaitingLock => "waiting-lock",
             Self::Preflight => "preflight",
+            Self::Rebooting => "rebooting",
         }
     }
 }
@@ -167,6 +172,8 @@ pub enum Cause {
     Change,
     /// A production check failed.
     Checks,
+    /// The host did not reboot, though the order asks for it.
+    Reboot,
     /// The agent or the host ended while the change was made or checked.
     Interrupted,
 }

@@ -1,0 +1,164 @@
+//! The reboot that an order asks for, after the change and before its checks. It is journaled before it is asked for, and
+//! the run goes on in the agent that starts after it.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use patchlab_protocol::{
+    Audience,
+    document::{Action, Checks, Order, RebootRule, RebootWhen, RunState},
+    inventory::Transaction,
+};
+
+use super::{
+    attempt::{Attempt, Stop, blocking},
+    now,
+    way_back::TurnedBack,
+};
+use crate::{fetch, host, process, state::Reboot, state::Rebooting};
+
+/// How long it may take to ask for a reboot.
+const ASKING: Duration = Duration::from_secs(30);
+/// Longest time between two looks at the clock: it may be set.
+const CLOCK: Duration = Duration::from_secs(30);
+/// What is kept of what shutdown(8) says, bytes.
+const OUTPUT_BYTES: u64 = 16 * 1024;
+
+/// Whether the host reboots by itself. A machine of the lab does not: the lab reboots both clones, and compares them then.
+fn rule(order: &Order, asked: Reboot, audience: Audience) -> Option<RebootRule> {
+    let wanted = |rule: &RebootRule| rule.when == RebootWhen::Always || asked == Reboot::Needed;
+    order.reboot.filter(wanted).filter(|_| audience == Audience::Production)
+}
+
+/// systemd's own shutdown, which tells every logged-in user. A system below a root of its own is never this machine.
+fn shutdown(root: &Path, order: &Order, grace_minutes: u16) -> Command {
+    let own = root == Path::new("/");
+    let mut command = if own { Command::new("shutdown") } else { Command::new(root.join("sbin/shutdown")) };
+    let message = format!("patchlab: order {} ({}) reboots this host", order.id, order.title);
+    command.args(["-r", &format!("+{grace_minutes}"), &message]).env("LC_ALL", "C").current_dir("/");
+    command
+}
+
+impl Attempt<'_> {
+    /// Reboots the host if the order asks for it. Comes back at once when it does not; otherwise only when the reboot
+    /// never came, because the agent ends with the boot.
+    ///
+    /// # Errors
+    /// When the host cannot be rebooted, or did not reboot in time.
+    pub async fn reboot(&self, order: &Order) -> Result<(), Stop> {
+        let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+        let asked = row.map_or(Reboot::NotNeeded, |row| row.reboot);
+        let Some(rule) = rule(order, asked, self.engine.trust.root().audience) else { return Ok(()) };
+        let root = self.engine.target.root();
+        let boot = host::boot_id(root).map_err(|error| Stop::failed(format!("this boot has no name: {error}")))?;
+        let grace = Duration::from_secs(u64::from(rule.grace_minutes) * 60);
+        let longest = i64::try_from((grace + self.lifetime).as_millis()).unwrap_or(i64::MAX);
+        let rebooting = Rebooting { boot, asked: None, by: now().saturating_add(longest) };
+        self.change(|run| {
+            run.state = RunState::Rebooting;
+            run.percent = 88;
+            "about to reboot".clone_into(&mut run.phase);
+            run.rebooting = Some(rebooting.clone());
+        })?;
+        self.ask(order, rule).await?;
+        self.await_boot(&rebooting).await
+    }
+
+    /// Asks for the reboot, and remembers that.
+    async fn ask(&self, order: &Order, rule: RebootRule) -> Result<(), Stop> {
+        let root = self.engine.target.root();
+        let mut command = shutdown(root, order, rule.grace_minutes);
+        let asked = blocking(move || process::run(&mut command, Instant::now() + ASKING, OUTPUT_BYTES, |_| {})).await?;
+        match asked {
+            Ok(finished) if finished.succeeded() => {}
+            Ok(finished) => return Err(Stop::failed(format!("shutdown failed: {}", finished.last_words()))),
+            Err(error) => return Err(Stop::failed(format!("shutdown cannot be run: {error}"))),
+        }
+        self.change(|run| {
+            run.phase = format!("reboots in {} min", rule.grace_minutes);
+            if let Some(rebooting) = &mut run.rebooting {
+                rebooting.asked = Some(now());
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Waits until the boot that was asked for must have come.
+    async fn await_boot(&self, rebooting: &Rebooting) -> Result<(), Stop> {
+        while let Some(left) = u64::try_from(rebooting.by - now()).ok().filter(|left| *left > 0) {
+            tokio::time::sleep(Duration::from_millis(left).min(CLOCK)).await;
+        }
+        Err(Stop::failed("the host did not reboot in the grace period and the run's lifetime after it"))
+    }
+
+    /// Goes on after a reboot, or with the wait for it when only the agent was started again.
+    ///
+    /// # Errors
+    /// When the reboot did not come, or a check fails.
+    pub async fn go_on_after_reboot(mut self) -> Result<(RunState, Checks), Stop> {
+        let digest = self.columns.digest;
+        let fetched = || fetch::kept_document(&self.folder.join(format!("{digest}.json")), &digest);
+        let order =
+            self.engine.staged.order(&digest).or_else(fetched).and_then(|order| order.statement::<Order>().ok());
+        let order = order.ok_or_else(|| Stop::failed("the order's document is not there any more"))?.predicate;
+        let done = match self.booted(&order).await {
+            Ok(()) => self.check(&order, Action::Apply).await,
+            Err(stop) => Err(stop),
+        };
+        match done {
+            Ok(checks) => Ok((RunState::Succeeded, checks)),
+            Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
+            Err(_) => Ok((RunState::RolledBack, self.walk_back(&order, digest).await?)),
+        }
+    }
+
+    async fn booted(&self, order: &Order) -> Result<(), Stop> {
+        let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+        let rebooting = row.and_then(|row| row.rebooting).ok_or_else(|| Stop::failed("no reboot was asked for"))?;
+        let boot = host::boot_id(self.engine.target.root());
+        let boot = boot.map_err(|error| Stop::failed(format!("this boot has no name: {error}")))?;
+        if boot == rebooting.boot {
+            // Killed between journal and shutdown: to ask twice would only give users more time, not to ask at all nothing.
+            if let (None, Some(rule)) = (rebooting.asked, order.reboot) {
+                self.ask(order, rule).await?;
+            }
+            return self.await_boot(&rebooting).await;
+        }
+        tracing::info!(order = self.order, run = self.run, %boot, "the host has booted");
+        let reboot = self.engine.packages.reboot(&Transaction::default());
+        self.change(|run| run.reboot = reboot)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::plan::tests::order;
+
+    #[test]
+    fn a_host_reboots_when_the_order_says_so_and_in_the_lab_never_by_itself() {
+        let with = |when| Order { reboot: Some(RebootRule { when, grace_minutes: 3 }), ..order() };
+        let found = |order: &Order, asked, audience| rule(order, asked, audience).is_some();
+        let (production, lab) = (Audience::Production, Audience::Lab);
+        assert!(!found(&order(), Reboot::Needed, production), "an order that does not say so");
+        assert!(found(&with(RebootWhen::IfNeeded), Reboot::Needed, production));
+        assert!(!found(&with(RebootWhen::IfNeeded), Reboot::NotNeeded, production));
+        assert!(found(&with(RebootWhen::Always), Reboot::NotNeeded, production));
+        assert!(!found(&with(RebootWhen::Always), Reboot::Needed, lab));
+    }
+
+    #[test]
+    fn a_system_below_a_root_of_its_own_is_not_this_machine() {
+        let words = |root: &str| {
+            let command = shutdown(Path::new(root), &order(), 5);
+            let arguments: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+            (command.get_program().to_string_lossy().into_owned(), arguments[..2].join(" "))
+        };
+        assert_eq!(words("/"), ("shutdown".to_owned(), "-r +5".to_owned()));
+        assert_eq!(words("/srv/x").0, "/srv/x/sbin/shutdown");
+    }
+}
