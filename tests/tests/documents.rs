@@ -17,6 +17,8 @@ type Complaints = Vec<String>;
 
 /// Absolute paths that a document may name: places of an installed system.
 const PLACES: [&str; 8] = ["/var/lib/patchlab", "/var/log/", "/etc/", "/dev/", "/run/", "/usr/", "/proc", "/boot"];
+/// Folders that every system has (Filesystem Hierarchy Standard), named as such and not for what somebody keeps there.
+const FOLDERS: [&str; 6] = ["/etc", "/root", "/home", "/srv", "/opt", "/var"];
 /// What stands in an example where a reader puts something of his own, and a value that the parser takes for it.
 const PLACEHOLDERS: [(&str, &str); 5] = [
     ("IP:PORT", "127.0.0.1:1"),
@@ -148,7 +150,7 @@ fn a_wrong_example_is_complained_about() {
         ("```toml recipe", "```toml", "none of"),
     ] {
         assert!(files.contains(right), "{right}");
-        let found = examples(&files.replace(right, wrong));
+        let found = examples(&files.replacen(right, wrong, 1));
         assert!(found.len() == 1 && found[0].contains(complaint), "{wrong}: {found:?}");
     }
 }
@@ -409,6 +411,7 @@ fn strange_places(text: &str) -> Complaints {
     text.split(|c: char| c.is_whitespace() || "`'\"()<>,;|".contains(c))
         .map(|word| word.trim_end_matches(['.', ':']))
         .filter(|word| word.starts_with('/') && word.len() > 1 && !word.starts_with("//"))
+        .filter(|word| !FOLDERS.contains(word))
         .filter(|word| !PLACES.iter().any(|place| word.starts_with(place)))
         .map(|word| format!("{word} is a place of somebody's own machine"))
         .collect()

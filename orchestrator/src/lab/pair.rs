@@ -10,10 +10,14 @@ use patchlab_lab::{
     report::BaselineReport,
     runs::{Recording, Scope},
     scenario::Scenario,
+    validation::Reboot,
     verdict::{Judgement, LAB_ERROR_REQUEUES},
     worker::{ChannelError, Network, Worker},
 };
-use patchlab_protocol::{document::Order, envelope::digest_of};
+use patchlab_protocol::{
+    document::{Order, RebootRule, RebootWhen},
+    envelope::digest_of,
+};
 
 use super::{
     applier::host_name,
@@ -123,7 +127,7 @@ impl Pair<'_> {
             documents: Provisional::sign(self.order, &hosts, jiff::Timestamp::now())?,
             changed: changed(self.order),
             tools: tools::disk_in_worker(self.data, worker)?,
-            manner: self.manner,
+            manner: Manner { reboot: reboots(self.order, self.manner.reboot), ..self.manner },
             scope: self.scope.clone(),
         })
     }
@@ -151,6 +155,14 @@ impl Pair<'_> {
 /// Names of the packages that an order changes.
 pub fn changed(order: &Order) -> BTreeSet<String> {
     order.install.iter().map(|file| file.name.clone()).collect()
+}
+
+/// When clones reboot: what hosts will do in any case is what is tried.
+fn reboots(order: &Order, wanted: Reboot) -> Reboot {
+    match order.reboot {
+        Some(RebootRule { when: RebootWhen::Always, .. }) => Reboot::Always,
+        _ => wanted,
+    }
 }
 
 /// Whether a part of an order that was tried stands for all of it: it never does.
@@ -208,5 +220,17 @@ mod tests {
         assert!(said.starts_with("only web-smoke up to config was tried"), "{said}");
         assert_eq!(limited(Judgement::Passed, &Scope::Whole), None);
         assert_eq!(limited(Judgement::Rejected, &step), None, "what breaks a part breaks the whole");
+    }
+
+    #[test]
+    fn an_order_that_reboots_hosts_in_any_case_reboots_clones() {
+        let with = |when| Order {
+            reboot: when.map(|when| RebootRule { when, grace_minutes: 1 }),
+            ..crate::gate::tests::order()
+        };
+        let tried = |when| reboots(&with(when), Reboot::WhenAsked);
+        assert_eq!(tried(Some(RebootWhen::Always)), Reboot::Always);
+        assert_eq!([tried(None), tried(Some(RebootWhen::IfNeeded))], [Reboot::WhenAsked; 2]);
+        assert_eq!(reboots(&with(None), Reboot::Always), Reboot::Always);
     }
 }
