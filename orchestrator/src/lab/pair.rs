@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_order_that_reboots_hosts_in_any_case_reboots_clones() {
-        let with = |when| Order {
+        let with = |when: Option<RebootWhen>| Order {
             reboot: when.map(|when| RebootRule { when, grace_minutes: 1 }),
             ..crate::gate::tests::order()
         };
