@@ -243,7 +243,7 @@ mod tests {
 
     fn sources(files: &[(&str, &str)]) -> Sources {
         let texts = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
-        let mirrors = [("/etc/apt/mirrors/debian.list", "# nearest\nhttps://deb.debian.org/debian\tpriority:1\n")];
+        let mirrors = [("/etc/apt/mirrors/debian.list", "# nearest\nhttps://mirror.example.org/debian\tpriority:1\n")];
         read(&texts(files), &texts(&mirrors))
     }
 
@@ -270,8 +270,8 @@ mod tests {
         assert_eq!(
             found.repositories.iter().map(Repository::line).collect::<Vec<_>>(),
             [
-                format!("deb {keyring} https://deb.debian.org/debian bookworm main"),
-                format!("deb {keyring} https://deb.debian.org/debian bookworm-updates main"),
+                format!("deb {keyring} https://mirror.example.org/debian bookworm main"),
+                format!("deb {keyring} https://mirror.example.org/debian bookworm-updates main"),
                 format!("deb [signed-by={key}] http://h/x y z"),
             ]
         );
@@ -302,14 +302,14 @@ mod tests {
     #[test]
     fn whose_a_repository_is() {
         for (line, own) in [
-            ("deb http://deb.debian.org/debian bookworm main", true),
+            ("deb http://mirror.example.org/debian bookworm main", true),
             ("deb http://security.debian.org/debian-security bookworm-security main contrib", true),
             ("deb http://mirror.example.net/pub/debian/ bookworm-updates main", true),
             ("deb http://ftp.debian.org:80/x bookworm/updates main", true),
             ("deb https://download.docker.com/linux/debian bookworm stable", false),
             ("deb https://apt.example.org/pub/repos/apt bookworm-pgdg main", false),
             ("deb https://packages.example.org/php/ bookworm main", false),
-            ("deb http://deb.debian.org/debian trixie main", false),
+            ("deb http://mirror.example.org/debian trixie main", false),
             ("deb http://notdebian.org/x bookworm main", false),
         ] {
             let found = sources(&[("/etc/apt/sources.list", line)]);

@@ -167,7 +167,7 @@ mod tests {
             }),
             ..Manifest::default()
         };
-        let lists = "deb http://deb.debian.org/debian bookworm main\ndeb http://x/y bookworm-pgdg main\ndeb [trusted=yes] http://z/ a b\n";
+        let lists = "deb http://mirror.example.org/debian bookworm main\ndeb http://x/y bookworm-pgdg main\ndeb [trusted=yes] http://z/ a b\n";
         let sources = sources::read(&[("/etc/apt/sources.list".to_owned(), lists.to_owned())].into(), &BTreeMap::new());
         let coverage = Coverage::of(&manifest, &sources, "bookworm");
         assert_eq!(

@@ -24,6 +24,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_LAST: Duration = Duration::from_secs(600);
 /// Time until a host where all is well is visited again.
 const ROUND: Duration = Duration::from_secs(3600);
+/// Time until a store that could not be read is read again.
+const STORE_AGAIN: Duration = Duration::from_secs(10);
 /// How old the week that is known of a host may be: it learns an hour at a time.
 const WEEK_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -44,8 +46,10 @@ pub async fn run(offers: Offers) {
         let hosts = match offers.store.hosts() {
             Ok(hosts) => hosts,
             Err(error) => {
-                tracing::error!(%error, "hosts are not visited: they are not told of new roots and revocations");
-                return;
+                // A revocation must reach hosts whenever the store can be read again.
+                tracing::error!(%error, "hosts are not visited now: they are not told of new roots and revocations");
+                tokio::time::sleep(STORE_AGAIN).await;
+                continue;
             }
         };
         for host in hosts {
