@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use patchlab_check::Digest;
 
 use super::{
-    Baseline, Baselines, BuildError, Built, Progress, StoreError, Weight,
+    Baseline, Baselines, BuildError, Built, Progress, Record, StoreError, Weight,
     build::{Basis, FreezeWorker, Narrator, Undertaking},
     failed,
     freeze::{FreezeOrder, Origin},
@@ -18,7 +18,7 @@ use super::{
 use crate::{room::Bytes, worker::Launcher};
 
 /// How long a system that was ready once may take to be ready again, seconds with kvm. Its recipe's own limit is not in its record.
-pub(super) const READY_TIMEOUT_S: u64 = 300;
+const READY_TIMEOUT_S: u64 = 300;
 
 /// When a baseline is frozen again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,14 +106,7 @@ impl Baselines {
             copy_checked(old, file, &staged.join(file))?;
         }
         let record = &old.record;
-        let order = FreezeOrder {
-            memory_mib: record.hardware.memory_mib,
-            vcpus: record.hardware.vcpus,
-            ready_units: record.ready_units.clone(),
-            ready_timeout_s: READY_TIMEOUT_S,
-            origin: Origin::Lab,
-        };
-        let freezer = worker.freeze(&order, &disk, &staged, &work.join(image::LOG), narrator)?;
+        let freezer = worker.freeze(&order_again(record), &disk, &staged, &work.join(image::LOG), narrator)?;
         let basis = Basis {
             name: record.name.clone(),
             parent: Some(old.digest),
@@ -128,6 +121,17 @@ impl Baselines {
             secrets: record.secrets.clone(),
         };
         self.store(basis, freezer, &staged, narrator)
+    }
+}
+
+/// What a worker is to freeze of a system that was frozen before: it has what the lab needs, and was searched for secrets.
+pub(super) fn order_again(record: &Record) -> FreezeOrder {
+    FreezeOrder {
+        memory_mib: record.hardware.memory_mib,
+        vcpus: record.hardware.vcpus,
+        ready_units: record.ready_units.clone(),
+        ready_timeout_s: READY_TIMEOUT_S,
+        origin: Origin::Lab,
     }
 }
 

@@ -14,11 +14,9 @@ use patchlab_check::Digest;
 use super::{
     Baseline, Baselines, BuildError, Built, OrderName, PoolFile, Progress,
     build::{Basis, FreezeWorker, Narrator, Undertaking},
-    failed,
-    freeze::{FreezeOrder, Origin},
-    image,
+    failed, image,
     pool::{self, Found},
-    refreeze::{READY_TIMEOUT_S, copy_checked},
+    refreeze::{copy_checked, order_again},
 };
 use crate::{room::Bytes, worker::Launcher};
 
@@ -139,15 +137,9 @@ impl Baselines {
         let known: Vec<PoolFile> = record.pool.iter().chain(&patch.files).cloned().collect();
         let found = pool::of_status(&status, &known);
         all_known(&found, parent)?;
-        let order = FreezeOrder {
-            memory_mib: record.hardware.memory_mib,
-            vcpus: record.hardware.vcpus,
-            ready_units: record.ready_units.clone(),
-            ready_timeout_s: READY_TIMEOUT_S,
-            // Its parent has what the lab needs, and the patch is known file by file.
-            origin: Origin::Lab,
-        };
-        let freezer = worker.freeze(&order, &left.disk(), &staged, &left.folder.join(image::LOG), narrator)?;
+        // Its parent was frozen before, and the patch is known file by file.
+        let freezer =
+            worker.freeze(&order_again(record), &left.disk(), &staged, &left.folder.join(image::LOG), narrator)?;
         let basis = Basis {
             name: record.name.clone(),
             parent: Some(parent.digest),
