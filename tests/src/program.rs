@@ -141,6 +141,26 @@ impl From<Output> for Ended {
     }
 }
 
+/// The document on the standard output of a command that must have ended well.
+///
+/// # Panics
+/// It did not, or its output is no JSON.
+pub fn json(ended: &Ended) -> serde_json::Value {
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    serde_json::from_str(&ended.out).expect("JSON")
+}
+
+/// A command ended with that code, and said each of these.
+///
+/// # Panics
+/// It did not.
+pub fn said(ended: &Ended, code: i32, parts: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{}", ended.err);
+    for part in parts {
+        assert!(ended.err.contains(part), "{part:?} is not in {}", ended.err);
+    }
+}
+
 impl Patchlab {
     /// On a copy, below `dir`, of the stored baselines and all that belongs to them ([`Need::Stored`]), so that nothing can alter what
     /// other tests work on.

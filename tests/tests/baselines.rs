@@ -15,7 +15,7 @@ use patchlab_lab::{
     artifact::ArtifactStore,
     baseline::{Baseline, Baselines},
 };
-use patchlab_tests::program::{Ended, Need, Patchlab, folder, obstacle};
+use patchlab_tests::program::{Need, Patchlab, folder, json, obstacle, said};
 use serde_json::Value;
 
 /// A copy of the baselines, so that nothing here can alter what others test on; `None`, aloud, where there are none or a need is not met.
@@ -39,19 +39,6 @@ fn copied(test: &str, needs: &[Need], to: &Path) -> Option<Patchlab> {
 
 fn baselines(patchlab: &Patchlab) -> Vec<Baseline> {
     Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines")
-}
-
-fn json(ended: &Ended) -> Value {
-    assert_eq!(ended.code, Some(0), "{}", ended.err);
-    serde_json::from_str(&ended.out).expect("JSON")
-}
-
-/// Ended with that code, and said each of these.
-fn said(ended: &Ended, code: i32, parts: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{}", ended.err);
-    for part in parts {
-        assert!(ended.err.contains(part), "{part:?} is not in {}", ended.err);
-    }
 }
 
 fn shown(path: &Path) -> String {

@@ -13,21 +13,7 @@ use patchlab_lab::{
     report::Report,
 };
 use patchlab_protocol::{Envelope, SigningKey};
-use patchlab_tests::program::{Ended, Need, Patchlab, folder, obstacle};
-use serde_json::Value;
-
-fn json(ended: &Ended) -> Value {
-    assert_eq!(ended.code, Some(0), "{}", ended.err);
-    serde_json::from_str(&ended.out).expect("JSON")
-}
-
-/// Ended with that code, and said each of these.
-fn said(ended: &Ended, code: i32, parts: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{}", ended.err);
-    for part in parts {
-        assert!(ended.err.contains(part), "{part:?} is not in {}", ended.err);
-    }
-}
+use patchlab_tests::program::{Need, Patchlab, folder, json, obstacle, said};
 
 fn newest(patchlab: &Patchlab) -> Baseline {
     Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines").pop().expect("a baseline")
