@@ -22,7 +22,7 @@ use crate::{
     audit::Event,
     deploy::{
         executor::Executor,
-        offers::Offers,
+        offers::{Offers, Turns},
         sink::{Bells, Sink, SinkError},
         visits,
     },
@@ -205,7 +205,13 @@ async fn pipeline(options: &Options, payload: SocketAddr) -> Result<Pipeline, Se
     let senders = pipeline::senders(&store, &data)?;
     let sink = Sink::open(&data.manager_engine(), options.informs, senders, bells.clone()).await?;
     let authority = Arc::new(Authority::open(data.root_document(), Arc::clone(&store)).map_err(PipelineError::from)?);
-    let offers = Offers { store: Arc::clone(&store), data: data.clone(), authority: Arc::clone(&authority), bells };
+    let offers = Offers {
+        store: Arc::clone(&store),
+        data: data.clone(),
+        authority: Arc::clone(&authority),
+        bells,
+        turns: Turns::default(),
+    };
     let executor = Executor { store: Arc::clone(&store), offers, changes: watch::Sender::new(0) };
     let artifacts = ArtifactStore::open(data.artifacts())?;
     Ok(Pipeline { store, artifacts, authority, executor, sink, payload, activator, signer, data })

@@ -1,10 +1,14 @@
 //! Every host is owed the newest root and the newest revocation list. They are offered at every visit ([`super::visits`]) until the
 //! host has them, and once more before an order is carried to it; what became of that is noted.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     credentials::{Credentials, CredentialsError},
@@ -18,7 +22,7 @@ use crate::{
     audit::Event,
     place::Data,
     store::{Host, HostTrust, OfferState, Store, StoreError},
-    trust::authority::Authority,
+    trust::authority::{Authority, Held, Standing},
 };
 
 /// What hosts are owed, carried to them.
@@ -32,6 +36,22 @@ pub struct Offers {
     pub authority: Arc<Authority>,
     /// Informs ring here.
     pub bells: Bells,
+    /// Whose turn it is with a host.
+    pub turns: Turns,
+}
+
+/// One at a time offers a host anything: its visits and its deployments come when they will, and of two at once neither could tell
+/// what became of its own offer.
+#[derive(Debug, Clone, Default)]
+pub struct Turns(Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Turns {
+    /// Waits for the turn with a host; it ends with what is given back.
+    async fn wait(&self, host: &str) -> OwnedMutexGuard<()> {
+        let turn =
+            Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_owned()).or_default());
+        turn.lock_owned().await
+    }
 }
 
 /// A host could not be offered what it is owed.
@@ -70,37 +90,42 @@ impl Offers {
     /// # Errors
     /// When it is not the host that was enrolled, or the store cannot keep it. That the host is away is noted, and is an error too.
     pub async fn bring(&self, host: &Host, manager: &dyn Manager) -> Result<OfferState, OfferError> {
+        let _turn = self.turns.wait(&host.enrolled.name).await;
         let standing = self.authority.standing();
         let offered = match trust::bring(manager, &host.enrolled.payload_uri, &standing).await {
             Ok(offered) => offered,
             Err(error) => {
-                self.note(host, &failed(&error), Vec::new())?;
+                self.note(host, &standing, &failed(&error))?;
                 return Err(error.into());
             }
         };
         if offered.said.host != host.enrolled.name {
             let error = DeployError::NotTheHost(format!("it calls itself {:?}", offered.said.host));
-            self.note(host, &failed(&error), Vec::new())?;
+            self.note(host, &standing, &failed(&error))?;
             return Err(error.into());
         }
         self.store.seen(&host.enrolled.name, &offered.said.class, Timestamp::now())?;
         let trust = became(&offered);
-        let taken = offered.taken.iter().map(ToString::to_string).collect();
-        self.note(host, &trust, taken)?;
+        self.note(host, &standing, &trust)?;
         Ok(trust.offer)
     }
 
-    /// What became of an offer, with a row in the audit log when it is news.
-    fn note(&self, host: &Host, trust: &HostTrust, taken: Vec<String>) -> Result<(), StoreError> {
+    /// What became of an offer, with a row in the audit log when it is news. What a host took is what it believes beyond what was
+    /// noted before, so nothing is lost when it went away after taking it.
+    fn note(&self, host: &Host, standing: &Standing, trust: &HostTrust) -> Result<(), StoreError> {
         let name = &host.enrolled.name;
+        let before = self.store.host(name)?.trust;
+        let held = trust.held.as_ref();
+        let pinned = || Held::pinned(host.enrolled.root);
+        let taken =
+            held.map(|held| standing.taken(&before.held.clone().unwrap_or_else(pinned), held)).unwrap_or_default();
         let refused = matches!(trust.offer, OfferState::Refused | OfferState::Stuck);
-        let news = refused && (host.trust.offer, &host.trust.reason) != (trust.offer, &trust.reason);
+        let news = refused && (before.offer, &before.reason) != (trust.offer, &trust.reason);
         let event = match (taken.is_empty(), news) {
             (false, _) => Some("offer-taken"),
             (true, true) => Some("offer-refused"),
             (true, false) => None,
         };
-        let held = trust.held.as_ref();
         let detail = json!({
             "taken": taken, "root": held.map(|held| held.root_version),
             "revocation": held.map(|held| held.revocation_version), "reason": trust.reason,

@@ -57,8 +57,6 @@ pub enum Ended {
 pub struct Offered {
     /// What the host said last.
     pub said: Said,
-    /// What it took, in order.
-    pub taken: Vec<Digest>,
     /// How it ended.
     pub ended: Ended,
 }
@@ -104,17 +102,17 @@ async fn offer(manager: &dyn Manager, uri: &str, column: u32, document: &Digest)
     Ok(manager.set(&[(at(trust::OFFER_URI), place), (at(column), Value::Octets(document.as_bytes().to_vec()))]).await?)
 }
 
-/// Offers a host everything it is owed, one document at a time and in order, from `uri`.
+/// Offers a host everything it is owed, one document at a time and in order, from `uri`. For one who asks at a time: that a document
+/// was taken is seen by what the host holds after its offer.
 ///
 /// # Errors
 /// When the host cannot be asked or told.
 pub async fn bring(manager: &dyn Manager, uri: &str, standing: &Standing) -> Result<Offered, DeployError> {
-    let mut taken = Vec::new();
     let mut said = read(manager).await?;
     for _ in 0..OFFERS {
         let (column, document) = match standing.next(&said.held) {
-            Next::Nothing => return Ok(Offered { said, taken, ended: Ended::Current }),
-            Next::Stuck(reason) => return Ok(Offered { said, taken, ended: Ended::Stuck(reason) }),
+            Next::Nothing => return Ok(Offered { said, ended: Ended::Current }),
+            Next::Stuck(reason) => return Ok(Offered { said, ended: Ended::Stuck(reason) }),
             Next::Root(digest) => (trust::OFFER_ROOT, digest),
             Next::Revocation(digest) => (trust::OFFER_REVOCATION, digest),
         };
@@ -122,16 +120,13 @@ pub async fn bring(manager: &dyn Manager, uri: &str, standing: &Standing) -> Res
         said = decided(manager).await?;
         let has = [said.held.root, said.held.revocation].contains(&Some(document));
         let ended = match (&said.refused, said.open) {
-            _ if has => {
-                taken.push(document);
-                continue;
-            }
+            _ if has => continue,
             (Some((refusal, reason)), false) => Ended::Refused(*refusal, reason.clone()),
             _ => Ended::Undecided,
         };
-        return Ok(Offered { said, taken, ended });
+        return Ok(Offered { said, ended });
     }
-    Ok(Offered { said, taken, ended: Ended::Undecided })
+    Ok(Offered { said, ended: Ended::Undecided })
 }
 
 /// What a host says once its open offer is decided, or when that took too long.

@@ -43,7 +43,7 @@ pub enum ToolsError {
     },
     /// The agent does not fit.
     #[error(
-        "the agent's program {path} has {mib} MiB, and the tools disk holds {AGENT_MIB}: build it with tests/build, which takes its symbols out"
+        "the agent's program {path} has {mib} MiB, and the tools disk holds {AGENT_MIB}: build it with tests/build, which leaves its symbols out"
     )]
     TooLarge {
         /// The program.

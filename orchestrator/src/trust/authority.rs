@@ -53,6 +53,13 @@ pub struct Held {
     pub revocation: Option<Digest>,
 }
 
+impl Held {
+    /// What a host believes that was enrolled and took nothing since: the root it pinned.
+    pub fn pinned(root: Digest) -> Self {
+        Self { root_version: 0, root: Some(root), revocation_version: 0, revocation: None }
+    }
+}
+
 /// What a host is to be offered next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -123,6 +130,18 @@ impl Standing {
             )),
             (None, None) => Next::Nothing,
         }
+    }
+
+    /// What a host took between believing `before` and believing `now`: its roots, oldest first, then its list. Nothing of what it
+    /// lost, as when its disk is reverted.
+    pub fn taken(&self, before: &Held, now: &Held) -> Vec<Digest> {
+        let at = |held: &Held| self.roots().position(|root| Some(root.digest) == held.root);
+        let roots = match (at(before), at(now)) {
+            (Some(before), Some(now)) if before < now => before + 1..now + 1,
+            _ => 0..0,
+        };
+        let list = now.revocation.filter(|_| now.revocation_version > before.revocation_version);
+        self.roots().take(roots.end).skip(roots.start).map(|root| root.digest).chain(list).collect()
     }
 
     /// The list, when the host has an older one or none.

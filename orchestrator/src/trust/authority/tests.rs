@@ -103,6 +103,22 @@ fn a_host_is_offered_the_list_first_and_then_every_root_it_missed_in_order() {
 }
 
 #[test]
+fn what_a_host_took_is_what_it_believes_beyond_what_was_known() {
+    let root_key = key(Role::Root);
+    let roots: Vec<InForce> =
+        (1..=3).map(|version| signed_root(&Root { version, ..first_root() }, &[&root_key])).collect();
+    let one = list(None, "order", &key(Role::Operator));
+    let standing = Standing::new(roots.clone(), Some(one.clone())).unwrap();
+    let (first, last) = (held(&roots[0], None), held(&roots[2], Some(&one)));
+    let pinned = Held::pinned(roots[0].digest);
+    assert_eq!(standing.taken(&pinned, &last), [roots[1].digest, roots[2].digest, one.digest]);
+    assert_eq!(standing.taken(&held(&roots[1], Some(&one)), &last), [roots[2].digest]);
+    assert_eq!(standing.taken(&pinned, &first), [], "nothing, though its root's version was not known");
+    assert_eq!(standing.taken(&last, &first), [], "a host that was turned back");
+    assert_eq!(standing.taken(&Held::pinned(Digest::of("another")), &first), []);
+}
+
+#[test]
 fn a_list_by_an_operator_whom_only_a_later_root_lists_waits_for_that_root() {
     let (root_key, another) = (key(Role::Root), SigningKey::from_seed(&[77; 32]));
     let roots = vec![
