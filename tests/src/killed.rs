@@ -3,12 +3,14 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+use crate::program::Patchlab;
 
 /// A moment of a validation, and what its progress says then.
 #[derive(Debug, Clone, Copy)]
@@ -34,15 +36,14 @@ pub const ROLLBACK: Moment = Moment { name: "rollback", said: ": rollback" };
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that validates an order, on a data folder whose name nothing else on this machine has.
+#[derive(Debug)]
 pub struct Victim<'a> {
-    /// `patchlab` with arguments, on the data folder.
-    pub patchlab: &'a dyn Fn(&[&str]) -> Command,
-    /// The data folder.
-    pub data: &'a Path,
+    /// `patchlab` on the data folder.
+    pub patchlab: &'a Patchlab,
     /// Part of the data folder's path that nothing else has.
     pub mark: &'a str,
-    /// The order.
-    pub order: &'a Path,
+    /// The arguments that make it validate the order.
+    pub validate: &'a [String],
 }
 
 /// A process that has to do with a data folder.
@@ -87,8 +88,11 @@ fn kill(pid: u32) {
 
 impl Victim<'_> {
     fn start(&self, arguments: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
-        let order = self.order.display().to_string();
-        let mut child = (self.patchlab)(&[&["lab", "validate", "--order", &order], arguments].concat())
+        let mut validate: Vec<&str> = self.validate.iter().map(String::as_str).collect();
+        validate.extend(arguments);
+        let mut child = self
+            .patchlab
+            .command(&validate)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -142,7 +146,7 @@ impl Victim<'_> {
 
     /// What a command prints.
     fn said(&self, arguments: &[&str]) -> String {
-        let output = (self.patchlab)(arguments).output().expect("patchlab starts");
+        let output = self.patchlab.command(arguments).output().expect("patchlab starts");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
@@ -152,7 +156,7 @@ impl Victim<'_> {
     /// # Panics
     /// It says something else.
     pub fn loses_every_worker(&self) {
-        let verdict = self.data.join("lost-workers.json");
+        let verdict = self.patchlab.data.join("lost-workers.json");
         let (status, deaths) = self.kill_workers(&["--json", &verdict.display().to_string()], usize::MAX);
         assert_eq!(status.code(), Some(4), "{status}");
         let verdict: Value = serde_json::from_slice(&fs::read(&verdict).expect("a verdict")).expect("JSON");
@@ -194,7 +198,7 @@ impl Victim<'_> {
     fn leaves_nothing(&self, when: &str) {
         self.said(&["lab", "gc"]);
         assert_eq!(self.said(&["lab", "gc"]), "nothing to collect", "{when}");
-        let work = fs::read_dir(self.data.join("work")).map(|entries| entries.count()).unwrap_or(0);
+        let work = fs::read_dir(self.patchlab.data.join("work")).map(|entries| entries.count()).unwrap_or(0);
         assert_eq!(work, 0, "{when}: folders of dead workers are left");
         // The kernel ends the processes of a namespace after its first one, in its own time.
         let deadline = Instant::now() + PATIENCE;

@@ -10,4 +10,5 @@ pub mod mount_namespace;
 pub mod package;
 pub mod program;
 pub mod third_opinion;
+pub mod trial;
 pub mod validate_bench;

@@ -50,8 +50,17 @@ pub fn obstacle(needs: &[Need]) -> Option<String> {
 
 /// The folder that [`Need::Stored`] is about.
 fn stored() -> Option<PathBuf> {
-    let given = PathBuf::from(std::env::var_os("PATCHLAB_TEST_BASELINES")?);
-    given.join("baselines/names").is_file().then_some(given)
+    named().filter(|named| named.join("baselines/names").is_file())
+}
+
+/// The data folder in which the demonstration is to be made, when others wait for what it leaves.
+pub fn wanted() -> Option<PathBuf> {
+    let made = named().filter(|named| named.ends_with("demo") && !named.exists())?;
+    made.parent().map(Path::to_owned)
+}
+
+fn named() -> Option<PathBuf> {
+    std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|name| !name.is_empty()).map(PathBuf::from)
 }
 
 fn lab_obstacle() -> Option<String> {

@@ -3,11 +3,7 @@
 //! Skips aloud where it cannot run: without root, without the lab's packages, or where `PATCHLAB_TEST_BASELINES` names no data
 //! folder with a baseline.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use patchlab_check::Digest;
 use patchlab_lab::{
@@ -18,23 +14,13 @@ use patchlab_lab::{
 use patchlab_tests::program::{Need, Patchlab, folder, json, obstacle, said};
 use serde_json::Value;
 
-/// A copy of the baselines, so that nothing here can alter what others test on; `None`, aloud, where there are none or a need is not met.
-fn copied(test: &str, needs: &[Need], to: &Path) -> Option<Patchlab> {
-    let given = std::env::var_os("PATCHLAB_TEST_BASELINES").filter(|given| !given.is_empty()).map(PathBuf::from);
-    let why =
-        obstacle(needs).or_else(|| given.is_none().then(|| "PATCHLAB_TEST_BASELINES names no data folder".into()));
-    if let Some(why) = why {
+/// On a copy of the baselines; `None`, aloud, where there are none or a need is not met.
+fn copied(test: &str, needs: &[Need], dir: &Path) -> Option<Patchlab> {
+    if let Some(why) = obstacle(&[needs, &[Need::Stored]].concat()) {
         eprintln!("SKIP {test}: {why}");
         return None;
     }
-    let from = given?;
-    fs::create_dir(to).expect("a folder");
-    for name in ["baselines", "artifacts", "cache"].iter().filter(|name| from.join(name).exists()) {
-        let mut copy = Command::new("cp");
-        let status = copy.args(["-a", "--sparse=always"]).args([from.join(name), to.join(name)]).status();
-        assert!(status.expect("cp starts").success());
-    }
-    Some(Patchlab { data: to.to_owned() })
+    Some(Patchlab::on_a_copy(dir))
 }
 
 fn baselines(patchlab: &Patchlab) -> Vec<Baseline> {
@@ -49,7 +35,7 @@ fn shown(path: &Path) -> String {
 fn a_real_baseline_goes_to_another_host_as_one_signed_file() {
     let dir = folder();
     let needs = [Need::Program, Need::Time];
-    let Some(here) = copied("a_real_baseline_goes_to_another_host", &needs, &dir.path().join("here")) else { return };
+    let Some(here) = copied("a_real_baseline_goes_to_another_host", &needs, dir.path()) else { return };
     let there = Patchlab { data: dir.path().join("there") };
     let sent = baselines(&here).pop().expect("a baseline");
     let name = sent.full_name();
@@ -112,7 +98,7 @@ fn a_baseline_of_another_qemu_is_frozen_again_and_proven() {
     let dir = folder();
     let needs = [Need::Program, Need::Lab, Need::Time];
     let test = "a_baseline_of_another_qemu_is_frozen_again_and_proven";
-    let Some(patchlab) = copied(test, &needs, &dir.path().join("data")) else { return };
+    let Some(patchlab) = copied(test, &needs, dir.path()) else { return };
     let old = frozen_elsewhere(&patchlab);
     let about = patchlab.run(&["baseline", "show", &old]);
     assert!(about.out.contains("it was frozen under QEMU 1.2.3"), "{}", about.out);

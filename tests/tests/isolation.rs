@@ -6,7 +6,6 @@
 use std::{
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
-    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -14,15 +13,10 @@ use std::{
     },
 };
 
-use patchlab_lab::{
-    Baseline, Places,
-    baseline::{Baselines, Progress},
-    machine::HOST_ADDRESS,
-    worker::Launcher,
-};
+use patchlab_lab::{Places, baseline::Baselines, machine::HOST_ADDRESS, worker::Launcher};
 use patchlab_tests::{
     isolation::{From, Isolated, Ports, exchange},
-    program::{Need, obstacle, source},
+    program::{Need, Patchlab, folder, obstacle},
 };
 
 /// Documentation addresses (RFC 5737): nobody answers there, but packets to them must not even leave.
@@ -58,24 +52,15 @@ fn ip(arguments: &[&str], word: &str) -> Vec<String> {
     followers.map(|pair| pair[1].split('/').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// A store with a baseline. It stays for the next run, so that the baseline is built once.
-fn store() -> (Places, Baseline) {
-    let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
-    std::fs::create_dir_all(&data).expect("a folder");
-    let places = Places::of_data(&data);
-    let recipe = source().join("images/debian-12-web.toml");
-    let mut tell = |progress: Progress| eprintln!("{}", progress.what);
-    let built = Baselines::open(&places).build(&recipe, &launcher("freeze"), &mut tell).expect("a baseline");
-    (places, built.baseline().clone())
-}
-
 #[test]
 fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
-    if let Some(why) = obstacle(&[Need::Time, Need::Lab]) {
+    if let Some(why) = obstacle(&[Need::Program, Need::Time, Need::Lab, Need::Stored]) {
         eprintln!("SKIP a_guest_reaches_the_labs_endpoints_and_nothing_else: {why}");
         return;
     }
-    let (places, baseline) = store();
+    let folder = folder();
+    let places = Places::of_data(&Patchlab::on_a_copy(folder.path()).data);
+    let baseline = Baselines::open(&places).list().expect("baselines").swap_remove(0);
     let file = &baseline.record.pool.first().expect("a pool").sha256;
     let head = format!("HEAD /artifacts/{file} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
     let page = "GET / HTTP/1.0\r\n\r\n";

@@ -4,14 +4,12 @@
 use std::fs;
 
 use patchlab_lab::{
-    Places,
-    baseline::Baselines,
     report::{Report, RollbackStatus},
     verdict::{Judgement, Verdict},
 };
 use patchlab_tests::{
-    package,
     program::{Need, Patchlab, folder, obstacle},
+    trial::Trial,
 };
 
 /// Asks for a reboot, and has the bootloader start a first process that ends at once.
@@ -22,9 +20,6 @@ sed -i 's|^linux .*|& init=/bin/false|' /boot/grub/grub.cfg
 touch /run/reboot-required
 "#;
 
-const SCENARIO: &str = "name = \"alive\"\nowner = \"tests\"\nsummary = \"it answers\"\n\n\
-    [[step]]\nname = \"it answers\"\nrun = \"true\"\n";
-
 #[test]
 fn a_machine_that_does_not_come_back_is_a_regression() {
     if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Agent, Need::Time, Need::Stored]) {
@@ -33,18 +28,11 @@ fn a_machine_that_does_not_come_back_is_a_regression() {
     }
     let dir = folder();
     let patchlab = Patchlab::on_a_copy(dir.path());
-    let package = package::build("unbootable", &[("DEBIAN/postinst", POSTINST, 0o755)], dir.path());
-    let order = dir.path().join("order.toml");
-    fs::write(&order, package::order("PO-UNRETURNED-1", "unbootable", &package)).expect("an order");
-    let scenarios = dir.path().join("scenarios");
-    fs::create_dir_all(scenarios.join("alive")).expect("a folder");
-    fs::write(scenarios.join("alive/scenario.toml"), SCENARIO).expect("a scenario");
+    let trial = Trial::new("unbootable", &[("DEBIAN/postinst", POSTINST, 0o755)], "true", dir.path());
     let verdict = dir.path().join("verdict.json");
-    let [order, scenarios, json] = [&order, &scenarios, &verdict].map(|path| path.display().to_string());
-    let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
-    let name = baselines.first().expect("a baseline").full_name();
-    let inputs = ["--order", &order, "--baseline", &name, "--scenarios", &scenarios];
-    let ended = patchlab.run(&[&["lab", "validate", "--json", &json], &inputs[..]].concat());
+    let json = ["--json".to_owned(), verdict.display().to_string()];
+    let arguments = [trial.arguments(&patchlab), json.to_vec()].concat();
+    let ended = patchlab.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
     let report = Report::from_json(&fs::read(&verdict).expect("a verdict")).expect("a verdict");
     let baseline = report.baselines.first().expect("a baseline");

@@ -1,7 +1,7 @@
-//! The whole path on real machines: what `./quickstart` shows, looked at from outside, also by Net-SNMP, and
-//! validations killed in the middle.
+//! The whole path on real machines: what `./quickstart` shows, looked at from outside, also by Net-SNMP.
 //!
-//! Skips aloud where it cannot run: without root, without the lab's packages, or when only quick tests were asked for.
+//! What it leaves behind other tests begin with, when `tests/run` asks for it. Skips aloud where it cannot run: without root, without the
+//! lab's packages, or when only quick tests were asked for.
 
 use std::{
     fs,
@@ -12,8 +12,7 @@ use std::{
 
 use patchlab::{deploy::Credentials, lab::managed::Segment};
 use patchlab_tests::{
-    killed::{APPLY, CLONE, Moment, PREPARE, ROLLBACK, SCENARIOS, Victim},
-    program::{Need, Patchlab, Running, folder, obstacle},
+    program::{Need, Patchlab, Running, folder, obstacle, wanted},
     third_opinion,
 };
 use serde_json::Value;
@@ -51,17 +50,17 @@ fn the_whole_path_on_real_machines() {
         return;
     }
     let folder = folder();
+    let outer = Patchlab { data: wanted().unwrap_or_else(|| folder.path().to_owned()) };
     let shown = folder.path().join("shown.json");
-    let outer = Patchlab { data: folder.path().to_owned() };
     demonstration(&outer, &shown);
     assert_eq!(json(&shown)["stages"].as_array().map(Vec::len), Some(8));
 
-    let demo = Patchlab { data: folder.path().join("demo") };
-    let order = |name: &str| demo.data.join("orders").join(name).join("order.toml");
-    let good = json(&order("good").with_file_name("verdict.json"));
+    let demo = Patchlab { data: outer.data.join("demo") };
+    let verdict = |name: &str| json(&demo.data.join("orders").join(name).join("verdict.json"));
+    let good = verdict("good");
     assert_eq!((&good["verdict"], &good["baselines"][0]["rollback"]["status"]), (&"passed".into(), &"proven".into()));
     assert_eq!(good["baselines"][0]["clone"]["rung"], "template-clone");
-    let bad = json(&order("bad").with_file_name("verdict.json"));
+    let bad = verdict("bad");
     assert_eq!(bad["verdict"], "rejected");
     let journal = bad["baselines"][0]["journal"].to_string();
     for reason in ["[emerg] ", "Failed to start nginx.service", "dpkg: configure nginx-tuning-demo"] {
@@ -69,30 +68,4 @@ fn the_whole_path_on_real_machines() {
     }
     let gc = demo.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(gc.out.trim(), "nothing to collect");
-
-    killed_anywhere(&demo, folder.path(), &order("good"));
-}
-
-/// Killed by signal 9 wherever it is, a validation leaves nothing and hinders nobody; a worker that is killed never
-/// blames the patch.
-fn killed_anywhere(demo: &Patchlab, folder: &Path, order: &Path) {
-    let is_soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
-    let moments: &[Moment] = match is_soak {
-        true => &[CLONE, PREPARE, APPLY, SCENARIOS, ROLLBACK],
-        false => &[CLONE, APPLY],
-    };
-    let mark = folder.file_name().expect("a name").to_string_lossy();
-    let victim = Victim { patchlab: &|arguments| demo.command(arguments), data: &demo.data, mark: &mark, order };
-    for moment in moments {
-        victim.is_killed_at(*moment);
-    }
-    victim.is_interrupted_at(SCENARIOS, "-INT");
-    victim.loses_every_worker();
-    if is_soak {
-        victim.is_interrupted_at(CLONE, "-TERM");
-        victim.is_interrupted_at(PREPARE, "-HUP");
-        victim.loses_one_worker();
-        let again = demo.run(&["lab", "validate", "--order", &order.display().to_string()]);
-        assert_eq!(again.code, Some(0), "{}", again.err);
-    }
 }
