@@ -115,6 +115,7 @@ impl Attempt<'_> {
 
     fn foresee(&self, fetched: &Fetched) -> Result<Foreseen, Refused> {
         let now = Timestamp::now();
+        self.not_missed(fetched, now)?;
         let ledger = self.engine.record.read(State::ledger);
         let (root, documents) = (self.engine.trust.root(), fetched.documents());
         let foreseen = foresee(&root, &self.identity(), &documents, &ledger, now, self.columns.not_before)?;
@@ -128,10 +129,23 @@ impl Attempt<'_> {
     /// The refusal.
     pub fn authorize(&self, fetched: &Fetched, state: &State) -> Result<Authorized, Refused> {
         let now = Timestamp::now();
+        self.not_missed(fetched, now)?;
         let documents = fetched.documents();
         let authorized = authorize(&self.engine.trust.root(), &self.identity(), &documents, &state.ledger(), now)?;
         self.in_window(authorized.action(), now)?;
         Ok(authorized)
+    }
+
+    /// A window that is over is said before what is over because of it: the activation mostly is, too. What the activation says
+    /// of itself is enough to say no.
+    fn not_missed(&self, fetched: &Fetched, now: Timestamp) -> Result<(), Refused> {
+        let statement = fetched.activation.as_ref().and_then(|envelope| envelope.statement::<Activation>().ok());
+        match statement {
+            Some(statement) if self.columns.not_after.is_some_and(|closes| now > closes) => {
+                self.in_window(statement.predicate.action, now)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the row's own window allows an action at this moment. It binds apply only: the way back stays open.

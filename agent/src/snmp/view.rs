@@ -1,9 +1,8 @@
 //! What every object reads as, from the state. Pure.
 
 use async_snmp::{Oid, OidTable, Value};
-use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
+use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib, time};
 
-use super::time;
 use crate::{
     catalog::Catalog,
     profile::{Hour, Week},

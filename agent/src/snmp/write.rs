@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 
 use async_snmp::{Oid, SetTestError, Value};
 use jiff::Timestamp;
-use patchlab_protocol::{Digest, mib};
+use patchlab_protocol::{Digest, mib, time};
 
-use super::time;
 use crate::{
     state::{Change, Columns, ORDERS, Offer, State},
     transition,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Actor, ApiError, WAIT_MOST, failed};
 use crate::{
     audit,
-    pipeline::{ActivationRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError},
+    pipeline::{ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError},
     report::{Bundle, OrderStory},
     store::{Deployment, DeploymentState, Host, OrderRow, Run, StoreError, Survey},
     trust::authority::TakenIn,
@@ -35,6 +35,7 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/orders/{name}/approval", post(approve))
         .route("/orders/{name}/activation", post(activate))
         .route("/orders/{name}/rollback", post(rollback))
+        .route("/orders/{name}/cancel", post(cancel))
         .route("/activations/{digest}", get(activation))
         .route("/hosts", get(hosts).post(enrol))
         .route("/hosts/{name}", get(host))
@@ -134,6 +135,15 @@ async fn rollback(
         p.rollback(&name, &envelope, actor.0)
     })
     .await
+}
+
+async fn cancel(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Json(request): Json<CancelRequest>,
+) -> Answer<Vec<Run>> {
+    act(server, move |p| p.cancel(&name, &request, actor.0)).await
 }
 
 /// A deployment with its runs.

@@ -16,6 +16,8 @@ named! {
         Pushing = "pushing",
         /// The host was told to start.
         Running = "running",
+        /// Somebody wants it to end before it changes its host; the host is told that as soon as it answers.
+        Cancelling = "cancelling",
         /// The host said how it ended.
         Finished = "finished",
         /// Silence until its lifetime and more had passed; counts as failure.
@@ -29,14 +31,23 @@ impl Stage {
     /// Whether `next` may follow. Pushing and running may be entered again: a restarted server repeats them, and both are
     /// idempotent on the host.
     pub fn allows(self, next: Self) -> bool {
-        use Stage::{Finished, Lost, Planned, Pushing, Running, Skipped};
+        use Stage::{Cancelling, Finished, Lost, Planned, Pushing, Running, Skipped};
         match self {
-            Planned => matches!(next, Pushing | Skipped),
-            Pushing => matches!(next, Pushing | Running | Finished | Lost),
-            Running => matches!(next, Pushing | Running | Finished | Lost),
+            Planned => matches!(next, Pushing | Cancelling | Skipped),
+            Pushing | Running => matches!(next, Pushing | Running | Cancelling | Finished | Lost),
+            // Until it is never begun, or the host said how it ended; what is done with it meanwhile does not change that.
+            Cancelling => matches!(next, Cancelling | Finished | Lost | Skipped),
             // A host that was silent may still be heard.
             Lost => matches!(next, Finished),
             Finished | Skipped => false,
+        }
+    }
+
+    /// Where a run is that was here and is to be in `next`: one that is being cancelled stays so until it has ended.
+    fn moved(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Cancelling, Self::Pushing | Self::Running) => Self::Cancelling,
+            _ => next,
         }
     }
 
@@ -158,6 +169,26 @@ impl Store {
         self.change("journal a run", event, |transaction| update(transaction, run, progress))
     }
 
+    /// Asks for the end of a run, before anybody is told; one that has ended is left as it is.
+    pub fn cancel_run(&self, run: &Run, reason: &str, event: &Event) -> Result<Run, StoreError> {
+        self.change("cancel a run", event, |transaction| {
+            let there = find(transaction, &run.order, &run.host, run.run)?;
+            if there.stage.is_final() {
+                return Ok(there);
+            }
+            let progress = RunProgress {
+                stage: Stage::Cancelling,
+                state: there.state,
+                phase: there.phase,
+                percent: u32::try_from(there.percent).unwrap_or(0),
+                refusal: there.refusal,
+                reason: reason.to_owned(),
+            };
+            update(transaction, run, &progress)?;
+            find(transaction, &run.order, &run.host, run.run)
+        })
+    }
+
     /// Notes how far a run is. The agent's tables are the truth, so this needs no audit row.
     pub fn note_run(&self, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
         update(&self.read(), run, progress)
@@ -213,12 +244,13 @@ fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result
 
 fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
     let there = find(connection, &run.order, &run.host, run.run)?;
-    if !there.stage.allows(progress.stage) {
+    let stage = there.stage.moved(progress.stage);
+    if !there.stage.allows(stage) {
         return Err(StoreError::Transition {
             what: "run",
             name: format!("{} on {}", run.run, run.host),
             from: there.stage.name(),
-            to: progress.stage.name(),
+            to: stage.name(),
         });
     }
     connection
@@ -229,7 +261,7 @@ fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<
                 run.order.to_string(),
                 run.host,
                 run.run,
-                progress.stage.name(),
+                stage.name(),
                 progress.state.map(RunState::name),
                 progress.phase,
                 progress.percent,
