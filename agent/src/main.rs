@@ -195,7 +195,8 @@ fn summary(host: &str, state: &State) -> String {
             let seconds = run.duration(patchlab_agent::run::now()) / 1000;
             let refusal = run.refusal.map(|refusal| format!(" {refusal}")).unwrap_or_default();
             let reason = if run.error.is_empty() { String::new() } else { format!(": {}", run.error) };
-            text += &format!("  run {number}: {}{refusal} after {seconds} s{reason}\n", run.state.name());
+            let what = run.preparation.map(|preparation| format!("{}, ", preparation.name())).unwrap_or_default();
+            text += &format!("  run {number}: {what}{}{refusal} after {seconds} s{reason}\n", run.state.name());
         }
     }
     text

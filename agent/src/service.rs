@@ -187,6 +187,7 @@ impl Service {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
             ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
+            ended = self.tables.answer() => ended.map_err(ServiceError::Journal),
             ended = self.inform() => ended,
             () = profile::learn(self.tables.week(), self.state_dir.clone()) => Ok(()),
             () = self.watchdog(systemd.as_ref()) => Ok(()),

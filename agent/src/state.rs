@@ -66,6 +66,9 @@ pub struct State {
     /// Why the newest offer was refused, and the sentence for people.
     #[serde(default)]
     pub offer_refused: Option<(Refusal, String)>,
+    /// Whether a manager wants what is installed to be read anew.
+    #[serde(default)]
+    pub inventory_asked: bool,
     /// What the manager has not confirmed yet, oldest first.
     #[serde(default)]
     pub notices: VecDeque<Notice>,
@@ -152,6 +155,11 @@ pub enum Event {
         /// The sentence for people.
         reason: String,
     },
+    /// What is installed was read anew, as a manager asked.
+    InventoryRead {
+        /// Its digest; `None` when the package manager could not say.
+        digest: Option<Digest>,
+    },
     /// The manager confirmed a notice.
     Confirmed {
         /// Its sequence number.
@@ -179,6 +187,9 @@ pub struct Change {
     /// What is offered.
     #[serde(default)]
     pub offer: Option<Offer>,
+    /// Whether what is installed is to be read anew.
+    #[serde(default)]
+    pub read_inventory: bool,
     /// When, milliseconds since 1970.
     pub at: i64,
 }
@@ -215,6 +226,7 @@ impl State {
             | Event::LedgerBegun
             | Event::Restored(_)
             | Event::Offered { .. }
+            | Event::InventoryRead { .. }
             | Event::Confirmed { .. } => false,
             Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
                 true
@@ -230,6 +242,10 @@ impl State {
         match event {
             Event::Snapshot(state) => self.clone_from(state),
             Event::Started => self.notice(What::Started),
+            Event::InventoryRead { digest } => {
+                self.inventory_asked = false;
+                self.notice(What::Inventory { digest: *digest });
+            }
             Event::Confirmed { sequence } => self.notices.retain(|notice| notice.sequence != *sequence),
             Event::Set(change) => self.apply_set(change),
             Event::Run { order, run, row } => self.apply_run(*order, *run, row),
@@ -294,7 +310,8 @@ impl State {
             if let Some(row) = self.orders.get_mut(order).filter(|row| *run > row.last_run) {
                 row.last_run = *run;
                 row.attempts += 1;
-                row.runs.insert(*run, Run::received(row.attempts, change.at));
+                let preparation = row.columns.preparation;
+                row.runs.insert(*run, Run { preparation, ..Run::received(row.attempts, change.at) });
                 while row.runs.len() > RUNS_PER_ORDER {
                     row.runs.pop_first();
                 }
@@ -302,6 +319,7 @@ impl State {
                 self.notice(What::Run { order: *order, run: *run, state, refusal: None, result: None });
             }
         }
+        self.inventory_asked |= change.read_inventory;
         if let Some(head) = change.audit_head {
             self.audit_head = head;
         }
@@ -327,7 +345,8 @@ impl State {
         }
         let Some(digest) = self.orders.get(&order).map(|order| order.columns.digest) else { return };
         match row.state {
-            RunState::Succeeded => remember(&mut self.succeeded, digest),
+            // What was only looked at or fetched is not on the host.
+            RunState::Succeeded if row.preparation.is_none() => remember(&mut self.succeeded, digest),
             RunState::RollingBack => self.succeeded.retain(|known| *known != digest),
             _ => {}
         }
@@ -354,6 +373,7 @@ mod tests {
             lifetime: 60,
             not_before: None,
             not_after: None,
+            preparation: None,
         }
     }
 

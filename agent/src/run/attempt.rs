@@ -1,5 +1,5 @@
 //! One run from its start to its end, step by step: fetch and verify ([`super::ready`]), wait ([`super::waiting`]), look,
-//! act and check ([`super::work`]).
+//! act and check ([`super::work`]); or only look or fetch ([`super::preparation`]).
 
 use std::{
     path::Path,
@@ -8,7 +8,7 @@ use std::{
 
 use patchlab_protocol::{
     Refusal, Refused,
-    document::{Action, Checks, Order, RunState},
+    document::{Action, Checks, Order, Preparation, RunState},
 };
 
 use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
@@ -83,6 +83,8 @@ pub struct Attempt<'e> {
     pub folder: &'e Path,
     /// Where it comes from.
     pub course: Course,
+    /// What it does without an activation.
+    pub preparation: Option<Preparation>,
     /// Its longest duration.
     pub lifetime: Duration,
     /// When that ends.
@@ -95,6 +97,11 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// Why it did not.
     pub async fn go(mut self, turn: &mut Turn<'e>) -> Result<(RunState, Checks), Stop> {
+        match self.preparation {
+            Some(Preparation::Probe) => return self.unless_stopped(self.probe()).await,
+            Some(Preparation::Prefetch) => return self.unless_stopped(self.prefetch()).await,
+            None => {}
+        }
         let ready = self.unless_stopped(self.make_ready()).await?;
         if self.must_wait(&ready) {
             if self.course == Course::Fresh {
@@ -220,6 +227,8 @@ pub fn ending(
             let state = match was {
                 RunState::RollingBack => RunState::RollbackFailed,
                 RunState::Applying | RunState::Rebooting | RunState::Validating => RunState::Failed,
+                // A check failed on the host as it is.
+                RunState::Preflight if row.is_some_and(|row| row.preparation.is_some()) => RunState::Failed,
                 // Nothing was changed yet.
                 _ => RunState::Aborted,
             };

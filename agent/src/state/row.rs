@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
-    document::{Action, Cause, OnFailure, RunState},
+    document::{Action, Cause, OnFailure, Preparation, RunState},
     inventory::Transaction,
 };
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct Columns {
     /// No apply begins after.
     #[serde(default)]
     pub not_after: Option<Timestamp>,
+    /// What a run does that is started; `None` for what the activation says.
+    #[serde(default)]
+    pub preparation: Option<Preparation>,
 }
 
 /// One order row.
@@ -77,6 +80,9 @@ pub struct Run {
     pub phase: String,
     /// What the activation said; `None` before it was verified.
     pub action: Option<Action>,
+    /// What it does without one; it changes nothing.
+    #[serde(default)]
+    pub preparation: Option<Preparation>,
     /// Exit status of the package manager.
     pub exit: Option<i32>,
     /// Last error.
@@ -163,6 +169,7 @@ impl Run {
             percent: 0,
             phase: "received".into(),
             action: None,
+            preparation: None,
             exit: None,
             error: String::new(),
             attempt,
