@@ -143,6 +143,24 @@ pub fn activate<'h>(
     Ok(())
 }
 
+/// Whether every named host may look at an order and fetch it: asks the agent's own rule for each, as [`activate`] does.
+pub fn prepare<'h>(
+    root: &Root,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let order = submit(root, documents.order)?;
+    for (host, class) in hosts {
+        let class = class.unwrap_or_else(|| order.class.clone());
+        let identity = Identity { host, class: &class };
+        authorization::prepare(root, &identity, documents, ledger, now)
+            .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
+    }
+    Ok(())
+}
+
 /// The release and the approval that an apply rests on: what is missing has a name before anything is signed.
 pub fn ready_to_apply(
     order: &Envelope,
@@ -171,7 +189,8 @@ pub fn check_release(root: &Root, order: &Envelope, release: &Envelope, now: Tim
     released(root, release, &written, order.digest(), now)
 }
 
-fn not_released(order: &Envelope) -> Refused {
+/// No release came with an order.
+pub fn not_released(order: &Envelope) -> Refused {
     Refused::new(Refusal::NotReleased, format!("order {} has no release: the lab has not passed it", name(order)))
 }
 

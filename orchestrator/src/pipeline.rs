@@ -17,7 +17,7 @@ use patchlab_lab::{
 use patchlab_protocol::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role, SigningKey,
     authorization::Documents,
-    document::{Action, Activation, Class, Order, Release, Root, RunState},
+    document::{Action, Activation, Class, Order, Preparation, Release, Root, RunState},
     enrolment::EngineId,
     limits,
     trust::successor,
@@ -28,13 +28,16 @@ use serde_json::json;
 use crate::{
     audit::Event,
     deploy::{
+        DeployError,
         credentials::{Credentials, CredentialsError},
         executor::{self, Executor},
+        offers::OfferError,
         sink::Sink,
+        survey::{self, Looked},
     },
     gate,
     place::Data,
-    store::{Deployment, NewHost, OrderRow, OrderState, Run, Store, StoreError, action_name},
+    store::{Deployment, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
@@ -93,6 +96,9 @@ pub enum PipelineError {
     /// What was asked makes no sense.
     #[error("{0}")]
     Input(String),
+    /// A host could not be asked.
+    #[error(transparent)]
+    Host(#[from] DeployError),
     /// No host could keep the window that was asked for.
     #[error(transparent)]
     Window(#[from] WindowError),
@@ -120,6 +126,16 @@ pub struct ActivationRequest {
     /// When it counts; absent means at once.
     #[serde(default)]
     pub window: Option<Wanted>,
+}
+
+/// What hosts are to do with an order ahead of an activation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreparationRequest {
+    /// The hosts, by name.
+    pub hosts: Vec<String>,
+    /// Look at it, or fetch it.
+    pub what: Preparation,
 }
 
 /// Which runs of an order are to be cancelled.
@@ -153,6 +169,16 @@ pub struct EnrolmentTerms {
     pub informs: SocketAddr,
     /// The payload listener's address, as bound.
     pub payload: SocketAddr,
+}
+
+impl From<OfferError> for PipelineError {
+    fn from(error: OfferError) -> Self {
+        match error {
+            OfferError::Store(error) => Self::Store(error),
+            OfferError::Deploy(error) => Self::Host(error),
+            OfferError::Credentials(error) => Self::Credentials(error),
+        }
+    }
 }
 
 impl Pipeline {
@@ -350,6 +376,52 @@ impl Pipeline {
             return Err(PipelineError::TooLate { host: run.host.clone(), state });
         }
         open.iter().map(|run| Ok(self.executor.cancel(run, "cancelled", actor)?)).collect()
+    }
+
+    /// Has hosts look at an order, or fetch it, ahead of an activation. The gate asks the agent's own rule first.
+    pub fn prepare(
+        &self,
+        name: &str,
+        request: &PreparationRequest,
+        actor: &str,
+    ) -> Result<Vec<PreparationRow>, PipelineError> {
+        let order = self.store.order(name)?;
+        let written = self.store.envelope(&order.digest)?;
+        let hosts = executor::sequence(&order.digest, &request.hosts);
+        self.site(&hosts)?;
+        let release = self.store.newest_release(&order.digest)?;
+        let proof = release.map(|digest| self.store.envelope(&digest)).transpose()?;
+        let known = hosts.iter().map(|host| self.store.host(host)).collect::<Result<Vec<_>, _>>()?;
+        let classes = known.iter().map(|host| {
+            let class: Option<Class> = host.class.as_deref().and_then(gate::class);
+            (host.enrolled.name.as_str(), class)
+        });
+        let standing = self.authority.standing();
+        let documents = Documents { order: &written, release: proof.as_ref(), approval: None, activation: None };
+        let asked = gate::prepare(&standing.root().root, &documents, &standing.ledger(), classes, Timestamp::now());
+        let asked = asked.and_then(|()| release.ok_or_else(|| gate::not_released(&written)));
+        let release = self.note_refusal("preparation-refused", &order.id, actor, asked)?;
+        let detail = json!({ "what": request.what, "hosts": hosts, "release": release });
+        let event = Event::new("order-prepared", &order.id, detail).by(actor);
+        let rows = self.store.prepare(&order.digest, &release, request.what, &hosts, &event)?;
+        self.executor.prepare(rows.clone());
+        Ok(rows)
+    }
+
+    /// Has a host read anew what is installed there, and reads that.
+    pub async fn inventory(&self, name: &str) -> Result<Survey, PipelineError> {
+        let host = self.store.host(name)?;
+        let manager = self.executor.offers.manager(&host).await?;
+        survey::read_anew(&manager).await?;
+        let known = self.store.survey(name)?.packages;
+        match survey::packages(&manager, &known).await? {
+            Looked::Same => self.store.keep_packages(name, &known, Timestamp::now())?,
+            Looked::Changed { packages, .. } => self.store.keep_packages(name, &packages, Timestamp::now())?,
+            Looked::Moved => {
+                return Err(PipelineError::Input(format!("{name}: its packages change just now: ask again")));
+            }
+        }
+        Ok(self.store.survey(name)?)
     }
 
     /// The release and the approval that an apply on these hosts rests on, at the moment from which on it counts.

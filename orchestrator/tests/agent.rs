@@ -58,6 +58,7 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
         uri,
         lifetime: Duration::from_secs(60),
         window: None,
+        preparation: None,
     };
     let (state, refusal) = agents[0].pushed(&row, 1);
     assert_eq!(state, RunState::Refused);

@@ -36,6 +36,7 @@ fn row(order: &str) -> Row {
         uri: "http://127.0.0.1:1".into(),
         lifetime: Duration::from_secs(60),
         window: None,
+        preparation: None,
     }
 }
 

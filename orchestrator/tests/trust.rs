@@ -55,6 +55,7 @@ impl World {
             uri: self.site.ok_json(&["host", "show", "web-1"])["payload_uri"].as_str().unwrap().to_owned(),
             lifetime: Duration::from_secs(60),
             window: None,
+            preparation: None,
         }
     }
 

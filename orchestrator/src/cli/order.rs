@@ -17,7 +17,7 @@ use patchlab_protocol::{
 };
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment, revocation};
+use super::{CliError, Client, Exit, Global, Output, client::segment, preparation::preparation_table, revocation};
 use crate::{
     api::{DeploymentStory, Taken},
     deploy::executor,
@@ -69,6 +69,10 @@ pub enum OrderCommand {
     },
     /// Say yes, with your own key: it is read here and never leaves
     Approve(Approve),
+    /// Ask hosts what applying an order would be refused for, and whether its checks pass there; changes nothing
+    Probe(super::preparation::Probe),
+    /// Have hosts fetch and verify an order ahead, the way back too, and keep it
+    Prefetch(super::preparation::Prefetch),
     /// Carry an order to hosts, at once or in a window
     #[command(after_help = ACTIVATE_EXAMPLES)]
     Activate {
@@ -205,6 +209,8 @@ impl OrderCommand {
                 Ok(Exit::Passed)
             }
             Self::Approve(approve) => approve.run(&client, &output).await,
+            Self::Probe(probe) => probe.run(&client, &output).await,
+            Self::Prefetch(prefetch) => prefetch.run(&client, &output).await,
             Self::Activate { order, action, hosts } => {
                 let action = match action {
                     ActionName::Apply => Action::Apply,
@@ -318,6 +324,9 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
     pairs.extend(windows.filter_map(|it| Some(("window", span(it.window?)))));
     output.pairs(&pairs);
     run_table(output, &story.runs);
+    if !story.preparations.is_empty() {
+        preparation_table(output, &story.preparations);
+    }
     output.json(&story)?;
     Ok(Exit::Passed)
 }

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Longest duration of a run on a host, told to the host with the row.
-const LIFETIME: Duration = Duration::from_secs(1800);
+pub(super) const LIFETIME: Duration = Duration::from_secs(1800);
 
 /// What the executor works with.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ pub struct Executor {
 
 /// A host did not end as it should, for a reason that is the executor's.
 #[derive(Debug, thiserror::Error)]
-enum ExecuteError {
+pub(super) enum ExecuteError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -134,7 +134,7 @@ pub enum WayBack {
 }
 
 impl Executor {
-    /// Takes up every deployment that has not ended: after a start of the server.
+    /// Takes up every deployment and every preparation that has not ended: after a start of the server. Says how many deployments.
     pub fn resume(&self) -> Result<usize, StoreError> {
         let running = self.store.deployments_running()?;
         let count = running.len();
@@ -142,6 +142,7 @@ impl Executor {
             tracing::info!(order = deployment.order.short(), "taking a deployment up again");
             self.spawn(deployment);
         }
+        self.prepare(self.store.preparations_open()?);
         Ok(count)
     }
 
@@ -370,7 +371,7 @@ impl Executor {
 
     /// Makes sure that this is the host that was enrolled, brings it to the newest root and revocation list, and tells it the newest
     /// audit head.
-    async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
+    pub(super) async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
         let said = row::scalars(manager).await?;
         if said.host != host.enrolled.name {
             return Err(DeployError::NotTheHost(format!("it calls itself {:?}", said.host)).into());
@@ -401,6 +402,7 @@ impl Executor {
         };
         Ok(Row {
             window,
+            preparation: None,
             index: self.store.order_row(&host.enrolled.name, &deployment.order)?,
             order: deployment.order,
             release: deployment.release,
@@ -471,7 +473,7 @@ impl Executor {
 
     /// Whether a result stands in its place in the host's chain. Signed results that this server had no part in (somebody pushed an
     /// order past it) are taken note of.
-    async fn chain(
+    pub(super) async fn chain(
         &self,
         host: &Host,
         manager: &dyn Manager,
@@ -496,7 +498,7 @@ impl Executor {
         Ok(Ok(()))
     }
 
-    fn told(&self) {
+    pub(super) fn told(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 }
@@ -514,7 +516,7 @@ fn in_time(row: &Row, host: &str) -> Result<(), Refused> {
 }
 
 /// What a report says, in one line.
-fn said(report: &RunReport) -> String {
+pub(super) fn said(report: &RunReport) -> String {
     match (report.refusal, report.error.is_empty()) {
         (Some(refusal), _) if report.reason.is_empty() => refusal.to_string(),
         (Some(_), _) => report.reason.clone(),

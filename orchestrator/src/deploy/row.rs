@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
-    document::RunState,
+    document::{Preparation, RunState},
     mib::{agent, item, order, run},
     time,
 };
@@ -55,6 +55,8 @@ pub struct Row {
     pub lifetime: Duration,
     /// When an apply may begin, at most as long as the activation says; none leaves that to the activation.
     pub window: Option<Window>,
+    /// What a run does that is started; none for what the activation says.
+    pub preparation: Option<Preparation>,
 }
 
 /// What an agent says of itself.
@@ -217,35 +219,28 @@ pub async fn push(manager: &dyn Manager, row: &Row) -> Result<(), DeployError> {
     let at = |column| Oid::of(order::ENTRY, column, &[row.index]);
     let octets = |digest: Option<&Digest>| Value::Octets(digest.map(|d| d.as_bytes().to_vec()).unwrap_or_default());
     let moment = |at: Option<Timestamp>| Value::Octets(time::optional(at));
-    let kept = [
+    let wanted = [
         (at(order::RELEASE), octets(row.release.as_ref())),
         (at(order::APPROVAL), octets(row.approval.as_ref())),
-        (at(order::URI), Value::Octets(row.uri.clone().into_bytes())),
-    ];
-    let changing = [
         (at(order::ACTIVATION), octets(row.activation.as_ref())),
+        (at(order::URI), Value::Octets(row.uri.clone().into_bytes())),
         (at(order::NOT_BEFORE), moment(row.window.map(|window| window.opens))),
         (at(order::NOT_AFTER), moment(row.window.map(|window| window.closes))),
+        (at(order::ACTION), Value::Integer(row.preparation.map_or(0, |preparation| preparation as i64))),
     ];
-    let all = [kept.as_slice(), &changing].concat();
-    let oids: Vec<Oid> = std::iter::once(at(order::DIGEST)).chain(all.iter().map(|(oid, _)| oid.clone())).collect();
-    let there = manager.get(&oids).await?;
-    // What an agent does not have is as good as empty.
-    let is_so = |(found, (_, wanted)): (&Option<Value>, &(Oid, Value))| match found {
-        Some(found) => found == wanted,
-        None => wanted.octets() == Some(&[]),
-    };
-    match there.first().cloned().flatten() {
+    // What an agent does not have is as good as that.
+    let is_nothing = |value: &Value| matches!(value, Value::Integer(0)) || value.octets() == Some(&[]);
+    let oids: Vec<Oid> = std::iter::once(at(order::DIGEST)).chain(wanted.iter().map(|(oid, _)| oid.clone())).collect();
+    let mut there = manager.get(&oids).await?.into_iter();
+    match there.next().flatten() {
         Some(Value::Octets(found)) if found == row.order.as_bytes() => {
-            let mut all_so = there[1..].iter().zip(&all);
-            if all_so.by_ref().take(kept.len()).all(is_so) {
-                let different = all_so.filter(|pair| !is_so(*pair)).map(|(_, wanted)| wanted.clone());
-                let different: Vec<_> = different.collect();
-                return if different.is_empty() { Ok(()) } else { Ok(manager.set(&different).await?) };
-            }
-            // Only the activation of a row and its window may change: another release or approval needs the row made anew. The host
-            // keeps what was consumed outside its rows.
-            manager.set(&[(at(order::ROW_STATUS), Value::Integer(DESTROY))]).await?;
+            let is_so = |found: Option<Value>, wanted: &Value| {
+                found.map_or_else(|| is_nothing(wanted), |found| found == *wanted)
+            };
+            let found = there.chain(std::iter::repeat(None));
+            let different = found.zip(wanted).filter(|(found, (_, wanted))| !is_so(found.clone(), wanted));
+            let different: Vec<(Oid, Value)> = different.map(|(_, wanted)| wanted).collect();
+            return if different.is_empty() { Ok(()) } else { Ok(manager.set(&different).await?) };
         }
         Some(other) => {
             let found = other.octets().and_then(Digest::from_bytes).map_or("not a digest".into(), |d| d.short());
@@ -258,7 +253,7 @@ pub async fn push(manager: &dyn Manager, row: &Row) -> Result<(), DeployError> {
         (at(order::STORAGE_TYPE), Value::Integer(NON_VOLATILE)),
         (at(order::DIGEST), octets(Some(&row.order))),
     ];
-    values.extend(all.into_iter().filter(|(_, value)| value.octets() != Some(&[])));
+    values.extend(wanted.into_iter().filter(|(_, value)| !is_nothing(value)));
     values.push((at(order::LIFETIME), Value::Unsigned(row.lifetime.as_secs().clamp(1, 86_400))));
     match manager.set(&values).await {
         Ok(()) => Ok(()),

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentKind, OrderState, Stage, Store, StoreError, Verified, document, failed, named, optional_parsed};
-use super::{optional_text, order, parsed, text};
+use super::{optional_text, order, parsed, run, text};
 use crate::{audit::Event, window::Window};
 
 named! {
@@ -180,7 +180,6 @@ fn others(connection: &Connection, ended: &Deployment) -> Result<Option<OrderSta
     Ok(found.map(OrderState::while_under_way))
 }
 
-/// The run index follows the last one of this order on this host: it is the manager's, so a resent start starts nothing twice.
 fn plan_run(
     connection: &Connection,
     activation: &Activation,
@@ -189,15 +188,16 @@ fn plan_run(
     position: usize,
     event: &Event,
 ) -> Result<(), StoreError> {
+    let index = run::next_index(connection, &activation.order, host)?;
     connection
         .execute(
             "INSERT INTO run (patch_order, host, run, activation, position, stage, phase, percent, reason, verified,
                               started_at)
-             SELECT ?1, ?2, coalesce(max(run), 0) + 1, ?3, ?4, ?5, '', 0, '', ?6, ?7
-             FROM run WHERE patch_order = ?1 AND host = ?2",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, '', ?7, ?8)",
             params![
                 activation.order.to_string(),
                 host,
+                index,
                 digest.to_string(),
                 super::to_i64(position as u64),
                 Stage::Planned.name(),

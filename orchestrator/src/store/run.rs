@@ -215,14 +215,7 @@ impl Store {
                     ],
                 )
                 .map_err(failed("end a run"))?;
-            if let Some((result, audit)) = end.heads {
-                transaction
-                    .execute(
-                        "UPDATE host SET result_head = ?2, audit_head = coalesce(?3, audit_head) WHERE name = ?1",
-                        params![run.host, result.to_string(), audit.map(|head| head.to_string())],
-                    )
-                    .map_err(failed("move a host's heads"))?;
-            }
+            move_heads(transaction, &run.host, end.heads)?;
             if let Some(order) = end.current_order {
                 transaction
                     .execute(
@@ -234,6 +227,35 @@ impl Store {
             Ok(())
         })
     }
+}
+
+/// Moves a host's heads to its newest result, and to the audit head that it signed.
+pub(super) fn move_heads(
+    connection: &Connection,
+    host: &str,
+    heads: Option<(Digest, Option<Digest>)>,
+) -> Result<(), StoreError> {
+    let Some((result, audit)) = heads else { return Ok(()) };
+    connection
+        .execute(
+            "UPDATE host SET result_head = ?2, audit_head = coalesce(?3, audit_head) WHERE name = ?1",
+            params![host, result.to_string(), audit.map(|head| head.to_string())],
+        )
+        .map_err(failed("move a host's heads"))?;
+    Ok(())
+}
+
+/// The run index that follows every one of this order on this host: it is the manager's, so a resent start starts nothing twice.
+pub(super) fn next_index(connection: &Connection, order: &Digest, host: &str) -> Result<u32, StoreError> {
+    connection
+        .query_row(
+            "SELECT coalesce(max(run), 0) + 1 FROM (
+                 SELECT run FROM run WHERE patch_order = ?1 AND host = ?2
+                 UNION ALL SELECT run FROM preparation WHERE patch_order = ?1 AND host = ?2)",
+            params![order.to_string(), host],
+            |row| row.get(0),
+        )
+        .map_err(failed("choose a run index"))
 }
 
 fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result<Run, StoreError> {
