@@ -113,7 +113,17 @@ fn hosts_keep_their_window_without_the_server_and_one_that_was_off_refuses_after
     let mut agents = ["web-1", "web-2"].map(|name| Agent::start(&site, &program, name, &old));
     let (to, from) = (site.package(&new, "demo", "all", "1.0-2"), site.package(&old, "demo", "all", "1.0-1"));
     site.submit_order(&order("PO-1", to, from), "passed", "upgrade demo all 1.0-1 -> 1.0-2");
-    site.to_approved("PO-1");
+    site.refused(&["order", "probe", "PO-1", "--host", "web-1"], "not-released");
+    site.ok(&["order", "release", "PO-1"]);
+
+    // Before anybody approves: what apply would be refused for, and everything fetched ahead.
+    let probed = site.ok_json(&["order", "probe", "PO-1", "--host", "web-1", "--host", "web-2"]);
+    assert_eq!((&probed[0]["state"], &probed[1]["verified"]), (&json!("succeeded"), &json!("yes")), "{probed}");
+    let fetched = site.ok(&["order", "prefetch", "PO-1", "--host", "web-2"]);
+    assert!(fetched.contains("web-2\t2\tprefetch\tsucceeded"), "{fetched}");
+    site.ok(&["order", "approve", "PO-1", "--key", &site.key("approver"), "--hosts", "2"]);
+    let installed = site.ok_json(&["host", "inventory", "web-1"]);
+    assert_eq!(installed["packages"][0]["version"], "1.0-1");
 
     // The lab measured 5 s of work.
     let activate = |window: &[&str]| {
