@@ -5,6 +5,7 @@
 //! under way is ended first, or goes on with its wait or its way back ([`Engine::recover`]).
 
 pub mod attempt;
+pub mod own;
 pub mod plan;
 pub mod preparation;
 pub mod ready;
@@ -272,15 +273,16 @@ impl Engine {
         let found = self.record.read(|state| {
             let row = state.orders.get(&order)?;
             let run = row.runs.get(&run)?;
-            Some((row.columns.clone(), run.state, run.preparation))
+            Some((row.columns.clone(), run.state, run.preparation, run.operator))
         });
-        let Some((columns, state, preparation)) = found else { return Ok(()) };
+        let Some((columns, state, preparation, operator)) = found else { return Ok(()) };
         let lifetime = Duration::from_secs(columns.lifetime.into());
         let folder = self.folder(order, run);
         let course = match state {
             RunState::WaitingWindow => Course::Waiting,
             RunState::RollingBack => Course::WayBack,
             RunState::Rebooting => Course::Rebooting,
+            RunState::Received if operator.is_some() => Course::Own,
             _ => Course::Fresh,
         };
         // The run before has ended, or is about to.
@@ -293,6 +295,7 @@ impl Engine {
         let stopped = match course {
             Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span)).await,
             Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
+            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span)).await,
             Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
         };
         if let Err(error) = fs::remove_dir_all(folder)

@@ -177,6 +177,19 @@ fn hosts_keep_their_window_without_the_server_and_one_that_was_off_refuses_after
     until("that deployment ends", || site.ok_json(&["order", "show", "PO-1"])["order"]["state"] == "partly");
     site.ok(&[on_second.as_slice(), &["--wait"]].concat());
     assert_eq!(agents[1].version(), "1.0-2");
+
+    // What was fetched ahead, the way back too, is there: the host's own operator needs nobody, and is told of later.
+    site.kill();
+    let rolled_back = agents[1].command(&["rollback", "PO-1"]);
+    assert!(rolled_back.status.success(), "{}", String::from_utf8_lossy(&rolled_back.stderr));
+    assert_eq!(agents[1].version(), "1.0-1");
+    site.serve();
+    until("the server is told", || site.ok(&["audit", "show"]).contains("operator-rollback"));
+    let host = site.ok_json(&["host", "show", "web-2"]);
+    assert!(host["current_order"].is_null(), "{host}");
+    let order = site.ok_json(&["order", "show", "PO-1"])["order"].clone();
+    assert_eq!(order["state"], "partly");
+    assert!(order["reason"].as_str().unwrap().contains("by its own operator, uid "), "{order}");
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
 }
 

@@ -66,7 +66,7 @@ pub mod order {
     pub const REFUSAL_REASON: u32 = 12;
     /// A run index greater than any used, Unsigned32.
     pub const RUN_INDEX_NEXT: u32 = 13;
-    /// Write a run index to start that run; reads 0. An index that was used before starts nothing and is no error.
+    /// Write a run index below 2^31 to start that run; reads 0. An index that was used before starts nothing and is no error.
     pub const START: u32 = 14;
     /// No apply begins before, `PatchlabTime`; empty for none. The activation's own limits hold beside it.
     pub const NOT_BEFORE: u32 = 15;
@@ -112,6 +112,8 @@ pub mod run {
     pub const TRANSACTION_DURATION: u32 = 16;
     /// What it does: `PatchlabAction`; none(0) before its activation was verified.
     pub const ACTION: u32 = 17;
+    /// Who started it: `operator UID` of the host itself; empty for a manager. SnmpAdminString.
+    pub const ORIGIN: u32 = 18;
 }
 
 /// `plItemTable`, indexed by (`plOrderIndex`, `plRunIndex`, `plItemIndex`).

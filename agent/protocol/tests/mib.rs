@@ -124,6 +124,7 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("ResultSignature", RESULT_SIGNATURE),
             ("TransactionDuration", TRANSACTION_DURATION),
             ("Action", ACTION),
+            ("Origin", ORIGIN),
         ];
         columns(ENTRY, "plRun", &all);
     }

@@ -67,6 +67,8 @@ pub enum Course {
     WayBack,
     /// An earlier agent left it rebooting the host.
     Rebooting,
+    /// The host's own operator just started it.
+    Own,
 }
 
 /// A run under way.
@@ -131,7 +133,10 @@ impl<'e> Attempt<'e> {
     }
 
     /// Up to the package manager's start nothing is changed: what is done until then may be dropped at any point.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+    ///
+    /// # Errors
+    /// As the work, or that the run was aborted, or its lifetime ended.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
         tokio::select! {
             biased;
             stop = self.aborted() => Err(stop),
@@ -208,21 +213,26 @@ pub fn ending(
     let ending = |reason: String, refusal| Ending { reason, refusal, at: now() };
     let was = row.map_or(RunState::Received, |row| row.state);
     let failure = row.and_then(|row| row.failure.as_ref());
+    let operator = row.and_then(|row| row.operator).map(|uid| format!("by the host's operator, uid {uid}"));
     let why = |reason: String| match failure {
-        None => reason,
+        None => match &operator {
+            Some(operator) if reason.is_empty() => operator.clone(),
+            Some(operator) => format!("{reason} ({operator})"),
+            None => reason,
+        },
         Some(failure) if reason.is_empty() => format!("rolled back, as the order says: {}", failure.reason),
         Some(failure) => format!("the way back failed: {reason}; it was walked because {}", failure.reason),
     };
     Ok(match stopped {
         Ok((state, checks)) => (state, checks, ending(why(String::new()), None)),
         Err(Stop::Refused(refused)) => {
-            (RunState::Refused, Checks::default(), ending(refused.reason, Some(refused.refusal)))
+            (RunState::Refused, Checks::default(), ending(why(refused.reason), Some(refused.refusal)))
         }
         // Whoever walks back by itself was not asked to, and is not asked again: a person is needed.
         Err(Stop::Aborted(reason)) if failure.is_some() => {
             (RunState::RollbackFailed, Checks::default(), ending(why(reason), None))
         }
-        Err(Stop::Aborted(reason)) => (RunState::Aborted, Checks::default(), ending(reason, None)),
+        Err(Stop::Aborted(reason)) => (RunState::Aborted, Checks::default(), ending(why(reason), None)),
         Err(Stop::Failed { reason, checks }) => {
             let state = match was {
                 RunState::RollingBack => RunState::RollbackFailed,

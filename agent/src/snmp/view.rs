@@ -204,6 +204,7 @@ fn run_row(values: &mut Values, index: [u32; 2], run: &Run, now: i64) {
     cell(column::RESULT_SIGNATURE, Value::OctetString(hex::decode(&run.signature).unwrap_or_default().into()));
     cell(column::TRANSACTION_DURATION, milliseconds(run.transaction_ms));
     cell(column::ACTION, Value::Integer(action_number(run)));
+    cell(column::ORIGIN, text(&run.operator.map(|uid| format!("operator {uid}")).unwrap_or_default()));
 }
 
 /// `PatchlabAction` of a run.

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{Digest, document::Preparation, mib, time};
 
 use crate::{
-    state::{Change, Columns, ORDERS, Offer, State},
+    state::{Change, Columns, ORDERS, OWN_RUNS, Offer, State},
     transition,
 };
 
@@ -174,8 +174,8 @@ fn order_cell(column: u32, value: &Value) -> Result<Cell, SetTestError> {
             }
         },
         order::START => match number(value)? {
-            0 => return Err(SetTestError::WrongValue),
-            run => Cell::Start(run),
+            run @ 1..OWN_RUNS => Cell::Start(run),
+            _ => return Err(SetTestError::WrongValue),
         },
         _ => return Err(SetTestError::NotWritable),
     })

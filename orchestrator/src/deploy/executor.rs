@@ -489,11 +489,7 @@ impl Executor {
                 Err(error) => return Ok(Err(error)),
             };
         for result in between {
-            let detail =
-                json!({ "run": result.run, "order": result.order, "state": result.state, "refusal": result.refusal });
-            self.store.record(
-                &Event::new("foreign-result", &host.enrolled.name, detail).by(format!("host:{}", host.enrolled.name)),
-            )?;
+            self.store.foreign_result(&host.enrolled.name, &result)?;
         }
         Ok(Ok(()))
     }

@@ -319,6 +319,25 @@ pub(super) fn advance(
     settle(connection, digest, next, reason, at)
 }
 
+/// Writes down that an order was taken back from a host without this server, unless it is under way: then its deployment says so.
+pub(super) fn taken_back(
+    connection: &Connection,
+    digest: &Digest,
+    reason: &str,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let known =
+        first(connection, "find an order", &format!("{COLUMNS} WHERE digest = ?1"), [digest.to_string()], order_row)?;
+    let Some(order) = known.filter(|order| matches!(order.state, OrderState::Deployed | OrderState::Partly)) else {
+        return Ok(());
+    };
+    let carried: i64 = connection
+        .query_row("SELECT count(*) FROM host WHERE current_order = ?1", [digest.to_string()], |row| row.get(0))
+        .map_err(failed("count hosts"))?;
+    let next = if carried == 0 { OrderState::RolledBack } else { OrderState::Partly };
+    settle(connection, &order.digest, next, reason, at)
+}
+
 /// Writes down where an order is by what became of its deployments: a fact, which nobody is asked about.
 pub(super) fn settle(
     connection: &Connection,

@@ -1,10 +1,14 @@
 //! Runs: one execution of an order on a host, journaled before every act.
 
-use patchlab_protocol::{Digest, Refusal, document::RunState};
+use patchlab_protocol::{
+    Digest, Refusal,
+    document::{RunResult, RunState},
+};
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::{Store, StoreError, failed, first, named, number, optional_text, parsed, text};
+use super::{Store, StoreError, failed, first, named, number, optional_text, order, parsed, text};
 use crate::audit::Event;
 
 named! {
@@ -192,6 +196,34 @@ impl Store {
     /// Notes how far a run is. The agent's tables are the truth, so this needs no audit row.
     pub fn note_run(&self, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
         update(&self.read(), run, progress)
+    }
+
+    /// Takes note of a signed result that this server had no part in: somebody pushed an order past it, or the host's own operator
+    /// rolled one back. What the host has, and where the order is, follow the latter.
+    pub fn foreign_result(&self, host: &str, result: &RunResult) -> Result<(), StoreError> {
+        let name = if result.operator.is_some() { "operator-rollback" } else { "foreign-result" };
+        let detail = json!({
+            "run": result.run, "order": result.order, "state": result.state, "refusal": result.refusal,
+            "operator": result.operator,
+        });
+        let event = Event::new(name, host, detail).by(format!("host:{host}"));
+        self.change("note a result", &event, |transaction| {
+            let (Some(uid), RunState::RolledBack) = (result.operator, result.state) else { return Ok(()) };
+            let order = result.order.to_string();
+            transaction
+                .execute(
+                    "UPDATE host SET current_order = NULL WHERE name = ?1 AND current_order = ?2",
+                    params![host, order],
+                )
+                .map_err(failed("note the order a host has"))?;
+            let reason = format!("rolled back on {host} by its own operator, uid {uid}");
+            order::taken_back(transaction, &result.order, &reason, event.at)
+        })
+    }
+
+    /// Moves a host's heads to a result that was taken note of, and to the audit head that it signed.
+    pub fn move_head(&self, host: &str, result: &Digest, audit: Option<Digest>) -> Result<(), StoreError> {
+        move_heads(&self.read(), host, Some((*result, audit)))
     }
 
     /// Ends a run: its report, the host's heads and the order it has, together.

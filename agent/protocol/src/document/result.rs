@@ -131,6 +131,9 @@ pub struct RunResult {
     /// What was done without an activation; it changed nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preparation: Option<Preparation>,
+    /// The user id of the host's own operator, when he started it and no manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<u32>,
     /// How it ended.
     pub state: RunState,
     /// Why it was refused.
