@@ -28,6 +28,7 @@ pub mod journal;
 pub mod ledger;
 pub mod lock;
 pub mod notify;
+pub mod operator;
 pub mod packages;
 pub mod preflight;
 pub mod process;

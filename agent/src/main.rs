@@ -12,10 +12,12 @@ use patchlab_agent::{
     configuration,
     inspection::{DocumentFiles, Inspection, InspectionError},
     journal,
+    operator::{self, Request, Said},
     service::Service,
     state::State,
 };
 use patchlab_check::{Outcome, Step, Target, step::Context, target::TargetError};
+use patchlab_protocol::document::RunState;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Applies patch orders that are signed, released, approved and activated, and nothing else.
@@ -75,6 +77,20 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
         config: PathBuf,
     },
+    /// Rolls an order back from what was staged on this host, with nothing from the network; needs root, and the agent running
+    ///
+    /// The run is journaled, signed and told to the manager as soon as that answers, with your user id. Exit code 5 when the
+    /// agent refuses, 1 when the way back fails.
+    #[command(
+        after_help = "Examples: patchlab-agent rollback PO-2026-0001\n          patchlab-agent rollback 3f9c1a72b0de"
+    )]
+    Rollback {
+        /// Its id, or its digest, or how that begins (8 digits at least)
+        order: String,
+        /// The enrolment file, mode 0600
+        #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
+        config: PathBuf,
+    },
     /// Shows what applying an order would do, as the package manager simulates it, and changes nothing
     Simulate {
         /// The order, as it is signed
@@ -104,6 +120,7 @@ fn main() -> ExitCode {
         Command::Verify { order, release, approval, activation, config } => {
             verify(&config, &DocumentFiles { order, release, approval, activation })
         }
+        Command::Rollback { order, config } => return end(roll_back(&config, order)),
         Command::Simulate { order, files, config } => simulate(&config, &order, &files),
     };
     match done {
@@ -116,6 +133,43 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// The exit code of a rollback.
+fn end(ended: anyhow::Result<Said>) -> ExitCode {
+    match ended {
+        Ok(Said::Ended { state: RunState::RolledBack, reason, .. }) => {
+            println!("rolled back {reason}");
+            ExitCode::SUCCESS
+        }
+        Ok(Said::Ended { state, refusal: Some(refusal), reason }) => {
+            eprintln!("patchlab-agent: {}: {refusal}: {reason}", state.name());
+            ExitCode::from(REFUSED)
+        }
+        Ok(Said::Ended { state, reason, .. }) => {
+            eprintln!("patchlab-agent: {}: {reason}", state.name());
+            ExitCode::FAILURE
+        }
+        Ok(Said::No(reason)) => {
+            eprintln!("patchlab-agent: {reason}");
+            ExitCode::from(REFUSED)
+        }
+        Ok(Said::Moved { .. }) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("patchlab-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn roll_back(config: &Path, order: String) -> anyhow::Result<Said> {
+    let enrolment = configuration::enrolment(config)?;
+    let said = operator::ask(&enrolment.state_dir, &Request::Rollback(order), |said| {
+        if let Said::Moved { state, phase } = said {
+            eprintln!("{} {phase}", state.name());
+        }
+    });
+    Ok(said?)
 }
 
 fn inspect(config: &Path) -> anyhow::Result<Inspection> {
@@ -195,7 +249,12 @@ fn summary(host: &str, state: &State) -> String {
             let seconds = run.duration(patchlab_agent::run::now()) / 1000;
             let refusal = run.refusal.map(|refusal| format!(" {refusal}")).unwrap_or_default();
             let reason = if run.error.is_empty() { String::new() } else { format!(": {}", run.error) };
-            text += &format!("  run {number}: {}{refusal} after {seconds} s{reason}\n", run.state.name());
+            let what = match (run.preparation, run.operator) {
+                (Some(preparation), _) => format!("{}, ", preparation.name()),
+                (None, Some(uid)) => format!("rollback by operator {uid}, "),
+                (None, None) => String::new(),
+            };
+            text += &format!("  run {number}: {what}{}{refusal} after {seconds} s{reason}\n", run.state.name());
         }
     }
     text

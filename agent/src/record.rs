@@ -159,7 +159,10 @@ impl Record {
             let mut row = before.clone();
             change(&mut row);
             if row.state != before.state {
-                transition::next(before.state, row.state)?;
+                match before.preparation {
+                    Some(_) => transition::next_in_preparation(before.state, row.state)?,
+                    None => transition::next(before.state, row.state)?,
+                };
             }
             changed = Some(row.clone());
             Ok(Event::Run { order, run, row: Box::new(row) })
@@ -249,6 +252,7 @@ mod tests {
             lifetime: 60,
             not_before: None,
             not_after: None,
+            preparation: None,
         };
         let orders = BTreeMap::from([(7, Some(columns))]);
         record.enter(Event::Set(Change { orders, starts: vec![(7, 1)], ..Change::default() })).unwrap();

@@ -5,7 +5,9 @@
 //! under way is ended first, or goes on with its wait or its way back ([`Engine::recover`]).
 
 pub mod attempt;
+pub mod own;
 pub mod plan;
+pub mod preparation;
 pub mod ready;
 pub mod reboot;
 pub mod result;
@@ -25,7 +27,7 @@ use attempt::{Attempt, Course, Ending, SETTLE, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
-    document::{Action, Cause, Checks, Class, OnFailure, RunState},
+    document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
@@ -179,7 +181,7 @@ impl Engine {
                 reason = format!("{reason}; {error}");
             }
         }
-        if transition::is_prepared(row.state) {
+        if transition::is_prepared(row.state) && row.preparation.is_none() {
             // What was prepared for the run is put back, as at any other end.
             if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
                 reason = format!("{reason}; {hook}");
@@ -270,30 +272,33 @@ impl Engine {
     async fn execute(&self, order: u32, run: u32) -> Result<(), EngineError> {
         let found = self.record.read(|state| {
             let row = state.orders.get(&order)?;
-            Some((row.columns.clone(), row.runs.get(&run)?.state))
+            let run = row.runs.get(&run)?;
+            Some((row.columns.clone(), run.state, run.preparation, run.operator))
         });
-        let Some((columns, state)) = found else { return Ok(()) };
+        let Some((columns, state, preparation, operator)) = found else { return Ok(()) };
         let lifetime = Duration::from_secs(columns.lifetime.into());
         let folder = self.folder(order, run);
         let course = match state {
             RunState::WaitingWindow => Course::Waiting,
             RunState::RollingBack => Course::WayBack,
             RunState::Rebooting => Course::Rebooting,
+            RunState::Received if operator.is_some() => Course::Own,
             _ => Course::Fresh,
         };
         // The run before has ended, or is about to.
         let mut turn = if course == Course::Waiting { None } else { Some(self.turn.lock().await) };
         let deadline = Instant::now() + lifetime;
-        let attempt =
-            Attempt { engine: self, order, run, columns: &columns, folder: &folder, course, lifetime, deadline };
+        let (columns, folder) = (&columns, folder.as_path());
+        let attempt = Attempt { engine: self, order, run, columns, folder, course, preparation, lifetime, deadline };
         // Every line of the log that is about this run names its order.
         let span = tracing::info_span!("of", digest = %columns.digest.short());
         let stopped = match course {
             Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span)).await,
             Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
+            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span)).await,
             Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
         };
-        if let Err(error) = fs::remove_dir_all(&folder)
+        if let Err(error) = fs::remove_dir_all(folder)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %folder.display(), "files of a run could not be removed");
@@ -328,7 +333,9 @@ impl Engine {
         row.before = row.before.or(installed);
         row.after = installed.or(row.after).or(row.before);
         (row.process, row.goal) = (None, None);
-        for item in row.items.iter_mut().filter(|item| item.state == ItemState::Pending) {
+        // What was only looked at stays to be done.
+        let done = row.preparation.is_none();
+        for item in row.items.iter_mut().filter(|item| done && item.state == ItemState::Pending) {
             item.state = ItemState::Failed;
         }
         let chain = result::Chain { host: &self.host, key: &self.key, previous, audit };
@@ -340,11 +347,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes a staged way back that was walked, or that nothing led to.
+    /// Removes what was staged for an order when the way back was walked, or nothing led to it; what was fetched ahead is kept until
+    /// then.
     fn forget_staged(&self, order: &Digest, ended: RunState) {
         let (applied, needed) = self.record.read(|state| {
             let names = |(row, _): &(u32, u32)| state.orders.get(row).is_some_and(|row| row.columns.digest == *order);
-            (state.applied.contains(order), state.under_way().iter().any(names))
+            let ahead = |run: &Run| run.preparation == Some(Preparation::Prefetch) && run.state == RunState::Succeeded;
+            let rows = state.orders.values().filter(|row| row.columns.digest == *order);
+            let ahead = rows.flat_map(|row| row.runs.values()).any(ahead);
+            let applied = state.applied.contains(order);
+            (applied, state.under_way().iter().any(names) || (ahead && !applied))
         });
         if needed || (applied && ended != RunState::RolledBack) {
             return;

@@ -18,6 +18,7 @@ use crate::{
     host::{self, ClassError},
     journal::{JournalError, replace},
     notify::Systemd,
+    operator::{Door, SOCKET},
     packages::{Apt, PackageError, PackageManager},
     production::Evaluate,
     profile,
@@ -178,6 +179,8 @@ impl Service {
         let address = self.agent.local_addr();
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
             .map_err(|source| ServiceError::StateFolder { path: self.state_dir.clone(), source })?;
+        let door = Door::open(&self.state_dir, Arc::clone(&self.engine.record), self.engine.staged.clone())
+            .map_err(|source| ServiceError::StateFolder { path: self.state_dir.join(SOCKET), source })?;
         tracing::info!(%address, host = %self.engine.host, class = %self.engine.class, "answering SNMPv3");
         let systemd = Systemd::from_environment().map_err(ServiceError::Notify)?;
         if let Some(systemd) = &systemd {
@@ -187,7 +190,9 @@ impl Service {
             ended = self.agent.run() => ended.map_err(ServiceError::Ended),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
             ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
+            ended = self.tables.answer() => ended.map_err(ServiceError::Journal),
             ended = self.inform() => ended,
+            () = door.answer() => Ok(()),
             () = profile::learn(self.tables.week(), self.state_dir.clone()) => Ok(()),
             () = self.watchdog(systemd.as_ref()) => Ok(()),
             () = stop => Ok(()),

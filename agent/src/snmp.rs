@@ -1,13 +1,11 @@
 //! The SNMP side: SNMPv3 with authentication and privacy only, no community, on one UDP port.
 //!
 //! [`view`] says what every object reads as, [`write`] what a SET would change; both are pure. [`handler`] joins them to the
-//! record, [`identity`] keeps engine id and boots, [`inform`] tells the manager, [`time`] reads and
-//! writes times.
+//! record, [`identity`] keeps engine id and boots, [`inform`] tells the manager.
 
 pub mod handler;
 pub mod identity;
 pub mod inform;
-pub mod time;
 pub mod view;
 pub mod write;
 

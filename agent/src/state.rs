@@ -7,11 +7,14 @@ mod row;
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
-use patchlab_protocol::{Digest, Envelope, Ledger, Refusal, document::RunState};
+use patchlab_protocol::{
+    Digest, Envelope, Ledger, Refusal,
+    document::{Action, RunState},
+};
 use serde::{Deserialize, Serialize};
 
 pub use notice::{Notice, What};
-pub use row::{Columns, Failure, Order, Reboot, Rebooting, Run, TEXT_BYTES, cut, items};
+pub use row::{Columns, Failure, OWN_RUNS, Order, Reboot, Rebooting, Run, TEXT_BYTES, cut, items};
 
 use crate::{ledger::Kept, trust::InForce};
 
@@ -66,6 +69,9 @@ pub struct State {
     /// Why the newest offer was refused, and the sentence for people.
     #[serde(default)]
     pub offer_refused: Option<(Refusal, String)>,
+    /// Whether a manager wants what is installed to be read anew.
+    #[serde(default)]
+    pub inventory_asked: bool,
     /// What the manager has not confirmed yet, oldest first.
     #[serde(default)]
     pub notices: VecDeque<Notice>,
@@ -93,6 +99,17 @@ pub enum Event {
     Started,
     /// A manager's SET, whole.
     Set(Change),
+    /// The host's own operator has an order rolled back.
+    OwnRun {
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// The operator's user id.
+        operator: u32,
+        /// When, milliseconds since 1970.
+        at: i64,
+    },
     /// A run as it is now.
     Run {
         /// Order row.
@@ -152,6 +169,11 @@ pub enum Event {
         /// The sentence for people.
         reason: String,
     },
+    /// What is installed was read anew, as a manager asked.
+    InventoryRead {
+        /// Its digest; `None` when the package manager could not say.
+        digest: Option<Digest>,
+    },
     /// The manager confirmed a notice.
     Confirmed {
         /// Its sequence number.
@@ -179,6 +201,9 @@ pub struct Change {
     /// What is offered.
     #[serde(default)]
     pub offer: Option<Offer>,
+    /// Whether what is installed is to be read anew.
+    #[serde(default)]
+    pub read_inventory: bool,
     /// When, milliseconds since 1970.
     pub at: i64,
 }
@@ -215,11 +240,12 @@ impl State {
             | Event::LedgerBegun
             | Event::Restored(_)
             | Event::Offered { .. }
+            | Event::InventoryRead { .. }
             | Event::Confirmed { .. } => false,
             Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
                 true
             }
-            Event::Set(_) | Event::Run { .. } => before != (self.audit_head, self.result_head),
+            Event::Set(_) | Event::OwnRun { .. } | Event::Run { .. } => before != (self.audit_head, self.result_head),
         };
         if self.generation > 0 && kept_elsewhere {
             self.generation += 1;
@@ -230,8 +256,13 @@ impl State {
         match event {
             Event::Snapshot(state) => self.clone_from(state),
             Event::Started => self.notice(What::Started),
+            Event::InventoryRead { digest } => {
+                self.inventory_asked = false;
+                self.notice(What::Inventory { digest: *digest });
+            }
             Event::Confirmed { sequence } => self.notices.retain(|notice| notice.sequence != *sequence),
             Event::Set(change) => self.apply_set(change),
+            Event::OwnRun { order, run, operator, at } => self.apply_own_run(*order, *run, *operator, *at),
             Event::Run { order, run, row } => self.apply_run(*order, *run, row),
             Event::AbortAsked { order, run, at } => {
                 let row = self.orders.get_mut(order).and_then(|order| order.runs.get_mut(run));
@@ -285,7 +316,13 @@ impl State {
                 (None, _) => drop(self.orders.remove(index)),
                 (Some(columns), Some(row)) => row.columns.clone_from(columns),
                 (Some(columns), None) => {
-                    let row = Order { columns: columns.clone(), last_run: 0, attempts: 0, runs: BTreeMap::new() };
+                    let row = Order {
+                        columns: columns.clone(),
+                        last_run: 0,
+                        attempts: 0,
+                        own_runs: 0,
+                        runs: BTreeMap::new(),
+                    };
                     self.orders.insert(*index, row);
                 }
             }
@@ -293,15 +330,13 @@ impl State {
         for (order, run) in &change.starts {
             if let Some(row) = self.orders.get_mut(order).filter(|row| *run > row.last_run) {
                 row.last_run = *run;
-                row.attempts += 1;
-                row.runs.insert(*run, Run::received(row.attempts, change.at));
-                while row.runs.len() > RUNS_PER_ORDER {
-                    row.runs.pop_first();
-                }
+                let preparation = row.columns.preparation;
+                row.enter(*run, Run { preparation, ..Run::received(0, change.at) });
                 let state = RunState::Received;
                 self.notice(What::Run { order: *order, run: *run, state, refusal: None, result: None });
             }
         }
+        self.inventory_asked |= change.read_inventory;
         if let Some(head) = change.audit_head {
             self.audit_head = head;
         }
@@ -312,6 +347,14 @@ impl State {
             self.offer = Some(offer.clone());
             self.offer_refused = None;
         }
+    }
+
+    fn apply_own_run(&mut self, order: u32, run: u32, operator: u32, at: i64) {
+        let Some(row) = self.orders.get_mut(&order).filter(|row| run == row.next_own_run()) else { return };
+        row.own_runs += 1;
+        let (action, operator) = (Some(Action::Rollback), Some(operator));
+        row.enter(run, Run { action, operator, ..Run::received(0, at) });
+        self.notice(What::Run { order, run, state: RunState::Received, refusal: None, result: None });
     }
 
     fn apply_run(&mut self, order: u32, run: u32, row: &Run) {
@@ -327,7 +370,8 @@ impl State {
         }
         let Some(digest) = self.orders.get(&order).map(|order| order.columns.digest) else { return };
         match row.state {
-            RunState::Succeeded => remember(&mut self.succeeded, digest),
+            // What was only looked at or fetched is not on the host.
+            RunState::Succeeded if row.preparation.is_none() => remember(&mut self.succeeded, digest),
             RunState::RollingBack => self.succeeded.retain(|known| *known != digest),
             _ => {}
         }
@@ -354,6 +398,7 @@ mod tests {
             lifetime: 60,
             not_before: None,
             not_after: None,
+            preparation: None,
         }
     }
 
@@ -373,6 +418,22 @@ mod tests {
         state.apply(&set(&[(7, 3), (7, 1)]));
         assert_eq!(state, once);
         assert_eq!((state.orders[&7].last_run, state.orders[&7].attempts, state.sequence), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_hosts_own_run_takes_no_index_of_the_managers() {
+        let mut state = State::default();
+        state.apply(&set(&[(7, 3)]));
+        let own = Event::OwnRun { order: 7, run: OWN_RUNS, operator: 0, at: 5 };
+        state.apply(&own);
+        let once = state.clone();
+        state.apply(&own);
+        assert_eq!(state, once, "an index that was used");
+        let row = &state.orders[&7];
+        assert_eq!((row.last_run, row.next_own_run(), row.newest().unwrap().operator), (3, OWN_RUNS + 1, Some(0)));
+        state.apply(&set(&[(7, 4)]));
+        assert_eq!(state.orders[&7].newest().unwrap().attempt, 3, "the newest is the one that was started last");
+        assert_eq!(state.orders[&7].newest().unwrap().operator, None);
     }
 
     #[test]

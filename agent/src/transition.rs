@@ -39,6 +39,20 @@ pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
     if allowed.contains(&to) { Ok(to) } else { Err(TransitionError { from, to }) }
 }
 
+/// The same of a run that only prepares: it ends before the package manager would work, and waits for nobody.
+///
+/// # Errors
+/// When `to` may not follow `from`.
+pub fn next_in_preparation(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
+    use RunState::{Failed, Preflight, Succeeded, Verifying, WaitingLock, WaitingWindow};
+    match (from, to) {
+        (Verifying | Preflight, Succeeded) | (Preflight, Failed) => Ok(to),
+        (_, WaitingWindow | WaitingLock) => Err(TransitionError { from, to }),
+        _ if touches_packages(to) => Err(TransitionError { from, to }),
+        _ => next(from, to),
+    }
+}
+
 /// Whether a run in this state may still be aborted from outside: nothing on the host was changed yet.
 pub fn abortable(state: RunState) -> bool {
     matches!(
@@ -106,6 +120,17 @@ mod tests {
         for to in [RunState::WaitingWindow, RunState::WaitingLock, RunState::Preflight] {
             let unverified = [RunState::Received, RunState::Fetching];
             assert!(unverified.into_iter().all(|from| next(from, to).is_err()), "{to:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_only_prepares_never_reaches_the_package_manager() {
+        for from in all() {
+            for to in all().filter(|to| next_in_preparation(from, *to).is_ok()) {
+                assert!(!touches_packages(to), "{from:?} to {to:?}");
+                let ends = matches!(to, RunState::Succeeded | RunState::Failed);
+                assert!(ends || next(from, to).is_ok(), "{from:?} to {to:?}");
+            }
         }
     }
 

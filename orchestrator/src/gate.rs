@@ -124,7 +124,8 @@ pub fn not_revoked<'n>(
 }
 
 /// Whether every named host may be told: asks the agent's own rule for each, with nothing used up and `ledger`'s revocations.
-/// `class` is what the host last said of itself; a host that has not been heard is taken at the order's word, and decides for itself.
+/// An activation that counts later is judged by the moment from which on it counts. `class` is what the host last said of itself; a host
+/// that has not been heard is taken at the order's word, and decides for itself.
 pub fn activate<'h>(
     root: &Root,
     documents: &Documents<'_>,
@@ -136,7 +137,25 @@ pub fn activate<'h>(
     for (host, class) in hosts {
         let class = class.unwrap_or_else(|| order.class.clone());
         let identity = Identity { host, class: &class };
-        authorization::authorize(root, &identity, documents, ledger, now)
+        authorization::foresee(root, &identity, documents, ledger, now, None)
+            .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
+    }
+    Ok(())
+}
+
+/// Whether every named host may look at an order and fetch it: asks the agent's own rule for each, as [`activate`] does.
+pub fn prepare<'h>(
+    root: &Root,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let order = submit(root, documents.order)?;
+    for (host, class) in hosts {
+        let class = class.unwrap_or_else(|| order.class.clone());
+        let identity = Identity { host, class: &class };
+        authorization::prepare(root, &identity, documents, ledger, now)
             .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
     }
     Ok(())
@@ -170,7 +189,8 @@ pub fn check_release(root: &Root, order: &Envelope, release: &Envelope, now: Tim
     released(root, release, &written, order.digest(), now)
 }
 
-fn not_released(order: &Envelope) -> Refused {
+/// No release came with an order.
+pub fn not_released(order: &Envelope) -> Refused {
     Refused::new(Refusal::NotReleased, format!("order {} has no release: the lab has not passed it", name(order)))
 }
 

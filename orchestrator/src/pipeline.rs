@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use patchlab_lab::{
     ArtifactError, ArtifactStore,
     report::{Report, ReportError},
@@ -17,7 +17,7 @@ use patchlab_lab::{
 use patchlab_protocol::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role, SigningKey,
     authorization::Documents,
-    document::{Action, Activation, Class, Order, Root},
+    document::{Action, Activation, Class, Order, Preparation, Release, Root, RunState},
     enrolment::EngineId,
     limits,
     trust::successor,
@@ -28,26 +28,22 @@ use serde_json::json;
 use crate::{
     audit::Event,
     deploy::{
+        DeployError,
         credentials::{Credentials, CredentialsError},
         executor::{self, Executor},
+        offers::OfferError,
         sink::Sink,
+        survey::{self, Looked},
     },
     gate,
     place::Data,
-    store::{Deployment, NewHost, OrderRow, OrderState, Store, StoreError, action_name},
+    store::{Deployment, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
     },
+    window::{self, Wanted, WindowError},
 };
-
-/// How far a host's clock may be behind the server's: an activation is valid from that long before it was signed.
-pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
-
-/// How long an activation is valid unless told otherwise: hours, as activations are.
-pub const ACTIVATION_LIFETIME: Duration = Duration::from_secs(8 * 3600);
-/// Longest lifetime of an activation.
-const ACTIVATION_LIFETIME_MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// The running pipeline.
 #[derive(Debug)]
@@ -100,6 +96,20 @@ pub enum PipelineError {
     /// What was asked makes no sense.
     #[error("{0}")]
     Input(String),
+    /// A host could not be asked.
+    #[error(transparent)]
+    Host(#[from] DeployError),
+    /// No host could keep the window that was asked for.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// A run that changes its host already is not cancelled.
+    #[error("{host} is {}: what has begun is never interrupted; when it has ended, patchlab order rollback takes it back", .state.name())]
+    TooLate {
+        /// The host.
+        host: String,
+        /// Where it is.
+        state: RunState,
+    },
 }
 
 /// What is to be activated.
@@ -110,9 +120,30 @@ pub struct ActivationRequest {
     pub hosts: Vec<String>,
     /// Apply or rollback.
     pub action: Action,
-    /// Seconds it is valid; absent means [`ACTIVATION_LIFETIME`].
+    /// Seconds it is valid; absent means [`window::LIFETIME`].
     #[serde(default)]
     pub lifetime_s: Option<u64>,
+    /// When it counts; absent means at once.
+    #[serde(default)]
+    pub window: Option<Wanted>,
+}
+
+/// What hosts are to do with an order ahead of an activation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreparationRequest {
+    /// The hosts, by name.
+    pub hosts: Vec<String>,
+    /// Look at it, or fetch it.
+    pub what: Preparation,
+}
+
+/// Which runs of an order are to be cancelled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// The hosts, by name; empty means all.
+    pub hosts: Vec<String>,
 }
 
 /// A host to enrol, with its SNMP credentials.
@@ -138,6 +169,16 @@ pub struct EnrolmentTerms {
     pub informs: SocketAddr,
     /// The payload listener's address, as bound.
     pub payload: SocketAddr,
+}
+
+impl From<OfferError> for PipelineError {
+    fn from(error: OfferError) -> Self {
+        match error {
+            OfferError::Store(error) => Self::Store(error),
+            OfferError::Deploy(error) => Self::Host(error),
+            OfferError::Credentials(error) => Self::Credentials(error),
+        }
+    }
 }
 
 impl Pipeline {
@@ -241,16 +282,20 @@ impl Pipeline {
         let envelope = self.store.envelope(&order.digest)?;
         let hosts = executor::sequence(&order.digest, &request.hosts);
         let site = self.site(&hosts)?;
+        let now = Timestamp::now();
+        let release =
+            self.store.newest_release(&order.digest)?.map(|digest| self.store.envelope(&digest)).transpose()?;
+        let release = release.and_then(|release| release.statement::<Release>().ok()).map(|release| release.predicate);
+        let needs = window::measured(request.action, release.as_ref());
+        let lifetime = request.lifetime_s.map(Duration::from_secs);
+        let (not_before, not_after) = window::validity(now, request.window, lifetime, needs)?;
         let rests_on = match request.action {
             Action::Rollback => None,
             Action::Apply => {
-                let found = self.rests_on(&order.digest, &envelope, &hosts);
+                let found = self.rests_on(&order.digest, &envelope, &hosts, now.max(not_before));
                 Some(self.note_refusal("activation-refused", &order.id, actor, found?)?)
             }
         };
-        let lifetime =
-            request.lifetime_s.map_or(ACTIVATION_LIFETIME, Duration::from_secs).min(ACTIVATION_LIFETIME_MOST);
-        let now = Timestamp::now();
         let activation = Activation {
             order: order.digest,
             action: request.action,
@@ -258,8 +303,8 @@ impl Pipeline {
             wave: 1,
             hosts: hosts.clone(),
             at: now,
-            not_before: now - CLOCK_SLACK,
-            not_after: now.checked_add(lifetime).map_err(|error| PipelineError::Input(format!("lifetime: {error}")))?,
+            not_before,
+            not_after,
         };
         let signed = Envelope::sign(activation, &self.activator.read().unwrap_or_else(PoisonError::into_inner));
         self.begin(name, &signed, rests_on, actor)
@@ -305,7 +350,8 @@ impl Pipeline {
         self.note_refusal("activation-refused", &order.id, actor, asked)?;
         let action = action_name(activation.action);
         let detail = json!({
-            "activation": envelope.digest(), "action": action, "hosts": hosts, "not_after": activation.not_after,
+            "activation": envelope.digest(), "action": action, "hosts": hosts, "not_before": activation.not_before,
+            "not_after": activation.not_after,
         });
         let event = Event::new("order-activated", &order.id, detail).by(actor);
         let deployment = self.store.activate(envelope, &activation, rests_on, &hosts, &event)?;
@@ -313,21 +359,87 @@ impl Pipeline {
         Ok(deployment)
     }
 
-    /// The release and the approval that an apply on these hosts rests on.
+    /// Has runs of an order end that have not begun to change their hosts: at once here, and at the host as soon as it can be told.
+    pub fn cancel(&self, name: &str, request: &CancelRequest, actor: &str) -> Result<Vec<Run>, PipelineError> {
+        let order = self.store.order(name)?;
+        let mut open = self.store.runs_of_order(&order.digest)?;
+        open.retain(|run| !run.stage.is_final());
+        if let Some(idle) = request.hosts.iter().find(|host| open.iter().all(|run| run.host != **host)) {
+            return Err(PipelineError::Input(format!("no run of {} is under way on {idle}", order.id)));
+        }
+        open.retain(|run| request.hosts.is_empty() || request.hosts.contains(&run.host));
+        if open.is_empty() {
+            return Err(PipelineError::Input(format!("no run of {} is under way", order.id)));
+        }
+        let begun = open.iter().find_map(|run| Some((run, run.state.filter(|state| executor::has_begun(*state))?)));
+        if let Some((run, state)) = begun {
+            return Err(PipelineError::TooLate { host: run.host.clone(), state });
+        }
+        open.iter().map(|run| Ok(self.executor.cancel(run, "cancelled", actor)?)).collect()
+    }
+
+    /// Has hosts look at an order, or fetch it, ahead of an activation. The gate asks the agent's own rule first.
+    pub fn prepare(
+        &self,
+        name: &str,
+        request: &PreparationRequest,
+        actor: &str,
+    ) -> Result<Vec<PreparationRow>, PipelineError> {
+        let order = self.store.order(name)?;
+        let written = self.store.envelope(&order.digest)?;
+        let hosts = executor::sequence(&order.digest, &request.hosts);
+        self.site(&hosts)?;
+        let release = self.store.newest_release(&order.digest)?;
+        let proof = release.map(|digest| self.store.envelope(&digest)).transpose()?;
+        let known = hosts.iter().map(|host| self.store.host(host)).collect::<Result<Vec<_>, _>>()?;
+        let classes = known.iter().map(|host| {
+            let class: Option<Class> = host.class.as_deref().and_then(gate::class);
+            (host.enrolled.name.as_str(), class)
+        });
+        let standing = self.authority.standing();
+        let documents = Documents { order: &written, release: proof.as_ref(), approval: None, activation: None };
+        let asked = gate::prepare(&standing.root().root, &documents, &standing.ledger(), classes, Timestamp::now());
+        let asked = asked.and_then(|()| release.ok_or_else(|| gate::not_released(&written)));
+        let release = self.note_refusal("preparation-refused", &order.id, actor, asked)?;
+        let detail = json!({ "what": request.what, "hosts": hosts, "release": release });
+        let event = Event::new("order-prepared", &order.id, detail).by(actor);
+        let rows = self.store.prepare(&order.digest, &release, request.what, &hosts, &event)?;
+        self.executor.prepare(rows.clone());
+        Ok(rows)
+    }
+
+    /// Has a host read anew what is installed there, and reads that.
+    pub async fn inventory(&self, name: &str) -> Result<Survey, PipelineError> {
+        let host = self.store.host(name)?;
+        let manager = self.executor.offers.manager(&host).await?;
+        survey::read_anew(&manager).await?;
+        let known = self.store.survey(name)?.packages;
+        match survey::packages(&manager, &known).await? {
+            Looked::Same => self.store.keep_packages(name, &known, Timestamp::now())?,
+            Looked::Changed { packages, .. } => self.store.keep_packages(name, &packages, Timestamp::now())?,
+            Looked::Moved => {
+                return Err(PipelineError::Input(format!("{name}: its packages change just now: ask again")));
+            }
+        }
+        Ok(self.store.survey(name)?)
+    }
+
+    /// The release and the approval that an apply on these hosts rests on, at the moment from which on it counts.
     fn rests_on(
         &self,
         order: &Digest,
         envelope: &Envelope,
         hosts: &[String],
+        at: Timestamp,
     ) -> Result<Result<(Digest, Digest), Refused>, StoreError> {
         let release = self.store.newest_release(order)?;
-        let (now, revoked) = (Timestamp::now(), self.authority.standing().revoked());
+        let revoked = self.authority.standing().revoked();
         if let Err(refused) = gate::not_revoked(&revoked, [("order", Some(*order)), ("release", release)]) {
             return Ok(Err(refused));
         }
         let (mut fitting, mut withdrawn) = (None, Ok(()));
         for approval in self.store.approvals(order)? {
-            let in_date = approval.not_after.parse::<Timestamp>().is_ok_and(|end| now <= end);
+            let in_date = approval.not_after.parse::<Timestamp>().is_ok_and(|end| at <= end);
             let mut all = self.store.hosts_under(&approval.digest)?;
             all.extend(hosts.iter().cloned());
             all.sort();

@@ -8,6 +8,7 @@ mod site;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use managed::{Agent, package, program};
 use patchlab::deploy::Row;
 use patchlab_protocol::{Digest, Refusal, document::RunState};
@@ -56,6 +57,8 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
         activation: None,
         uri,
         lifetime: Duration::from_secs(60),
+        window: None,
+        preparation: None,
     };
     let (state, refusal) = agents[0].pushed(&row, 1);
     assert_eq!(state, RunState::Refused);
@@ -89,6 +92,105 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     assert_eq!(shown["order"]["state"], "partly");
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
     until("the host has seen an audit head", || !site.ok_json(&["host", "show", "web-1"])["audit_head"].is_null());
+}
+
+/// A moment so many seconds from now, and how it is written.
+fn in_seconds(seconds: i64) -> (Timestamp, String) {
+    let at = Timestamp::now() + SignedDuration::from_secs(seconds);
+    (at, at.to_string())
+}
+
+/// Two hosts are told of a window and make themselves ready; then the server dies. One applies by itself, one is off and comes back
+/// too late. The server picks both up. Then a window is cancelled, and the order applied without one.
+#[test]
+fn hosts_keep_their_window_without_the_server_and_one_that_was_off_refuses_afterwards() {
+    let Some(program) = program() else { return };
+    let mut site = Site::new();
+    let packages = site.path("packages");
+    fs::create_dir(&packages).unwrap();
+    let (old, new) = (package(&packages, "1.0-1", None), package(&packages, "1.0-2", None));
+    site.serve();
+    let mut agents = ["web-1", "web-2"].map(|name| Agent::start(&site, &program, name, &old));
+    let (to, from) = (site.package(&new, "demo", "all", "1.0-2"), site.package(&old, "demo", "all", "1.0-1"));
+    site.submit_order(&order("PO-1", to, from), "passed", "upgrade demo all 1.0-1 -> 1.0-2");
+    site.refused(&["order", "probe", "PO-1", "--host", "web-1"], "not-released");
+    site.ok(&["order", "release", "PO-1"]);
+
+    // Before anybody approves: what apply would be refused for, and everything fetched ahead.
+    let probed = site.ok_json(&["order", "probe", "PO-1", "--host", "web-1", "--host", "web-2"]);
+    assert_eq!((&probed[0]["state"], &probed[1]["verified"]), (&json!("succeeded"), &json!("yes")), "{probed}");
+    let fetched = site.ok(&["order", "prefetch", "PO-1", "--host", "web-2"]);
+    assert!(fetched.contains("web-2\t2\tprefetch\tsucceeded"), "{fetched}");
+    site.ok(&["order", "approve", "PO-1", "--key", &site.key("approver"), "--hosts", "2"]);
+    let installed = site.ok_json(&["host", "inventory", "web-1"]);
+    assert_eq!(installed["packages"][0]["version"], "1.0-1");
+
+    // The lab measured 5 s of work.
+    let activate = |window: &[&str]| {
+        [["order", "activate", "PO-1", "--host", "web-1", "--host", "web-2"].as_slice(), window].concat()
+    };
+    let wrong = |window: &[&str], why: &str| {
+        let ran = site.run(&activate(window));
+        assert!(matches!(ran.code, Some(64 | 65)) && ran.err.contains(why), "{window:?}: {:?} {}", ran.code, ran.err);
+    };
+    wrong(&["--not-before", "2020-01-01T00:00:00Z"], "which is past");
+    wrong(&["--not-before", "+1h", "--until", "+3604s"], "the lab measured 5 s");
+    wrong(&["--not-before", "+2h", "--lifetime", "3600"], "the activation would end at");
+    wrong(&["--not-before", "tomorrow"], "+2h");
+    site.refused(&activate(&["--not-before", "+8d"]), "expired");
+
+    let ((opens, not_before), (closes, until_then)) = (in_seconds(8), in_seconds(16));
+    site.ok(&activate(&["--not-before", &not_before, "--until", &until_then]));
+    let runs = |site: &Site| site.ok_json(&["order", "show", "PO-1"])["runs"].as_array().unwrap().clone();
+    until("both wait", || runs(&site).iter().all(|run| run["state"] == "waiting-window"));
+    let shown = site.ok(&["order", "show", "PO-1"]);
+    assert!(
+        shown.contains(&format!("its window opens at {opens}")) && shown.contains("Waits for its window"),
+        "{shown}"
+    );
+    site.kill();
+    agents[1].stop();
+    assert!(Timestamp::now() < opens, "this machine is too slow for the test: nothing is shown");
+    agents.iter().for_each(|agent| assert_eq!(agent.version(), "1.0-1"));
+    until("web-1 applies by itself", || agents[0].version() == "1.0-2");
+    assert!((opens..closes).contains(&Timestamp::now()));
+
+    // Less time is left than the work takes.
+    until("it is too late to begin", || Timestamp::now() > closes - SignedDuration::from_secs(5));
+    agents[1].start_again();
+    site.serve();
+    until("both have ended", || runs(&site).iter().all(|run| run["stage"] == "finished"));
+    let ended = runs(&site);
+    let of = |name: &str| ended.iter().find(|run| run["host"] == name).unwrap();
+    assert_eq!((&of("web-1")["state"], &of("web-1")["verified"]), (&json!("succeeded"), &json!("yes")));
+    assert_eq!((&of("web-2")["state"], &of("web-2")["refusal"]), (&json!("refused"), &json!("outside-window")));
+    assert_eq!((of("web-2")["verified"].as_str(), agents[1].version().as_str()), (Some("yes"), "1.0-1"));
+    until("the deployment stops", || site.ok_json(&["order", "show", "PO-1"])["order"]["state"] == "partly");
+
+    // Nothing was used up: another window, a change of mind, and at once.
+    let on_second = ["order", "activate", "PO-1", "--host", "web-2"];
+    site.ok(&[on_second.as_slice(), &["--not-before", "+1h"]].concat());
+    until("web-2 waits", || runs(&site).last().unwrap()["state"] == "waiting-window");
+    let cancelled = site.ok_json(&["order", "cancel", "PO-1", "--host", "web-2"]);
+    assert_eq!((&cancelled[0]["state"], &cancelled[0]["verified"]), (&json!("aborted"), &json!("yes")), "{cancelled}");
+    assert_eq!(site.run(&["order", "cancel", "PO-1"]).code, Some(65), "nothing is under way");
+    until("that deployment ends", || site.ok_json(&["order", "show", "PO-1"])["order"]["state"] == "partly");
+    site.ok(&[on_second.as_slice(), &["--wait"]].concat());
+    assert_eq!(agents[1].version(), "1.0-2");
+
+    // What was fetched ahead, the way back too, is there: the host's own operator needs nobody, and is told of later.
+    site.kill();
+    let rolled_back = agents[1].command(&["rollback", "PO-1"]);
+    assert!(rolled_back.status.success(), "{}", String::from_utf8_lossy(&rolled_back.stderr));
+    assert_eq!(agents[1].version(), "1.0-1");
+    site.serve();
+    until("the server is told", || site.ok(&["audit", "show"]).contains("operator-rollback"));
+    let host = site.ok_json(&["host", "show", "web-2"]);
+    assert!(host["current_order"].is_null(), "{host}");
+    let order = site.ok_json(&["order", "show", "PO-1"])["order"].clone();
+    assert_eq!(order["state"], "partly");
+    assert!(order["reason"].as_str().unwrap().contains("by its own operator, uid "), "{order}");
+    assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
 }
 
 /// The server dies while a real agent's package manager is at work. Its successor finds the run where it is, and goes

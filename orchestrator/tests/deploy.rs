@@ -35,6 +35,8 @@ fn row(order: &str) -> Row {
         activation: Some(Digest::of("activation")),
         uri: "http://127.0.0.1:1".into(),
         lifetime: Duration::from_secs(60),
+        window: None,
+        preparation: None,
     }
 }
 

@@ -54,6 +54,8 @@ impl World {
             activation: digest(&story["deployments"][0]["activation"]),
             uri: self.site.ok_json(&["host", "show", "web-1"])["payload_uri"].as_str().unwrap().to_owned(),
             lifetime: Duration::from_secs(60),
+            window: None,
+            preparation: None,
         }
     }
 

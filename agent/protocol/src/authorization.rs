@@ -2,7 +2,8 @@
 //! whom, for which host, allow which action now. Pure: the clock and the ledger are passed in.
 //!
 //! *Apply* needs all four documents. *Rollback* needs the order and an activation for rollback; one operator's
-//! signature is enough for that, and neither the order's nor the root's expiry forbids it. Stopping needs nothing.
+//! signature is enough for that, and neither the order's nor the root's expiry forbids it. *Probe* and *prefetch* change
+//! nothing, but run the order's checks and keep its files: they need the order and its release. Stopping needs nothing.
 
 use jiff::Timestamp;
 
@@ -57,7 +58,7 @@ pub struct Authorized {
     activation: Digest,
     release: Option<Release>,
     newest: Timestamp,
-    opens: Timestamp,
+    valid_from: Timestamp,
 }
 
 impl Authorized {
@@ -96,29 +97,32 @@ impl Authorized {
 }
 
 /// What will be permitted when its window opens, if nothing changes until then: enough to fetch and to verify, never to
-/// act. Only [`foresee`] makes one.
+/// act. Only [`foresee`] and [`prepare`] make one.
 #[derive(Debug, Clone)]
 pub struct Foreseen {
-    authorized: Authorized,
+    order: Order,
+    digest: Digest,
+    action: Action,
+    release: Option<Release>,
     opens: Timestamp,
 }
 
 impl Foreseen {
     /// The order.
     pub fn order(&self) -> &Order {
-        self.authorized.order()
+        &self.order
     }
     /// Its digest.
     pub fn digest(&self) -> Digest {
-        self.authorized.digest()
+        self.digest
     }
     /// What will be allowed.
     pub fn action(&self) -> Action {
-        self.authorized.action()
+        self.action
     }
     /// The release, for apply.
     pub fn release(&self) -> Option<&Release> {
-        self.authorized.release()
+        self.release.as_ref()
     }
     /// The moment from which on [`authorize`] may say yes.
     pub fn opens(&self) -> Timestamp {
@@ -155,8 +159,34 @@ pub fn foresee(
         Action::Rollback => activated,
     };
     let at = |activation: &Activation| now.max(opens(activation.action, activation.not_before));
-    let authorized = decide(root, identity, documents, ledger, now, at)?;
-    Ok(Foreseen { opens: opens(authorized.action, authorized.opens), authorized })
+    let Authorized { order, digest, action, release, valid_from, .. } =
+        decide(root, identity, documents, ledger, now, at)?;
+    Ok(Foreseen { order, digest, action, release, opens: opens(action, valid_from) })
+}
+
+/// Decides whether a host may look at an order and fetch it without an activation, as for an apply now: what that would be refused
+/// for by order and release, this is, too. Nothing is changed by it; but the order's checks are run there and its files kept, so the
+/// lab must have passed it.
+///
+/// # Errors
+/// The refusal.
+pub fn prepare(
+    root: &Root,
+    identity: &Identity<'_>,
+    documents: &Documents<'_>,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<Foreseen, Refused> {
+    let digest = documents.order.digest();
+    let order: Order = read(documents.order, "order", Refusal::BadSignature)?.predicate;
+    drafted(root, documents.order, &order)?;
+    not_revoked(documents, ledger, Action::Apply)?;
+    of_class(identity, &order)?;
+    after_floor(ledger, now)?;
+    let (release, _) = proven(root, documents, &order, digest, now)?;
+    unused(&order, digest, ledger, now)?;
+    signed_before(now, release.proof.at)?;
+    Ok(Foreseen { order, digest, action: Action::Apply, release: Some(release), opens: now })
 }
 
 /// Decides about the moment that `at` names; whether the clock is right is judged by `now`.
@@ -194,11 +224,7 @@ fn decide(
         Action::Apply => {
             let (release, signed_at) = authorize_apply(root, documents, &order, order_digest, &activation, ledger, at)?;
             newest = newest.max(signed_at);
-            // Signed after now: the clock was turned back, or the signer's is ahead. Either way now is not known.
-            if newest > now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX) {
-                let reason = format!("the clock says {now}, a document was signed at {newest}: set the clock");
-                return Err(Refused::new(Refusal::Expired, reason));
-            }
+            signed_before(now, newest)?;
             Some(release)
         }
     };
@@ -209,7 +235,7 @@ fn decide(
         activation: activation_digest,
         release,
         newest,
-        opens: activation.not_before,
+        valid_from: activation.not_before,
     })
 }
 
@@ -232,11 +258,32 @@ fn authentic(
             "the activation is not signed by a key that may activate here",
         ));
     }
-    if !signed(root, documents.order, Role::Drafter) {
-        return Err(Refused::new(
-            Refusal::BadSignature,
-            format!("order {} is not signed by a key that may draft here", order.id),
-        ));
+    drafted(root, documents.order, order)
+}
+
+/// The order is signed by a key that may draft.
+fn drafted(root: &Root, envelope: &Envelope, order: &Order) -> Result<(), Refused> {
+    if signed(root, envelope, Role::Drafter) {
+        return Ok(());
+    }
+    let reason = format!("order {} is not signed by a key that may draft here", order.id);
+    Err(Refused::new(Refusal::BadSignature, reason))
+}
+
+/// Nothing was signed after now: else the clock was turned back, or the signer's is ahead. Either way now is not known.
+fn signed_before(now: Timestamp, newest: Timestamp) -> Result<(), Refused> {
+    if newest <= now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX) {
+        return Ok(());
+    }
+    let reason = format!("the clock says {now}, a document was signed at {newest}: set the clock");
+    Err(Refused::new(Refusal::Expired, reason))
+}
+
+/// The floor is a signed time; a clock before it is wrong.
+fn after_floor(ledger: &Ledger, now: Timestamp) -> Result<(), Refused> {
+    if ledger.time_floor.is_some_and(|floor| now < floor) {
+        let reason = format!("the clock says {now}, before the newest signed time seen");
+        return Err(Refused::new(Refusal::Expired, reason));
     }
     Ok(())
 }
@@ -255,16 +302,19 @@ fn not_revoked(documents: &Documents<'_>, ledger: &Ledger, action: Action) -> Re
 
 /// The order is for this host's class, and the activation names the host.
 fn addressed(identity: &Identity<'_>, activation: &Activation, order: &Order) -> Result<(), Refused> {
-    if order.class != *identity.class {
-        return Err(Refused::new(
-            Refusal::NotMyClass,
-            format!("order {} is for {}, this host is {}", order.id, order.class, identity.class),
-        ));
-    }
+    of_class(identity, order)?;
     if activation.hosts.len() > limits::HOSTS_PER_ACTIVATION || !activation.hosts.iter().any(|h| h == identity.host) {
         return Err(Refused::new(Refusal::NotActive, format!("the activation does not name host {}", identity.host)));
     }
     Ok(())
+}
+
+fn of_class(identity: &Identity<'_>, order: &Order) -> Result<(), Refused> {
+    if order.class == *identity.class {
+        return Ok(());
+    }
+    let reason = format!("order {} is for {}, this host is {}", order.id, order.class, identity.class);
+    Err(Refused::new(Refusal::NotMyClass, reason))
 }
 
 /// The activation is unused, and valid at the moment it is asked for.
@@ -278,12 +328,9 @@ fn in_time(
     if ledger.consumed.contains(&digest) {
         return Err(Refused::new(Refusal::Consumed, format!("activation {} was used before", digest.short())));
     }
-    // The floor is a signed time; a clock before it is wrong. Rollback must work on a host with a dead clock battery.
-    if activation.action == Action::Apply && ledger.time_floor.is_some_and(|floor| now < floor) {
-        return Err(Refused::new(
-            Refusal::Expired,
-            format!("the clock says {now}, before the newest signed time seen"),
-        ));
+    // Rollback must work on a host with a dead clock battery.
+    if activation.action == Action::Apply {
+        after_floor(ledger, now)?;
     }
     if at < activation.not_before || at > activation.not_after {
         let when = if at == now { format!("now is {now}") } else { format!("the window opens at {at}") };
@@ -305,19 +352,12 @@ fn authorize_apply(
     ledger: &Ledger,
     at: Timestamp,
 ) -> Result<(Release, Timestamp), Refused> {
-    if at > root.expires {
-        return Err(Refused::new(Refusal::Expired, format!("the root document expired at {}", root.expires)));
-    }
-    let envelope = documents
-        .release
-        .ok_or_else(|| Refused::new(Refusal::NotReleased, format!("no release came with order {}", order.id)))?;
-    let release: Release = released(root, envelope, order, order_digest, at)?;
-
+    let (release, release_digest) = proven(root, documents, order, order_digest, at)?;
     let approval_envelope = documents
         .approval
         .ok_or_else(|| Refused::new(Refusal::NotApproved, format!("no approval came with order {}", order.id)))?;
     let approval: Approval = read(approval_envelope, "approval", Refusal::NotApproved)?.predicate;
-    if approval.order != order_digest || approval.release != envelope.digest() {
+    if approval.order != order_digest || approval.release != release_digest {
         return Err(Refused::new(Refusal::NotApproved, "the approval is for another order or another release"));
     }
     if !signed(root, approval_envelope, Role::Approver) {
@@ -332,14 +372,37 @@ fn authorize_apply(
             format!("approved for {} hosts, activated for {}", approval.hosts_at_most, activation.hosts.len()),
         ));
     }
+    unused(order, order_digest, ledger, at)?;
+    let newest = approval.at.max(release.proof.at);
+    Ok((release, newest))
+}
+
+/// The root is in date, and the lab's proof came with the order; with the digest of the release.
+fn proven(
+    root: &Root,
+    documents: &Documents<'_>,
+    order: &Order,
+    order_digest: Digest,
+    at: Timestamp,
+) -> Result<(Release, Digest), Refused> {
+    if at > root.expires {
+        return Err(Refused::new(Refusal::Expired, format!("the root document expired at {}", root.expires)));
+    }
+    let envelope = documents
+        .release
+        .ok_or_else(|| Refused::new(Refusal::NotReleased, format!("no release came with order {}", order.id)))?;
+    Ok((released(root, envelope, order, order_digest, at)?, envelope.digest()))
+}
+
+/// The order is in date, and was not applied on the host before.
+fn unused(order: &Order, digest: Digest, ledger: &Ledger, at: Timestamp) -> Result<(), Refused> {
     if order.not_after.is_some_and(|end| at > end) {
         return Err(Refused::new(Refusal::Expired, format!("order {} is past its time", order.id)));
     }
-    if ledger.applied.contains(&order_digest) {
+    if ledger.applied.contains(&digest) {
         return Err(Refused::new(Refusal::Consumed, format!("order {} was applied on this host before", order.id)));
     }
-    let newest = approval.at.max(release.proof.at);
-    Ok((release, newest))
+    Ok(())
 }
 
 /// The newest time in those of the documents that were signed by a key that may: no clock can be before it, whatever is

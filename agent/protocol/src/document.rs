@@ -7,6 +7,7 @@
 mod activation;
 mod approval;
 mod order;
+mod preparation;
 mod release;
 mod result;
 mod revocation;
@@ -18,6 +19,7 @@ pub use order::{
     Class, Kind, OnFailure, Order, Origin, PackageFile, ProductionCheck, RebootRule, RebootWhen, Replaced,
     RollbackClass, RollbackFiles, Severity,
 };
+pub use preparation::Preparation;
 pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
 pub use result::{Cause, Checks, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};

@@ -3,7 +3,7 @@
 //! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and
 //! the [`document::Root`] that says whose signature counts; the [`envelope`] they travel in; the [`authorization`] rule
 //! that an agent enforces whatever SNMP says, and what may change whom it believes ([`trust`]); the signed
-//! [`document::RunResult`] that comes back; and the numbers of the [`mib`].
+//! [`document::RunResult`] that comes back; and the numbers of the [`mib`], with its [`time`]s.
 //!
 //! Used by the agent and by the orchestrator. Everything here is a pure function of its inputs: clocks, ledgers and
 //! files are passed in.
@@ -18,6 +18,7 @@ pub mod key;
 pub mod limits;
 pub mod mib;
 pub mod refusal;
+pub mod time;
 pub mod trust;
 
 pub use authorization::{Authorized, Ledger};

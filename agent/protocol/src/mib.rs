@@ -33,6 +33,8 @@ pub mod agent {
     pub const NOTIFICATION_SEQUENCE: u32 = 8;
     /// Digest of the newest signed result, OCTET STRING (0|32).
     pub const RESULT_HEAD: u32 = 9;
+    /// Write 1 to have what is installed read anew, and be informed of it; reads 1 until that is done. Unsigned32 (0..1).
+    pub const READ_INVENTORY: u32 = 10;
 }
 
 /// `plOrderTable`, indexed by `plOrderIndex` (Unsigned32, 1.., chosen by the manager).
@@ -64,12 +66,14 @@ pub mod order {
     pub const REFUSAL_REASON: u32 = 12;
     /// A run index greater than any used, Unsigned32.
     pub const RUN_INDEX_NEXT: u32 = 13;
-    /// Write a run index to start that run; reads 0. An index that was used before starts nothing and is no error.
+    /// Write a run index below 2^31 to start that run; reads 0. An index that was used before starts nothing and is no error.
     pub const START: u32 = 14;
     /// No apply begins before, `PatchlabTime`; empty for none. The activation's own limits hold beside it.
     pub const NOT_BEFORE: u32 = 15;
     /// No apply begins after, `PatchlabTime`; empty for none.
     pub const NOT_AFTER: u32 = 16;
+    /// What a run does that is started: `PatchlabAction`, probe(3) or prefetch(4); none(0) for what the activation says.
+    pub const ACTION: u32 = 17;
 }
 
 /// `plRunTable`, indexed by (`plOrderIndex`, `plRunIndex`).
@@ -106,6 +110,10 @@ pub mod run {
     pub const RESULT_SIGNATURE: u32 = 15;
     /// Duration of the package manager's work alone, milliseconds, Unsigned32.
     pub const TRANSACTION_DURATION: u32 = 16;
+    /// What it does: `PatchlabAction`; none(0) before its activation was verified.
+    pub const ACTION: u32 = 17;
+    /// Who started it: `operator UID` of the host itself; empty for a manager. SnmpAdminString.
+    pub const ORIGIN: u32 = 18;
 }
 
 /// `plItemTable`, indexed by (`plOrderIndex`, `plRunIndex`, `plItemIndex`).
@@ -196,4 +204,6 @@ pub mod notification {
     /// `plTrustChanged`: an offered root or revocation list was taken or refused: sequence, host, plTrustRootVersion,
     /// plTrustRevocationVersion, plTrustOfferRefusal.
     pub const TRUST_CHANGED: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 3];
+    /// `plInventoryRead`: what is installed was read anew: sequence, host, plAgentInventoryDigest.
+    pub const INVENTORY_READ: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 0, 4];
 }

@@ -175,6 +175,18 @@ impl World {
     }
 }
 
+impl World {
+    /// Whether order and release alone may be looked at and fetched.
+    fn prepared(&self) -> Result<Action, Refusal> {
+        let documents =
+            Documents { order: &self.order, release: self.release.as_ref(), approval: None, activation: None };
+        let identity = Identity { host: "web-1", class: &self.class };
+        prepare(&self.root, &identity, &documents, &self.ledger, self.now)
+            .map(|foreseen| foreseen.action())
+            .map_err(|refused| refused.refusal)
+    }
+}
+
 fn root_key(role: Role, key: &SigningKey, audience: Audience) -> RootKey {
     RootKey { holder: "test".into(), roles: vec![role], audience, scheme: Scheme::Ed25519, public: key.public() }
 }
@@ -454,6 +466,27 @@ fn a_threshold_counts_distinct_keys() {
     approval.add_signature(&second);
     world.approval = Some(approval);
     assert_eq!(world.decide(), Ok(Action::Apply));
+}
+
+#[test]
+fn looking_and_fetching_need_the_order_and_its_release_and_nothing_that_apply_would_refuse() {
+    assert_eq!(World::new().prepared(), Ok(Action::Apply));
+    let refused = |change: fn(&mut World)| {
+        let mut world = World::new();
+        change(&mut world);
+        world.prepared().unwrap_err()
+    };
+    assert_eq!(refused(|world| world.release = None), Refusal::NotReleased);
+    assert_eq!(refused(|world| world.set_release(world.order.digest(), TestResult::Failed, 2)), Refusal::NotReleased);
+    assert_eq!(refused(|world| world.set_release(world.order.digest(), TestResult::Passed, 3)), Refusal::BadSignature);
+    assert_eq!(refused(|world| world.order = Envelope::sign(order("PO-1"), &world.keys[2])), Refusal::BadSignature);
+    assert_eq!(refused(|world| world.class.release = "13".into()), Refusal::NotMyClass);
+    assert_eq!(refused(|world| world.root.expires = now() - hours(1)), Refusal::Expired);
+    assert_eq!(refused(|world| world.ledger.time_floor = Some(now() + hours(1))), Refusal::Expired);
+    assert_eq!(refused(|world| world.ledger.applied = vec![world.order.digest()]), Refusal::Consumed);
+    assert_eq!(refused(|world| world.ledger.revoked = vec![world.order.digest()]), Refusal::Revoked);
+    let release = |world: &World| world.release.as_ref().map(Envelope::digest);
+    assert_eq!(refused(|world| world.ledger.revoked.extend(release(world))), Refusal::Revoked);
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
-use patchlab_protocol::{ItemState, Refusal, document::RunState, mib};
+use patchlab_protocol::{
+    ItemState, Refusal,
+    document::{Preparation, RunState},
+    mib,
+};
 
 /// A tool's output on the MIB; `None`, said aloud, when the tool is not installed.
 fn tool(name: &str, arguments: &[&str]) -> Option<String> {
@@ -56,6 +60,7 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
         ("plPackageEntry", mib::package::ENTRY),
         ("plWorkloadEntry", mib::workload::ENTRY),
         ("plTrustChanged", mib::notification::TRUST_CHANGED),
+        ("plInventoryRead", mib::notification::INVENTORY_READ),
     ]
     .map(|(name, arcs)| (name.to_owned(), dotted(arcs, None)))
     .to_vec();
@@ -74,6 +79,7 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("AuditHead", AUDIT_HEAD),
             ("NotificationSequence", NOTIFICATION_SEQUENCE),
             ("ResultHead", RESULT_HEAD),
+            ("ReadInventory", READ_INVENTORY),
         ];
         columns(GROUP, "plAgent", &all);
     }
@@ -95,6 +101,7 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("Start", START),
             ("NotBefore", NOT_BEFORE),
             ("NotAfter", NOT_AFTER),
+            ("Action", ACTION),
         ];
         columns(ENTRY, "plOrder", &all);
     }
@@ -116,6 +123,8 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
             ("Result", RESULT),
             ("ResultSignature", RESULT_SIGNATURE),
             ("TransactionDuration", TRANSACTION_DURATION),
+            ("Action", ACTION),
+            ("Origin", ORIGIN),
         ];
         columns(ENTRY, "plRun", &all);
     }
@@ -168,7 +177,8 @@ fn enumerations_have_the_same_names_and_numbers() {
     let refusals = Refusal::ALL.iter().map(|refusal| (refusal.name(), *refusal as i32));
     let items = ItemState::ALL.map(|state| format!("{}({})", state.name(), state as i32)).join(", ");
     assert!(text.contains(&format!("INTEGER {{ {items} }}")), "{items}");
-    for (name, number) in states.chain(refusals) {
+    let preparations = [Preparation::Probe, Preparation::Prefetch].map(|it| (it.name(), it as i32));
+    for (name, number) in states.chain(refusals).chain(preparations) {
         let entry = format!("{}({number})", label(name));
         assert!(text.matches(&entry).count() >= 2, "{entry} is not in both the list and its explanation");
     }

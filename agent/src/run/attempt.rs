@@ -1,5 +1,5 @@
 //! One run from its start to its end, step by step: fetch and verify ([`super::ready`]), wait ([`super::waiting`]), look,
-//! act and check ([`super::work`]).
+//! act and check ([`super::work`]); or only look or fetch ([`super::preparation`]).
 
 use std::{
     path::Path,
@@ -8,7 +8,7 @@ use std::{
 
 use patchlab_protocol::{
     Refusal, Refused,
-    document::{Action, Checks, Order, RunState},
+    document::{Action, Checks, Order, Preparation, RunState},
 };
 
 use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
@@ -67,6 +67,8 @@ pub enum Course {
     WayBack,
     /// An earlier agent left it rebooting the host.
     Rebooting,
+    /// The host's own operator just started it.
+    Own,
 }
 
 /// A run under way.
@@ -83,6 +85,8 @@ pub struct Attempt<'e> {
     pub folder: &'e Path,
     /// Where it comes from.
     pub course: Course,
+    /// What it does without an activation.
+    pub preparation: Option<Preparation>,
     /// Its longest duration.
     pub lifetime: Duration,
     /// When that ends.
@@ -95,6 +99,11 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// Why it did not.
     pub async fn go(mut self, turn: &mut Turn<'e>) -> Result<(RunState, Checks), Stop> {
+        match self.preparation {
+            Some(Preparation::Probe) => return self.unless_stopped(self.probe()).await,
+            Some(Preparation::Prefetch) => return self.unless_stopped(self.prefetch()).await,
+            None => {}
+        }
         let ready = self.unless_stopped(self.make_ready()).await?;
         if self.must_wait(&ready) {
             if self.course == Course::Fresh {
@@ -124,7 +133,10 @@ impl<'e> Attempt<'e> {
     }
 
     /// Up to the package manager's start nothing is changed: what is done until then may be dropped at any point.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+    ///
+    /// # Errors
+    /// As the work, or that the run was aborted, or its lifetime ended.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
         tokio::select! {
             biased;
             stop = self.aborted() => Err(stop),
@@ -201,25 +213,32 @@ pub fn ending(
     let ending = |reason: String, refusal| Ending { reason, refusal, at: now() };
     let was = row.map_or(RunState::Received, |row| row.state);
     let failure = row.and_then(|row| row.failure.as_ref());
+    let operator = row.and_then(|row| row.operator).map(|uid| format!("by the host's operator, uid {uid}"));
     let why = |reason: String| match failure {
-        None => reason,
+        None => match &operator {
+            Some(operator) if reason.is_empty() => operator.clone(),
+            Some(operator) => format!("{reason} ({operator})"),
+            None => reason,
+        },
         Some(failure) if reason.is_empty() => format!("rolled back, as the order says: {}", failure.reason),
         Some(failure) => format!("the way back failed: {reason}; it was walked because {}", failure.reason),
     };
     Ok(match stopped {
         Ok((state, checks)) => (state, checks, ending(why(String::new()), None)),
         Err(Stop::Refused(refused)) => {
-            (RunState::Refused, Checks::default(), ending(refused.reason, Some(refused.refusal)))
+            (RunState::Refused, Checks::default(), ending(why(refused.reason), Some(refused.refusal)))
         }
         // Whoever walks back by itself was not asked to, and is not asked again: a person is needed.
         Err(Stop::Aborted(reason)) if failure.is_some() => {
             (RunState::RollbackFailed, Checks::default(), ending(why(reason), None))
         }
-        Err(Stop::Aborted(reason)) => (RunState::Aborted, Checks::default(), ending(reason, None)),
+        Err(Stop::Aborted(reason)) => (RunState::Aborted, Checks::default(), ending(why(reason), None)),
         Err(Stop::Failed { reason, checks }) => {
             let state = match was {
                 RunState::RollingBack => RunState::RollbackFailed,
                 RunState::Applying | RunState::Rebooting | RunState::Validating => RunState::Failed,
+                // A check failed on the host as it is.
+                RunState::Preflight if row.is_some_and(|row| row.preparation.is_some()) => RunState::Failed,
                 // Nothing was changed yet.
                 _ => RunState::Aborted,
             };

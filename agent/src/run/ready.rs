@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, Refusal, Refused,
-    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time},
+    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare},
     document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
 };
 
@@ -29,7 +29,8 @@ use crate::{
 
 /// The documents of a run, as fetched.
 pub struct Fetched {
-    order: Envelope,
+    /// The order.
+    pub order: Envelope,
     release: Option<Envelope>,
     approval: Option<Envelope>,
     activation: Option<Envelope>,
@@ -68,21 +69,9 @@ impl Attempt<'_> {
     pub async fn make_ready(&self) -> Result<Ready, Stop> {
         let installed = self.installed().await.map_err(unfit)?;
         self.change(|run| run.before = Some(installed.settled.digest()))?;
-        self.progress(RunState::Fetching, 2, "documents")?;
-        let place = Place::new(&self.columns.uri).map_err(unfit)?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(self.folder)
-            .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
+        let place = self.place()?;
         let columns = self.columns;
-        let order = match self.engine.staged.order(&columns.digest) {
-            Some(staged) => staged,
-            None => place
-                .document_into(self.folder, &columns.digest)
-                .await
-                .map_err(|error| document_refusal("order", &error))?,
-        };
+        let order = self.order_document(&place).await?;
         let activation = self.optional(&place, "activation", columns.activation).await?;
         let [release, approval] = match activation.as_ref().and_then(|it| it.statement::<Activation>().ok()) {
             // The way back needs no more, and should not fail for want of it.
@@ -109,12 +98,54 @@ impl Attempt<'_> {
         Ok(Ready { fetched, foreseen, plan, goal, unpacked })
     }
 
+    /// Where documents and files are, and a folder to fetch them into.
+    ///
+    /// # Errors
+    /// When the place is none, or the disk said no.
+    pub fn place(&self) -> Result<Place, Stop> {
+        self.progress(RunState::Fetching, 2, "documents")?;
+        let place = Place::new(&self.columns.uri).map_err(unfit)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.folder)
+            .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
+        Ok(place)
+    }
+
+    async fn order_document(&self, place: &Place) -> Result<Envelope, Stop> {
+        let digest = &self.columns.digest;
+        match self.engine.staged.order(digest) {
+            Some(staged) => Ok(staged),
+            None => {
+                let fetched = place.document_into(self.folder, digest).await;
+                fetched.map_err(|error| document_refusal("order", &error))
+            }
+        }
+    }
+
+    /// Fetches the order and its release, and asks whether they may be looked at.
+    ///
+    /// # Errors
+    /// When the host must refuse.
+    pub async fn proven(&self, place: &Place) -> Result<(Fetched, Foreseen), Stop> {
+        let order = self.order_document(place).await?;
+        let release = self.optional(place, "release", self.columns.release).await?;
+        self.progress(RunState::Verifying, 6, "signatures")?;
+        let fetched = Fetched { order, release, approval: None, activation: None };
+        self.see_time(&fetched)?;
+        let (root, ledger) = (self.engine.trust.root(), self.engine.record.read(State::ledger));
+        let foreseen = prepare(&root, &self.identity(), &fetched.documents(), &ledger, Timestamp::now())?;
+        Ok((fetched, foreseen))
+    }
+
     fn identity(&self) -> Identity<'_> {
         Identity { host: &self.engine.host, class: &self.engine.class }
     }
 
     fn foresee(&self, fetched: &Fetched) -> Result<Foreseen, Refused> {
         let now = Timestamp::now();
+        self.not_missed(fetched, now)?;
         let ledger = self.engine.record.read(State::ledger);
         let (root, documents) = (self.engine.trust.root(), fetched.documents());
         let foreseen = foresee(&root, &self.identity(), &documents, &ledger, now, self.columns.not_before)?;
@@ -128,10 +159,23 @@ impl Attempt<'_> {
     /// The refusal.
     pub fn authorize(&self, fetched: &Fetched, state: &State) -> Result<Authorized, Refused> {
         let now = Timestamp::now();
+        self.not_missed(fetched, now)?;
         let documents = fetched.documents();
         let authorized = authorize(&self.engine.trust.root(), &self.identity(), &documents, &state.ledger(), now)?;
         self.in_window(authorized.action(), now)?;
         Ok(authorized)
+    }
+
+    /// A window that is over is said before what is over because of it: the activation mostly is, too. What the activation says
+    /// of itself is enough to say no.
+    fn not_missed(&self, fetched: &Fetched, now: Timestamp) -> Result<(), Refused> {
+        let statement = fetched.activation.as_ref().and_then(|envelope| envelope.statement::<Activation>().ok());
+        match statement {
+            Some(statement) if self.columns.not_after.is_some_and(|closes| now > closes) => {
+                self.in_window(statement.predicate.action, now)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the row's own window allows an action at this moment. It binds apply only: the way back stays open.
@@ -185,7 +229,10 @@ impl Attempt<'_> {
     }
 
     /// Fetches the plan's files; with what they take when they are unpacked, bytes.
-    async fn files(&self, place: &Place, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
+    ///
+    /// # Errors
+    /// When one cannot be had, or is another one.
+    pub async fn files(&self, place: &Place, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
         let total: u64 = plan.files.iter().map(|file| file.size).sum();
         room_for(self.folder, total)?;
         let mut paths = Vec::new();
@@ -216,6 +263,14 @@ impl Attempt<'_> {
             return Err(unfit("the order is to be rolled back on failure, and does not name a file for every version"));
         }
         self.progress(RunState::Fetching, 40, "files of the way back")?;
+        self.keep(place, envelope, &files).await
+    }
+
+    /// Fetches files of an order and keeps them, with its document.
+    ///
+    /// # Errors
+    /// When one cannot be had or kept, or is another one.
+    pub async fn keep(&self, place: &Place, envelope: &Envelope, files: &[&PackageFile]) -> Result<(), Stop> {
         let digest = envelope.digest();
         let total = files.iter().map(|file| file.size).sum();
         let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;

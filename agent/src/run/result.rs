@@ -38,6 +38,8 @@ pub fn sign(run: &mut Run, order: Digest, index: u32, checks: Checks, chain: &Ch
         order,
         run: index,
         action: run.action,
+        preparation: run.preparation,
+        operator: run.operator,
         state: run.state,
         refusal: run.refusal,
         started: run.started.div_euclid(1000),

@@ -89,7 +89,10 @@ impl Attempt<'_> {
     }
 
     /// The order alone says what the way back is: these versions back, those packages gone, nothing else.
-    async fn work_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<Work, Stop> {
+    ///
+    /// # Errors
+    /// When the host is on other versions, or a file is not staged, or the package manager would do something else.
+    pub async fn work_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<Work, Stop> {
         let action = Action::Rollback;
         let plan = plan(order, action, installed)?;
         let mut install = Vec::new();

@@ -109,7 +109,10 @@ impl<'e> Attempt<'e> {
     }
 
     /// Whether there is room, and power still.
-    fn fit(&self, transaction: &Transaction, unpacked: u64) -> Result<(), Stop> {
+    ///
+    /// # Errors
+    /// When there is not.
+    pub fn fit(&self, transaction: &Transaction, unpacked: u64) -> Result<(), Stop> {
         let found = preflight::look(self.engine.target.root()).map_err(unfit)?;
         let needs = Needs { unpacked, kernel: Kernel::of(transaction) };
         preflight::judge(&needs, &found).map_err(unfit)
@@ -248,11 +251,19 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// When one fails.
     pub async fn check(&self, order: &Order, action: Action) -> Result<Checks, Stop> {
-        let checks = order.production.clone();
         match action {
             Action::Apply => self.progress(RunState::Validating, 90, "production checks")?,
             Action::Rollback => self.progress(RunState::RollingBack, 90, "production checks")?,
         }
+        self.run_checks(order).await
+    }
+
+    /// Runs an order's production checks on the host as it is.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub async fn run_checks(&self, order: &Order) -> Result<Checks, Stop> {
+        let checks = order.production.clone();
         let Some(evaluate) = self.engine.evaluate else { return Ok(Checks::default()) };
         let (target, deadline) = (self.engine.target.clone(), self.deadline);
         let verdict = blocking(move || Ok::<_, Stop>(production::run(&checks, &target, deadline, evaluate))).await??;

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
+    journal::JournalError,
     packages::{PackageError, PackageManager},
     profile::Week,
     record::{AbortError, Record, Undecided},
@@ -165,6 +166,28 @@ impl Tables {
         let known = Known { at, digest, packages: Arc::new(packages) };
         *self.inventory.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
         Some(known)
+    }
+
+    /// Reads what is installed anew whenever a manager asks for it, and has that told, for ever.
+    ///
+    /// # Errors
+    /// When it could not be journaled.
+    pub async fn answer(&self) -> Result<(), JournalError> {
+        let mut changes = self.record.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if !self.record.read(|state| state.inventory_asked) {
+                drop(changes.changed().await);
+                continue;
+            }
+            drop(self.inventory.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let digest = self.inventory().await.map(|known| known.digest);
+            tracing::info!(
+                digest = digest.map(|digest| digest.short()),
+                "what is installed was read, as the manager asked"
+            );
+            self.record.enter(Event::InventoryRead { digest })?;
+        }
     }
 
     /// The bindings of the SET under way. The SNMP engine takes one SET at a time and holds its prepared bindings to

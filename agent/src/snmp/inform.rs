@@ -121,6 +121,12 @@ fn bindings(notice: &Notice, host: &str, pinned: u32) -> (&'static [u32], Vec<Va
             scalar(mib::trust::OFFER_REFUSAL, Value::Integer(refusal.map_or(0, |refusal| refusal as i32)));
             return (mib::notification::TRUST_CHANGED, bindings);
         }
+        What::Inventory { digest } => {
+            let digest = digest.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default();
+            let value = Value::OctetString(digest.into());
+            bindings.push(binding(mib::agent::GROUP, mib::agent::INVENTORY_DIGEST, &[0], value));
+            return (mib::notification::INVENTORY_READ, bindings);
+        }
         What::Run { order, run, state, refusal, result } => (order, run, state, refusal, result),
     };
     let mut cell = |column, value| bindings.push(binding(mib::run::ENTRY, column, &[*order, *run], value));

@@ -1,9 +1,12 @@
 //! What every object reads as, from the state. Pure.
 
 use async_snmp::{Oid, OidTable, Value};
-use patchlab_protocol::{Digest, Item, Refusal, document::RunState, mib};
+use patchlab_protocol::{
+    Digest, Item, Refusal,
+    document::{Action, RunState},
+    mib, time,
+};
 
-use super::time;
 use crate::{
     catalog::Catalog,
     profile::{Hour, Week},
@@ -137,6 +140,7 @@ fn agent(values: &mut Values, state: &State, facts: &Facts) {
     scalar(column::AUDIT_HEAD, digest(state.audit_head.as_ref()));
     scalar(column::NOTIFICATION_SEQUENCE, Value::Gauge32(state.sequence));
     scalar(column::RESULT_HEAD, digest(state.result_head.as_ref()));
+    scalar(column::READ_INVENTORY, Value::Gauge32(state.inventory_asked.into()));
 }
 
 fn trust(values: &mut Values, state: &State, facts: &Facts) {
@@ -177,6 +181,7 @@ fn order_row(values: &mut Values, index: u32, order: &Order) {
     cell(column::START, Value::Gauge32(0));
     cell(column::NOT_BEFORE, Value::OctetString(time::optional(order.columns.not_before).into()));
     cell(column::NOT_AFTER, Value::OctetString(time::optional(order.columns.not_after).into()));
+    cell(column::ACTION, Value::Integer(order.columns.preparation.map_or(0, |preparation| preparation as i32)));
 }
 
 fn run_row(values: &mut Values, index: [u32; 2], run: &Run, now: i64) {
@@ -198,6 +203,18 @@ fn run_row(values: &mut Values, index: [u32; 2], run: &Run, now: i64) {
     cell(column::RESULT, Value::OctetString(run.result.clone().into()));
     cell(column::RESULT_SIGNATURE, Value::OctetString(hex::decode(&run.signature).unwrap_or_default().into()));
     cell(column::TRANSACTION_DURATION, milliseconds(run.transaction_ms));
+    cell(column::ACTION, Value::Integer(action_number(run)));
+    cell(column::ORIGIN, text(&run.operator.map(|uid| format!("operator {uid}")).unwrap_or_default()));
+}
+
+/// `PatchlabAction` of a run.
+fn action_number(run: &Run) -> i32 {
+    match (run.preparation, run.action) {
+        (Some(preparation), _) => preparation as i32,
+        (None, Some(Action::Apply)) => 1,
+        (None, Some(Action::Rollback)) => 2,
+        (None, None) => 0,
+    }
 }
 
 fn item_row(values: &mut Values, index: [u32; 3], item: &Item) {

@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 
 use async_snmp::{Oid, SetTestError, Value};
 use jiff::Timestamp;
-use patchlab_protocol::{Digest, mib};
+use patchlab_protocol::{Digest, document::Preparation, mib, time};
 
-use super::time;
 use crate::{
-    state::{Change, Columns, ORDERS, Offer, State},
+    state::{Change, Columns, ORDERS, OWN_RUNS, Offer, State},
     transition,
 };
 
@@ -27,10 +26,12 @@ pub enum Write {
     Order(u32, Cell),
     /// Abort of a run: row, run index.
     Abort(u32, u32),
-    /// `plRunAbort` written with 0: nothing.
+    /// `plRunAbort` or `plAgentReadInventory` written with 0: nothing.
     Nothing,
     /// The audit head.
     AuditHead(Option<Digest>),
+    /// What is installed is to be read anew.
+    ReadInventory,
     /// A part of an offer.
     Offer(OfferPart),
 }
@@ -73,6 +74,8 @@ pub enum Cell {
     NotBefore(Option<Timestamp>),
     /// No apply begins after.
     NotAfter(Option<Timestamp>),
+    /// What a run does that is started.
+    Preparation(Option<Preparation>),
 }
 
 /// Reads one variable binding: is there such an object, is it writable, is the value of its type and range.
@@ -85,7 +88,12 @@ pub fn parse(oid: &Oid, value: &Value) -> Result<Write, SetTestError> {
     if let Some(rest) = under(mib::agent::GROUP) {
         return match rest[..] {
             [mib::agent::AUDIT_HEAD, 0] => Ok(Write::AuditHead(optional_digest(value)?)),
-            [mib::agent::AUDIT_HEAD, ..] => Err(SetTestError::NoCreation),
+            [mib::agent::READ_INVENTORY, 0] => match number(value)? {
+                0 => Ok(Write::Nothing),
+                1 => Ok(Write::ReadInventory),
+                _ => Err(SetTestError::WrongValue),
+            },
+            [mib::agent::AUDIT_HEAD | mib::agent::READ_INVENTORY, ..] => Err(SetTestError::NoCreation),
             _ => Err(SetTestError::NotWritable),
         };
     }
@@ -158,9 +166,16 @@ fn order_cell(column: u32, value: &Value) -> Result<Cell, SetTestError> {
         },
         order::NOT_BEFORE => Cell::NotBefore(optional_time(value)?),
         order::NOT_AFTER => Cell::NotAfter(optional_time(value)?),
+        order::ACTION => match integer(value)? {
+            0 => Cell::Preparation(None),
+            number => {
+                let preparation = Preparation::from_number(number.into()).ok_or(SetTestError::WrongValue)?;
+                Cell::Preparation(Some(preparation))
+            }
+        },
         order::START => match number(value)? {
-            0 => return Err(SetTestError::WrongValue),
-            run => Cell::Start(run),
+            run @ 1..OWN_RUNS => Cell::Start(run),
+            _ => return Err(SetTestError::WrongValue),
         },
         _ => return Err(SetTestError::NotWritable),
     })
@@ -208,7 +223,7 @@ fn optional_time(value: &Value) -> Result<Option<Timestamp>, SetTestError> {
 /// The SNMP error for this binding.
 pub fn admit(state: &State, before: &[Write], write: &Write) -> Result<(), SetTestError> {
     match write {
-        Write::Nothing | Write::AuditHead(_) | Write::Offer(_) => Ok(()),
+        Write::Nothing | Write::AuditHead(_) | Write::ReadInventory | Write::Offer(_) => Ok(()),
         Write::Abort(order, run) => match state.run(*order, *run) {
             None => Err(SetTestError::NoCreation),
             Some(row) if row.state.is_final() || transition::abortable(row.state) => Ok(()),
@@ -259,6 +274,7 @@ fn build(row: Option<&Columns>, cells: &[&Cell]) -> Option<Columns> {
     let mut optional = row.map_or([None; 3], |row| [row.release, row.approval, row.activation]);
     let mut lifetime = row.map_or(LIFETIME, |row| row.lifetime);
     let [mut not_before, mut not_after] = row.map_or([None; 2], |row| [row.not_before, row.not_after]);
+    let mut preparation = row.and_then(|row| row.preparation);
     for cell in cells {
         match cell {
             Cell::Digest(value) => digest = Some(*value),
@@ -269,11 +285,13 @@ fn build(row: Option<&Columns>, cells: &[&Cell]) -> Option<Columns> {
             Cell::Lifetime(value) => lifetime = *value,
             Cell::NotBefore(value) => not_before = *value,
             Cell::NotAfter(value) => not_after = *value,
+            Cell::Preparation(value) => preparation = *value,
             Cell::Create | Cell::AsIs | Cell::Destroy | Cell::Start(_) => {}
         }
     }
     let [release, approval, activation] = optional;
-    Some(Columns { digest: digest?, release, approval, activation, uri: uri?, lifetime, not_before, not_after })
+    let (digest, uri) = (digest?, uri?);
+    Some(Columns { digest, release, approval, activation, uri, lifetime, not_before, not_after, preparation })
 }
 
 /// A SET that cannot be done as a whole.
@@ -302,6 +320,7 @@ pub fn resolve(state: &State, writes: &[Write], at: i64) -> Result<(Change, Vec<
             Write::Order(index, cell) => cells.entry(*index).or_default().push(cell),
             Write::Abort(order, run) => aborts.push((*order, *run)),
             Write::AuditHead(head) => change.audit_head = Some(*head),
+            Write::ReadInventory => change.read_inventory = true,
             Write::Offer(OfferPart::Uri(uri)) => change.offer_uri = Some(uri.clone()),
             Write::Offer(OfferPart::Root(digest)) => root = Some(*digest),
             Write::Offer(OfferPart::Revocation(digest)) => revocation = Some(*digest),

@@ -1,6 +1,6 @@
 //! Notices: what a manager is told, and has not confirmed yet.
 
-use patchlab_protocol::{Refusal, document::RunState};
+use patchlab_protocol::{Digest, Refusal, document::RunState};
 use serde::{Deserialize, Serialize};
 
 /// Something that a manager is told.
@@ -27,6 +27,11 @@ pub enum What {
         revocation: u32,
         /// Why it was refused.
         refusal: Option<Refusal>,
+    },
+    /// What is installed was read anew.
+    Inventory {
+        /// Its digest; `None` when the package manager could not say.
+        digest: Option<Digest>,
     },
     /// A run moved.
     Run {

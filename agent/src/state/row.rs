@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
-    document::{Action, Cause, OnFailure, RunState},
+    document::{Action, Cause, OnFailure, Preparation, RunState},
     inventory::Transaction,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{packages::Goal, process::ProcessMark};
+
+/// The first index of a host's own runs, which no manager chooses: `plRunTable` tells the two apart by it.
+pub const OWN_RUNS: u32 = 1 << 31;
 
 /// Longest text kept for people, bytes (SnmpAdminString).
 pub const TEXT_BYTES: usize = 255;
@@ -37,6 +40,9 @@ pub struct Columns {
     /// No apply begins after.
     #[serde(default)]
     pub not_after: Option<Timestamp>,
+    /// What a run does that is started; `None` for what the activation says.
+    #[serde(default)]
+    pub preparation: Option<Preparation>,
 }
 
 /// One order row.
@@ -49,6 +55,9 @@ pub struct Order {
     pub last_run: u32,
     /// How many runs were started.
     pub attempts: u32,
+    /// How many of them by the host's own operator.
+    #[serde(default)]
+    pub own_runs: u32,
     /// Its runs.
     pub runs: BTreeMap<u32, Run>,
 }
@@ -61,7 +70,23 @@ impl Order {
 
     /// The newest run.
     pub fn newest(&self) -> Option<&Run> {
-        self.runs.last_key_value().map(|(_, run)| run)
+        self.runs.values().max_by_key(|run| run.attempt)
+    }
+
+    /// The index of the next run that the host's own operator starts.
+    pub fn next_own_run(&self) -> u32 {
+        OWN_RUNS.saturating_add(self.own_runs)
+    }
+
+    /// Enters a run; the oldest that ended make room.
+    pub(super) fn enter(&mut self, index: u32, run: Run) {
+        self.attempts += 1;
+        self.runs.insert(index, Run { attempt: self.attempts, ..run });
+        while self.runs.len() > super::RUNS_PER_ORDER {
+            let oldest = self.runs.iter().min_by_key(|(_, run)| run.attempt).map(|(index, _)| *index);
+            let Some(oldest) = oldest else { break };
+            self.runs.remove(&oldest);
+        }
     }
 }
 
@@ -77,6 +102,12 @@ pub struct Run {
     pub phase: String,
     /// What the activation said; `None` before it was verified.
     pub action: Option<Action>,
+    /// What it does without one; it changes nothing.
+    #[serde(default)]
+    pub preparation: Option<Preparation>,
+    /// The user id of the host's own operator, who started it.
+    #[serde(default)]
+    pub operator: Option<u32>,
     /// Exit status of the package manager.
     pub exit: Option<i32>,
     /// Last error.
@@ -163,6 +194,8 @@ impl Run {
             percent: 0,
             phase: "received".into(),
             action: None,
+            preparation: None,
+            operator: None,
             exit: None,
             error: String::new(),
             attempt,

@@ -108,6 +108,8 @@ fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
     assert!(said.contains(&oid(mib::notification::RUN_CHANGED, &[])), "{said}");
     // Why it was refused goes along.
     assert!(said.contains(&format!("{} = INTEGER: 13", oid(mib::run::ENTRY, &[mib::run::REFUSAL, 2, 1]))), "{said}");
+    manager.set(&[(oid(mib::agent::GROUP, &[mib::agent::READ_INVENTORY, 0]), 'u', "1".into())]).unwrap();
+    trapd.wait_for(&oid(mib::notification::INVENTORY_READ, &[]));
     let (_, head) = host.result(2, 1);
     assert_eq!(manager.octets(&oid(mib::agent::GROUP, &[mib::agent::RESULT_HEAD, 0])), head.as_bytes());
 }

@@ -9,6 +9,7 @@ mod host;
 mod manager;
 mod orders;
 
+mod actions;
 mod conformance;
 mod hooks;
 mod hostile;

@@ -8,11 +8,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use patchlab_agent::snmp::time;
 use patchlab_protocol::{
     Digest, Role,
     document::{Action, RunState},
-    mib,
+    mib, time,
 };
 use rustix::fs::{FlockOperation, fcntl_lock};
 

@@ -183,3 +183,41 @@ fn without_a_file_for_every_version_nothing_is_begun_and_a_way_back_that_fails_s
     assert!(said.starts_with("the way back failed: check x/s") && said.contains("it was walked because"), "{said}");
     assert_eq!(host.packages(), "installed web 1\n", "the versions are back all the same");
 }
+
+#[test]
+fn the_hosts_own_operator_walks_back_with_the_network_down_and_his_run_is_signed_like_any_other() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let new = host.package("web", "2", "", None);
+    let digest = told(&host, new, |order| order.rollback_files = RollbackFiles::Staged);
+    let manager = host.deployer();
+    let ask = |order: &str| {
+        let output =
+            host.agent().args(["rollback", order, "--config"]).arg(host.path("id/agent.toml")).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), out, err)
+    };
+    let (code, _, error) = ask("PO-1");
+    assert!(code == Some(5) && error.contains("0 orders of this host"), "nothing is staged yet: {error}");
+    manager.start(1, 1).unwrap();
+    assert_eq!(manager.wait(1, 1), RunState::Succeeded, "{}", host.log());
+    let (_, applied) = host.result(1, 1);
+
+    fs::remove_dir_all(host.path("www")).unwrap();
+    let (code, said, error) = ask("PO-1");
+    assert!(code == Some(0) && said.contains("by the host's operator, uid "), "{code:?} {said} {error}");
+    assert_eq!((host.packages().as_str(), host.audit().as_str()), ("installed web 1\n", ""));
+    let own = patchlab_agent::state::OWN_RUNS;
+    let (result, _) = host.result(1, own);
+    assert_eq!((result.state, result.action), (RunState::RolledBack, Some(Action::Rollback)));
+    assert!(result.operator.is_some() && result.previous == Some(applied));
+    assert!(manager.text(&manager.run_cell(mib::run::ORIGIN, 1, own)).starts_with("operator "));
+
+    // A manager's next index is what it was; his own runs are not the manager's to start.
+    assert_eq!(manager.number(&oid(mib::order::ENTRY, &[mib::order::RUN_INDEX_NEXT, 1])), 2);
+    assert!(manager.start(1, own + 1).unwrap_err().contains("wrongValue"));
+    let (code, _, error) = ask(&digest.to_string()[..12]);
+    assert!(code == Some(5) && error.contains("patchlab order prefetch"), "what was walked is kept no longer: {error}");
+}

@@ -91,6 +91,8 @@ impl From<PipelineError> for ApiError {
             PipelineError::Authority(error @ AuthorityError::TooManyRoots) => {
                 Self::new(StatusCode::BAD_REQUEST, "input", error.to_string())
             }
+            error @ PipelineError::TooLate { .. } => Self::new(StatusCode::CONFLICT, "refused", error.to_string()),
+            PipelineError::Window(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
             PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Artifact(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),

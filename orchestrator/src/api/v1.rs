@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::{Actor, ApiError, WAIT_MOST, failed};
 use crate::{
     audit,
-    pipeline::{ActivationRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError},
+    pipeline::{
+        ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError, PreparationRequest,
+    },
     report::{Bundle, OrderStory},
-    store::{Deployment, DeploymentState, Host, OrderRow, Run, StoreError, Survey},
+    store::{Deployment, DeploymentState, Host, OrderRow, PreparationRow, Run, StoreError, Survey},
     trust::authority::TakenIn,
 };
 
@@ -35,10 +37,13 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/orders/{name}/approval", post(approve))
         .route("/orders/{name}/activation", post(activate))
         .route("/orders/{name}/rollback", post(rollback))
+        .route("/orders/{name}/cancel", post(cancel))
+        .route("/orders/{name}/preparations", get(preparations).post(prepare))
         .route("/activations/{digest}", get(activation))
         .route("/hosts", get(hosts).post(enrol))
         .route("/hosts/{name}", get(host))
         .route("/hosts/{name}/survey", get(survey))
+        .route("/hosts/{name}/inventory", post(inventory))
         .route("/revocation", get(revocation).post(revoke))
         .route("/root", post(succeed))
         .route("/enrolment", get(terms))
@@ -134,6 +139,51 @@ async fn rollback(
         p.rollback(&name, &envelope, actor.0)
     })
     .await
+}
+
+async fn cancel(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Json(request): Json<CancelRequest>,
+) -> Answer<Vec<Run>> {
+    act(server, move |p| p.cancel(&name, &request, actor.0)).await
+}
+
+async fn prepare(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Json(request): Json<PreparationRequest>,
+) -> Answer<Vec<PreparationRow>> {
+    let runtime = tokio::runtime::Handle::current();
+    act(server, move |p| {
+        let _inside = runtime.enter();
+        p.prepare(&name, &request, actor.0)
+    })
+    .await
+}
+
+async fn preparations(
+    State(server): Server,
+    Path(name): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Answer<Vec<PreparationRow>> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(wait.wait).min(WAIT_MOST);
+    let mut changes = server.executor.changes.subscribe();
+    loop {
+        let name = name.clone();
+        let rows =
+            act(Arc::clone(&server), move |p| Ok(p.store.preparations_of(&p.store.order(&name)?.digest)?)).await?;
+        let ended = rows.iter().all(|row| row.ended_at.is_some());
+        if ended || tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            return Ok(rows);
+        }
+    }
+}
+
+async fn inventory(State(server): Server, Path(name): Path<String>) -> Answer<Survey> {
+    Ok(Json(server.inventory(&name).await?))
 }
 
 /// A deployment with its runs.

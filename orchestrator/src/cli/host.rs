@@ -32,7 +32,17 @@ pub enum HostCommand {
     List,
     /// Show one host
     Show(Show),
+    /// Have a host read anew what is installed there, and show it
+    #[command(after_help = INVENTORY_EXAMPLES)]
+    Inventory {
+        /// Its name
+        name: String,
+    },
 }
+
+const INVENTORY_EXAMPLES: &str = "Example: patchlab host inventory web-1
+
+Hosts are read by themselves: when they ring, and once an hour. This reads one now, whatever it thinks has changed.";
 
 const SHOW_EXAMPLES: &str = "Examples:
   patchlab host show web-1
@@ -113,6 +123,11 @@ impl HostCommand {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
                 show(&output, &host);
                 output.json(&host)?;
+            }
+            Self::Inventory { name } => {
+                let path = format!("hosts/{}/inventory", segment(&name));
+                let survey: Survey = client.post(&path, &json!({})).await?;
+                show_packages(&output, &survey)?;
             }
             Self::Show(Show { name, packages, .. }) => {
                 let survey: Survey = client.get(&format!("hosts/{}/survey", segment(&name))).await?;

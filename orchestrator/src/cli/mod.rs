@@ -8,6 +8,7 @@ mod audit;
 mod baseline;
 mod bisection;
 mod board;
+mod cancellation;
 mod client;
 mod demo;
 mod doctor;
@@ -19,6 +20,7 @@ mod key;
 mod lab;
 mod order;
 mod output;
+mod preparation;
 mod progress;
 mod report;
 mod revocation;
@@ -104,7 +106,7 @@ pub enum Command {
     Scenario(scenario::ScenarioCommand),
     /// Run the server: pipeline, API, console, payloads
     Serve(serve::Serve),
-    /// Patch orders on their way: submit, release, approve, activate, roll back
+    /// Patch orders on their way: submit, release, approve, activate, cancel, roll back
     #[command(subcommand)]
     Order(order::OrderCommand),
     /// Documents that count no more

@@ -12,12 +12,12 @@ use jiff::{Timestamp, ToSpan as _};
 use patchlab_lab::{ArtifactStore, report::REPORT_BYTES};
 use patchlab_protocol::{
     Digest, Envelope, SigningKey,
-    document::{Action, Activation, Approval, Order, Release},
+    document::{Action, Activation, Approval, Order, Release, RunState},
     limits,
 };
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment, revocation};
+use super::{CliError, Client, Exit, Global, Output, client::segment, preparation::preparation_table, revocation};
 use crate::{
     api::{DeploymentStory, Taken},
     deploy::executor,
@@ -28,6 +28,7 @@ use crate::{
     report::{OrderStory, headline},
     store::{Deployment, DeploymentState, Host, OrderRow, Run},
     trust::revocation::next,
+    window::{self, Wanted, Window},
 };
 
 /// Patch orders.
@@ -68,7 +69,12 @@ pub enum OrderCommand {
     },
     /// Say yes, with your own key: it is read here and never leaves
     Approve(Approve),
-    /// Carry an order to hosts
+    /// Ask hosts what applying an order would be refused for, and whether its checks pass there; changes nothing
+    Probe(super::preparation::Probe),
+    /// Have hosts fetch and verify an order ahead, the way back too, and keep it
+    Prefetch(super::preparation::Prefetch),
+    /// Carry an order to hosts, at once or in a window
+    #[command(after_help = ACTIVATE_EXAMPLES)]
     Activate {
         /// Id or digest
         order: String,
@@ -79,6 +85,8 @@ pub enum OrderCommand {
         #[command(flatten)]
         hosts: Hosts,
     },
+    /// End runs of an order that have not begun to change their hosts
+    Cancel(super::cancellation::Cancel),
     /// Make an order, or documents of it, count no more, with an operator's key: it is read here and never leaves
     Revoke(Revoke),
     /// Take an order back from hosts
@@ -112,6 +120,14 @@ pub struct Approve {
     #[arg(long, env = "USER", default_value = "approver")]
     name: String,
 }
+
+const ACTIVATE_EXAMPLES: &str = "Examples:
+  patchlab order activate PO-2026-0001 --host web-1 --wait
+  patchlab order activate PO-2026-0001 --host web-1 --host web-2 --not-before +2h --until +4h
+  patchlab order activate PO-2026-0001 --host web-1 --not-before 2026-03-02T02:00:00+01:00
+
+Hosts of a window are told at once: they fetch and verify ahead, and apply by themselves when it opens, all in that window, also when this
+server is away then. patchlab order show says who waits; patchlab order cancel ends a wait.";
 
 const REVOKE_EXAMPLES: &str = "Examples:
   patchlab order revoke PO-2026-0001 --reason 'breaks logins' --key operator.pem
@@ -149,6 +165,17 @@ pub struct Hosts {
     /// Seconds the activation is valid
     #[arg(long, value_name = "SECONDS")]
     lifetime: Option<u64>,
+    /// When its window opens, RFC 3339 or from now on (+2h); at once unless given
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    not_before: Option<Timestamp>,
+    /// When its window closes, RFC 3339 or from now on (+4h); with the activation unless given
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "not_before")]
+    until: Option<Timestamp>,
+}
+
+/// A time, as of now.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    window::moment(text, Timestamp::now())
 }
 
 /// An action by name.
@@ -182,6 +209,8 @@ impl OrderCommand {
                 Ok(Exit::Passed)
             }
             Self::Approve(approve) => approve.run(&client, &output).await,
+            Self::Probe(probe) => probe.run(&client, &output).await,
+            Self::Prefetch(prefetch) => prefetch.run(&client, &output).await,
             Self::Activate { order, action, hosts } => {
                 let action = match action {
                     ActionName::Apply => Action::Apply,
@@ -189,6 +218,7 @@ impl OrderCommand {
                 };
                 hosts.activate(&client, &output, &order, action).await
             }
+            Self::Cancel(cancel) => cancel.run(&client, &output).await,
             Self::Revoke(revoke) => revoke.run(&client, &output).await,
             Self::Rollback { order, key: None, hosts } => {
                 hosts.activate(&client, &output, &order, Action::Rollback).await
@@ -265,7 +295,7 @@ async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
     Ok(Exit::Passed)
 }
 
-async fn story(client: &Client, order: &str) -> Result<OrderStory, CliError> {
+pub(super) async fn story(client: &Client, order: &str) -> Result<OrderStory, CliError> {
     client.get(&format!("orders/{}", segment(order))).await
 }
 
@@ -290,24 +320,36 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
         let (who, most, until) = (&approval.approver, approval.hosts_at_most, output.moment(&approval.not_after));
         ("approval", format!("{who}, at most {most} hosts, until {until}"))
     }));
+    let windows = story.deployments.iter().filter(|deployment| deployment.state == DeploymentState::Running);
+    pairs.extend(windows.filter_map(|it| Some(("window", span(it.window?)))));
     output.pairs(&pairs);
     run_table(output, &story.runs);
+    if !story.preparations.is_empty() {
+        preparation_table(output, &story.preparations);
+    }
     output.json(&story)?;
     Ok(Exit::Passed)
 }
 
-fn run_table(output: &Output, runs: &[Run]) {
+/// A window in words.
+fn span(window: Window) -> String {
+    format!("{} to {}", legible::moment(window.opens), legible::moment(window.closes))
+}
+
+pub(super) fn run_table(output: &Output, runs: &[Run]) {
     let rows: Vec<_> = runs
         .iter()
         .map(|run| {
             let state = run.state.map_or("-", |state| state.name()).to_owned();
+            let waits = run.state == Some(RunState::WaitingWindow) && !run.stage.is_final();
+            let reason = if waits { &run.phase } else { &run.reason };
             vec![
                 run.host.clone(),
                 run.run.to_string(),
                 run.stage.to_string(),
                 state,
                 run.verified.to_string(),
-                run.reason.clone(),
+                reason.clone(),
             ]
         })
         .collect();
@@ -383,9 +425,14 @@ impl Revoke {
 
 impl Hosts {
     async fn activate(self, client: &Client, output: &Output, order: &str, action: Action) -> Result<Exit, CliError> {
-        let request = ActivationRequest { hosts: self.hosts.clone(), action, lifetime_s: self.lifetime };
+        let (hosts, window) = (self.hosts.clone(), self.window());
+        let request = ActivationRequest { hosts, action, lifetime_s: self.lifetime, window };
         let deployment: Deployment = client.post(&format!("orders/{}/activation", segment(order)), &request).await?;
         self.follow(client, output, deployment).await
+    }
+
+    fn window(&self) -> Option<Wanted> {
+        self.not_before.map(|not_before| Wanted { not_before, until: self.until })
     }
 
     /// A rollback on an operator's signature alone.
@@ -404,7 +451,13 @@ impl Hosts {
             site.get_or_insert(host.enrolled.site);
         }
         let now = Timestamp::now();
-        let lifetime = self.lifetime.map_or(crate::pipeline::ACTIVATION_LIFETIME, Duration::from_secs);
+        let release = match &story.release {
+            Some(release) => client.document(release).await?.statement::<Release>().ok().map(|it| it.predicate),
+            None => None,
+        };
+        let needs = window::measured(Action::Rollback, release.as_ref());
+        let lifetime = self.lifetime.map(Duration::from_secs);
+        let (not_before, not_after) = window::validity(now, self.window(), lifetime, needs).map_err(CliError::input)?;
         let activation = Activation {
             order: story.order.digest,
             action: Action::Rollback,
@@ -412,8 +465,8 @@ impl Hosts {
             wave: 1,
             hosts: executor::sequence(&story.order.digest, &self.hosts),
             at: now,
-            not_before: now - crate::pipeline::CLOCK_SLACK,
-            not_after: now.checked_add(lifetime).map_err(CliError::input)?,
+            not_before,
+            not_after,
         };
         let envelope = Envelope::sign(activation, &key);
         let path = format!("orders/{}/rollback", segment(&story.order.id));
@@ -423,6 +476,9 @@ impl Hosts {
 
     /// Waits, when that was asked for, and says every change of every host.
     async fn follow(self, client: &Client, output: &Output, deployment: Deployment) -> Result<Exit, CliError> {
+        if let Some(window) = deployment.window {
+            output.note(format!("its window: {}", span(window)));
+        }
         if !self.wait {
             output.line(deployment.activation.to_string());
             output.json(&deployment)?;

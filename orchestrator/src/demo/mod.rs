@@ -313,6 +313,8 @@ impl<'a> Demo<'a> {
                 activation: None,
                 uri: format!("http://{member}:8471"),
                 lifetime: Duration::from_secs(120),
+                window: None,
+                preparation: None,
             };
             let report = push_and_run(&manager, &row, 1, &mut row::Unobserved).await?;
             match report.refusal {

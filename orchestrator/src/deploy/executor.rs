@@ -1,6 +1,9 @@
 //! The executor: takes the hosts of an activation one after the other, in an order that depends on order and host (so that no host
 //! is always first), and stops at the first that does not end as it should.
 //!
+//! The hosts of an activation with a window are all told ahead of it, so that they need nobody when it opens; when the change fails on
+//! one, those that have not begun are cancelled. Until the window opens nobody is asked anything.
+//!
 //! Idempotent by (order, host, run index), and journaled: every step is in the store before it is taken. A server that was killed
 //! finds deployments that have not ended and takes them up again; a run that is under way is found on its host by its index.
 
@@ -8,11 +11,14 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Refused,
-    document::{Action, RunResult, RunState},
+    Digest, Refusal, Refused,
+    document::{Action, Release, RunResult, RunState},
 };
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use super::{
     manager::{Manager, ManagerError},
@@ -26,10 +32,11 @@ use crate::{
     store::{
         Deployment, DeploymentState, Host, OrderState, Run, RunEnd, RunProgress, Stage, Store, StoreError, Verified,
     },
+    window::{Window, measured},
 };
 
 /// Longest duration of a run on a host, told to the host with the row.
-const LIFETIME: Duration = Duration::from_secs(1800);
+pub(super) const LIFETIME: Duration = Duration::from_secs(1800);
 
 /// What the executor works with.
 #[derive(Debug, Clone)]
@@ -44,7 +51,7 @@ pub struct Executor {
 
 /// A host did not end as it should, for a reason that is the executor's.
 #[derive(Debug, thiserror::Error)]
-enum ExecuteError {
+pub(super) enum ExecuteError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -83,6 +90,29 @@ pub fn ended_well(action: Action, state: RunState) -> bool {
     }
 }
 
+/// Whether a host is past the point up to which a run can be cancelled: its package manager works, or has.
+pub fn has_begun(state: RunState) -> bool {
+    use RunState::{Applying, Failed, Rebooting, RollbackFailed, RolledBack, RollingBack, Succeeded, Validating};
+    matches!(state, Applying | Rebooting | Validating | RollingBack | Succeeded | Failed | RolledBack | RollbackFailed)
+}
+
+/// How a run did not end as it should: its last state on the host, and a sentence.
+type Failure = (Option<RunState>, String);
+
+/// The failure of a run that ended; none of one that ended as its action wants.
+fn failure(action: Action, ended: &Run) -> Option<Failure> {
+    if ended.verified == Verified::Yes && ended.state.is_some_and(|state| ended_well(action, state)) {
+        return None;
+    }
+    let state = ended.state.map_or(ended.stage.name(), RunState::name);
+    Some((ended.state, format!("{}: {state}: {}", ended.host, ended.reason)))
+}
+
+/// Whether nobody else may begin after a run ended so: the change failed there, or nobody knows. Who refuses changed nothing.
+fn holds_up_others(ended: &Run) -> bool {
+    ended.stage == Stage::Lost || ended.state.is_some_and(has_begun)
+}
+
 /// The state an order is in after a deployment, from what its hosts have now and how the deployment went.
 pub fn settled(action: Action, carried: usize, ended: DeploymentState, way_back_failed: WayBack) -> OrderState {
     match (action, ended, carried) {
@@ -104,7 +134,7 @@ pub enum WayBack {
 }
 
 impl Executor {
-    /// Takes up every deployment that has not ended: after a start of the server.
+    /// Takes up every deployment and every preparation that has not ended: after a start of the server. Says how many deployments.
     pub fn resume(&self) -> Result<usize, StoreError> {
         let running = self.store.deployments_running()?;
         let count = running.len();
@@ -112,6 +142,7 @@ impl Executor {
             tracing::info!(order = deployment.order.short(), "taking a deployment up again");
             self.spawn(deployment);
         }
+        self.prepare(self.store.preparations_open()?);
         Ok(count)
     }
 
@@ -128,23 +159,10 @@ impl Executor {
 
     async fn carry_out(&self, deployment: &Deployment) -> Result<(), StoreError> {
         let id = self.store.order(&deployment.order.to_string())?.id;
-        let mut failure = None;
-        for run in self.store.runs_of(&deployment.activation)? {
-            if run.stage == Stage::Planned
-                && let Err(refused) = self.not_revoked(deployment)
-            {
-                failure = Some((None, format!("{}: {refused}", run.host)));
-                break;
-            }
-            let ended = if run.stage.is_final() { run } else { self.one(deployment, run).await? };
-            let well = ended.verified == Verified::Yes
-                && ended.state.is_some_and(|state| ended_well(deployment.action, state));
-            if !well {
-                let state = ended.state.map_or(ended.stage.name(), RunState::name);
-                failure = Some((ended.state, format!("{}: {state}: {}", ended.host, ended.reason)));
-                break;
-            }
-        }
+        let failure = match deployment.window {
+            None => self.one_by_one(deployment).await?,
+            Some(_) => self.together(deployment).await?,
+        };
         let carried = self.store.hosts()?.iter().filter(|host| host.current_order == Some(deployment.order)).count();
         let way_back = match &failure {
             Some((Some(RunState::RollbackFailed), _)) => WayBack::Failed,
@@ -161,6 +179,72 @@ impl Executor {
             json!({ "activation": deployment.activation, "state": state, "order": next, "reason": reason }),
         );
         self.store.end_deployment(deployment, state, next, &reason, &event)
+    }
+
+    /// Hosts one after the other, up to the first that does not end as it should.
+    async fn one_by_one(&self, deployment: &Deployment) -> Result<Option<Failure>, StoreError> {
+        for run in self.store.runs_of(&deployment.activation)? {
+            if run.stage == Stage::Planned
+                && let Err(refused) = self.not_revoked(deployment)
+            {
+                return Ok(Some((None, format!("{}: {refused}", run.host))));
+            }
+            let ended = if run.stage.is_final() { run } else { self.one(deployment, run).await? };
+            if let Some(failure) = failure(deployment.action, &ended) {
+                return Ok(Some(failure));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All hosts ahead of their window. The first failure is told; one that holds up others has those cancelled that have not begun.
+    async fn together(&self, deployment: &Deployment) -> Result<Option<Failure>, StoreError> {
+        let mut hosts = JoinSet::new();
+        for run in self.store.runs_of(&deployment.activation)? {
+            let (executor, deployment) = (self.clone(), deployment.clone());
+            hosts.spawn(
+                async move { if run.stage.is_final() { Ok(run) } else { executor.one(&deployment, run).await } },
+            );
+        }
+        let mut first = None;
+        while let Some(joined) = hosts.join_next().await {
+            let ended = match joined {
+                Ok(ended) => ended?,
+                Err(error) => {
+                    first.get_or_insert((None, format!("a part of the server broke: {error}")));
+                    continue;
+                }
+            };
+            let Some(failure) = failure(deployment.action, &ended) else { continue };
+            if holds_up_others(&ended) {
+                self.cancel_rest(deployment, &failure.1)?;
+            }
+            first.get_or_insert(failure);
+        }
+        Ok(first)
+    }
+
+    /// Cancels the runs of a deployment that have not begun.
+    fn cancel_rest(&self, deployment: &Deployment, why: &str) -> Result<(), StoreError> {
+        for run in self.store.runs_of(&deployment.activation)? {
+            if !(run.stage.is_final() || run.stage == Stage::Cancelling || run.state.is_some_and(has_begun)) {
+                self.cancel(&run, why, "server")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a run end that has not begun. Journaled, and told to the host as soon as it answers.
+    ///
+    /// # Errors
+    /// When the store cannot keep it.
+    pub fn cancel(&self, run: &Run, why: &str, actor: &str) -> Result<Run, StoreError> {
+        let detail = json!({ "run": run.run, "order": run.order, "activation": run.activation, "reason": why });
+        let event = Event::new("run-cancelled", &run.host, detail).by(actor);
+        let cancelled = self.store.cancel_run(run, why, &event)?;
+        self.offers.bells.ring(&run.host);
+        self.told();
+        Ok(cancelled)
     }
 
     /// Whether none of its documents was revoked since it was activated; a host that was not told yet is then left alone.
@@ -221,6 +305,10 @@ impl Executor {
 
     async fn follow(&self, deployment: &Deployment, run: &Run) -> Result<(), ExecuteError> {
         let host = self.store.host(&run.host)?;
+        // A run that was never begun has no phase.
+        if run.stage == Stage::Cancelling && run.phase.is_empty() {
+            return Err(DeployError::Cancelled.into());
+        }
         let about_to = RunProgress {
             stage: Stage::Pushing,
             state: run.state,
@@ -238,12 +326,12 @@ impl Executor {
         let mut watcher = Watcher { executor: self, run, bell: self.offers.bells.of(&run.host) };
         // A run that is under way is followed, and its host waited for as long as it may take; one that is not is not begun with what
         // was revoked meanwhile.
-        match self.reach(&manager, &host, &watcher.bell).await {
+        match self.reach(&manager, &host, run, &row, &mut watcher).await {
             Err(ExecuteError::Deploy(DeployError::Manager(error)))
-                if error.is_passing() && run.stage == Stage::Running => {}
+                if error.is_passing() && matches!(run.stage, Stage::Running | Stage::Cancelling) => {}
             other => other?,
         }
-        if let Err(refused) = self.not_revoked(deployment)
+        if let Err(refused) = self.not_revoked(deployment).and_then(|()| in_time(&row, &run.host))
             && run.stage != Stage::Running
             && row::progress(&manager, row.index, run.run).await?.is_none()
         {
@@ -253,25 +341,37 @@ impl Executor {
         self.end(run, deployment, &host, &manager, report).await
     }
 
-    /// Meets a host, waiting for one that is away as long as it would be waited for at the push: nothing is told to a host that was
-    /// not first brought to the newest revocation list.
-    async fn reach(&self, manager: &dyn Manager, host: &Host, bell: &Notify) -> Result<(), ExecuteError> {
-        let until = tokio::time::Instant::now() + row::REACH;
+    /// Meets a host, waiting for one that is away as long as it would be waited for at the push, or as long as its window is open:
+    /// nothing is told to a host that was not first brought to the newest revocation list.
+    async fn reach(
+        &self,
+        manager: &dyn Manager,
+        host: &Host,
+        run: &Run,
+        row: &Row,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<(), ExecuteError> {
+        let until = tokio::time::Instant::now() + row::reach(row);
         loop {
-            match self.meet(manager, host).await {
-                Err(ExecuteError::Deploy(DeployError::Manager(error)))
-                    if error.is_passing() && tokio::time::Instant::now() < until =>
-                {
-                    let _ = tokio::time::timeout(row::POLL, bell.notified()).await;
-                }
+            let error = match self.meet(manager, host).await {
+                Err(ExecuteError::Deploy(DeployError::Manager(error))) if error.is_passing() => error,
                 other => return other,
+            };
+            if run.stage == Stage::Planned && watcher.is_cancelled() {
+                return Err(DeployError::Cancelled.into());
             }
+            if tokio::time::Instant::now() >= until {
+                // What was never told cannot have begun.
+                let missed = in_time(row, &run.host).err().filter(|_| run.stage == Stage::Planned);
+                return Err(missed.map_or_else(|| DeployError::Manager(error).into(), ExecuteError::Refused));
+            }
+            let _ = tokio::time::timeout(row::POLL, watcher.bell.notified()).await;
         }
     }
 
     /// Makes sure that this is the host that was enrolled, brings it to the newest root and revocation list, and tells it the newest
     /// audit head.
-    async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
+    pub(super) async fn meet(&self, manager: &dyn Manager, host: &Host) -> Result<(), ExecuteError> {
         let said = row::scalars(manager).await?;
         if said.host != host.enrolled.name {
             return Err(DeployError::NotTheHost(format!("it calls itself {:?}", said.host)).into());
@@ -290,7 +390,19 @@ impl Executor {
     }
 
     fn row(&self, deployment: &Deployment, host: &Host) -> Result<Row, ExecuteError> {
+        // What is begun later than that would not end in the window, by what the lab measured.
+        let window = match deployment.window {
+            None => None,
+            Some(Window { opens, closes }) => {
+                let release = deployment.release.map(|release| self.store.envelope(&release)).transpose()?;
+                let release = release.and_then(|release| release.statement::<Release>().ok()).map(|it| it.predicate);
+                let needs = measured(deployment.action, release.as_ref());
+                Some(Window { opens, closes: Window { opens, closes }.last_begin(needs) })
+            }
+        };
         Ok(Row {
+            window,
+            preparation: None,
             index: self.store.order_row(&host.enrolled.name, &deployment.order)?,
             order: deployment.order,
             release: deployment.release,
@@ -361,7 +473,7 @@ impl Executor {
 
     /// Whether a result stands in its place in the host's chain. Signed results that this server had no part in (somebody pushed an
     /// order past it) are taken note of.
-    async fn chain(
+    pub(super) async fn chain(
         &self,
         host: &Host,
         manager: &dyn Manager,
@@ -377,22 +489,30 @@ impl Executor {
                 Err(error) => return Ok(Err(error)),
             };
         for result in between {
-            let detail =
-                json!({ "run": result.run, "order": result.order, "state": result.state, "refusal": result.refusal });
-            self.store.record(
-                &Event::new("foreign-result", &host.enrolled.name, detail).by(format!("host:{}", host.enrolled.name)),
-            )?;
+            self.store.foreign_result(&host.enrolled.name, &result)?;
         }
         Ok(Ok(()))
     }
 
-    fn told(&self) {
+    pub(super) fn told(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 }
 
+/// Whether there is time left to begin in a row's window.
+fn in_time(row: &Row, host: &str) -> Result<(), Refused> {
+    match row.window {
+        Some(window) if Timestamp::now() > window.closes => {
+            let reason =
+                format!("{host} was not reached before {}, the last moment to begin in its window", window.closes);
+            Err(Refused::new(Refusal::OutsideWindow, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a report says, in one line.
-fn said(report: &RunReport) -> String {
+pub(super) fn said(report: &RunReport) -> String {
     match (report.refusal, report.error.is_empty()) {
         (Some(refusal), _) if report.reason.is_empty() => refusal.to_string(),
         (Some(_), _) => report.reason.clone(),
@@ -428,6 +548,16 @@ impl Observer for Watcher<'_> {
             refusal: None,
             reason: String::new(),
         });
+    }
+
+    fn is_cancelled(&mut self) -> bool {
+        let run = self.run;
+        let there = self.executor.store.run(&run.order, &run.host, run.run);
+        there.is_ok_and(|there| there.stage == Stage::Cancelling)
+    }
+
+    fn goes_on(&mut self) {
+        tracing::info!(host = self.run.host, run = self.run.run, "it has begun, and is not cancelled");
     }
 
     fn moved(&mut self, progress: &Progress) {

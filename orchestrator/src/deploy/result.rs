@@ -117,6 +117,8 @@ mod tests {
             order: Digest::of("order"),
             run,
             action: None,
+            preparation: None,
+            operator: None,
             state,
             refusal: None,
             started: 1,

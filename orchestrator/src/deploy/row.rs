@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
-    document::RunState,
+    document::{Preparation, RunState},
     mib::{agent, item, order, run},
+    time,
 };
 use serde::{Deserialize, Serialize};
 
 use super::manager::{Manager, ManagerError, Oid, Value};
+use crate::window::Window;
 
 /// RowStatus createAndGo (RFC 2579).
 const CREATE_AND_GO: i64 = 4;
@@ -23,9 +26,11 @@ const NON_VOLATILE: i64 = 3;
 /// How much longer than its lifetime a run is waited for before it is lost: its last inform, a reboot, a slow path.
 const GRACE: Duration = Duration::from_secs(60);
 /// How long a host is tried before nothing has begun on it.
-pub(super) const REACH: Duration = Duration::from_secs(120);
+const REACH: Duration = Duration::from_secs(120);
 /// Longest time between two looks at a run; an inform brings the next look forward.
 pub(super) const POLL: Duration = Duration::from_secs(1);
+/// Longest time between two looks at a run that waits for its window, and is known to.
+const WAITING: Duration = Duration::from_secs(300);
 /// Most package items read of one run.
 const ITEMS: usize = patchlab_protocol::limits::FILES_PER_ORDER;
 /// Most old results looked through for a gap in a host's chain.
@@ -48,6 +53,10 @@ pub struct Row {
     pub uri: String,
     /// Longest duration of a run.
     pub lifetime: Duration,
+    /// When an apply may begin, at most as long as the activation says; none leaves that to the activation.
+    pub window: Option<Window>,
+    /// What a run does that is started; none for what the activation says.
+    pub preparation: Option<Preparation>,
 }
 
 /// What an agent says of itself.
@@ -146,6 +155,9 @@ pub enum DeployError {
         /// What stands there.
         found: String,
     },
+    /// Nobody wants it any more.
+    #[error("cancelled before the host was told")]
+    Cancelled,
     /// Silence until long after the run's lifetime.
     #[error("the host was silent until {waited_s} s after the run began: it is lost, and counts as failed")]
     Lost {
@@ -158,6 +170,12 @@ pub enum DeployError {
 pub trait Observer: Send {
     /// The run is about to be told to start, or is found started.
     fn started(&mut self) {}
+    /// Whether it is to end before it changes anything.
+    fn is_cancelled(&mut self) -> bool {
+        false
+    }
+    /// The host goes on all the same: it has begun.
+    fn goes_on(&mut self) {}
     /// It moved.
     fn moved(&mut self, progress: &Progress) {
         let _ = progress;
@@ -200,29 +218,29 @@ pub async fn put_audit_head(manager: &dyn Manager, head: &Digest) -> Result<(), 
 pub async fn push(manager: &dyn Manager, row: &Row) -> Result<(), DeployError> {
     let at = |column| Oid::of(order::ENTRY, column, &[row.index]);
     let octets = |digest: Option<&Digest>| Value::Octets(digest.map(|d| d.as_bytes().to_vec()).unwrap_or_default());
-    let documents = [
+    let moment = |at: Option<Timestamp>| Value::Octets(time::optional(at));
+    let wanted = [
         (at(order::RELEASE), octets(row.release.as_ref())),
         (at(order::APPROVAL), octets(row.approval.as_ref())),
         (at(order::ACTIVATION), octets(row.activation.as_ref())),
+        (at(order::URI), Value::Octets(row.uri.clone().into_bytes())),
+        (at(order::NOT_BEFORE), moment(row.window.map(|window| window.opens))),
+        (at(order::NOT_AFTER), moment(row.window.map(|window| window.closes))),
+        (at(order::ACTION), Value::Integer(row.preparation.map_or(0, |preparation| preparation as i64))),
     ];
-    let there = manager
-        .get(&[at(order::DIGEST), at(order::RELEASE), at(order::APPROVAL), at(order::ACTIVATION), at(order::URI)])
-        .await?;
-    match there.first().cloned().flatten() {
+    // What an agent does not have is as good as that.
+    let is_nothing = |value: &Value| matches!(value, Value::Integer(0)) || value.octets() == Some(&[]);
+    let oids: Vec<Oid> = std::iter::once(at(order::DIGEST)).chain(wanted.iter().map(|(oid, _)| oid.clone())).collect();
+    let mut there = manager.get(&oids).await?.into_iter();
+    match there.next().flatten() {
         Some(Value::Octets(found)) if found == row.order.as_bytes() => {
-            let same = there[1..4].iter().zip(&documents).all(|(there, (_, wanted))| there.as_ref() == Some(wanted));
-            let same_uri = there[4] == Some(Value::Octets(row.uri.clone().into_bytes()));
-            let same_but_activation =
-                there[1] == Some(documents[0].1.clone()) && there[2] == Some(documents[1].1.clone()) && same_uri;
-            if same && same_uri {
-                return Ok(());
-            }
-            if same_but_activation {
-                return Ok(manager.set(&documents[2..]).await?);
-            }
-            // Only the activation of a row may change: another release or approval needs the row made anew. The host keeps what was
-            // consumed outside its rows.
-            manager.set(&[(at(order::ROW_STATUS), Value::Integer(DESTROY))]).await?;
+            let is_so = |found: Option<Value>, wanted: &Value| {
+                found.map_or_else(|| is_nothing(wanted), |found| found == *wanted)
+            };
+            let found = there.chain(std::iter::repeat(None));
+            let different = found.zip(wanted).filter(|(found, (_, wanted))| !is_so(found.clone(), wanted));
+            let different: Vec<(Oid, Value)> = different.map(|(_, wanted)| wanted).collect();
+            return if different.is_empty() { Ok(()) } else { Ok(manager.set(&different).await?) };
         }
         Some(other) => {
             let found = other.octets().and_then(Digest::from_bytes).map_or("not a digest".into(), |d| d.short());
@@ -235,8 +253,7 @@ pub async fn push(manager: &dyn Manager, row: &Row) -> Result<(), DeployError> {
         (at(order::STORAGE_TYPE), Value::Integer(NON_VOLATILE)),
         (at(order::DIGEST), octets(Some(&row.order))),
     ];
-    values.extend(documents);
-    values.push((at(order::URI), Value::Octets(row.uri.clone().into_bytes())));
+    values.extend(wanted.into_iter().filter(|(_, value)| !is_nothing(value)));
     values.push((at(order::LIFETIME), Value::Unsigned(row.lifetime.as_secs().clamp(1, 86_400))));
     match manager.set(&values).await {
         Ok(()) => Ok(()),
@@ -261,7 +278,7 @@ pub async fn start(manager: &dyn Manager, row: u32, run: u32) -> Result<(), Depl
 
 /// Stops a run that has not begun to change packages. Needs no signature.
 pub async fn abort(manager: &dyn Manager, row: u32, run: u32) -> Result<(), DeployError> {
-    Ok(manager.set(&[(Oid::of(run::ENTRY, run::ABORT, &[row, run]), Value::Integer(1))]).await?)
+    Ok(manager.set(&[(Oid::of(run::ENTRY, run::ABORT, &[row, run]), Value::Unsigned(1))]).await?)
 }
 
 /// How far a run is; `None` when the host has no such run.
@@ -366,7 +383,9 @@ pub async fn items(manager: &dyn Manager, row: u32, run: u32) -> Result<Vec<Item
 
 /// Pushes an order row, starts a run and follows it to its end. May be repeated with the same run index: it then follows the
 /// run that is there. A host that is silent for a while is asked again until the run's lifetime and more has passed, counted
-/// anew as long as the run waits for its window or for a reboot.
+/// anew as long as the run waits for its window or for a reboot; and one that has a window, until long after that.
+///
+/// A run that is cancelled is aborted at its host, unless that has begun to change itself.
 pub async fn push_and_run(
     manager: &dyn Manager,
     row: &Row,
@@ -374,21 +393,26 @@ pub async fn push_and_run(
     observer: &mut dyn Observer,
 ) -> Result<RunReport, DeployError> {
     let began = tokio::time::Instant::now();
-    let mut until = began + row.lifetime + GRACE;
+    let longest = || row.window.map_or(Duration::ZERO, |window| left(window.closes)) + row.lifetime + GRACE;
+    let reach = reach(row);
+    let mut until = began + longest();
     loop {
-        match begin(manager, row, run).await {
+        match begin(manager, row, run, observer).await {
             Ok(()) => break,
             // A host that is restarting is no failure yet.
-            Err(DeployError::Manager(error)) if error.is_passing() && began.elapsed() < REACH => {
+            Err(DeployError::Manager(error)) if error.is_passing() && began.elapsed() < reach => {
                 let _ = tokio::time::timeout(POLL, observer.hint()).await;
             }
             Err(error) => return Err(error),
         }
     }
     observer.started();
-    let mut last = None;
-    let mut heard = false;
+    let mut last: Option<Progress> = None;
+    let mut asked_to_end = false;
     loop {
+        if !asked_to_end && observer.is_cancelled() {
+            asked_to_end = end(manager, row.index, run, observer).await?;
+        }
         let looked = match progress(manager, row.index, run).await {
             Ok(found) => found,
             Err(DeployError::Manager(error)) if error.is_passing() => {
@@ -398,14 +422,13 @@ pub async fn push_and_run(
             Err(error) => return Err(error),
         };
         if let Some(found) = looked {
-            heard = true;
             if last.as_ref() != Some(&found) {
                 observer.moved(&found);
             }
             // What it waits for its window is not part of its lifetime, and ends with the activation; nor is the time in
             // which users may end their work, after which the lifetime is counted anew.
             if matches!(found.state, RunState::WaitingWindow | RunState::Rebooting) {
-                until = tokio::time::Instant::now() + row.lifetime + GRACE;
+                until = tokio::time::Instant::now() + longest();
             }
             if found.state.is_final() {
                 match report(manager, row.index, run).await {
@@ -418,23 +441,55 @@ pub async fn push_and_run(
         }
         let now = tokio::time::Instant::now();
         if now >= until {
-            return Err(if heard {
-                DeployError::Lost { waited_s: (now - began).as_secs() }
-            } else {
-                DeployError::NoRun { run }
+            return Err(match last {
+                Some(_) => DeployError::Lost { waited_s: (now - began).as_secs() },
+                None => DeployError::NoRun { run },
             });
         }
-        let _ = tokio::time::timeout_at((now + POLL).min(until), observer.hint()).await;
+        let _ = tokio::time::timeout_at((now + pause(row, last.as_ref())).min(until), observer.hint()).await;
     }
 }
 
+/// How long a host is tried before nothing has begun on it: as long as its window is open, if it has one.
+pub(super) fn reach(row: &Row) -> Duration {
+    REACH.max(row.window.map_or(Duration::ZERO, |window| left(window.closes)))
+}
+
+/// How long until a moment; nothing when it was.
+fn left(at: Timestamp) -> Duration {
+    Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default()
+}
+
+/// How long until the next look at a run. One that waits for its window needs none before that opens, but might have been ended there.
+fn pause(row: &Row, last: Option<&Progress>) -> Duration {
+    let waits = last.is_some_and(|last| last.state == RunState::WaitingWindow);
+    let opens = row.window.filter(|_| waits).map_or(Duration::ZERO, |window| left(window.opens));
+    opens.min(WAITING).max(POLL)
+}
+
 /// Puts the row there and starts the run, unless it is there.
-async fn begin(manager: &dyn Manager, row: &Row, run: u32) -> Result<(), DeployError> {
+async fn begin(manager: &dyn Manager, row: &Row, run: u32, observer: &mut dyn Observer) -> Result<(), DeployError> {
     if progress(manager, row.index, run).await?.is_none() {
+        if observer.is_cancelled() {
+            return Err(DeployError::Cancelled);
+        }
         push(manager, row).await?;
         start(manager, row.index, run).await?;
     }
     Ok(())
+}
+
+/// Asks the host to end a run. Says whether it answered: it ends it, or says that it has begun.
+async fn end(manager: &dyn Manager, row: u32, run: u32, observer: &mut dyn Observer) -> Result<bool, DeployError> {
+    match abort(manager, row, run).await {
+        Ok(()) => Ok(true),
+        Err(DeployError::Manager(ManagerError::Refused { .. })) => {
+            observer.goes_on();
+            Ok(true)
+        }
+        Err(DeployError::Manager(error)) if error.is_passing() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn string(value: Option<&Value>) -> String {

@@ -79,9 +79,11 @@ impl Bells {
         Arc::clone(bells.entry(host.to_owned()).or_default())
     }
 
-    /// Rings it. Kept for one poller that is not listening just now.
+    /// Rings it: every poller that listens wakes, and it is kept for one that does not listen just now.
     pub fn ring(&self, host: &str) {
-        self.of(host).notify_one();
+        let bell = self.of(host);
+        bell.notify_waiters();
+        bell.notify_one();
         self.heard.send_modify(|heard| {
             heard.insert(host.to_owned());
         });

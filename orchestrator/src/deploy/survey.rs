@@ -1,7 +1,7 @@
 //! What is installed on a host and how busy its week is, by PATCHLAB-MIB: the package table from the change that is known on, and
 //! the workload table. Everything that is read has a limit, and what was put together must have the digest that the host says.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use patchlab_protocol::{
     Digest,
@@ -9,6 +9,7 @@ use patchlab_protocol::{
     mib::{agent, package, workload},
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{
     manager::{Manager, Oid, Value},
@@ -101,6 +102,29 @@ pub struct Hour {
     pub sessions: u32,
     /// How many weeks were averaged.
     pub weeks: u32,
+}
+
+/// How long a host may take to read what is installed there.
+const READING: Duration = Duration::from_secs(45);
+/// Time between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Has a host read anew what is installed there, and waits until it has.
+///
+/// # Errors
+/// When it cannot be asked, or does not do it in time.
+pub async fn read_anew(manager: &dyn Manager) -> Result<(), DeployError> {
+    let oids = [Oid::of(agent::GROUP, agent::READ_INVENTORY, &[0])];
+    let [oid] = oids.clone();
+    manager.set(&[(oid, Value::Unsigned(1))]).await?;
+    let until = Instant::now() + READING;
+    while manager.get(&oids).await?.pop().flatten().and_then(|value| value.number()) != Some(0) {
+        if Instant::now() >= until {
+            return Err(DeployError::Lost { waited_s: READING.as_secs() });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 fn text(what: &'static str, value: Option<&Value>) -> Result<String, DeployError> {

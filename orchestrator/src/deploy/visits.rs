@@ -12,6 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     manager::Manager,
     offers::{OfferError, Offers},
+    own,
     survey::{self, Looked},
 };
 use crate::store::{Host, OfferState};
@@ -148,6 +149,7 @@ impl Rounds {
 async fn visit(offers: &Offers, host: &Host) -> Result<OfferState, OfferError> {
     let manager = offers.manager(host).await?;
     let state = offers.bring(host, &manager).await?;
+    own::take_in(&offers.store, host, &manager).await?;
     look(offers, host, &manager).await?;
     Ok(state)
 }

@@ -188,6 +188,8 @@ impl SnmpApplier {
             }),
             uri: format!("http://{HOST_SEEN_FROM_GUEST}:{}", self.endpoints.payload_port),
             lifetime: LIFETIME,
+            window: None,
+            preparation: None,
         };
         let host = self.clone_of(Role::Patched)?.host.clone();
         let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved };

@@ -24,7 +24,10 @@ pub fn headline(state: OrderState, verdict: Option<Judgement>, runs: &[Run]) -> 
         OrderState::Rejected => "Will not ship: the lab rejected it.".into(),
         OrderState::Released => "Not shipped yet: released, and waits for a person's approval.".into(),
         OrderState::Approved => "Not shipped yet: approved, and waits for its activation.".into(),
-        OrderState::Active => format!("Being shipped. So far on {with}."),
+        OrderState::Active => match waiting(runs) {
+            waiting if waiting.is_empty() => format!("Being shipped. So far on {with}."),
+            waiting => format!("Waits for its window on {}. So far on {with}.", list(&waiting)),
+        },
         OrderState::Deployed => format!("Shipped: on {with}."),
         OrderState::Partly => format!("Partly shipped: on {with}; not on {without}."),
         OrderState::RollingBack => format!("Being taken back. Still on {with}."),
@@ -40,6 +43,12 @@ fn hosts(runs: &[Run]) -> (Vec<&str>, Vec<&str>) {
         if run.state == Some(RunState::Succeeded) { &mut with } else { &mut without }.push(host);
         (with, without)
     })
+}
+
+/// The hosts that have everything ready and wait for their window.
+fn waiting(runs: &[Run]) -> Vec<&str> {
+    let waits = |run: &&Run| run.state == Some(RunState::WaitingWindow) && !run.stage.is_final();
+    runs.iter().filter(waits).map(|run| run.host.as_str()).collect()
 }
 
 /// `no host`, `web-1`, `web-1 and web-2`, `web-1, web-2 and 7 more`.
@@ -88,6 +97,14 @@ mod tests {
         ];
         assert_eq!(headline(OrderState::Partly, None, &runs), "Partly shipped: on web-2; not on web-1.");
         assert_eq!(headline(OrderState::Deployed, None, &runs[..2]), "Shipped: on web-1 and web-2.");
+    }
+
+    #[test]
+    fn who_waits_for_the_window_is_named() {
+        let waits = Run { stage: Stage::Running, ..run("web-2", 1, RunState::WaitingWindow) };
+        let runs = [run("web-1", 1, RunState::Succeeded), waits];
+        let said = headline(OrderState::Active, None, &runs);
+        assert_eq!(said, "Waits for its window on web-2. So far on web-1.");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use html::html;
 
 use crate::{
     audit,
-    store::{ApprovalRow, Deployment, Host, OrderRow, Run, Store, StoreError},
+    store::{ApprovalRow, Deployment, Host, OrderRow, PreparationRow, Run, Store, StoreError},
     trust::{authority::Standing, rotation::expiry},
 };
 
@@ -99,6 +99,9 @@ pub struct OrderStory {
     pub deployments: Vec<Deployment>,
     /// Runs, oldest first.
     pub runs: Vec<Run>,
+    /// What hosts did ahead of an activation, oldest first.
+    #[serde(default)]
+    pub preparations: Vec<PreparationRow>,
 }
 
 impl OrderStory {
@@ -118,6 +121,7 @@ impl OrderStory {
             approvals: store.approvals(&order.digest)?,
             deployments: store.deployments_of(&order.digest)?,
             runs: store.runs_of_order(&order.digest)?,
+            preparations: store.preparations_of(&order.digest)?,
             order,
         })
     }

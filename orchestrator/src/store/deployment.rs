@@ -8,8 +8,8 @@ use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentKind, OrderState, Stage, Store, StoreError, Verified, document, failed, named, optional_parsed};
-use super::{optional_text, order, parsed, text};
-use crate::audit::Event;
+use super::{optional_text, order, parsed, run, text};
+use crate::{audit::Event, window::Window};
 
 named! {
     /// Where a deployment is.
@@ -36,6 +36,9 @@ pub struct Deployment {
     pub release: Option<Digest>,
     /// The approval it rests on; none for a rollback.
     pub approval: Option<Digest>,
+    /// Its window; none when it counts from its signing on.
+    #[serde(default)]
+    pub window: Option<Window>,
     /// Where it is.
     pub state: DeploymentState,
     /// Why it stopped.
@@ -45,6 +48,9 @@ pub struct Deployment {
     /// When it ended, RFC 3339.
     pub ended_at: Option<String>,
 }
+
+/// A deployment with its signed document, which alone says when it counts.
+const COLUMNS: &str = "SELECT activation.*, document.envelope FROM activation JOIN document USING (digest)";
 
 impl Store {
     /// Takes an activation in (`rests_on`: release and approval, for apply), with a planned run for each of `hosts` in the given order, and moves the order on: all that a
@@ -63,10 +69,7 @@ impl Store {
         }
         self.change("store an activation", event, |transaction| {
             document::put(transaction, DocumentKind::Activation, envelope, event.at)?;
-            let next = match activation.action {
-                Action::Apply => OrderState::Active,
-                Action::Rollback => OrderState::RollingBack,
-            };
+            let next = OrderState::while_under_way(activation.action);
             let reason = format!("{} of {} hosts", action_name(activation.action), hosts.len());
             order::advance(transaction, &activation.order, next, &reason, event.at)?;
             transaction
@@ -95,7 +98,7 @@ impl Store {
     pub fn deployment(&self, activation: &Digest) -> Result<Deployment, StoreError> {
         self.rows(
             "find a deployment",
-            "SELECT * FROM activation WHERE digest = ?1",
+            &format!("{COLUMNS} WHERE activation.digest = ?1"),
             [activation.to_string()],
             deployment_row,
         )?
@@ -107,7 +110,7 @@ impl Store {
     pub fn deployments_running(&self) -> Result<Vec<Deployment>, StoreError> {
         self.rows(
             "list deployments",
-            "SELECT * FROM activation WHERE state = ?1 ORDER BY rowid",
+            &format!("{COLUMNS} WHERE activation.state = ?1 ORDER BY activation.rowid"),
             [DeploymentState::Running.name()],
             deployment_row,
         )
@@ -128,13 +131,13 @@ impl Store {
     pub fn deployments_of(&self, order: &Digest) -> Result<Vec<Deployment>, StoreError> {
         self.rows(
             "list deployments",
-            "SELECT * FROM activation WHERE patch_order = ?1 ORDER BY rowid DESC",
+            &format!("{COLUMNS} WHERE activation.patch_order = ?1 ORDER BY activation.rowid DESC"),
             [order.to_string()],
             deployment_row,
         )
     }
 
-    /// Ends a deployment: runs that were never begun are skipped, the order moves on.
+    /// Ends a deployment: runs that were never begun are skipped, the order moves on, unless others of its deployments still run.
     pub fn end_deployment(
         &self,
         deployment: &Deployment,
@@ -152,22 +155,31 @@ impl Store {
                 .map_err(failed("end a deployment"))?;
             transaction
                 .execute(
-                    "UPDATE run SET stage = ?2, reason = ?3, ended_at = ?4 WHERE activation = ?1 AND stage = ?5",
+                    "UPDATE run SET stage = ?2, reason = ?3, ended_at = ?4 WHERE activation = ?1 AND stage IN (?5, ?6)",
                     params![
                         deployment.activation.to_string(),
                         Stage::Skipped.name(),
                         "left alone: a host before it did not end as it should",
                         event.at.to_string(),
-                        Stage::Planned.name()
+                        Stage::Planned.name(),
+                        Stage::Cancelling.name()
                     ],
                 )
                 .map_err(failed("skip runs"))?;
-            order::advance(transaction, &deployment.order, order_state, reason, event.at)
+            let next = others(transaction, deployment)?.unwrap_or(order_state);
+            order::settle(transaction, &deployment.order, next, reason, event.at)
         })
     }
 }
 
-/// The run index follows the last one of this order on this host: it is the manager's, so a resent start starts nothing twice.
+/// The state of an order as long as others of its deployments run.
+fn others(connection: &Connection, ended: &Deployment) -> Result<Option<OrderState>, StoreError> {
+    let sql = "SELECT action FROM activation WHERE patch_order = ?1 AND digest <> ?2 AND state = ?3 ORDER BY action DESC LIMIT 1";
+    let of = params![ended.order.to_string(), ended.activation.to_string(), DeploymentState::Running.name()];
+    let found = super::first(connection, "list deployments", sql, of, |row| action(text(row, "action")?))?;
+    Ok(found.map(OrderState::while_under_way))
+}
+
 fn plan_run(
     connection: &Connection,
     activation: &Activation,
@@ -176,15 +188,16 @@ fn plan_run(
     position: usize,
     event: &Event,
 ) -> Result<(), StoreError> {
+    let index = run::next_index(connection, &activation.order, host)?;
     connection
         .execute(
             "INSERT INTO run (patch_order, host, run, activation, position, stage, phase, percent, reason, verified,
                               started_at)
-             SELECT ?1, ?2, coalesce(max(run), 0) + 1, ?3, ?4, ?5, '', 0, '', ?6, ?7
-             FROM run WHERE patch_order = ?1 AND host = ?2",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, '', ?7, ?8)",
             params![
                 activation.order.to_string(),
                 host,
+                index,
                 digest.to_string(),
                 super::to_i64(position as u64),
                 Stage::Planned.name(),
@@ -197,15 +210,15 @@ fn plan_run(
 }
 
 fn deployment_row(row: &SqlRow<'_>) -> Result<Deployment, StoreError> {
-    let action = text(row, "action")?;
+    let envelope: Vec<u8> = row.get("envelope").map_err(failed("read an activation"))?;
+    let corrupt = |value: String| StoreError::Corrupt { what: "an activation", value };
+    let envelope = Envelope::from_bytes(&envelope).map_err(|error| corrupt(error.to_string()))?;
+    let signed = envelope.statement::<Activation>().map_err(|error| corrupt(error.to_string()))?.predicate;
     Ok(Deployment {
         activation: parsed(row, "digest")?,
         order: parsed(row, "patch_order")?,
-        action: match action.as_str() {
-            "apply" => Action::Apply,
-            "rollback" => Action::Rollback,
-            _ => return Err(StoreError::Corrupt { what: "action", value: action }),
-        },
+        action: action(text(row, "action")?)?,
+        window: Window::of(&signed),
         release: optional_parsed(row, "release")?,
         approval: optional_parsed(row, "approval")?,
         state: parsed(row, "state")?,
@@ -213,6 +226,14 @@ fn deployment_row(row: &SqlRow<'_>) -> Result<Deployment, StoreError> {
         at: text(row, "at")?,
         ended_at: optional_text(row, "ended_at")?,
     })
+}
+
+fn action(name: String) -> Result<Action, StoreError> {
+    match name.as_str() {
+        "apply" => Ok(Action::Apply),
+        "rollback" => Ok(Action::Rollback),
+        _ => Err(StoreError::Corrupt { what: "action", value: name }),
+    }
 }
 
 /// An action's name, as stored and shown.

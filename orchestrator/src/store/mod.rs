@@ -9,6 +9,7 @@ mod deployment;
 mod document;
 mod host;
 mod order;
+mod preparation;
 mod run;
 mod survey;
 mod trust;
@@ -27,6 +28,7 @@ pub use deployment::{Deployment, DeploymentState, action_name};
 pub use document::DocumentKind;
 pub use host::{Host, NewHost};
 pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
+pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
 pub use survey::Survey;
 pub use trust::{HostTrust, OfferState};
@@ -38,6 +40,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema.sql")),
     M::up(include_str!("schema-2-trust.sql")),
     M::up(include_str!("schema-3-survey.sql")),
+    M::up(include_str!("schema-4-preparation.sql")),
 ];
 
 /// The open store.

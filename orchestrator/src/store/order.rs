@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use patchlab_lab::report::Report;
 use patchlab_protocol::{
     Digest, Envelope,
-    document::{Approval, Order},
+    document::{Action, Approval, Order},
 };
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
@@ -54,10 +54,19 @@ impl OrderState {
             Released => matches!(next, Approved),
             // A second person may approve for more hosts; nobody has it yet.
             Approved => matches!(next, Approved | Active | RollingBack),
-            Active => matches!(next, Deployed | Partly | Approved),
+            // Hosts that have it may have to be brought back while others still wait for their window.
+            Active => matches!(next, Deployed | Partly | Approved | RollingBack),
             Deployed | Partly | RolledBack => matches!(next, Approved | Active | RollingBack),
             RollbackFailed => matches!(next, RollingBack),
             RollingBack => matches!(next, RolledBack | Partly | Deployed | RollbackFailed),
+        }
+    }
+
+    /// Where an order is as long as a deployment of it is under way.
+    pub fn while_under_way(action: Action) -> Self {
+        match action {
+            Action::Apply => Self::Active,
+            Action::Rollback => Self::RollingBack,
         }
     }
 }
@@ -307,6 +316,36 @@ pub(super) fn advance(
             to: next.name(),
         });
     }
+    settle(connection, digest, next, reason, at)
+}
+
+/// Writes down that an order was taken back from a host without this server, unless it is under way: then its deployment says so.
+pub(super) fn taken_back(
+    connection: &Connection,
+    digest: &Digest,
+    reason: &str,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let known =
+        first(connection, "find an order", &format!("{COLUMNS} WHERE digest = ?1"), [digest.to_string()], order_row)?;
+    let Some(order) = known.filter(|order| matches!(order.state, OrderState::Deployed | OrderState::Partly)) else {
+        return Ok(());
+    };
+    let carried: i64 = connection
+        .query_row("SELECT count(*) FROM host WHERE current_order = ?1", [digest.to_string()], |row| row.get(0))
+        .map_err(failed("count hosts"))?;
+    let next = if carried == 0 { OrderState::RolledBack } else { OrderState::Partly };
+    settle(connection, &order.digest, next, reason, at)
+}
+
+/// Writes down where an order is by what became of its deployments: a fact, which nobody is asked about.
+pub(super) fn settle(
+    connection: &Connection,
+    digest: &Digest,
+    next: OrderState,
+    reason: &str,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     connection
         .execute(
             "UPDATE patch_order SET state = ?2, reason = ?3, changed_at = ?4 WHERE digest = ?1",

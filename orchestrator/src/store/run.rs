@@ -1,10 +1,14 @@
 //! Runs: one execution of an order on a host, journaled before every act.
 
-use patchlab_protocol::{Digest, Refusal, document::RunState};
+use patchlab_protocol::{
+    Digest, Refusal,
+    document::{RunResult, RunState},
+};
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::{Store, StoreError, failed, first, named, number, optional_text, parsed, text};
+use super::{Store, StoreError, failed, first, named, number, optional_text, order, parsed, text};
 use crate::audit::Event;
 
 named! {
@@ -16,6 +20,8 @@ named! {
         Pushing = "pushing",
         /// The host was told to start.
         Running = "running",
+        /// Somebody wants it to end before it changes its host; the host is told that as soon as it answers.
+        Cancelling = "cancelling",
         /// The host said how it ended.
         Finished = "finished",
         /// Silence until its lifetime and more had passed; counts as failure.
@@ -29,14 +35,23 @@ impl Stage {
     /// Whether `next` may follow. Pushing and running may be entered again: a restarted server repeats them, and both are
     /// idempotent on the host.
     pub fn allows(self, next: Self) -> bool {
-        use Stage::{Finished, Lost, Planned, Pushing, Running, Skipped};
+        use Stage::{Cancelling, Finished, Lost, Planned, Pushing, Running, Skipped};
         match self {
-            Planned => matches!(next, Pushing | Skipped),
-            Pushing => matches!(next, Pushing | Running | Finished | Lost),
-            Running => matches!(next, Pushing | Running | Finished | Lost),
+            Planned => matches!(next, Pushing | Cancelling | Skipped),
+            Pushing | Running => matches!(next, Pushing | Running | Cancelling | Finished | Lost),
+            // Until it is never begun, or the host said how it ended; what is done with it meanwhile does not change that.
+            Cancelling => matches!(next, Cancelling | Finished | Lost | Skipped),
             // A host that was silent may still be heard.
             Lost => matches!(next, Finished),
             Finished | Skipped => false,
+        }
+    }
+
+    /// Where a run is that was here and is to be in `next`: one that is being cancelled stays so until it has ended.
+    fn moved(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Cancelling, Self::Pushing | Self::Running) => Self::Cancelling,
+            _ => next,
         }
     }
 
@@ -158,9 +173,57 @@ impl Store {
         self.change("journal a run", event, |transaction| update(transaction, run, progress))
     }
 
+    /// Asks for the end of a run, before anybody is told; one that has ended is left as it is.
+    pub fn cancel_run(&self, run: &Run, reason: &str, event: &Event) -> Result<Run, StoreError> {
+        self.change("cancel a run", event, |transaction| {
+            let there = find(transaction, &run.order, &run.host, run.run)?;
+            if there.stage.is_final() {
+                return Ok(there);
+            }
+            let progress = RunProgress {
+                stage: Stage::Cancelling,
+                state: there.state,
+                phase: there.phase,
+                percent: u32::try_from(there.percent).unwrap_or(0),
+                refusal: there.refusal,
+                reason: reason.to_owned(),
+            };
+            update(transaction, run, &progress)?;
+            find(transaction, &run.order, &run.host, run.run)
+        })
+    }
+
     /// Notes how far a run is. The agent's tables are the truth, so this needs no audit row.
     pub fn note_run(&self, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
         update(&self.read(), run, progress)
+    }
+
+    /// Takes note of a signed result that this server had no part in: somebody pushed an order past it, or the host's own operator
+    /// rolled one back. What the host has, and where the order is, follow the latter.
+    pub fn foreign_result(&self, host: &str, result: &RunResult) -> Result<(), StoreError> {
+        let name = if result.operator.is_some() { "operator-rollback" } else { "foreign-result" };
+        let detail = json!({
+            "run": result.run, "order": result.order, "state": result.state, "refusal": result.refusal,
+            "operator": result.operator,
+        });
+        let event = Event::new(name, host, detail).by(format!("host:{host}"));
+        self.change("note a result", &event, |transaction| {
+            let (Some(uid), RunState::RolledBack) = (result.operator, result.state) else { return Ok(()) };
+            let order = result.order.to_string();
+            transaction
+                .execute(
+                    "UPDATE host SET current_order = NULL WHERE name = ?1 AND current_order = ?2",
+                    params![host, order],
+                )
+                .map_err(failed("note the order a host has"))?;
+            let reason = format!("rolled back on {host} by its own operator, uid {uid}");
+            order::taken_back(transaction, &result.order, &reason, event.at)
+        })
+    }
+
+    /// Moves a host's heads to a result that was taken note of, and to the audit head that it signed.
+    pub fn move_head(&self, host: &str, result: &Digest, audit: Option<Digest>) -> Result<(), StoreError> {
+        move_heads(&self.read(), host, Some((*result, audit)))
     }
 
     /// Ends a run: its report, the host's heads and the order it has, together.
@@ -184,14 +247,7 @@ impl Store {
                     ],
                 )
                 .map_err(failed("end a run"))?;
-            if let Some((result, audit)) = end.heads {
-                transaction
-                    .execute(
-                        "UPDATE host SET result_head = ?2, audit_head = coalesce(?3, audit_head) WHERE name = ?1",
-                        params![run.host, result.to_string(), audit.map(|head| head.to_string())],
-                    )
-                    .map_err(failed("move a host's heads"))?;
-            }
+            move_heads(transaction, &run.host, end.heads)?;
             if let Some(order) = end.current_order {
                 transaction
                     .execute(
@@ -205,6 +261,35 @@ impl Store {
     }
 }
 
+/// Moves a host's heads to its newest result, and to the audit head that it signed.
+pub(super) fn move_heads(
+    connection: &Connection,
+    host: &str,
+    heads: Option<(Digest, Option<Digest>)>,
+) -> Result<(), StoreError> {
+    let Some((result, audit)) = heads else { return Ok(()) };
+    connection
+        .execute(
+            "UPDATE host SET result_head = ?2, audit_head = coalesce(?3, audit_head) WHERE name = ?1",
+            params![host, result.to_string(), audit.map(|head| head.to_string())],
+        )
+        .map_err(failed("move a host's heads"))?;
+    Ok(())
+}
+
+/// The run index that follows every one of this order on this host: it is the manager's, so a resent start starts nothing twice.
+pub(super) fn next_index(connection: &Connection, order: &Digest, host: &str) -> Result<u32, StoreError> {
+    connection
+        .query_row(
+            "SELECT coalesce(max(run), 0) + 1 FROM (
+                 SELECT run FROM run WHERE patch_order = ?1 AND host = ?2
+                 UNION ALL SELECT run FROM preparation WHERE patch_order = ?1 AND host = ?2)",
+            params![order.to_string(), host],
+            |row| row.get(0),
+        )
+        .map_err(failed("choose a run index"))
+}
+
 fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result<Run, StoreError> {
     let sql = "SELECT * FROM run WHERE patch_order = ?1 AND host = ?2 AND run = ?3";
     first(connection, "find a run", sql, params![order.to_string(), host, run], run_row)?
@@ -213,12 +298,13 @@ fn find(connection: &Connection, order: &Digest, host: &str, run: u32) -> Result
 
 fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<(), StoreError> {
     let there = find(connection, &run.order, &run.host, run.run)?;
-    if !there.stage.allows(progress.stage) {
+    let stage = there.stage.moved(progress.stage);
+    if !there.stage.allows(stage) {
         return Err(StoreError::Transition {
             what: "run",
             name: format!("{} on {}", run.run, run.host),
             from: there.stage.name(),
-            to: progress.stage.name(),
+            to: stage.name(),
         });
     }
     connection
@@ -229,7 +315,7 @@ fn update(connection: &Connection, run: &Run, progress: &RunProgress) -> Result<
                 run.order.to_string(),
                 run.host,
                 run.run,
-                progress.stage.name(),
+                stage.name(),
                 progress.state.map(RunState::name),
                 progress.phase,
                 progress.percent,

@@ -106,6 +106,7 @@ fn every_pair_of_order_states_is_decided() {
         (Active, Deployed),
         (Active, Partly),
         (Active, Approved),
+        (Active, RollingBack),
         (Deployed, Approved),
         (Deployed, Active),
         (Deployed, RollingBack),
@@ -173,6 +174,52 @@ fn runs_move_forward_only() {
     }
     let error = store.journal_run(&run, &progress(Stage::Running), &event()).unwrap_err();
     assert!(matches!(error, StoreError::Transition { what: "run", .. }), "{error}");
+}
+
+#[test]
+fn a_run_that_is_cancelled_stays_so_until_it_has_ended_and_one_that_ended_is_left() {
+    let (_dir, store, deployment) = activated();
+    let runs = store.runs_of(&deployment.activation).unwrap();
+    store.journal_run(&runs[0], &progress(Stage::Pushing), &event()).unwrap();
+    for run in &runs {
+        assert_eq!(store.cancel_run(run, "no more", &event()).unwrap().stage, Stage::Cancelling);
+        // Whoever follows it meanwhile does not undo that.
+        store.note_run(run, &progress(Stage::Running)).unwrap();
+        assert_eq!(store.run(&run.order, &run.host, run.run).unwrap().stage, Stage::Cancelling);
+    }
+    store.journal_run(&runs[0], &progress(Stage::Finished), &event()).unwrap();
+    assert_eq!(store.cancel_run(&runs[0], "again", &event()).unwrap().stage, Stage::Finished);
+    store.end_deployment(&deployment, DeploymentState::Stopped, OrderState::Approved, "", &event()).unwrap();
+    let stages: Vec<_> = store.runs_of(&deployment.activation).unwrap().iter().map(|run| run.stage).collect();
+    assert_eq!(stages, [Stage::Finished, Stage::Skipped]);
+}
+
+#[test]
+fn an_order_stays_under_way_until_the_last_of_its_deployments_has_ended() {
+    let (_dir, store, first) = activated();
+    let again = |action, hours: i64| {
+        let signed = store.envelope(&first.activation).unwrap().statement::<Activation>().unwrap().predicate;
+        let not_before = signed.at + jiff::SignedDuration::from_hours(hours);
+        let activation = Activation { action, not_before, not_after: not_before, ..signed };
+        let envelope = Envelope::sign(activation.clone(), &SigningKey::from_seed(&[3; 32]));
+        store.activate(&envelope, &activation, None, &activation.hosts, &event()).unwrap()
+    };
+    let scheduled = again(Action::Apply, 2);
+    let window = scheduled.window.unwrap();
+    assert_eq!((first.window, store.deployment(&scheduled.activation).unwrap().window), (None, Some(window)));
+    let state = || store.order("PO-1").unwrap().state;
+    let end = |deployment: &Deployment, state| {
+        store.end_deployment(deployment, DeploymentState::Done, state, "", &event()).unwrap();
+    };
+    end(&first, OrderState::Deployed);
+    assert_eq!(state(), OrderState::Active, "another host still waits for its window");
+    // What has it can be brought back meanwhile.
+    let back = again(Action::Rollback, 0);
+    assert_eq!(state(), OrderState::RollingBack);
+    end(&back, OrderState::RolledBack);
+    assert_eq!(state(), OrderState::Active);
+    end(&scheduled, OrderState::Deployed);
+    assert_eq!(state(), OrderState::Deployed);
 }
 
 #[test]

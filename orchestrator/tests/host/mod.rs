@@ -183,6 +183,8 @@ impl Tables {
             order: bytes(self.cells.get(&[order::ENTRY, &[order::DIGEST, row]].concat())).unwrap(),
             run: number,
             action: None,
+            preparation: None,
+            operator: None,
             state,
             refusal: None,
             started: 1_700_000_000,

@@ -118,6 +118,11 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
+    /// A command of its program on the host itself.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(&self.program).args(arguments).arg("--config").arg(&self.config).output().unwrap()
+    }
+
     /// It comes back.
     pub fn start_again(&mut self) {
         self.child = spawn(&self.program, &self.config);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Action;
+use super::{Action, Preparation};
 use crate::{Digest, Refusal};
 
 /// The state of a run on a host; the number is its value in the MIB, and stays what it is: newer states have the higher ones.
@@ -128,6 +128,12 @@ pub struct RunResult {
     /// What was to be done; absent when no activation could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
+    /// What was done without an activation; it changed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparation: Option<Preparation>,
+    /// The user id of the host's own operator, when he started it and no manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<u32>,
     /// How it ended.
     pub state: RunState,
     /// Why it was refused.

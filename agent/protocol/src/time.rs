@@ -1,4 +1,4 @@
-//! `DateAndTime` of RFC 2579, written in UTC. Pure.
+//! Times on the wire: `DateAndTime` of RFC 2579, written in UTC. Pure.
 
 use jiff::{
     SignedDuration, Timestamp,

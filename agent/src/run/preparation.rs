@@ -1,0 +1,61 @@
+//! What a host does with a released order ahead of its activation: a probe looks what apply would refuse, a prefetch fetches and keeps
+//! everything. Neither changes anything, uses anything up, or runs the site's own programs.
+
+use patchlab_protocol::{
+    document::{Action, Checks, PackageFile, RunState},
+    limits,
+};
+
+use super::{
+    attempt::{Attempt, Stop, unfit},
+    plan::compare,
+};
+use crate::{packages::Goal, state};
+
+impl Attempt<'_> {
+    /// Goes the way of an apply up to the package manager's start, and runs the order's checks on the host as it is. A lock that apply
+    /// would wait for is not looked at; a battery is told.
+    ///
+    /// # Errors
+    /// What apply would be refused for, or a check that fails.
+    pub async fn probe(&self) -> Result<(RunState, Checks), Stop> {
+        let installed = self.installed().await.map_err(unfit)?;
+        self.change(|run| run.before = Some(installed.settled.digest()))?;
+        let place = self.place()?;
+        let (_, foreseen) = self.proven(&place).await?;
+        let plan = self.plan(foreseen.order(), Action::Apply, &installed)?;
+        self.progress(RunState::Fetching, 10, "files")?;
+        let (install, unpacked) = self.files(&place, &plan, &foreseen.digest()).await?;
+        let goal = Goal { install, remove: plan.remove.clone() };
+        self.progress(RunState::Verifying, 40, "files")?;
+        self.progress(RunState::Preflight, 44, "simulation")?;
+        let transaction = self.simulate(&goal, &plan).await?;
+        compare(&transaction, &plan, foreseen.release(), &installed)?;
+        self.fit(&transaction, unpacked)?;
+        self.change(|run| run.items = state::items(&transaction))?;
+        self.progress(RunState::Preflight, 90, "production checks")?;
+        Ok((RunState::Succeeded, self.run_checks(foreseen.order()).await?))
+    }
+
+    /// Fetches and verifies every file of an order, those that bring the replaced versions back too, and keeps them. What is installed
+    /// does not matter yet: another order may have to come first.
+    ///
+    /// # Errors
+    /// When the order may not be fetched, or not everything can be had and kept.
+    pub async fn prefetch(&self) -> Result<(RunState, Checks), Stop> {
+        let installed = self.installed().await.map_err(unfit)?;
+        self.change(|run| run.before = Some(installed.settled.digest()))?;
+        let place = self.place()?;
+        let (fetched, foreseen) = self.proven(&place).await?;
+        let order = foreseen.order();
+        let back = order.replaces.iter().filter_map(|old| old.file.as_ref());
+        let files: Vec<&PackageFile> = order.install.iter().chain(back).collect();
+        if files.len() > 2 * limits::FILES_PER_ORDER {
+            return Err(unfit(format!("order {} names {} files, too many to keep", order.id, files.len())));
+        }
+        self.progress(RunState::Fetching, 10, "files, and those of the way back")?;
+        self.keep(&place, &fetched.order, &files).await?;
+        self.progress(RunState::Verifying, 99, "everything is here")?;
+        Ok((RunState::Succeeded, Checks::default()))
+    }
+}
