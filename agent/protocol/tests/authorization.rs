@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
-    authorization::{Documents, Identity, authorize, foresee, newest_signed_time},
+    authorization::{Documents, Identity, authorize, foresee, newest_signed_time, prepare},
     document::{
         Action, Activation, Approval, Class, Kind, OnFailure, Order, Proof, Release, RollbackClass, RollbackFiles,
         Root, RootKey, Scheme, Severity, TestResult,
@@ -485,8 +485,8 @@ fn looking_and_fetching_need_the_order_and_its_release_and_nothing_that_apply_wo
     assert_eq!(refused(|world| world.ledger.time_floor = Some(now() + hours(1))), Refusal::Expired);
     assert_eq!(refused(|world| world.ledger.applied = vec![world.order.digest()]), Refusal::Consumed);
     assert_eq!(refused(|world| world.ledger.revoked = vec![world.order.digest()]), Refusal::Revoked);
-    let release = |world: &World| world.release.as_ref().map(Envelope::digest);
-    assert_eq!(refused(|world| world.ledger.revoked.extend(release(world))), Refusal::Revoked);
+    let by_release = |world: &mut World| world.ledger.revoked.extend(world.release.as_ref().map(Envelope::digest));
+    assert_eq!(refused(by_release), Refusal::Revoked);
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn bundle(report: &Report) -> Bundle {
         approvals: vec![],
         deployments: vec![],
         runs: vec![],
+        preparations: vec![],
     };
     Bundle {
         schema: super::super::SCHEMA.into(),
