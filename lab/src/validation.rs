@@ -181,7 +181,7 @@ impl Validation<'_> {
         let applied = match self.phases(&mut report, &mut clones) {
             Ok(applied) => applied,
             Err(Broke::Lost(found)) => {
-                report.journal = clones.as_ref().map_or_else(Vec::new, |clones| self.last_words(clones));
+                report.journal = clones.as_ref().map_or_else(Vec::new, |clones| self.last_words_of_lost(clones));
                 report.rollback = match found.phase {
                     Phase::RolledBack => RollbackReport::failed(format!("the machine was lost: {}", found.how)),
                     _ => RollbackReport::skipped("the patch was rejected before"),

@@ -268,8 +268,8 @@ impl<'e> Attempt<'e> {
 fn judge(committed: &Committed, missed: &[String]) -> Result<(), Stop> {
     if committed.finished.ended == Ended::ByTimeout {
         let said = committed.finished.last_words();
-        let said = if said.is_empty() { said } else { format!(" (it said last: {said})") };
-        let reason = format!("its lifetime ended while the package manager worked{said}; {}", list(missed));
+        let said = if said.is_empty() { said } else { format!("; it said last: {said}") };
+        let reason = format!("its lifetime ended while the package manager worked; {}{said}", list(missed));
         return Err(Stop::Aborted(reason));
     }
     if !committed.finished.succeeded() {

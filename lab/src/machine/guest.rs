@@ -23,6 +23,8 @@ const CHUNK: u64 = 1024 * 1024;
 /// Bytes handed to a guest's command in one piece.
 const INPUT_CHUNK: usize = 512 * 1024;
 
+/// How long the clock may take to be read.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a file may take to be read when nothing else is said; and how long closing one may.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,7 +136,7 @@ impl Guest {
 
     /// Its clock, nanoseconds since 1970.
     pub(crate) fn clock_ns(&self) -> Result<i64, GuestError> {
-        self.parse("guest-get-time", self.ask("guest-get-time", &json!({}), Budget::of(READ_TIMEOUT))?)
+        self.parse("guest-get-time", self.ask("guest-get-time", &json!({}), Budget::of(CLOCK_TIMEOUT))?)
     }
 
     /// Starts a program and waits for its end, at most for `timeout`.

@@ -45,20 +45,30 @@ impl Validation<'_> {
         Ok(())
     }
 
-    /// What is still to be read of a clone that broke: its journal, or what its console said last.
+    /// What is still to be read of a patched clone that broke: its journal, or what its console said last.
     pub(super) fn last_words(&self, clones: &Clones) -> Vec<String> {
-        let machine = clones.of(Role::Patched);
-        if machine.guest().ping().is_ok() {
-            return self.journal(clones);
+        match clones.patched.guest().ping() {
+            Ok(()) => self.journal(clones),
+            Err(_) => self.console(clones),
         }
+    }
+
+    /// The same of one that is lost, whose console tells most, and which may answer all the same.
+    pub(super) fn last_words_of_lost(&self, clones: &Clones) -> Vec<String> {
+        let answers = clones.patched.guest().ping().is_ok();
+        let journal = if answers { self.journal(clones) } else { Vec::new() };
+        journal.into_iter().chain(self.console(clones)).collect()
+    }
+
+    fn console(&self, clones: &Clones) -> Vec<String> {
         let redacted = |line| self.scenarios.iter().fold(line, |line, scenario| scenario.redacted(line));
-        let said = machine.last_lines(CONSOLE_LINES).into_iter().map(redacted);
-        std::iter::once("the machine does not answer; its console ends:".to_owned()).chain(said).collect()
+        let said = clones.patched.last_lines(CONSOLE_LINES).into_iter().map(redacted);
+        std::iter::once("its console ends:".to_owned()).chain(said).collect()
     }
 }
 
 /// Lines of a console that are shown for a machine that does not answer.
-const CONSOLE_LINES: usize = 60;
+const CONSOLE_LINES: usize = 30;
 
 /// A length of time in the largest unit of which there are two.
 fn span(time: Duration) -> String {

@@ -201,7 +201,7 @@ impl SnmpApplier {
             lifetime: self.within,
         };
         let host = self.clone_of(Role::Patched)?.host.clone();
-        let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing yet".into() });
+        let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing".into() });
         let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved, heard: &heard };
         let start = Instant::now();
         let (stop, over) = mpsc::channel();
@@ -224,7 +224,10 @@ impl SnmpApplier {
             Ok(Ok(report)) => read(action, report, start.elapsed()),
             Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
             Err(seen) => Err(match seen {
-                Ok(Some(loss)) => ApplierError::Lost { action: name(action), how: format!("{loss}, at {}", doing()) },
+                Ok(Some(loss)) => {
+                    let how = format!("{loss}; its agent said last: {}", doing());
+                    ApplierError::Lost { action: name(action), how }
+                }
                 Ok(None) => lab("nobody watched the machine to its end".into()),
                 Err(error) => lab(with_source(&error)),
             }),
