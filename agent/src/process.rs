@@ -20,6 +20,10 @@ use serde::{Deserialize, Serialize};
 
 /// How long a process group may take to end after SIGTERM before it is killed.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// Bytes that are still read of what a command that ended left in its pipes: more than both hold (pipe(7)).
+const DRAINED: u64 = 1 << 20;
+/// Characters of a command's last words.
+const WORDS: usize = 500;
 
 /// Names one process for ever: pids are used again, pids with a start time within a boot are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +42,12 @@ pub struct ProcessMark {
 pub struct Finished {
     /// Exit status; `None` when it was killed.
     pub exit: Option<i32>,
-    /// Standard output, at most the limit, lossily decoded.
+    /// Standard output, lossily decoded; of more than the limit its ends.
     pub stdout: String,
-    /// Standard error, at most the limit, lossily decoded.
+    /// Standard error, lossily decoded; of more than the limit its ends.
     pub stderr: String,
+    /// Bytes that both had, also those that are not kept.
+    pub written: u64,
     /// Why it is no longer running.
     pub ended: patchlab_check::target::Ended,
 }
@@ -59,11 +65,15 @@ impl Finished {
         let errors: Vec<&str> =
             lines.iter().copied().filter(|line| line.starts_with("E:") || line.contains("error")).collect();
         let chosen = if errors.is_empty() { &lines } else { &errors };
-        chosen[chosen.len().saturating_sub(3)..].join("; ")
+        let words = chosen[chosen.len().saturating_sub(3)..].join("; ");
+        // A line may be as long as all that is kept; its end says what it came to.
+        let cut = words.chars().count().saturating_sub(WORDS);
+        if cut == 0 { words } else { format!("…{}", words.chars().skip(cut).collect::<String>()) }
     }
 }
 
-/// Runs a command until it ends or `deadline` passes; keeps `limit` bytes of each output stream and drops the rest.
+/// Runs a command until it ends or `deadline` passes; of each output stream with more than `limit` bytes the first and the last are
+/// kept, a quarter and three, since what it ends with tells most.
 /// `started` is told the process before it is waited for.
 ///
 /// What the command leaves running behind it (a service it restarted) does not hold this up.
@@ -90,8 +100,9 @@ pub fn run(
     let ended = wait(&exited, &mut outputs, pid, deadline)?;
     drain(&mut outputs)?;
     let exit = reap(&mut child)?;
+    let written = outputs.iter().map(|output| output.written).sum();
     let [stdout, stderr] = outputs.map(Output::into_text);
-    Ok(Finished { exit, stdout, stderr, ended })
+    Ok(Finished { exit, stdout, stderr, written, ended })
 }
 
 fn reap(child: &mut Child) -> io::Result<Option<i32>> {
@@ -110,22 +121,22 @@ fn wait(
     let mut signals = [Signal::TERM, Signal::KILL].into_iter();
     let mut ended = Ended::ByItself;
     loop {
-        match step(Some(exited), outputs, limit.saturating_duration_since(Instant::now()))? {
-            Seen::Exit => {
-                // apt-get ends at once, the dpkg it started a moment later, and holds its lock until then.
-                if ended == Ended::ByTimeout {
-                    await_end_of_group(group)?;
-                }
-                return Ok(ended);
+        let left = limit.saturating_duration_since(Instant::now());
+        let seen = step(Some(exited), outputs, left)?;
+        if seen == Seen::Exit {
+            // apt-get ends at once, the dpkg it started a moment later, and holds its lock until then.
+            if ended == Ended::ByTimeout {
+                await_end_of_group(group)?;
             }
-            Seen::Output => {}
-            Seen::Nothing => {
-                ended = Ended::ByTimeout;
-                // After SIGKILL the exit is certain, whenever the kernel gets to it.
-                let Some(signal) = signals.next() else { continue };
-                signal_group(group, signal)?;
-                limit = Instant::now() + GRACE;
-            }
+            return Ok(ended);
+        }
+        // One that never stops writing is never silent: the clock counts, not the silence.
+        if left.is_zero() {
+            ended = Ended::ByTimeout;
+            // After SIGKILL the exit is certain, whenever the kernel gets to it.
+            let Some(signal) = signals.next() else { continue };
+            signal_group(group, signal)?;
+            limit = Instant::now() + GRACE;
         }
     }
 }
@@ -176,9 +187,12 @@ fn members(group: Pid) -> io::Result<Vec<OwnedFd>> {
     Ok(found)
 }
 
-/// Takes what is in the pipes now; who still holds their other end keeps it.
+/// Takes what is in the pipes now; who still holds their other end keeps it, and may write for ever.
 fn drain(outputs: &mut [Output; 2]) -> io::Result<()> {
-    while outputs.iter().any(|output| output.pipe.is_some()) {
+    let enough = outputs.iter().map(|output| output.written).sum::<u64>() + DRAINED;
+    while outputs.iter().any(|output| output.pipe.is_some())
+        && outputs.iter().map(|output| output.written).sum::<u64>() < enough
+    {
         if step(None, outputs, Duration::ZERO)? == Seen::Nothing {
             break;
         }
@@ -186,7 +200,7 @@ fn drain(outputs: &mut [Output; 2]) -> io::Result<()> {
     Ok(())
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Exit,
     Output,
@@ -212,6 +226,10 @@ fn step(exited: Option<&OwnedFd>, outputs: &mut [Output; 2], timeout: Duration) 
         let exit = exited.is_some() && ready[0];
         (exit, ready[usize::from(exited.is_some())..].to_vec())
     };
+    // What is left in the pipes is taken afterwards: who else holds them may write for ever.
+    if exit {
+        return Ok(Seen::Exit);
+    }
     if readable.iter().any(|ready| *ready) {
         let open = outputs.iter_mut().filter(|output| output.pipe.is_some());
         for (output, _) in open.zip(readable).filter(|(_, ready)| *ready) {
@@ -219,19 +237,26 @@ fn step(exited: Option<&OwnedFd>, outputs: &mut [Output; 2], timeout: Duration) 
         }
         return Ok(Seen::Output);
     }
-    Ok(if exit { Seen::Exit } else { Seen::Nothing })
+    Ok(Seen::Nothing)
 }
 
-/// One output stream of a command.
+/// One output stream of a command, and its ends.
 struct Output {
     pipe: Option<OwnedFd>,
-    kept: Vec<u8>,
-    limit: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    limit: usize,
+    written: u64,
 }
 
 impl Output {
     fn new(pipe: Option<OwnedFd>, limit: u64) -> Self {
-        Self { pipe, kept: Vec::new(), limit }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self { pipe, head: Vec::new(), tail: Vec::new(), limit, written: 0 }
+    }
+
+    fn tail_limit(&self) -> usize {
+        self.limit - self.limit / 4
     }
 
     /// One read from a pipe that has something, or its end.
@@ -242,13 +267,33 @@ impl Output {
         if read == 0 {
             self.pipe = None;
         }
-        let room = usize::try_from(self.limit).unwrap_or(usize::MAX).saturating_sub(self.kept.len());
-        self.kept.extend_from_slice(&buffer[..read.min(room)]);
+        self.keep(&buffer[..read]);
         Ok(())
     }
 
-    fn into_text(self) -> String {
-        String::from_utf8_lossy(&self.kept).into_owned()
+    fn keep(&mut self, new: &[u8]) {
+        self.written += new.len() as u64;
+        let (head, rest) = new.split_at(new.len().min(self.limit / 4 - self.head.len()));
+        self.head.extend_from_slice(head);
+        self.tail.extend_from_slice(rest);
+        // Not at every read, since what is behind moves up.
+        if self.tail.len() > 2 * self.tail_limit() {
+            self.trim();
+        }
+    }
+
+    fn trim(&mut self) {
+        self.tail.drain(..self.tail.len().saturating_sub(self.tail_limit()));
+    }
+
+    fn into_text(mut self) -> String {
+        self.trim();
+        let left_out = self.written - (self.head.len() + self.tail.len()) as u64;
+        if left_out > 0 {
+            self.head.extend_from_slice(format!("\n… {left_out} bytes left out …\n").as_bytes());
+        }
+        self.head.append(&mut self.tail);
+        String::from_utf8_lossy(&self.head).into_owned()
     }
 }
 
@@ -300,10 +345,23 @@ mod tests {
     }
 
     #[test]
-    fn output_is_kept_up_to_the_limit_and_the_exit_status_is_told() {
-        let finished = shell("yes | head -c 300000; echo oops >&2; exit 3", 1000, Duration::from_secs(20));
-        assert_eq!((finished.exit, finished.stdout.len(), finished.ended), (Some(3), 1000, Ended::ByItself));
+    fn of_a_long_output_the_ends_are_kept_and_the_exit_status_is_told() {
+        let script = "echo first; yes | head -c 300000000; echo last; echo oops >&2; exit 3";
+        let finished = shell(script, 1000, Duration::from_secs(60));
+        assert_eq!((finished.exit, finished.written, finished.ended), (Some(3), 300_000_016, Ended::ByItself));
+        let (head, tail) = finished.stdout.split_once("\n… 299999011 bytes left out …\n").unwrap();
+        assert_eq!((head.len(), tail.len()), (250, 750));
+        assert!(head.starts_with("first\ny\n") && tail.ends_with("y\nlast\n"), "{head} {tail}");
         assert_eq!(finished.last_words(), "oops");
+        let all = "y\n".repeat(500);
+        assert_eq!(shell("yes | head -c 1000", 1000, Duration::from_secs(20)).stdout, all);
+    }
+
+    #[test]
+    fn the_last_words_of_a_gigabyte_are_its_last_ones() {
+        let finished =
+            shell("yes | head -c 1000000000 >&2; echo 'E: it broke' >&2; exit 1", 1000, Duration::from_secs(60));
+        assert_eq!(finished.last_words(), "E: it broke");
     }
 
     #[test]
@@ -312,6 +370,18 @@ mod tests {
         let finished = shell("sleep 20 & echo done", 1000, Duration::from_secs(20));
         assert_eq!((finished.exit, finished.stdout.as_str()), (Some(0), "done\n"));
         assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn one_that_never_stops_writing_is_ended_all_the_same() {
+        let begun = Instant::now();
+        let finished = shell("yes", 1000, Duration::from_millis(300));
+        assert_eq!((finished.exit, finished.ended), (None, Ended::ByTimeout));
+        assert!(begun.elapsed() < GRACE);
+        // And one that left something behind that does holds nobody up.
+        let finished = shell("yes & echo done", 1000, Duration::from_secs(20));
+        assert_eq!((finished.exit, finished.ended), (Some(0), Ended::ByItself));
+        assert!(begun.elapsed() < GRACE);
     }
 
     #[test]

@@ -23,11 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attempt::{Attempt, Course, Ending, SETTLE, ending};
+use attempt::{Attempt, Course, Ending, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
     document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
+    limits::SETTLE,
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
@@ -100,8 +101,8 @@ pub fn now() -> i64 {
 
 /// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there
 /// the transaction is carried on, from the files that were verified for it.
-fn finish(packages: &dyn PackageManager, goal: Option<&Goal>) -> Result<(), PackageError> {
-    let deadline = Instant::now() + SETTLE;
+fn finish(packages: &dyn PackageManager, goal: Option<&Goal>, time: Duration) -> Result<(), PackageError> {
+    let deadline = Instant::now() + time;
     let Err(error) = packages.settle(deadline) else { return Ok(()) };
     let Some(goal) = goal.filter(|goal| goal.install.iter().all(|file| fetch::is_what_its_name_says(file))) else {
         return Err(error);
@@ -176,7 +177,7 @@ impl Engine {
         }
         if transition::touches_packages(row.state) {
             let (packages, goal) = (Arc::clone(&self.packages), row.goal.clone());
-            let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref())).await?;
+            let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref(), SETTLE)).await?;
             if let Err(error) = settled {
                 reason = format!("{reason}; {error}");
             }

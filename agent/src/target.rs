@@ -11,7 +11,7 @@ use std::{
 
 use patchlab_check::target::{OUTPUT_LIMIT, Ran, Target, TargetError};
 
-use crate::process;
+use crate::process::{self, Finished};
 
 /// This host. Commands and connections are its own; files are read below `root`.
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ impl Target for LocalTarget {
         shell.args(["-c", command]).current_dir(dir.unwrap_or("/")).env("LC_ALL", "C");
         let finished = process::run(&mut shell, Instant::now() + timeout, OUTPUT_LIMIT, |_| {})
             .map_err(broken(format!("run {command:?}")))?;
-        Ok(Ran { exit: finished.exit, stdout: finished.stdout, stderr: finished.stderr, ended: finished.ended })
+        let Finished { exit, stdout, stderr, written, ended } = finished;
+        Ok(Ran { exit, stdout, stderr, written, ended })
     }
 
     fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, TargetError> {

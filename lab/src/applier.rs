@@ -77,6 +77,14 @@ pub enum ApplierError {
         /// The agent's error.
         reason: String,
     },
+    /// The machine was lost while it was tried: a statement about the patch, when it is lost twice and the control is not.
+    #[error("{action}: the machine was lost: {how}")]
+    Lost {
+        /// Apply or rollback.
+        action: &'static str,
+        /// What was seen of it, and what it was at.
+        how: String,
+    },
     /// The lab's own side broke: no statement about the patch.
     #[error("{action}: {reason}")]
     Lab {

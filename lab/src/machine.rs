@@ -4,21 +4,27 @@
 //! is a [`Guest`]; [`PreparedClones`] have some wait before they are asked for; [`Lab::resume`] goes on from one that was saved
 //! ([`Machine::save`]). Dropping a machine destroys it. All calls block; a caller with an executor moves them off it.
 
+mod budget;
 mod clone;
 mod domain;
 mod guest;
 mod guest_time;
 mod handshake;
 mod libvirt;
+mod loss;
 mod prepared;
 mod saved;
 mod serial;
+mod steward;
 mod stream;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,18 +38,22 @@ pub use self::{
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
     libvirt::{Driver, Lab, Versions},
+    loss::Loss,
     prepared::{Prepared, PreparedClones, wanted},
     saved::{Saved, SavedFile},
-    serial::{Failure, FailureKind, failures, failures_in},
+    serial::{Failure, FailureKind, LOG_HEAD, LOG_TAIL, ends, failures, failures_in, last_lines, said},
+    steward::CLONE_DISK,
 };
 pub(crate) use self::{
     clone::{DiskFate, Plan, Template, unfit},
     domain::{Description, Memory, Opening},
     stream::Carried,
 };
+use budget::Budget;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
 use libvirt::flatten;
 pub(crate) use libvirt::{exists, installed_qemu, remove};
+use steward::{Steward, Ward};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.
 #[derive(Debug, thiserror::Error)]
@@ -81,15 +91,21 @@ pub enum LabError {
         /// What is known beside; starts with `: ` when there is anything.
         evidence: String,
     },
-    /// The console shows that the machine broke.
-    #[error("machine {machine} broke ({kind:?}): {line}")]
-    Broken {
+    /// The machine is lost.
+    #[error("machine {machine} is lost: {loss}")]
+    Lost {
         /// Which machine.
         machine: String,
         /// How.
-        kind: FailureKind,
-        /// The console's line.
-        line: String,
+        loss: Loss,
+    },
+    /// The machine was stopped from outside, or its emulator broke.
+    #[error("machine {machine} was stopped: {reason}")]
+    Stopped {
+        /// Which machine.
+        machine: String,
+        /// What is known of it.
+        reason: String,
     },
     /// A unit that has to be active failed.
     #[error("machine {machine}: {unit} failed; its journal ends: {said}")]
@@ -144,7 +160,7 @@ impl LabError {
     /// Whether it is the machine's word on itself (it panicked, a unit of it failed, or it did not answer in time) rather than the
     /// lab's failure.
     pub fn is_of_the_machine(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Broken { .. } | Self::FailedUnit { .. })
+        matches!(self, Self::Timeout { .. } | Self::Lost { .. } | Self::FailedUnit { .. })
     }
 }
 
@@ -172,6 +188,9 @@ pub struct Machine {
     guest_time: GuestTime,
     /// Bytes of its console log that no longer say whether it lives: those before its power was cycled.
     overlooked: AtomicU64,
+    /// Which boot it is, as far as somebody knows.
+    boot: Mutex<Option<String>>,
+    ward: Ward,
     /// Keeps its baseline where it is: its disk is a layer over that one's.
     hold: Option<fs::File>,
 }
@@ -207,6 +226,20 @@ impl Machine {
         &self.serial
     }
 
+    /// The last lines that its console said.
+    pub fn last_lines(&self, lines: usize) -> Vec<String> {
+        last_lines(&self.serial, lines).unwrap_or_default()
+    }
+
+    /// How far its clock is from the lab's. The guest's answer is taken for one from the middle of the way there and back.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn clock_off(&self) -> Result<Duration, GuestError> {
+        let nanoseconds = handshake::clock_lacks_ns(&self.guest())?.unsigned_abs();
+        Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
+
     /// Its disk: a layer over its baseline's.
     pub fn disk(&self) -> &Path {
         &self.disk
@@ -222,14 +255,18 @@ impl Machine {
         let begun = Instant::now();
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
-        let boot_id = || guest.script("cat /proc/sys/kernel/random/boot_id", &[], Duration::from_secs(20));
+        let boot_id = || Self::boot_id(&guest, Duration::from_secs(20));
         let before = boot_id()?;
+        self.forget_boot();
         // The agent dies while it answers: what it says does not matter.
         let _ = guest.script("systemctl reboot", &[], Duration::from_secs(20));
         loop {
             self.check_alive("a reboot", begun, timeout)?;
             match boot_id() {
-                Ok(now) if now != before => break,
+                Ok(now) if now != before => {
+                    self.remember_boot(&now);
+                    break;
+                }
                 Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
         }
@@ -247,11 +284,13 @@ impl Machine {
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
         self.overlooked.store(fs::metadata(&self.serial).map_or(0, |log| log.len()), Ordering::Relaxed);
+        self.forget_boot();
         self.monitor("system_reset", json!({}))?;
         while guest.ping().is_err() {
             self.check_alive("its first answer after its power was cycled", begun, timeout)?;
             std::thread::sleep(Duration::from_millis(100));
         }
+        self.remember_boot(&Self::boot_id(&guest, Duration::from_secs(20))?);
         self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
         Ok(begun.elapsed())
     }
@@ -268,7 +307,9 @@ impl Machine {
         while self.domain.is_active().unwrap_or(false) {
             match self.check_alive("the end of its shutdown", begun, timeout) {
                 // It went off between the two looks.
-                Err(LabError::Broken { .. }) if !self.domain.is_active().unwrap_or(false) => break,
+                Err(LabError::Lost { .. } | LabError::Stopped { .. }) if !self.domain.is_active().unwrap_or(false) => {
+                    break;
+                }
                 other => other?,
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -418,7 +459,7 @@ impl Machine {
                 Ok(()) => return Ok(()),
                 Err(_) => self.check_alive("the guest agent's first answer", begun, timeout)?,
             }
-            hope(&String::from_utf8_lossy(&fs::read(&self.serial).unwrap_or_default()))?;
+            hope(&said(&self.serial).unwrap_or_default())?;
             std::thread::sleep(POLL);
         }
     }
@@ -460,22 +501,26 @@ impl Machine {
     /// Fails when the time is over, the console shows a failure, or the machine does not run.
     fn check_alive(&self, event: &str, begun: Instant, timeout: Duration) -> Result<(), LabError> {
         if begun.elapsed() > timeout {
-            let last = fs::read_to_string(&self.serial).unwrap_or_default();
-            let last = last.trim_end().lines().last().unwrap_or_default().trim();
+            let last = self.last_lines(1).pop().unwrap_or_default();
+            let last = last.trim();
             let evidence = if last.is_empty() { String::new() } else { format!(": its console ends with {last:?}") };
             return Err(LabError::Timeout { machine: self.name.clone(), event: event.into(), timeout, evidence });
         }
-        let fatal = |failure: &Failure| matches!(failure.kind, FailureKind::Panic | FailureKind::Emergency);
-        let said = failures_in(&self.serial, self.overlooked.load(Ordering::Relaxed));
-        let failures = said.map_err(failed("read", &self.serial))?;
-        if let Some(failure) = failures.into_iter().find(fatal) {
-            return Err(LabError::Broken { machine: self.name.clone(), kind: failure.kind, line: failure.line });
+        match self.seen()? {
+            None => Ok(()),
+            Some(loss) => Err(LabError::Lost { machine: self.name.clone(), loss }),
         }
-        if !self.domain.is_active().unwrap_or(false) {
-            let kind = FailureKind::Panic;
-            return Err(LabError::Broken { machine: self.name.clone(), kind, line: "it no longer runs".into() });
-        }
-        Ok(())
+    }
+
+    /// Bytes of its console log that no longer say whether it lives.
+    fn overlooked(&self) -> u64 {
+        self.overlooked.load(Ordering::Relaxed)
+    }
+
+    /// The emulator's log, beside the state of running machines: `run/qemu` and `log/qemu`.
+    fn log(&self) -> PathBuf {
+        let root = self.state.parent().and_then(Path::parent).unwrap_or(&self.state);
+        root.join("log/qemu").join(format!("{}.log", self.name))
     }
 }
 

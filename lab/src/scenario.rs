@@ -26,12 +26,12 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
-pub use bench::{CloneBench, RebootError};
+pub use bench::{CloneBench, RebootError, Suspected};
 pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};
 pub use quarantine::{Quarantine, Standing, today};
-pub use run::{Bench, ErrandEnd, Progress, ScenarioRun, StepRun, run};
+pub use run::{Bench, ErrandEnd, Progress, ScenarioRun, StepRun, not_begun, run};
 pub use turns::{Moment, Seat, Turns};
 
 /// The file that makes a folder a scenario.

@@ -9,6 +9,7 @@
 //! ([`Applier`]) or what a word means ([`crate::verdict`]): this is the order of things, and where they break.
 
 mod journal;
+mod lost;
 mod round;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::journal::journal;
+use self::{journal::journal, lost::Lost};
 use crate::{
     applier::{Applier, ApplierError, Role},
     baseline::Baseline,
@@ -28,7 +29,7 @@ use crate::{
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, Over, RollbackReport, ScenarioReport},
     scenario::{RebootError, Scenario, Standing, Subject},
-    verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Phase, Policy, has_evidence},
+    verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Lives, Phase, Policy, has_evidence},
 };
 
 /// Whether a machine is as before, or what is not.
@@ -94,13 +95,16 @@ pub enum Event<'a> {
     Evidence(&'a str),
 }
 
-/// The lab broke; says nothing about the patch.
+/// A validation cannot go on.
 #[derive(Debug, thiserror::Error)]
 enum Broke {
     #[error("{phase}: {source}")]
     Lab { phase: &'static str, source: LabError },
     #[error("{phase}: {reason}")]
     Other { phase: &'static str, reason: String },
+    /// Not the lab did: the patched clone, and not the control.
+    #[error("the patched clone was lost: {}", _0.how)]
+    Lost(Lost),
 }
 
 fn lab(phase: &'static str) -> impl FnOnce(LabError) -> Broke {
@@ -127,21 +131,31 @@ struct Clones {
 }
 
 impl Validation<'_> {
-    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch.
+    /// Runs it; a lab that breaks is tried again a bounded number of times, and never blames the patch. A patched clone that is lost, and a
+    /// control that is not, are tried once more too: a regression is believed when it shows twice.
     pub fn run(&self) -> Validated {
         let begun = Instant::now();
-        let mut tries = 0;
+        let (mut broken, mut lost) = (0, None);
         loop {
-            let (mut report, clones) = self.once(begun);
+            let (mut report, clones, now_lost) = self.once(begun, lost.as_ref());
             report.guest_ms = millis(self.lab.guest_time().total());
-            if report.verdict != Judgement::LabError || tries == LAB_ERROR_REQUEUES {
-                report.total_ms = millis(begun.elapsed());
-                let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
-                return Validated { report, saved };
-            }
+            let why = match now_lost {
+                Some(now) if lost.is_none() => {
+                    let Lost { phase, how } = lost.insert(now);
+                    format!("the patched clone is lost {phase} ({how}), the control is not")
+                }
+                _ if report.verdict == Judgement::LabError && broken < LAB_ERROR_REQUEUES => {
+                    broken += 1;
+                    format!("the lab broke ({})", report.reason)
+                }
+                _ => {
+                    report.total_ms = millis(begun.elapsed());
+                    let saved = clones.map_or_else(Vec::new, |clones| self.save(clones, report.verdict));
+                    return Validated { report, saved };
+                }
+            };
             drop(clones);
-            tries += 1;
-            (self.observer)(Event::Note(&format!("the lab broke ({}): once more, on fresh clones", report.reason)));
+            (self.observer)(Event::Note(&format!("{why}: once more, on fresh clones")));
         }
     }
 
@@ -160,13 +174,27 @@ impl Validation<'_> {
         })
     }
 
-    fn once(&self, begun: Instant) -> (BaselineReport, Option<Clones>) {
+    /// Once on a pair of clones; `before` says how the patched one was lost the last time.
+    fn once(&self, begun: Instant, before: Option<&Lost>) -> (BaselineReport, Option<Clones>, Option<Lost>) {
         let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
-        let mut clones = None;
+        let (mut clones, mut lost) = (None, None);
         let applied = match self.phases(&mut report, &mut clones) {
             Ok(applied) => applied,
+            Err(Broke::Lost(found)) => {
+                report.journal = clones.as_ref().map_or_else(Vec::new, |clones| self.last_words_of_lost(clones));
+                report.rollback = match found.phase {
+                    Phase::RolledBack => RollbackReport::failed(format!("the machine was lost: {}", found.how)),
+                    _ => RollbackReport::skipped("the patch was rejected before"),
+                };
+                report.scenarios.push(verdict::lost(found.phase, &found.how, Lives::Never));
+                lost = Some(found);
+                Applied::Yes
+            }
             Err(broke) => Applied::LabError(broke.to_string()),
         };
+        if let (Some(before), None, Applied::Yes | Applied::Inapplicable(_)) = (before, &lost, &applied) {
+            report.scenarios.push(verdict::lost(before.phase, &before.how, Lives::Sometimes));
+        }
         let evidence: Vec<String> = self
             .scenarios
             .iter()
@@ -189,7 +217,7 @@ impl Validation<'_> {
         report.verdict = judged.judgement;
         report.reason = judged.reason + &self.set_aside(&report.scenarios);
         report.total_ms = millis(begun.elapsed());
-        (report, clones)
+        (report, clones, lost)
     }
 
     /// Everything up to the judgement. What is known so far is in `report`, and what lives in `clones`, also when the
@@ -213,17 +241,26 @@ impl Validation<'_> {
             }
             Err(ApplierError::Inapplicable { reason }) => return Ok(Applied::Inapplicable(reason)),
             Err(error @ ApplierError::Failed { .. }) => {
-                report.journal = self.journal(clones);
+                report.journal = self.last_words(clones);
                 return Ok(Applied::Inapplicable(error.to_string()));
             }
-            Err(error) => return Err(other("apply", error)),
+            Err(ApplierError::Lost { how, .. }) => {
+                idle.map_err(lab("state of the control"))?;
+                return Err(Broke::Lost(Lost { phase: Phase::Applying, how }));
+            }
+            Err(error) => return Err(self.of_patched(clones, Phase::Applying, other("apply", error))),
         };
         let mut control = idle.map_err(lab("state of the control"))?;
+        self.keeps_time(clones, Phase::Applied, report)?;
+        if self.is_rejected(clones, report) {
+            return Ok(Applied::Yes);
+        }
         let reboots = self.reboot == Reboot::Always || report.reboot_needed;
         if !reboots {
             // Before the scenarios: what they leave behind is not the patch's doing.
             self.phase("state of the patched clone");
-            let now = self.state(clones, Role::Patched, &manifest).map_err(lab("state of the patched clone"))?;
+            let broke = |error| self.of_patched(clones, Phase::Applied, lab("state of the patched clone")(error));
+            let now = self.state(clones, Role::Patched, &manifest).map_err(broke)?;
             report.diff = Some(diff_beside(&manifest, &now, &control));
         }
         self.round(&scenarios, clones, Phase::Applied, report)?;
@@ -235,7 +272,8 @@ impl Validation<'_> {
             // A reboot changes a machine that was left alone, too; and a new kernel shows only now.
             self.phase("state of both clones");
             let now;
-            (control, now) = self.states(clones, &manifest).map_err(lab("state of both clones"))?;
+            let broke = |error| self.of_patched(clones, Phase::Rebooted, lab("state of both clones")(error));
+            (control, now) = self.states(clones, &manifest).map_err(broke)?;
             report.diff = Some(diff_beside(&manifest, &now, &control));
             self.round(&scenarios, clones, Phase::Rebooted, report)?;
         }
@@ -259,7 +297,7 @@ impl Validation<'_> {
         let bad = |verdict| matches!(verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky);
         let rejected = report.scenarios.iter().any(|ran| self.counts(&ran.name) && bad(ran.verdict));
         if rejected {
-            report.journal = self.journal(clones);
+            report.journal = self.last_words(clones);
             report.rollback = RollbackReport::skipped("the patch was rejected before");
         }
         rejected
@@ -283,18 +321,24 @@ impl Validation<'_> {
         (manifest, control, over): (&Manifest, &Manifest, Over),
         report: &mut BaselineReport,
     ) -> Result<(), Broke> {
+        self.keeps_time(clones, Phase::RolledBack, report)?;
+        if self.is_rejected(clones, report) {
+            return Ok(());
+        }
         self.phase("rollback");
         match self.of_guest(|| self.applier.rollback(&clones.patched)) {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
             Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
-                report.journal = self.journal(clones);
+                report.journal = self.last_words(clones);
                 report.rollback = RollbackReport::failed(error.to_string());
                 return Ok(());
             }
-            Err(error) => return Err(other("rollback", error)),
+            Err(ApplierError::Lost { how, .. }) => return Err(Broke::Lost(Lost { phase: Phase::RolledBack, how })),
+            Err(error) => return Err(self.of_patched(clones, Phase::RolledBack, other("rollback", error))),
         }
         self.phase("compare with the baseline");
-        let (now, compared) = self.compare(clones, manifest, over).map_err(lab("compare with the baseline"))?;
+        let broke = |error| self.of_patched(clones, Phase::RolledBack, lab("compare with the baseline")(error));
+        let (now, compared) = self.compare(clones, manifest, over).map_err(broke)?;
         report.rollback = match compared {
             // Beside the control as it was before: what is told here decides nothing, and is not worth another look.
             Ok(()) => RollbackReport::proven(over).leaving(diff_beside(manifest, &now, control).of_the_running()),
@@ -411,14 +455,18 @@ impl Validation<'_> {
         };
         let (control, patched) = both(reboot);
         let took = control.map_err(broke)?;
-        match patched {
-            Err(RebootError::Lab(error)) if error.is_of_the_machine() => {
-                let back = self.power_cycle(&clones.patched)?;
-                report.scenarios.push(verdict::lost_in_reboot(millis(took), &error.to_string(), back));
-                Ok(())
-            }
-            other => other.map(drop).map_err(broke),
+        let Err(error) = patched else { return Ok(()) };
+        let is_lost = match &error {
+            RebootError::Lab(error) => error.is_of_the_machine() || matches!(clones.patched.lost(), Ok(Some(_))),
+            // What applies started again on the control.
+            RebootError::Applier(_) => true,
+        };
+        if !is_lost {
+            return Err(broke(error));
         }
+        let back = self.power_cycle(&clones.patched)?;
+        report.scenarios.push(verdict::lost_in_reboot(millis(took), &error.to_string(), back));
+        Ok(())
     }
 
     /// What was found and does not count, for the end of a reason: a quarantine is never silent.

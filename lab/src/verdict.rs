@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, overall};
 pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
-pub use scenario::{Attempt, CheckRun, Compared, Presence, compare_scenario, has_evidence, lost_in_reboot};
+pub use scenario::{
+    Attempt, CheckRun, Compared, Lives, Presence, compare_scenario, has_evidence, lost, lost_in_reboot, of_the_machine,
+};
 
 /// How often a clone that broke is made again before the verdict is `lab-error`.
 pub const LAB_ERROR_REQUEUES: usize = 1;
@@ -140,6 +142,8 @@ impl std::fmt::Display for Judgement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
+    /// While the patch is applied: no scenario runs then, but the machine may be lost.
+    Applying,
     /// After the patch was applied.
     Applied,
     /// After the reboot that followed.
@@ -154,6 +158,7 @@ impl Phase {
     /// The word in JSON.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Applying => "applying",
             Self::Applied => "applied",
             Self::Rebooted => "rebooted",
             Self::AfterWrites => "after-writes",
@@ -165,6 +170,7 @@ impl Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Applying => "while the patch is applied",
             Self::Applied => "after the patch",
             Self::Rebooted => "after the reboot",
             Self::AfterWrites => "as it writes before the rollback",

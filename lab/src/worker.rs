@@ -19,7 +19,7 @@ mod user;
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io,
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::{
         fd::OwnedFd,
         unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
@@ -59,6 +59,11 @@ pub(crate) fn user() -> Result<(u32, u32), WorkerError> {
 /// How long a worker may take to open libvirt: the first time in a data folder it probes QEMU, which takes 4 to 12 s on an idle
 /// host under software emulation.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The file in its folder that has its standard output and standard error.
+const LOG: &str = "worker.log";
+/// Bytes of it that are read for its last line.
+const LAST_BYTES: u64 = 4096;
 
 /// How long the namespaces may take to be set up.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -182,7 +187,7 @@ pub fn spawn(places: &Places, launcher: &Launcher, network: &Network) -> Result<
     ledger.creating(&id, Thing::Folder { path: folder.clone() })?;
     make_folder(places, &folder, &user)?;
 
-    let log = folder.join("worker.log");
+    let log = folder.join(LOG);
     let (ours, theirs) = UnixStream::pair().map_err(failed("make", "a socket pair"))?;
     let (pid, keeper) = keep(command(launcher, theirs, &log)?)?;
     let process = Process::of(pid).map_err(failed("identify", "the worker"))?;
@@ -232,6 +237,20 @@ impl Worker {
     /// What comes from it; `None` when it was taken before.
     pub fn take_receiver(&mut self) -> Option<Receiver> {
         self.receiver.take()
+    }
+
+    /// The last line that it wrote, for who asks why it is gone; of its log no more than the end is read.
+    pub fn last_words(&self) -> String {
+        let mut bytes = Vec::new();
+        let read = |bytes: &mut Vec<u8>| -> io::Result<()> {
+            let mut log = File::open(self.folder.join(LOG))?;
+            let length = log.metadata()?.len();
+            log.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+            log.take(LAST_BYTES).read_to_end(bytes).map(drop)
+        };
+        // One that wrote nothing has no last words.
+        let _ = read(&mut bytes);
+        last_line(&String::from_utf8_lossy(&bytes)).to_owned()
     }
 
     /// Ends it at once, with all its machines, and takes away what it made.

@@ -1,5 +1,7 @@
 //! Limits on everything that is fetched or received. Each is a promise to the reader of the documents and to the host.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
 /// Largest document (envelope) an agent fetches: 1 MiB.
@@ -26,3 +28,11 @@ pub const ROOT_SUCCESSORS: usize = 64;
 pub const REBOOT_GRACE_MINUTES: u16 = 24 * 60;
 /// How far a signer's clock may be ahead of the host's.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(10);
+/// How long an agent may take at most to finish what a run left half-way, after the run's own lifetime is over: see [`settle`].
+pub const SETTLE: Duration = Duration::from_secs(300);
+
+/// How long an agent may take to finish what a run left half-way, after its lifetime is over: as long again, at most [`SETTLE`]. Managers wait
+/// so much longer.
+pub fn settle(lifetime: Duration) -> Duration {
+    SETTLE.min(lifetime)
+}

@@ -18,9 +18,6 @@ use crate::{
     state::{Columns, Run},
 };
 
-/// How long finishing what was left half-way may take, after a run's own time is over.
-pub const SETTLE: Duration = Duration::from_secs(300);
-
 /// Why a run did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {

@@ -8,11 +8,12 @@ use patchlab_protocol::{
     Digest, ItemState, Refusal, Refused,
     document::{Action, Checks, OnFailure, Order, RunState},
     inventory::{PackageId, Transaction},
+    limits::settle,
 };
 
 use super::{
     Turn,
-    attempt::{Attempt, Course, SETTLE, Stop, blocking, unfit},
+    attempt::{Attempt, Course, Stop, blocking, unfit},
     finish,
     plan::{Plan, compare},
     ready::{Fetched, Ready},
@@ -219,14 +220,15 @@ impl<'e> Attempt<'e> {
         let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
         let told = Told { order: work.digest, action: Some(work.action) };
         // What is put back has time to be, also when the run's own is over.
-        let deadline =
-            if moment == Moment::Before { self.deadline } else { self.deadline.max(Instant::now() + SETTLE) };
+        let after = || self.deadline.max(Instant::now() + settle(self.lifetime));
+        let deadline = if moment == Moment::Before { self.deadline } else { after() };
         blocking(move || hooks::run(&folder, moment, &told, deadline)).await
     }
 
     async fn commit(&self, goal: &Goal) -> Result<Committed, Stop> {
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
         let (record, order, run) = (Arc::clone(&self.engine.record), self.order, self.run);
+        let time = settle(self.lifetime);
         let done = blocking(move || {
             let committed = packages.commit(&goal, deadline, &mut |mark| {
                 // Without the mark the next agent could not end an orphan; that is no reason to stop this one half-way.
@@ -237,7 +239,7 @@ impl<'e> Attempt<'e> {
             // What failed by itself would fail again; what ran out of time is finished.
             let again = (committed.finished.ended == Ended::ByTimeout).then_some(&goal);
             if !committed.finished.succeeded()
-                && let Err(error) = finish(&*packages, again)
+                && let Err(error) = finish(&*packages, again, time)
             {
                 tracing::warn!(%error, "packages were left half-way");
             }
@@ -276,7 +278,10 @@ impl<'e> Attempt<'e> {
 
 fn judge(committed: &Committed, missed: &[String]) -> Result<(), Stop> {
     if committed.finished.ended == Ended::ByTimeout {
-        return Err(Stop::Aborted(format!("its lifetime ended while the package manager worked; {}", list(missed))));
+        let said = committed.finished.last_words();
+        let said = if said.is_empty() { said } else { format!("; it said last: {said}") };
+        let reason = format!("its lifetime ended while the package manager worked; {}{said}", list(missed));
+        return Err(Stop::Aborted(reason));
     }
     if !committed.finished.succeeded() {
         return Err(Stop::failed(format!("the package manager failed: {}", committed.finished.last_words())));

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// The machine under test: run a command, read a file, talk to a socket. Implemented over the guest channel in the lab and
 /// locally in the agent.
 pub trait Target {
-    /// Runs a shell command line (`/bin/sh -c`) in `dir` and waits for its end. Output is cut at [`OUTPUT_LIMIT`] bytes a stream.
+    /// Runs a shell command line (`/bin/sh -c`) in `dir` and waits for its end. Of an output stream with more than [`OUTPUT_LIMIT`] bytes the first
+    /// and the last are kept.
     fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError>;
 
     /// Reads at most `limit` bytes of a file; `None` when it does not exist.
@@ -29,6 +30,8 @@ pub struct Ran {
     pub stdout: String,
     /// Standard error, lossily decoded.
     pub stderr: String,
+    /// Bytes that both streams had, also those that were left out in the middle.
+    pub written: u64,
     /// Whether the timeout ended it.
     pub ended: Ended,
 }

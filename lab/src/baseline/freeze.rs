@@ -269,7 +269,8 @@ fn capture(guest: &Guest, origin: Origin, work: &Path, timeout: Duration) -> Res
     let (inside, outside) = (format!("/run/patchlab-{}", captured::ARCHIVE), work.join(captured::ARCHIVE));
     let arguments: Vec<&str> = [inside.as_str()].into_iter().chain(Captured::wanted()).collect();
     guest.script(captured::SCRIPT, &arguments, timeout).map_err(LabError::from)?;
-    let archive = guest.read_file(&inside, captured::ARCHIVE_BYTES).map_err(LabError::from)?.unwrap_or_default();
+    let archive =
+        guest.read_file(&inside, captured::ARCHIVE_BYTES, timeout).map_err(LabError::from)?.unwrap_or_default();
     guest.script(r#"rm -f -- "$1""#, &[&inside], timeout).map_err(LabError::from)?;
     let captured = fs::write(&outside, &archive).and_then(|()| Captured::unpack(&archive[..]));
     Ok(captured.map_err(|source| LabError::Io { action: "keep", path: outside, source })?)

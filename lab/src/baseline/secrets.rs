@@ -197,7 +197,7 @@ fn look(guest: &Guest, scope: Scope, timeout: Duration) -> Result<Vec<Secret>, G
     let answer = "/run/patchlab-secrets";
     let script = format!("({LOOK}) >\"$2\"");
     guest.script(&script, &[&before, answer], timeout)?;
-    let bytes = guest.read_file(answer, ANSWER_BYTES)?.unwrap_or_default();
+    let bytes = guest.read_file(answer, ANSWER_BYTES, timeout)?.unwrap_or_default();
     guest.script(r#"rm -f -- "$1""#, &[answer], timeout)?;
     Ok(judge(&String::from_utf8_lossy(&bytes)))
 }

@@ -210,7 +210,9 @@ impl Lab {
     pub(crate) fn introduce(&self, mut machine: Machine) -> Result<Machine, LabError> {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * machine.hardware.accelerator.factor();
-        machine.handshake = Some(handshake::shake(&machine.guest(), &machine.name, timeout)?);
+        let handshake = handshake::shake(&machine.guest(), &machine.name, timeout)?;
+        machine.remember_boot(&handshake.boot_id);
+        machine.handshake = Some(handshake);
         machine.report.handshake_ms = millis(begun);
         Ok(machine)
     }
@@ -252,6 +254,7 @@ impl Lab {
             forwards: &plan.forwards,
         };
         let domain = self.create(&description, plan.flags)?;
+        let ward = self.steward.take(&plan.name, &domain, &serial, (&plan.disk, plan.fate));
         let report =
             CloneReport { rung: plan.rung, fallback: None, start_ms: 0, incoming_ms: 0, ready_ms: 0, handshake_ms: 0 };
         Ok(Machine {
@@ -267,6 +270,8 @@ impl Lab {
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
             overlooked: Default::default(),
+            boot: Default::default(),
+            ward,
             hold: None,
         })
     }

@@ -1,9 +1,10 @@
 //! The inside of a machine, reached through the QEMU guest agent over virtio-serial.
 //!
-//! Agent commands are kept short: a command's output goes to files in the guest, of which a bounded part is read back; files
-//! are read in chunks.
+//! What answers there is not trusted. Whatever is asked has a [`Budget`], however often the agent says that it is not ready yet; libvirt gives
+//! an answer of more than 10 MiB up, and one that is not what was asked for is an error. Of a command's output a bounded part is brought
+//! back ([`RUN`]); files are read in chunks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use patchlab_check::{
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use virt::domain::Domain;
 
-use super::GuestTime;
+use super::{Budget, GuestTime};
 
 /// Bytes read or written by one agent command: 1 MiB, far below libvirt's limit for a message.
 const CHUNK: u64 = 1024 * 1024;
@@ -22,8 +23,11 @@ const CHUNK: u64 = 1024 * 1024;
 /// Bytes handed to a guest's command in one piece.
 const INPUT_CHUNK: usize = 512 * 1024;
 
-/// Seconds that one agent command may take. All of them only start, ask or read.
-const COMMAND_TIMEOUT_S: i32 = 60;
+/// How long the clock may take to be read.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a file may take to be read when nothing else is said; and how long closing one may.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a command may outlive the guest's own limit before the machine counts as broken.
 const GRACE: Duration = Duration::from_secs(30);
@@ -68,6 +72,11 @@ pub(crate) struct Executed {
 }
 
 #[derive(Deserialize)]
+struct Started {
+    pid: i64,
+}
+
+#[derive(Deserialize)]
 struct ExecStatus {
     exited: bool,
     exitcode: Option<i32>,
@@ -93,20 +102,23 @@ impl Guest {
         GuestError { machine: self.machine.clone(), action: action.to_owned(), reason: reason.to_string(), answer }
     }
 
-    /// One agent command.
-    fn ask(&self, command: &str, arguments: &Value, timeout_s: i32) -> Result<Value, GuestError> {
+    /// What is in the guest is not as it may be.
+    pub(crate) fn refused(&self, action: &str, reason: impl ToString) -> GuestError {
+        self.error(action, reason, Answer::Refused)
+    }
+
+    /// One agent command, in what is left of a budget.
+    fn ask(&self, command: &str, arguments: &Value, budget: Budget) -> Result<Value, GuestError> {
         let _awaiting = self.time.awaiting();
         let request = json!({ "execute": command, "arguments": arguments }).to_string();
-        let answer = self.domain.qemu_agent_command(&request, timeout_s, 0).map_err(|error| {
+        let answer = self.domain.qemu_agent_command(&request, budget.command_s(), 0).map_err(|error| {
             let answer = match error.message().contains("unable to execute QEMU agent command") {
                 true => Answer::Refused,
                 false => Answer::None,
             };
             self.error(command, error.message(), answer)
         })?;
-        let answer: Value =
-            serde_json::from_str(&answer).map_err(|error| self.error(command, error, Answer::Refused))?;
-        Ok(answer["return"].clone())
+        returned(&answer).map_err(|reason| self.error(command, reason, Answer::Refused))
     }
 
     fn parse<T: for<'de> Deserialize<'de>>(&self, action: &str, value: Value) -> Result<T, GuestError> {
@@ -119,12 +131,12 @@ impl Guest {
 
     /// Whether the agent answers within a second.
     pub(crate) fn ping(&self) -> Result<(), GuestError> {
-        self.ask("guest-ping", &json!({}), 1).map(drop)
+        self.ask("guest-ping", &json!({}), Budget::of(Duration::from_secs(1))).map(drop)
     }
 
     /// Its clock, nanoseconds since 1970.
     pub(crate) fn clock_ns(&self) -> Result<i64, GuestError> {
-        self.parse("guest-get-time", self.ask("guest-get-time", &json!({}), COMMAND_TIMEOUT_S)?)
+        self.parse("guest-get-time", self.ask("guest-get-time", &json!({}), Budget::of(CLOCK_TIMEOUT))?)
     }
 
     /// Starts a program and waits for its end, at most for `timeout`.
@@ -136,21 +148,20 @@ impl Guest {
             arguments["input-data"] = BASE64.encode(input).into();
         }
         let _awaiting = self.time.awaiting();
-        let started = self.ask("guest-exec", &arguments, COMMAND_TIMEOUT_S)?;
-        let pid = json!({ "pid": started["pid"] });
-        let deadline = Instant::now() + timeout;
+        let budget = Budget::of(timeout);
+        let started: Started = self.parse("guest-exec", self.ask("guest-exec", &arguments, budget)?)?;
+        let pid = json!({ "pid": started.pid });
         // The agent cannot tell us; so ask, often at first for what ends at once, then less.
         let mut pause = Duration::from_millis(2);
         loop {
-            let status: ExecStatus =
-                self.parse("guest-exec-status", self.ask("guest-exec-status", &pid, COMMAND_TIMEOUT_S)?)?;
+            let status: ExecStatus = self.parse("guest-exec-status", self.ask("guest-exec-status", &pid, budget)?)?;
             if status.exited {
                 let stdout = self.decode("guest-exec-status", &status.out)?;
                 let stderr = self.decode("guest-exec-status", &status.err)?;
                 return Ok(Executed { exit: status.exitcode, stdout, stderr });
             }
-            if Instant::now() > deadline {
-                return Err(self.error(&action(), format!("no end after {} s", timeout.as_secs()), Answer::None));
+            if budget.is_over() {
+                return Err(self.error(&action(), format!("no end after {} s", budget.seconds()), Answer::None));
             }
             std::thread::sleep(pause);
             pause = (pause * 3 / 2).min(Duration::from_millis(100));
@@ -168,6 +179,30 @@ impl Guest {
         let reason = format!("exit {:?}: {}", executed.exit, said.trim().chars().take(400).collect::<String>());
         let action = script.trim().lines().next().unwrap_or_default();
         Err(self.error(&format!("run {action}"), reason, Answer::Refused))
+    }
+
+    /// Runs a command line for at most `timeout`; for how it ended `patience` is waited in all.
+    pub(super) fn run_within(
+        &self,
+        command: &str,
+        dir: &str,
+        (timeout, patience): (Duration, Duration),
+    ) -> Result<Ran, GuestError> {
+        let seconds = format!("{:.1}", timeout.as_secs_f64().max(0.1));
+        let limit = OUTPUT_LIMIT.to_string();
+        let executed = self.exec(&["/usr/bin/perl", "-e", RUN, command, &seconds, dir, &limit], &[], patience)?;
+        // The guest's own kernel ended it, for want of memory: so it ended the command.
+        let killed = || Ran {
+            exit: None,
+            stdout: String::new(),
+            stderr: "what ran the command was killed".into(),
+            written: 0,
+            ended: Ended::ByItself,
+        };
+        ran(&executed).or_else(|| executed.exit.is_none().then(killed)).ok_or_else(|| {
+            let said: String = String::from_utf8_lossy(&executed.stderr).trim().chars().take(400).collect();
+            self.refused("run", format!("the command could not be started, or what runs it was ended: {said}"))
+        })
     }
 
     /// Writes a file whole, with its folders; `mode` are permission bits.
@@ -203,32 +238,41 @@ impl Guest {
         step(finish, &[])
     }
 
-    /// Reads a file from `offset` 0 to its end or `limit` bytes, in chunks; `None` when it does not exist.
-    pub(crate) fn read_file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, GuestError> {
-        let opened = self.ask("guest-file-open", &json!({ "path": path, "mode": "r" }), COMMAND_TIMEOUT_S);
-        let handle = match opened {
-            Ok(handle) => handle,
+    /// Reads a file from its begin to its end or `limit` bytes, in chunks; `None` when it does not exist.
+    pub(crate) fn read_file(&self, path: &str, limit: u64, timeout: Duration) -> Result<Option<Vec<u8>>, GuestError> {
+        let budget = Budget::of(timeout);
+        let opened = self.ask("guest-file-open", &json!({ "path": path, "mode": "r" }), budget);
+        let handle: i64 = match opened {
+            Ok(handle) => self.parse("guest-file-open", handle)?,
             Err(error) if error.reason.contains("No such file or directory") => return Ok(None),
             Err(error) => return Err(error),
         };
-        let bytes = self.read_handle(&handle, limit);
-        let closed = self.ask("guest-file-close", &json!({ "handle": handle }), COMMAND_TIMEOUT_S);
+        let bytes = self.read_handle(path, handle, limit, budget);
+        let closed = self.ask("guest-file-close", &json!({ "handle": handle }), Budget::of(CLOSE_TIMEOUT));
         let bytes = bytes?;
         closed?;
         Ok(Some(bytes))
     }
 
-    fn read_handle(&self, handle: &Value, limit: u64) -> Result<Vec<u8>, GuestError> {
+    fn read_handle(&self, path: &str, handle: i64, limit: u64, budget: Budget) -> Result<Vec<u8>, GuestError> {
         let mut bytes = Vec::new();
         loop {
             let left = limit.saturating_sub(bytes.len() as u64);
             if left == 0 {
                 return Ok(bytes);
             }
-            let arguments = json!({ "handle": handle, "count": left.min(CHUNK) });
-            let chunk: ReadChunk =
-                self.parse("guest-file-read", self.ask("guest-file-read", &arguments, COMMAND_TIMEOUT_S)?)?;
+            if budget.is_over() {
+                let reason = format!("{} bytes came in {} s, and no end", bytes.len(), budget.seconds());
+                return Err(self.error(&format!("read {path}"), reason, Answer::None));
+            }
+            let count = left.min(CHUNK);
+            let arguments = json!({ "handle": handle, "count": count });
+            let chunk: ReadChunk = self.parse("guest-file-read", self.ask("guest-file-read", &arguments, budget)?)?;
             let data = self.decode("guest-file-read", &chunk.data)?;
+            if data.len() as u64 > count {
+                let reason = format!("it gave {} bytes where {count} were asked for", data.len());
+                return Err(self.error("guest-file-read", reason, Answer::Refused));
+            }
             let end = chunk.eof || data.is_empty();
             bytes.extend(data);
             if end {
@@ -238,16 +282,17 @@ impl Guest {
     }
 }
 
-/// Runs the command line with its output in files and its time limited; then shows the first bytes of both.
-const RUN: &str = r#"
-out=$(mktemp -d /tmp/lab.XXXXXXXX) || exit 125
-cd "${3:-/}" 2>"$out/err" && timeout --kill-after=5 "$2" /bin/sh -c "$1" >"$out/out" 2>"$out/err" </dev/null
-code=$?
-head -c "$4" "$out/out"
-head -c "$4" "$out/err" >&2
-rm -rf "$out"
-exit $code
-"#;
+/// What the agent returned, from the text of its answer.
+fn returned(answer: &str) -> Result<Value, String> {
+    match serde_json::from_str(answer) {
+        Ok(Value::Object(mut fields)) => fields.remove("return").ok_or_else(|| "its answer returns nothing".to_owned()),
+        Ok(_) => Err("its answer is no object".into()),
+        Err(error) => Err(format!("its answer is no JSON: {error}")),
+    }
+}
+
+/// Runs a command line within limits. See the file.
+const RUN: &str = include_str!("run.pl");
 
 /// Sends standard input to a TCP port and shows what comes back. bash, since nothing else is sure to be there.
 const CONNECT: &str = r#"
@@ -262,18 +307,11 @@ const EMPTY_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Target for Guest {
     fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
-        let begun = Instant::now();
-        let seconds = format!("{:.1}", timeout.as_secs_f64().max(0.1));
-        let limit = OUTPUT_LIMIT.to_string();
-        let argv = ["/bin/sh", "-c", RUN, "lab", command, &seconds, dir.unwrap_or("/"), &limit];
-        let executed = self.exec(&argv, &[], timeout + GRACE).map_err(target_error)?;
-        let (exit, ended) = ending(executed.exit, begun.elapsed(), timeout);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Ran { exit, stdout: text(&executed.stdout), stderr: text(&executed.stderr), ended })
+        self.run_within(command, dir.unwrap_or("/"), (timeout, timeout + GRACE)).map_err(target_error)
     }
 
     fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, TargetError> {
-        self.read_file(path, limit).map_err(target_error)
+        self.read_file(path, limit, READ_TIMEOUT).map_err(target_error)
     }
 
     fn connect(
@@ -303,13 +341,21 @@ impl Target for Guest {
     }
 }
 
-/// What the exit status of `timeout` means: 124 also when the command itself said so, which the clock tells apart.
-fn ending(exit: Option<i32>, elapsed: Duration, timeout: Duration) -> (Option<i32>, Ended) {
-    match exit {
-        Some(124 | 137) if elapsed >= timeout => (None, Ended::ByTimeout),
-        Some(code) if code > 128 => (None, Ended::ByItself),
-        other => (other, Ended::ByItself),
-    }
+/// What [`RUN`] said of a command; `None` when it did not come to say how the command ended.
+fn ran(executed: &Executed) -> Option<Ran> {
+    let at = executed.stderr.iter().rposition(|byte| *byte == 0)?;
+    let (stderr, last) = executed.stderr.split_at(at);
+    let (written, word) = std::str::from_utf8(&last[1..]).ok()?.split_once(' ')?;
+    let ended = match word {
+        "itself" => Ended::ByItself,
+        "timeout" => Ended::ByTimeout,
+        _ => return None,
+    };
+    // A signal ended it, or the lack of time.
+    let exit = executed.exit.filter(|code| *code <= 128 && ended == Ended::ByItself);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&executed.stdout), text(stderr));
+    Some(Ran { exit, stdout, stderr, written: written.parse().ok()?, ended })
 }
 
 fn target_error(error: GuestError) -> TargetError {
@@ -318,14 +364,86 @@ fn target_error(error: GuestError) -> TargetError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::Instant,
+    };
+
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// Runs a command line as a guest does, but here.
+    fn here(command: &str, seconds: &str, folder: &str, limit: &str) -> Ran {
+        let output =
+            Command::new("perl").args(["-e", RUN, command, seconds, folder, limit]).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        let executed = Executed { exit: output.status.code(), stdout: output.stdout, stderr: output.stderr };
+        ran(&executed).unwrap_or_else(|| panic!("{executed:?}"))
+    }
+
     #[test]
-    fn a_commands_own_124_is_no_timeout() {
-        let second = Duration::from_secs(1);
-        assert_eq!(ending(Some(124), second / 2, second), (Some(124), Ended::ByItself));
-        assert_eq!(ending(Some(124), second * 2, second), (None, Ended::ByTimeout));
-        assert_eq!(ending(Some(139), second / 2, second), (None, Ended::ByItself));
-        assert_eq!(ending(Some(3), second * 2, second), (Some(3), Ended::ByItself));
+    fn a_command_is_run_and_how_it_ended_is_told() {
+        let ran = here("pwd; echo no >&2; exit 124", "20", "/tmp", "1000");
+        assert_eq!((ran.exit, ran.ended, ran.written), (Some(124), Ended::ByItself, 8));
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("/tmp\n", "no\n"));
+        assert_eq!(here("kill -SEGV $$", "20", "/", "1000").exit, None);
+        let nowhere = here("true", "20", "/there/is/none", "1000");
+        assert_eq!((nowhere.exit, nowhere.stderr.contains("No such file")), (Some(2), true), "{nowhere:?}");
+        assert_eq!(here("printf 'a\\0b' >&2", "20", "/", "1000").stderr, "a\0b");
+    }
+
+    #[test]
+    fn of_a_gigabyte_the_ends_are_kept_and_how_much_it_was_is_told() {
+        let ran = here("echo first; yes | head -c 1000000000; echo last", "60", "/", "1000");
+        assert_eq!((ran.exit, ran.written), (Some(0), 1_000_000_011));
+        let (head, tail) = ran.stdout.split_once("\n… 999999011 bytes left out …\n").expect(&ran.stdout);
+        assert!(head.starts_with("first\ny\n") && tail.ends_with("y\nlast\n"), "{head} {tail}");
+        assert_eq!(head.len() + tail.len(), 1000);
+    }
+
+    #[test]
+    fn one_that_ignores_its_end_is_killed_with_all_that_it_started() {
+        let begun = Instant::now();
+        let ran = here("trap '' TERM; sleep 61 & echo $!; while :; do sleep 1; done", "0.5", "/", "1000");
+        assert_eq!((ran.exit, ran.ended), (None, Ended::ByTimeout));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let left = std::fs::read_to_string(format!("/proc/{}/stat", ran.stdout.trim())).unwrap_or_default();
+        assert!(left.is_empty() || left.contains(") Z "), "{left}");
+        // One that is never silent ends in time as well.
+        assert_eq!(here("yes", "0.5", "/", "1000").ended, Ended::ByTimeout);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_a_command_leaves_running_holds_nobody_up_and_may_go_on_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("alive");
+        let begun = Instant::now();
+        let script = format!("(sleep 1; echo late; echo later; mkdir {}) & echo done", mark.display());
+        assert_eq!(here(&script, "20", "/", "1000").stdout, "done\n");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        while !mark.exists() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it was ended by what it wrote");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(here("timeout 3 yes & echo done", "20", "/", "1000").exit, Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn an_answer_is_an_object_that_returns_something() {
+        assert_eq!(returned(r#"{"return": {"pid": 7}}"#), Ok(json!({ "pid": 7 })));
+        for answer in ["", "[]", "7", "null", r#"{"error": {}}"#, r#"{"return""#, &"[".repeat(100_000)] {
+            assert!(returned(answer).is_err(), "{answer:.20}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_an_agent_says_breaks_the_lab(answer in ".*", stderr in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = returned(&answer);
+            let _ = ran(&Executed { exit: Some(0), stdout: Vec::new(), stderr });
+        }
     }
 }

@@ -108,7 +108,7 @@ pub(super) fn shake(guest: &Guest, hostname: &str, timeout: Duration) -> Result<
 }
 
 /// What must be added to the guest's clock, nanoseconds. The guest's answer is taken for one from the middle of the way there and back.
-fn clock_lacks_ns(guest: &Guest) -> Result<i128, GuestError> {
+pub(super) fn clock_lacks_ns(guest: &Guest) -> Result<i128, GuestError> {
     let asked = Timestamp::now().as_nanosecond();
     let theirs = i128::from(guest.clock_ns()?);
     Ok((asked + Timestamp::now().as_nanosecond()) / 2 - theirs)

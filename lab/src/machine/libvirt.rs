@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use virt::{connect::Connect, domain::Domain, sys};
 
-use super::{Description, GuestTime, LabError, domain::EMULATOR, failed};
+use super::{Description, GuestTime, LabError, Steward, domain::EMULATOR, failed};
 use crate::places::Places;
 
 /// Which libvirt.
@@ -47,6 +47,7 @@ pub struct Lab {
     count: AtomicU32,
     /// Held while a file that all machines share is made: an empty layer, a copy of a template's memory.
     pub(super) files: Mutex<()>,
+    pub(super) steward: Steward,
 }
 
 /// The embedded driver's settings. Without them it asks for a security driver and probes at every start.
@@ -92,7 +93,8 @@ impl Lab {
         };
         let places = places.clone();
         let (guest_time, count, files) = (GuestTime::default(), AtomicU32::new(0), Mutex::new(()));
-        Ok(Self { connect, places, state, versions, guest_time, count, files })
+        let steward = Steward::new(&places.work).map_err(failed("look after the machines in", &places.work))?;
+        Ok(Self { connect, places, state, versions, guest_time, count, files, steward })
     }
 
     /// What runs the machines.

@@ -1,15 +1,25 @@
 //! The serial console: a log, in which some lines mean that the machine broke.
+//!
+//! A guest may write to it for ever, so its middle goes ([`bound`]): the first and the last of it stay, each where it is in the file, and
+//! the disk holds no more.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a console log that are looked at, from its end: 4 MiB.
-const LOG_LIMIT: u64 = 4 * 1024 * 1024;
+/// Bytes of a console log that are kept from its begin: 1 MiB, a boot and more.
+pub const LOG_HEAD: u64 = 1024 * 1024;
+/// Bytes of a console log that are kept from its end, and looked at: 4 MiB.
+pub const LOG_TAIL: u64 = 4 * 1024 * 1024;
+
+/// Characters of a line that are shown.
+const LINE_CHARACTERS: usize = 500;
 
 /// What a line of the console says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,9 +72,59 @@ pub fn failures(text: &str) -> Vec<Failure> {
             let (_, kind) = PATTERNS.iter().find(|(pattern, _)| line.contains(pattern))?;
             // XFS writes its name before good news, too.
             let harmless = line.contains("XFS (") && !line.contains("orruption") && !line.contains("error");
-            (!harmless).then(|| Failure { kind: *kind, line: line.trim_end().to_owned() })
+            let line: String = line.trim_end().chars().take(LINE_CHARACTERS).collect();
+            (!harmless).then_some(Failure { kind: *kind, line })
         })
         .collect()
+}
+
+/// A log's text; of one with more than [`LOG_HEAD`] and [`LOG_TAIL`] bytes the first and the last, and between them how many were left out.
+pub fn ends(log: &mut File) -> io::Result<Vec<u8>> {
+    let length = log.metadata()?.len();
+    let mut bytes = Vec::new();
+    log.seek(SeekFrom::Start(0))?;
+    if length > LOG_HEAD + LOG_TAIL {
+        log.by_ref().take(LOG_HEAD).read_to_end(&mut bytes)?;
+        let left_out = length - LOG_HEAD - LOG_TAIL;
+        bytes.extend_from_slice(format!("\n… {left_out} bytes left out …\n").as_bytes());
+        log.seek(SeekFrom::Start(length - LOG_TAIL))?;
+        log.by_ref().take(LOG_TAIL).read_to_end(&mut bytes)?;
+    } else {
+        log.by_ref().take(LOG_HEAD + LOG_TAIL).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// What a console said, by [`ends`]. A log that does not exist yet says nothing.
+pub fn said(log: &Path) -> io::Result<String> {
+    match File::open(log).and_then(|mut file| ends(&mut file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => Ok(String::from_utf8_lossy(&other?).into_owned()),
+    }
+}
+
+/// The last `lines` lines that are not empty of what a console said, without what only a terminal understands.
+pub fn last_lines(log: &Path, lines: usize) -> io::Result<Vec<String>> {
+    let text = said(log)?;
+    let plain = |line: &str| line.chars().filter(|c| !c.is_control()).take(LINE_CHARACTERS).collect::<String>();
+    let all: Vec<String> = text.lines().map(plain).filter(|line| !line.trim().is_empty()).collect();
+    Ok(all[all.len().saturating_sub(lines)..].to_vec())
+}
+
+/// Gives the disk back what a log holds between its first and its last bytes, once that is worth while. Nothing that its writer writes
+/// meanwhile is lost, and nothing moves.
+pub(super) fn bound(log: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().write(true).open(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let found = file.metadata()?;
+    // Blocks of 512 bytes (stat(2)).
+    if found.blocks() * 512 > LOG_HEAD + 2 * LOG_TAIL && found.len() > LOG_HEAD + LOG_TAIL {
+        let middle = found.len() - LOG_TAIL - LOG_HEAD;
+        fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, LOG_HEAD, middle)?;
+    }
+    Ok(())
 }
 
 /// Failures in a console log from byte `from` on, of which the last 4 MiB are read. A log that does not exist yet has none.
@@ -74,9 +134,9 @@ pub fn failures_in(log: &Path, from: u64) -> io::Result<Vec<Failure>> {
         other => other?,
     };
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_LIMIT).max(from)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL).max(from)))?;
     let mut bytes = Vec::new();
-    file.take(LOG_LIMIT).read_to_end(&mut bytes)?;
+    file.take(LOG_TAIL).read_to_end(&mut bytes)?;
     Ok(failures(&String::from_utf8_lossy(&bytes)))
 }
 
@@ -95,6 +155,32 @@ mod tests {
         ] {
             assert_eq!(failures(line), [Failure { kind, line: line.into() }]);
         }
+    }
+
+    #[test]
+    fn of_a_log_without_end_the_first_and_the_last_stay_and_the_disk_holds_no_more() {
+        use std::io::Write as _;
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("control.console");
+        assert_eq!((bound(&log).unwrap(), said(&log).unwrap()), ((), String::new()));
+        let mut writer = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        writer.write_all(b"Linux version 6.1\n").unwrap();
+        let block = "0123456789abcde\n".repeat(65536);
+        for _ in 0..64 {
+            writer.write_all(block.as_bytes()).unwrap();
+            bound(&log).unwrap();
+        }
+        writer.write_all(b"\x1b[0mlast\r\n\n").unwrap();
+        let found = writer.metadata().unwrap();
+        assert_eq!(found.len(), 18 + (64 << 20) + 11);
+        assert!(found.blocks() * 512 <= LOG_HEAD + 2 * LOG_TAIL + (1 << 20), "{} blocks", found.blocks());
+        let text = said(&log).unwrap();
+        assert!(text.starts_with("Linux version 6.1\n0123") && text.ends_with("last\r\n\n"));
+        let left_out = found.len() - LOG_HEAD - LOG_TAIL;
+        assert!(text.contains(&format!("\n… {left_out} bytes left out …\n")) && !text.contains('\0'));
+        assert_eq!(last_lines(&log, 2).unwrap(), ["0123456789abcde", "[0mlast"]);
+        writer.write_all(b"Kernel panic - not syncing: x\n").unwrap();
+        assert_eq!(failures_in(&log, 0).unwrap().len(), 1);
     }
 
     #[test]

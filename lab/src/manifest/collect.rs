@@ -79,8 +79,9 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
     let since = known.map_or(0, |(_, at)| at.as_second() - 1).to_string();
     let mut arguments = vec![folder, &since];
     arguments.extend(VOLATILE.iter().map(|(path, _)| *path));
-    guest.script(SCRIPT, &arguments, TIMEOUT * machine.hardware().accelerator.factor())?;
-    let read = |name: &str| answer(&guest, &format!("{folder}/{name}"));
+    let timeout = TIMEOUT * machine.hardware().accelerator.factor();
+    guest.script(SCRIPT, &arguments, timeout)?;
+    let read = |name: &str| answer(&guest, &format!("{folder}/{name}"), timeout);
     let texts = Texts {
         kernel: read("kernel")?,
         packages: read("packages")?,
@@ -95,8 +96,12 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
     Ok(parse(&texts, known.map(|(manifest, _)| manifest)))
 }
 
-fn answer(guest: &Guest, path: &str) -> Result<String, LabError> {
-    let bytes = guest.read_file(path, ANSWER_LIMIT)?.unwrap_or_default();
+fn answer(guest: &Guest, path: &str, timeout: Duration) -> Result<String, LabError> {
+    let bytes = guest.read_file(path, ANSWER_LIMIT + 1, timeout)?.unwrap_or_default();
+    // Half of an answer would be taken for a machine that lacks the other half.
+    if bytes.len() as u64 > ANSWER_LIMIT {
+        return Err(guest.refused(&format!("read {path}"), format!("it has more than {ANSWER_LIMIT} bytes")).into());
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -1,20 +1,21 @@
-//! What is taken out of a worker's folder before it goes: consoles, its log, and what was brought out of its machines.
+//! What is taken out of a worker's folder before it goes: consoles, its log, and what was brought out of its machines; of a long console
+//! or log its first and its last bytes.
 //!
 //! The folder is the worker's, who is not trusted: links are not followed, nothing but plain files is read, and only so much of it.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
 
+use crate::machine::ends;
+
 /// Where a worker puts what it brings out of its machines, in its own folder: plain files, no folders.
 pub const OUT: &str = "out";
-/// Bytes of one console or log that are kept, from its end: 4 MiB.
-const LOG_BYTES: u64 = 4 * 1024 * 1024;
 /// Files that are kept of those brought out.
 const OUT_FILES: usize = 200;
 /// Bytes of them together: 64 MiB.
@@ -40,8 +41,7 @@ fn take_log(from: &Path, to: &Path) -> io::Result<()> {
     if !found.is_file() || found.len() == 0 {
         return Ok(());
     }
-    file.seek(SeekFrom::Start(found.len().saturating_sub(LOG_BYTES)))?;
-    copy(file, LOG_BYTES, to).map(drop)
+    fs::write(to, ends(&mut file)?)
 }
 
 fn take_out(from: &Path, to: &Path) -> io::Result<()> {
@@ -84,6 +84,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::machine::{LOG_HEAD, LOG_TAIL};
 
     #[test]
     fn plain_files_are_taken_and_links_and_pipes_are_not() {
@@ -110,16 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_console_the_end_is_kept() {
+    fn of_a_long_console_begin_and_end_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         fs::create_dir(&home).unwrap();
-        let mut text = vec![b'x'; LOG_BYTES as usize];
+        let mut text = b"Linux version".to_vec();
+        text.resize(8 << 20, b'x');
         text.extend(b"Kernel panic");
         fs::write(dir.path().join("control.console"), text).unwrap();
         take(dir.path(), &home).unwrap();
         let kept = fs::read(home.join("control.console")).unwrap();
-        assert_eq!(kept.len() as u64, LOG_BYTES);
-        assert!(kept.ends_with(b"Kernel panic"));
+        assert!(kept.len() as u64 <= LOG_HEAD + LOG_TAIL + 50, "{} bytes", kept.len());
+        assert!(kept.starts_with(b"Linux version") && kept.ends_with(b"Kernel panic"));
     }
 }

@@ -35,6 +35,16 @@ pub struct CloneBench<'a> {
     out: PathBuf,
     reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
     seat: Option<Seat<'a>>,
+    suspected: Suspected,
+}
+
+/// Whether what breaks on a clone may be its own doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspected {
+    /// It may: something was done to it that nothing was done to the control.
+    Yes,
+    /// It is the lab's failure.
+    No,
 }
 
 impl<'a> CloneBench<'a> {
@@ -47,7 +57,12 @@ impl<'a> CloneBench<'a> {
         out: PathBuf,
         reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
     ) -> Self {
-        Self { scenario, occasion, machine, guest: machine.guest(), out, reboot, seat: None }
+        Self { scenario, occasion, machine, guest: machine.guest(), out, reboot, seat: None, suspected: Suspected::No }
+    }
+
+    /// Looks at the clone from outside when something on it breaks: that it is lost is then its own word.
+    pub fn suspecting(self, suspected: Suspected) -> Self {
+        Self { suspected, ..self }
     }
 
     /// Takes the samples of metrics by turns with the other clone.
@@ -90,13 +105,19 @@ impl Bench for CloneBench<'_> {
             Err(error) => return self.refused(error),
         };
         let (size, place) = said.trim().split_once('\n').unwrap_or_default();
-        let bytes = self.guest.read_file(place, limit).map_err(|error| self.broke("copy out", error))?;
+        let bytes = self.guest.read_file(place, limit, CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
         self.guest.script(r#"rm -f -- "$1""#, &[place], CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
         let bytes = bytes.ok_or_else(|| self.broke("copy out", format!("{place} is gone")))?;
         let (taken, bytes) = (bytes.len(), self.without_secrets(step, bytes));
         let name = self.keep(step, copy, &bytes).map_err(|error| self.broke("keep what was copied out", error))?;
         let part = if size == taken.to_string() { String::new() } else { format!(", the last {taken}") };
         Ok(Ok(format!("{size} bytes{part}, kept as {name}")))
+    }
+
+    fn lost(&self) -> Option<String> {
+        // That nobody can tell is the lab's failure as well.
+        let looked = || self.machine.lost().ok().flatten();
+        (self.suspected == Suspected::Yes).then(looked).flatten().map(|loss| loss.to_string())
     }
 
     fn wait_turn(&self, moment: Moment, patience: Duration) -> Duration {

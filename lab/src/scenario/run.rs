@@ -26,7 +26,7 @@ pub struct ScenarioRun {
     pub steps: Vec<StepRun>,
     /// Duration, milliseconds.
     pub ms: u64,
-    /// The reboot step from which the machine did not come back; nobody can ask it anything any more.
+    /// The step in which the machine was lost, e.g. a reboot from which it did not come back; nobody can ask it anything any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<String>,
 }
@@ -77,6 +77,11 @@ pub trait Bench {
 
     /// Takes a file of it into the run's evidence. `step` is what it is for.
     fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd;
+
+    /// How the machine was lost, when an errand or a look at it broke; `None` when it was not, or when nobody is to know.
+    fn lost(&self) -> Option<String> {
+        None
+    }
 
     /// Waits until a sample of a metric may be taken, at most for `patience`, and says how long that took. A machine that is compared with
     /// no other need not wait.
@@ -137,6 +142,13 @@ pub fn run(
     Ok(ScenarioRun { scenario: scenario.name.clone(), steps: running.steps, ms, gone })
 }
 
+/// A scenario that could not be begun on a machine, and why; `gone` says where it was lost, when it was.
+pub fn not_begun(scenario: &Scenario, reason: &str, gone: Option<&str>) -> ScenarioRun {
+    let step = |step: &Step| StepRun { name: step.name.clone(), outcome: failed(format!("not run, since {reason}")) };
+    let (scenario, steps) = (scenario.name.clone(), scenario.all_steps().map(step).collect());
+    ScenarioRun { scenario, steps, ms: 0, gone: gone.map(str::to_owned) }
+}
+
 /// Where a step's files are: in the guest, and on this host.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -148,7 +160,7 @@ struct Place<'a> {
 enum Obstacle {
     /// This step of a fixture did not pass.
     NotSetUp(String),
-    /// The machine did not come back in this step.
+    /// The machine was lost in this step.
     Gone(String),
 }
 
@@ -195,20 +207,32 @@ impl Running<'_> {
         let left = self.budget.saturating_sub(self.begun.elapsed());
         let outcome = match &self.obstacle {
             Some(Obstacle::NotSetUp(other)) => failed(format!("not run, since {other:?} did not pass")),
-            Some(Obstacle::Gone(other)) => failed(format!("not run, since the machine did not come back in {other:?}")),
+            Some(Obstacle::Gone(other)) => failed(format!("not run, since the machine was lost in {other:?}")),
             None if left.is_zero() => {
                 failed(format!("the scenario's budget of {} s was used up before this step", self.budget.as_secs_f32()))
             }
-            None => match &step.kind {
-                Kind::Errand(errand) => self.errand(step, errand, place, left)?,
-                Kind::Run { metric: Some(_), .. } => self.samples(step, place)?,
-                _ => step.evaluate(self.bench.target(), Context { dir: Some(place.guest), budget: left })?,
-            },
+            None => self.ask(step, place, left)?,
         };
         (self.observer)(Progress::Ended { step: &step.name, outcome: &outcome });
         let status = outcome.status;
         self.steps.push(StepRun { name: step.name.clone(), outcome });
         Ok(status)
+    }
+
+    /// Does a step. When that breaks because the machine is lost, it is the machine's word.
+    fn ask(&mut self, step: &Step, place: Place<'_>, left: Duration) -> Result<Outcome, TargetError> {
+        let begun = Instant::now();
+        let asked = match &step.kind {
+            Kind::Errand(errand) => self.errand(step, errand, place, left),
+            Kind::Run { metric: Some(_), .. } => self.samples(step, place),
+            _ => step.evaluate(self.bench.target(), Context { dir: Some(place.guest), budget: left }),
+        };
+        asked.or_else(|error| {
+            let Some(how) = self.bench.lost() else { return Err(error) };
+            self.obstacle = Some(Obstacle::Gone(step.name.clone()));
+            let reason = step.redacted(format!("the machine was lost: {how}"));
+            Ok(Outcome { ms: millis(begun.elapsed()), ..failed(reason) })
+        })
     }
 
     /// Does a step with a metric as often as it says, by turns with the other clone. Waiting for that one is no part of the budget.

@@ -192,7 +192,8 @@ impl Target for Here {
             .map_err(|error| TargetError { action: "run".into(), reason: error.to_string() })?;
         let ended = if out.status.code() == Some(124) { Ended::ByTimeout } else { Ended::ByItself };
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Ran { exit: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr), ended })
+        let written = (out.stdout.len() + out.stderr.len()) as u64;
+        Ok(Ran { exit: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr), written, ended })
     }
     fn read(&self, path: &str, _: u64) -> Result<Option<Vec<u8>>, TargetError> {
         Ok(fs::read(path).ok())
@@ -290,10 +291,7 @@ fn errands_are_done_by_the_bench_and_a_machine_that_does_not_come_back_ends_the_
     assert_eq!((gone(Ok("back")), gone(Err("no answer")).as_deref()), (None, Some("again")));
     let seen = ran(&dir, Err("no answer within 9 s"));
     assert_eq!(seen[3].2, "no answer within 9 s");
-    assert_eq!(
-        (seen[4].1, seen[4].2.as_str()),
-        (Status::Fail, "not run, since the machine did not come back in \"again\"")
-    );
+    assert_eq!((seen[4].1, seen[4].2.as_str()), (Status::Fail, "not run, since the machine was lost in \"again\""));
 }
 
 /// A scenario with a fixture that writes down what is done, in a folder of its own.

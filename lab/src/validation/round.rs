@@ -7,12 +7,15 @@ use patchlab_check::{
     target::{Ended, TargetError},
 };
 
-use super::{Broke, Clones, Event, Validation, both, other, reboot_and_resume};
+use super::{Broke, Clones, Event, Validation, both, lab, other, reboot_and_resume};
 use crate::{
     applier::Role,
-    machine::Machine,
+    machine::{Answer, LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
-    scenario::{Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Turns, requirement, run},
+    scenario::{
+        Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, not_begun, requirement,
+        run,
+    },
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, compare_scenario},
 };
 
@@ -102,18 +105,26 @@ impl Validation<'_> {
         Err(other("scenarios", format!("{ATTEMPTS} attempts were not enough to compare {}", scenario.name)))
     }
 
-    /// Whether the patched clone, which did not come back from a reboot, does when its power is cycled: the second look at the same.
+    /// Whether the patched clone, which was lost, comes back when its power is cycled: the second look at the same.
     pub(super) fn power_cycle(&self, machine: &Machine) -> Result<Presence, Broke> {
-        (self.observer)(Event::Note(
-            "the patched clone does not come back from its reboot, the control did: power cycled",
-        ));
-        match machine.power_cycle(self.reboot_timeout()) {
-            Ok(_) => {
-                self.of_guest(|| self.applier.resume(Role::Patched, machine)).map_err(|e| other("power cycle", e))?;
-                Ok(Presence::There)
-            }
-            Err(error) if error.is_of_the_machine() => Ok(Presence::Lost),
-            Err(error) => Err(other("power cycle", error)),
+        (self.observer)(Event::Note("the patched clone is lost, the control is not: power cycled"));
+        let back = machine.power_cycle(self.reboot_timeout()).and_then(|_| match machine.lost()? {
+            None => Ok(()),
+            Some(loss) => Err(LabError::Lost { machine: machine.name().to_owned(), loss }),
+        });
+        match back {
+            Ok(()) => {}
+            Err(error) if error.is_of_the_machine() => return Ok(Presence::Lost),
+            // One that switched itself off has no power to be cycled.
+            Err(error) => match machine.lost() {
+                Ok(Some(_)) => return Ok(Presence::Lost),
+                _ => return Err(lab("power cycle")(error)),
+            },
+        }
+        // What applies started on it before, and does on the control: a machine on which it starts no more is of no more use.
+        match self.of_guest(|| self.applier.resume(Role::Patched, machine)) {
+            Ok(()) => Ok(Presence::There),
+            Err(_) => Ok(Presence::Lost),
         }
     }
 
@@ -123,7 +134,8 @@ impl Validation<'_> {
         let (control, patched) = both(run);
         let checks = match (&control, &patched) {
             (Ok(one), Ok(other)) if one.gone.is_none() && other.gone.is_none() => {
-                scenario.checks.iter().map(|check| self.check(*check, scenario, clones)).collect::<Result<_, _>>()?
+                let check = |check: &Check| self.check(*check, scenario, (phase, clones));
+                scenario.checks.iter().map(check).collect::<Result<_, _>>()?
             }
             // What broke is told by the steps.
             _ => Vec::new(),
@@ -144,7 +156,20 @@ impl Validation<'_> {
             let bytes = std::fs::read(&file.path).map_err(|error| format!("{}: {error}", file.path.display()))?;
             // Whoever may read a file of the folder may run it, if it is meant to be run.
             let mode = if file.mode & 0o111 == 0 { 0o644 } else { 0o755 };
-            machine.put_file(&format!("{dir}/{}", file.relative), &bytes, mode).map_err(|error| error.to_string())?;
+            let Err(error) = machine.put_file(&format!("{dir}/{}", file.relative), &bytes, mode) else { continue };
+            // That there is no room for it, or nothing is started any more, is the patched clone's own word.
+            let lost = || machine.lost().ok().flatten();
+            return match (role, error.answer) {
+                (Role::Control, _) => Err(error.to_string()),
+                (Role::Patched, Answer::Refused) => {
+                    let reason = format!("its files cannot be put on the machine: {}", error.reason);
+                    Ok(not_begun(scenario, &scenario.redacted(reason), None))
+                }
+                (Role::Patched, Answer::None) => match lost() {
+                    Some(loss) => Ok(not_begun(scenario, &format!("the machine was lost: {loss}"), Some("its begin"))),
+                    None => Err(error.to_string()),
+                },
+            };
         }
         let mut observe = |progress: Progress<'_>| {
             if let Progress::Ended { step, outcome } = progress {
@@ -153,16 +178,20 @@ impl Validation<'_> {
         };
         let reboot = |timeout| self.of_guest(|| reboot_and_resume(self.applier, role, machine, timeout));
         let occasion = [phase.name(), role.name()];
-        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot).by_turns(seat);
+        let suspected = if role == Role::Patched { Suspected::Yes } else { Suspected::No };
+        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot);
+        let bench = bench.by_turns(seat).suspecting(suspected);
         run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 
     /// A check on both clones.
-    fn check(&self, check: Check, scenario: &Scenario, clones: &Clones) -> Result<CheckRun, Broke> {
+    fn check(&self, check: Check, scenario: &Scenario, (phase, clones): (Phase, &Clones)) -> Result<CheckRun, Broke> {
         let collector = check.kind.collector(self.baseline.record.frozen.at);
         let (control, patched) = both(|role| collected(collector.as_deref(), clones.of(role)));
         let broke = |error: TargetError| other("checks", error);
-        let (control, patched) = check.outcomes(&check.compare(&control.map_err(broke)?, &patched.map_err(broke)?));
+        let (control, patched) =
+            (control.map_err(broke)?, patched.map_err(|error| self.of_patched(clones, phase, broke(error)))?);
+        let (control, patched) = check.outcomes(&check.compare(&control, &patched));
         let (control, patched) = (redacted(scenario, control), redacted(scenario, patched));
         Ok(CheckRun { name: format!("check {}", check.kind.name()), control, patched })
     }
@@ -191,11 +220,9 @@ fn collected(collector: Option<&str>, machine: &Machine) -> Result<String, Targe
                 }),
             }
         }
-        None => std::fs::read(machine.serial_log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(
-            |error| TargetError {
-                action: format!("read {}", machine.serial_log().display()),
-                reason: error.to_string(),
-            },
-        ),
+        None => said(machine.serial_log()).map_err(|error| TargetError {
+            action: format!("read {}", machine.serial_log().display()),
+            reason: error.to_string(),
+        }),
     }
 }

@@ -251,6 +251,45 @@ pub fn has_evidence(scenario: &Scenario, changed: &BTreeSet<String>, report: &Sc
         })
 }
 
+/// How often a patched clone lived, beside a control that did each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    /// It was lost each time, on two pairs of clones.
+    Never,
+    /// It was lost once, and not another time.
+    Sometimes,
+}
+
+/// A patched clone that was lost, beside a control that was not.
+pub fn lost(phase: Phase, how: &str, lives: Lives) -> ScenarioReport {
+    let (verdict, how_often) = match lives {
+        Lives::Never => (Verdict::Regression, "so it was on another pair of clones"),
+        Lives::Sometimes => (Verdict::Flaky, "and was not on another pair of clones"),
+    };
+    of_the_machine(phase, "lives", &format!("the patched clone was lost: {how}; {how_often}"), verdict)
+}
+
+/// Something that no scenario's step tells of the patched clone, and that the control is well in.
+pub fn of_the_machine(phase: Phase, step: &str, why: &str, verdict: Verdict) -> ScenarioReport {
+    let outcome = |status, reason: &str| Outcome {
+        status,
+        exit: None,
+        ms: 0,
+        output: String::new(),
+        reason: reason.to_owned(),
+        samples: Vec::new(),
+    };
+    let steps = vec![StepReport {
+        name: step.to_owned(),
+        verdict: Some(verdict),
+        control: Some(outcome(Status::Pass, "")),
+        patched: Some(outcome(Status::Fail, why)),
+        metric: None,
+    }];
+    let reason = format!("{step}: {why}, and the control is well");
+    ScenarioReport { name: "the machine".into(), phase, verdict, reason, steps }
+}
+
 /// A patched clone that did not come back from the reboot that follows a patch, as the control did within `control_ms`. That it came
 /// `back` when its power was cycled makes it flaky.
 pub fn lost_in_reboot(control_ms: u64, why: &str, back: Presence) -> ScenarioReport {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use patchlab_check::written::Span;
 use patchlab_lab::{
     ArtifactStore, Baseline, junit,
     report::Report,
@@ -67,6 +68,9 @@ pub struct Validate {
     /// When clones reboot
     #[arg(long, value_enum, default_value_t = RebootWhen::Asked)]
     reboot: RebootWhen,
+    /// Longest duration of the apply on a clone, and of the rollback; 30 min unless given. What takes longer is ended, and the order's fault
+    #[arg(long, value_name = "TIME")]
+    apply_within: Option<Span>,
     /// When a rejected order of several packages is split, into the smallest sets that fail and the most that pass, by further
     /// validations
     #[arg(long, value_enum, default_value_t = Bisect::Auto)]
@@ -128,7 +132,8 @@ impl Validate {
             Ok((order, baselines.map_err(|error| CliError::Input(format!("{error:#}")))?))
         };
         let orders = orders.into_iter().map(on).collect::<Result<Vec<_>, _>>()?;
-        let manner = Manner { reboot: self.reboot.into(), keep: self.keep.into() };
+        let apply_within = self.apply_within.map(|span| span.0);
+        let manner = Manner { reboot: self.reboot.into(), keep: self.keep.into(), apply_within };
         let batch = Batch {
             data: &data,
             orders: &orders,

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Item, ItemState, Refusal,
     document::{Preparation, RunState},
+    limits::settle,
     mib::{agent, item, order, run},
     time,
 };
@@ -23,7 +24,8 @@ const CREATE_AND_GO: i64 = 4;
 const DESTROY: i64 = 6;
 /// StorageType nonVolatile.
 const NON_VOLATILE: i64 = 3;
-/// How much longer than its lifetime a run is waited for before it is lost: its last inform, a reboot, a slow path.
+/// How much longer than its lifetime, and than its host may take to finish what is half-way then, a run is waited for before it is lost:
+/// processes that must be killed, its last inform, a reboot, a slow path.
 const GRACE: Duration = Duration::from_secs(60);
 /// How long a host is tried before nothing has begun on it.
 const REACH: Duration = Duration::from_secs(120);
@@ -180,6 +182,8 @@ pub trait Observer: Send {
     fn moved(&mut self, progress: &Progress) {
         let _ = progress;
     }
+    /// It answered, moved or not.
+    fn heard(&mut self) {}
     /// Comes back when the host hinted at news; never, when nobody listens for informs.
     fn hint(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::pending())
@@ -393,7 +397,8 @@ pub async fn push_and_run(
     observer: &mut dyn Observer,
 ) -> Result<RunReport, DeployError> {
     let began = tokio::time::Instant::now();
-    let longest = || row.window.map_or(Duration::ZERO, |window| left(window.closes)) + row.lifetime + GRACE;
+    let patience = row.lifetime + settle(row.lifetime) + GRACE;
+    let longest = || row.window.map_or(Duration::ZERO, |window| left(window.closes)) + patience;
     let reach = reach(row);
     let mut until = began + longest();
     loop {
@@ -422,12 +427,15 @@ pub async fn push_and_run(
             Err(error) => return Err(error),
         };
         if let Some(found) = looked {
+            observer.heard();
             if last.as_ref() != Some(&found) {
                 observer.moved(&found);
             }
             // What it waits for its window is not part of its lifetime, and ends with the activation; nor is the time in
-            // which users may end their work, after which the lifetime is counted anew.
-            if matches!(found.state, RunState::WaitingWindow | RunState::Rebooting) {
+            // which users may end their work, after which the lifetime is counted anew, as it is for a way back.
+            let turned =
+                found.state == RunState::RollingBack && last.as_ref().is_some_and(|last| last.state != found.state);
+            if matches!(found.state, RunState::WaitingWindow | RunState::Rebooting) || turned {
                 until = tokio::time::Instant::now() + longest();
             }
             if found.state.is_final() {

@@ -19,6 +19,8 @@ pub const UNIT: &str = "patchlab-agent.service";
 pub const SNMP_PORT: u16 = 161;
 /// How long the guest may take to mount a disk and start a unit; under software emulation this is seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often an agent may start again before it counts as one that cannot.
+const RESTARTS: u32 = 3;
 
 /// The files of an enrolment, as they are put into a guest.
 #[derive(Clone, Serialize, Deserialize)]
@@ -79,6 +81,29 @@ pub fn launch(machine: &Machine) -> Result<(), StartError> {
         return Err(failed(format!("exit {:?}: {}", ran.exit, ran.stderr.trim())));
     }
     Ok(())
+}
+
+/// Whether the agent's unit has ended, or does nothing but start. A machine that does not say so does not count.
+pub fn has_ended(machine: &Machine) -> bool {
+    let command = format!("systemctl show --property=ActiveState,NRestarts --value {UNIT}");
+    let Ok(ran) = machine.guest().run(&command, None, START_TIMEOUT) else { return false };
+    let words: Vec<&str> = ran.stdout.split_whitespace().collect();
+    let restarts = words.iter().find_map(|word| word.parse::<u32>().ok()).unwrap_or(0);
+    restarts >= RESTARTS || words.iter().any(|word| matches!(*word, "failed" | "inactive"))
+}
+
+/// The agent's very last words, in one line.
+pub fn last_words(machine: &Machine) -> String {
+    let command = format!("journalctl --no-pager --output=cat --lines=4 --unit={UNIT}");
+    let said = machine.guest().run(&command, None, START_TIMEOUT).map_or_else(|error| error.reason, |ran| ran.stdout);
+    said.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+        .chars()
+        .take(600)
+        .collect()
 }
 
 /// The agent's last words, for whoever must find out why it does not answer.

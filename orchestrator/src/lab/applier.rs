@@ -4,13 +4,13 @@ use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
 use patchlab_lab::{
     applier::{Applied, Applier, ApplierError, Role},
-    machine::{Forward, Machine},
+    machine::{Forward, LabError, Loss, Machine},
 };
 use patchlab_protocol::{
     Item, ItemState, Refusal,
@@ -33,8 +33,12 @@ use crate::{
 const HOST_SEEN_FROM_GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// How long an agent may take from its start to its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(90);
-/// Longest duration of one run in the lab.
-const LIFETIME: Duration = Duration::from_secs(1800);
+/// Longest duration of an apply, and of a rollback, when nothing else is said: that of a run on a host.
+pub const APPLY_WITHIN: Duration = Duration::from_secs(1800);
+/// How long an agent may be silent before it is looked for on its machine: longer than three tries that are not answered.
+const MISSED: Duration = Duration::from_secs(12);
+/// How long an agent may be silent on a machine that runs: longer than the network may be away while it is upgraded.
+const SILENCE: Duration = Duration::from_secs(120);
 /// The one row of a clone's order table.
 const ROW: u32 = 1;
 
@@ -75,6 +79,7 @@ pub struct SnmpApplier {
     bells: Bells,
     tools: PathBuf,
     moved: Box<Moved>,
+    within: Duration,
 }
 
 impl CloneIdentity {
@@ -108,7 +113,13 @@ impl SnmpApplier {
         tools: PathBuf,
         moved: impl Fn(Action, &Progress) + Send + Sync + 'static,
     ) -> Self {
-        Self { runtime, documents, endpoints, clones, managers: Mutex::default(), bells, tools, moved: Box::new(moved) }
+        let (managers, moved, within) = (Mutex::default(), Box::new(moved), APPLY_WITHIN);
+        Self { runtime, documents, endpoints, clones, managers, bells, tools, moved, within }
+    }
+
+    /// With another longest duration of an apply, and of a rollback.
+    pub fn within(self, within: Duration) -> Self {
+        Self { within, ..self }
     }
 
     fn clone_of(&self, role: Role) -> Result<&CloneIdentity, ApplierError> {
@@ -187,19 +198,70 @@ impl SnmpApplier {
                 Action::Rollback => self.documents.rollback.digest(),
             }),
             uri: format!("http://{HOST_SEEN_FROM_GUEST}:{}", self.endpoints.payload_port),
-            lifetime: LIFETIME,
+            lifetime: self.within,
             window: None,
             preparation: None,
         };
         let host = self.clone_of(Role::Patched)?.host.clone();
-        let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved };
+        let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing".into() });
+        let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved, heard: &heard };
         let start = Instant::now();
-        let report = self
-            .runtime
-            .block_on(push_and_run(&*manager, &row, run_index(action), &mut watch))
-            .map_err(|error| lab(format!("{error}; the agent's journal: {}", agent::journal(machine))))?;
-        read(action, report, start.elapsed())
+        let (stop, over) = mpsc::channel();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // The agent's word, or what is seen of its machine: whichever is first.
+        let followed = std::thread::scope(|scope| {
+            let mut others = || silenced(machine, &heard);
+            scope.spawn(move || tell.send(machine.watch(&over, &mut others)));
+            let followed = self.runtime.block_on(async {
+                tokio::select! {
+                    report = push_and_run(&*manager, &row, run_index(action), &mut watch) => Ok(report),
+                    Ok(seen) = told => Err(seen),
+                }
+            });
+            drop(stop);
+            followed
+        });
+        let doing = || lock(&heard).doing.clone();
+        match followed {
+            Ok(Ok(report)) => read(action, report, start.elapsed()),
+            Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
+            Err(seen) => Err(match seen {
+                Ok(Some(loss)) => {
+                    let how = format!("{loss}; its agent said last: {}", doing());
+                    ApplierError::Lost { action: name(action), how }
+                }
+                Ok(None) => lab("nobody watched the machine to its end".into()),
+                Err(error) => lab(with_source(&error)),
+            }),
+        }
     }
+}
+
+/// When the agent was heard last, and what it was at.
+struct Heard {
+    last: Instant,
+    doing: String,
+}
+
+fn lock(heard: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How the agent on a machine that runs was lost, when it has been silent.
+fn silenced(machine: &Machine, heard: &Mutex<Heard>) -> Option<Loss> {
+    let silent = lock(heard).last.elapsed();
+    if silent < MISSED {
+        return None;
+    }
+    let said = |why: String| Loss::Ended(format!("{why}; the agent's journal ends: {}", agent::last_words(machine)));
+    if agent::has_ended(machine) {
+        return Some(said("the agent on it ended, and does not start again".into()));
+    }
+    (silent > SILENCE).then(|| said(format!("the agent on it has not answered for {} s", silent.as_secs())))
+}
+
+fn with_source(error: &LabError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 impl Applier for SnmpApplier {
@@ -247,11 +309,17 @@ struct Watch<'a> {
     action: Action,
     bell: Arc<tokio::sync::Notify>,
     moved: &'a Moved,
+    heard: &'a Mutex<Heard>,
 }
 
 impl Observer for Watch<'_> {
     fn moved(&mut self, progress: &Progress) {
+        lock(self.heard).doing = format!("{} ({})", progress.state.name(), progress.phase);
         (self.moved)(self.action, progress);
+    }
+
+    fn heard(&mut self) {
+        lock(self.heard).last = Instant::now();
     }
 
     fn hint(&mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -301,6 +369,10 @@ fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied
                 | Refusal::Preflight),
             ),
         ) if action == Action::Apply => ApplierError::Inapplicable { reason: format!("{refusal}: {}", report.reason) },
+        // The package manager was at it, and did not come to an end.
+        (RunState::Aborted, _) if report.transaction_ms > 0 => {
+            ApplierError::Failed { action: name(action), reason: error }
+        }
         (RunState::Refused | RunState::Aborted, refusal) => ApplierError::Lab {
             action: name(action),
             reason: format!(
@@ -324,6 +396,10 @@ mod tests {
     use super::*;
 
     fn report(state: RunState, refusal: Option<Refusal>) -> RunReport {
+        report_of(state, refusal, 1)
+    }
+
+    fn report_of(state: RunState, refusal: Option<Refusal>, transaction_ms: u64) -> RunReport {
         let item = |name: &str, from: &str, to: &str| Item {
             name: name.into(),
             arch: "amd64".into(),
@@ -339,7 +415,7 @@ mod tests {
             exit_code: 0,
             reboot_needed: false,
             duration_ms: 1,
-            transaction_ms: 1,
+            transaction_ms,
             before: None,
             after: None,
             items: vec![item("nginx", "1.0", "1.1"), item("added", "", "2")],
@@ -356,12 +432,14 @@ mod tests {
 
     #[test]
     fn what_says_nothing_about_the_patch_is_the_labs_own() {
-        let kind = |action, state, refusal| match read(action, report(state, refusal), Duration::ZERO) {
+        let kind_of = |action, report| match read(action, report, Duration::ZERO) {
             Ok(_) => "ok",
             Err(ApplierError::Inapplicable { .. }) => "inapplicable",
             Err(ApplierError::Failed { .. }) => "failed",
+            Err(ApplierError::Lost { .. }) => "lost",
             Err(ApplierError::Lab { .. }) => "lab",
         };
+        let kind = |action, state, refusal| kind_of(action, report(state, refusal));
         use Refusal::{BadSignature, Expired, NotMyClass, TransactionDiffers, VersionsDiffer};
         for refusal in [NotMyClass, VersionsDiffer, TransactionDiffers] {
             assert_eq!(kind(Action::Apply, RunState::Refused, Some(refusal)), "inapplicable");
@@ -369,7 +447,9 @@ mod tests {
         for refusal in [BadSignature, Expired] {
             assert_eq!(kind(Action::Apply, RunState::Refused, Some(refusal)), "lab");
         }
-        assert_eq!(kind(Action::Apply, RunState::Aborted, None), "lab");
+        let aborted = |transaction_ms| kind_of(Action::Apply, report_of(RunState::Aborted, None, transaction_ms));
+        assert_eq!(aborted(0), "lab", "nothing was tried on it");
+        assert_eq!(aborted(20_000), "failed", "its package manager ran out of time");
         assert_eq!(kind(Action::Apply, RunState::Failed, None), "ok", "the change is on; the scenarios judge");
         assert_eq!(kind(Action::Apply, RunState::RolledBack, None), "failed", "it walked back by itself");
         assert_eq!(kind(Action::Rollback, RunState::RollbackFailed, None), "failed");

@@ -7,7 +7,7 @@ use patchlab_check::Digest;
 use patchlab_lab::{
     Baseline, HostMemory,
     kept::Keep,
-    machine::TOOLS_BYTES,
+    machine::{CLONE_DISK, TOOLS_BYTES},
     room::{self, Bytes},
     runs::{How, Run, Scope},
     verdict::Judgement,
@@ -22,8 +22,6 @@ const EMULATOR_MIB: u64 = 128;
 const WORKER_MIB: u64 = 128;
 /// What the system and everybody else keep of the memory that is free, in percent.
 const RESERVE_PERCENT: u64 = 10;
-/// What a clone writes to its disk in a usual validation, bytes. What it writes beyond may fill the disk, which is told.
-const CLONE_DISK: u64 = 256 << 20;
 /// How long a validation is expected to take on a baseline that none was measured on.
 const UNMEASURED: Duration = Duration::from_secs(120);
 

@@ -174,8 +174,8 @@ pub(super) fn limited(verdict: Judgement, scope: &Scope) -> Option<String> {
 
 /// Why a worker is gone: its last word, since its log goes with it.
 fn died(worker: &Worker, phase: String) -> Ended {
-    let log = fs::read_to_string(worker.folder().join("worker.log")).unwrap_or_default();
-    let last = log.trim_end().lines().last().map(|line| format!(" (it wrote: {line})")).unwrap_or_default();
+    let last = worker.last_words();
+    let last = if last.is_empty() { last } else { format!(" (it wrote: {last})") };
     Ended::Died { reason: format!("the worker {} died in the phase {phase}{last}", worker.id()), phase }
 }
 

@@ -101,8 +101,7 @@ fn follow(
             Some(Tell::Left) => return Ok(()),
             Some(Tell::Failed(reason)) => bail!("{reason}"),
             None => {
-                let log = fs::read_to_string(worker.folder().join("worker.log")).unwrap_or_default();
-                bail!("its worker ended; it wrote last: {}", log.trim_end().lines().last().unwrap_or("nothing"));
+                bail!("its worker ended; it wrote last: {}", worker.last_words());
             }
         }
     }

@@ -146,8 +146,7 @@ impl Trial {
 
     /// What the worker wrote last, for who asks why it is gone.
     pub fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.worker.folder().join("worker.log")).unwrap_or_default();
-        log.trim_end().lines().last().unwrap_or_default().to_owned()
+        self.worker.last_words()
     }
 
     /// Ends the worker and takes away what it made.

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -25,7 +26,7 @@ use patchlab_lab::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    applier::{CloneIdentity, LabEndpoints, SnmpApplier},
+    applier::{APPLY_WITHIN, CloneIdentity, LabEndpoints, SnmpApplier},
     provisional::Provisional,
 };
 use crate::{
@@ -62,6 +63,9 @@ pub struct Manner {
     pub reboot: Reboot,
     /// When clones are kept.
     pub keep: Keep,
+    /// Longest duration of the apply, and of the rollback; absent means [`APPLY_WITHIN`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apply_within: Option<Duration>,
 }
 
 /// What a worker says.
@@ -133,6 +137,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     let tools: PathBuf = inside.places.work.join(&ask.tools);
     let handle = runtime.handle().clone();
     let applier = SnmpApplier::new(handle, ask.documents, endpoints, clones, bells, tools, moved);
+    let applier = applier.within(ask.manner.apply_within.unwrap_or(APPLY_WITHIN));
     let observer = |event: Event<'_>| {
         let told = match event {
             Event::Phase(name) => Tell::Phase(name.to_owned()),

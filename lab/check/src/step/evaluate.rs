@@ -32,6 +32,8 @@ pub(super) struct Seen {
     pub status: Status,
     pub exit: Option<i32>,
     pub output: String,
+    /// Bytes that the target left out of the output.
+    pub unseen: u64,
     pub reason: String,
     pub hope: Hope,
 }
@@ -47,12 +49,13 @@ pub(super) enum Hope {
 
 impl Seen {
     pub(super) fn pass(output: impl Into<String>) -> Self {
-        Self { status: Status::Pass, exit: None, output: output.into(), reason: String::new(), hope: Hope::Open }
+        let (output, reason) = (output.into(), String::new());
+        Self { status: Status::Pass, exit: None, output, unseen: 0, reason, hope: Hope::Open }
     }
 
     pub(super) fn fail(output: impl Into<String>, reason: impl Into<String>) -> Self {
         let (output, reason) = (output.into(), reason.into());
-        Self { status: Status::Fail, exit: None, output, reason, hope: Hope::Open }
+        Self { status: Status::Fail, exit: None, output, unseen: 0, reason, hope: Hope::Open }
     }
 
     /// A failure that waiting does not mend.
@@ -104,7 +107,7 @@ impl Step {
             status: seen.status,
             exit: seen.exit,
             ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            output: shortened(seen.output),
+            output: shortened(seen.output, seen.unseen),
             reason: self.redacted(seen.reason),
             samples,
         })
@@ -190,14 +193,15 @@ fn run(
 ) -> Result<Seen, TargetError> {
     let ran = target.run(command, dir, timeout)?;
     let output = both_streams(&ran);
+    let unseen = ran.written.saturating_sub((ran.stdout.len() + ran.stderr.len()) as u64);
     if ran.exit == Some(SKIP) && expect.exit != Some(SKIP) {
         let said = output.lines().last().unwrap_or_default();
         let reason = if said.is_empty() { "exit 77".to_owned() } else { format!("exit 77: {said}") };
-        return Ok(Seen { status: Status::Skip, exit: ran.exit, output, reason, hope: Hope::None });
+        return Ok(Seen { status: Status::Skip, exit: ran.exit, output, unseen, reason, hope: Hope::None });
     }
     let reason = expect.unmet(&ran, timeout);
     let hope = if ran.exit == Some(NO_COMMAND) { Hope::None } else { Hope::Open };
-    Ok(Seen { exit: ran.exit, hope, ..Seen::unless(output, reason) })
+    Ok(Seen { exit: ran.exit, hope, unseen, ..Seen::unless(output, reason) })
 }
 
 /// Standard output, then standard error.
@@ -209,12 +213,13 @@ pub(super) fn both_streams(ran: &Ran) -> String {
     }
 }
 
-/// Both ends of a long output; the middle tells least.
-fn shortened(output: String) -> String {
+/// Both ends of a long output, of which the target left out `unseen` bytes before; the middle tells least.
+fn shortened(output: String, unseen: u64) -> String {
     if output.len() <= OUTPUT_KEPT {
         return output;
     }
     let head = output.floor_char_boundary(OUTPUT_KEPT / 4);
     let tail = output.ceil_char_boundary(output.len() - OUTPUT_KEPT * 3 / 4);
-    format!("{}\n… {} bytes left out …\n{}", &output[..head], tail - head, &output[tail..])
+    let left_out = unseen + (tail - head) as u64;
+    format!("{}\n… {left_out} bytes left out …\n{}", &output[..head], &output[tail..])
 }

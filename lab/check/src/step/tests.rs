@@ -34,6 +34,7 @@ impl Target for Here {
             exit: out.status.code().filter(|_| ended == Ended::ByItself),
             stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+            written: (out.stdout.len() + out.stderr.len()) as u64,
             ended,
         })
     }

@@ -1,0 +1,92 @@
+//! A patched clone that is lost, or goes astray as a whole, and a control that does not: what no step can tell, since no step is done on it
+//! any more.
+
+use std::time::Duration;
+
+use super::{Broke, Clones, Validation, both, lab};
+use crate::{
+    applier::Role,
+    machine::LabError,
+    report::BaselineReport,
+    verdict::{self, Phase, Verdict},
+};
+
+/// How far a clone's clock may be from the lab's, which set it a short while ago.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// When and how the patched clone was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) phase: Phase,
+    pub(super) how: String,
+}
+
+impl Validation<'_> {
+    /// What it means that something broke on the patched clone: the loss of that clone, when it is lost and the control is not; the lab's
+    /// failure otherwise.
+    pub(super) fn of_patched(&self, clones: &Clones, phase: Phase, broke: Broke) -> Broke {
+        let (control, patched) = both(|role| clones.of(role).lost());
+        match (control, patched) {
+            (Ok(None), Ok(Some(loss))) => Broke::Lost(Lost { phase, how: loss.to_string() }),
+            _ => broke,
+        }
+    }
+
+    /// Compares the clocks. One that a patch sets is wrong for whoever looks at the time, and hides what was changed since the freeze.
+    pub(super) fn keeps_time(&self, clones: &Clones, phase: Phase, report: &mut BaselineReport) -> Result<(), Broke> {
+        let (control, patched) = both(|role| clones.of(role).clock_off());
+        let broke = |error| lab("look at the clocks")(LabError::Guest(error));
+        let control = control.map_err(broke)?;
+        let patched = patched.map_err(|error| self.of_patched(clones, phase, broke(error)))?;
+        if patched > CLOCK_TOLERANCE && control <= CLOCK_TOLERANCE {
+            let why = format!("the patched clone's clock is {} off", span(patched));
+            report.scenarios.push(verdict::of_the_machine(phase, "keeps the time", &why, Verdict::Regression));
+        }
+        Ok(())
+    }
+
+    /// What is still to be read of a patched clone that broke: its journal, or what its console said last.
+    pub(super) fn last_words(&self, clones: &Clones) -> Vec<String> {
+        match clones.patched.guest().ping() {
+            Ok(()) => self.journal(clones),
+            Err(_) => self.console(clones),
+        }
+    }
+
+    /// The same of one that is lost, whose console tells most, and which may answer all the same.
+    pub(super) fn last_words_of_lost(&self, clones: &Clones) -> Vec<String> {
+        let answers = clones.patched.guest().ping().is_ok();
+        let journal = if answers { self.journal(clones) } else { Vec::new() };
+        journal.into_iter().chain(self.console(clones)).collect()
+    }
+
+    fn console(&self, clones: &Clones) -> Vec<String> {
+        let redacted = |line| self.scenarios.iter().fold(line, |line, scenario| scenario.redacted(line));
+        let said = clones.patched.last_lines(CONSOLE_LINES).into_iter().map(redacted);
+        std::iter::once("its console ends:".to_owned()).chain(said).collect()
+    }
+}
+
+/// Lines of a console that are shown for a machine that does not answer.
+const CONSOLE_LINES: usize = 30;
+
+/// A length of time in the largest unit of which there are two.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        ..=7200 => format!("{seconds} s"),
+        7201..=172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_for_people() {
+        let of = |seconds| span(Duration::from_secs(seconds));
+        assert_eq!([of(61), of(7201), of(400 * 86_400)], ["61 s", "2 hours", "400 days"]);
+    }
+}
