@@ -169,8 +169,10 @@ pub fn ready_to_apply(
 ) -> Result<(Digest, Digest), Refused> {
     let release = release.ok_or_else(|| not_released(order))?;
     let approval = approval.ok_or_else(|| {
-        let reason =
-            format!("order {} is not approved for that many hosts: patchlab order approve --key FILE", name(order));
+        let reason = format!(
+            "order {} is not approved for that many hosts at that time: patchlab order approve --key FILE",
+            name(order)
+        );
         Refused::new(Refusal::NotApproved, reason)
     })?;
     Ok((release, approval))

@@ -100,6 +100,11 @@ fn in_seconds(seconds: i64) -> (Timestamp, String) {
     (at, at.to_string())
 }
 
+/// Activates the order on both hosts, with the options of a window.
+fn activate<'a>(window: &[&'a str]) -> Vec<&'a str> {
+    [["order", "activate", "PO-1", "--host", "web-1", "--host", "web-2"].as_slice(), window].concat()
+}
+
 /// Two hosts are told of a window and make themselves ready; then the server dies. One applies by itself, one is off and comes back
 /// too late. The server picks both up. Then a window is cancelled, and the order applied without one.
 #[test]
@@ -126,9 +131,6 @@ fn hosts_keep_their_window_without_the_server_and_one_that_was_off_refuses_after
     assert_eq!(installed["packages"][0]["version"], "1.0-1");
 
     // The lab measured 5 s of work.
-    let activate = |window: &[&str]| {
-        [["order", "activate", "PO-1", "--host", "web-1", "--host", "web-2"].as_slice(), window].concat()
-    };
     let wrong = |window: &[&str], why: &str| {
         let ran = site.run(&activate(window));
         assert!(matches!(ran.code, Some(64 | 65)) && ran.err.contains(why), "{window:?}: {:?} {}", ran.code, ran.err);
@@ -137,7 +139,7 @@ fn hosts_keep_their_window_without_the_server_and_one_that_was_off_refuses_after
     wrong(&["--not-before", "+1h", "--until", "+3604s"], "the lab measured 5 s");
     wrong(&["--not-before", "+2h", "--lifetime", "3600"], "the activation would end at");
     wrong(&["--not-before", "tomorrow"], "+2h");
-    site.refused(&activate(&["--not-before", "+8d"]), "expired");
+    site.refused(&activate(&["--not-before", "+8d"]), "not-approved");
 
     let ((opens, not_before), (closes, until_then)) = (in_seconds(8), in_seconds(16));
     site.ok(&activate(&["--not-before", &not_before, "--until", &until_then]));
