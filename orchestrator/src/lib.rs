@@ -1,8 +1,9 @@
 //! The orchestrator: the five stages of a patch's way, the store, the API, the console and the command line.
 //!
 //! An order comes in by [`pipeline`], which asks [`gate`] before every act and journals it in [`store`], whose log [`audit`]
-//! can check. [`window`] says when it counts, [`deploy`] carries it to hosts by SNMP, [`payload`] serves them documents and files, [`api`] is what clients
-//! and the console see, [`trust`] holds keys apart, [`report`] tells the story afterwards, and [`cli`] is the one front door.
+//! can check. [`window`] says when it counts, [`deploy`] carries it to hosts by SNMP, [`payload`] serves them documents and files,
+//! [`api`] is what clients and the console see, [`trust`] holds keys apart, [`report`] tells the story afterwards, and [`cli`] is the one
+//! front door.
 
 pub mod api;
 pub mod audit;
