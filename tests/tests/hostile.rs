@@ -118,9 +118,19 @@ fn first_line(ended: &Ended) -> &str {
 impl Judged {
     /// The patch is to blame: it is rejected, in time, and the reason says all of these.
     fn is_rejected(&self, within: Duration, parts: &[&str]) {
+        self.is(Judgement::Rejected, within, parts);
+    }
+
+    /// The patch is to blame: it cannot be applied, which is seen in time, and the reason says all of these.
+    fn is_inapplicable(&self, within: Duration, parts: &[&str]) {
+        self.is(Judgement::Inapplicable, within, parts);
+        self.says(&self.report.reason, &["the patch cannot be applied: apply failed on the machine"]);
+    }
+
+    fn is(&self, judgement: Judgement, within: Duration, parts: &[&str]) {
         let reason = &self.report.reason;
-        assert_eq!(self.report.verdict, Judgement::Rejected, "{reason}\n{}{}", self.ended.out, self.ended.err);
-        assert_eq!(self.ended.code, Some(1), "{}{}", self.ended.out, self.ended.err);
+        assert_eq!(self.report.verdict, judgement, "{reason}\n{}{}", self.ended.out, self.ended.err);
+        assert_eq!(self.ended.code, Some(judgement.exit_code().into()), "{}{}", self.ended.out, self.ended.err);
         self.says(reason, parts);
         assert!(self.took < within, "it took {:?}: {reason}", self.took);
     }
@@ -198,16 +208,7 @@ fn a_maintainer_script_that_never_ends_and_never_stops_writing() {
     let ground = Ground::new();
     let evil = "trap '' TERM INT HUP PIPE; while :; do yes 'it goes on' | head -c 100000000 >&2; done";
     let judged = ground.validate("hostile-hang", evil, &good(), &["--apply-within", "30s"]);
-    assert_eq!(judged.report.verdict, Judgement::Inapplicable, "{}", judged.report.reason);
-    assert_eq!(judged.ended.code, Some(3), "{}{}", judged.ended.out, judged.ended.err);
-    let parts = [
-        "the patch cannot be applied: apply failed on the machine",
-        "its lifetime ended",
-        "it goes on",
-        "hostile-hang",
-    ];
-    judged.says(&judged.report.reason, &parts);
-    assert!(judged.took < s(200), "{:?}", judged.took);
+    judged.is_inapplicable(s(200), &["its lifetime ended", "it goes on", "hostile-hang"]);
     ground.is_clean();
 }
 
@@ -235,8 +236,9 @@ fn machines_that_reboot_or_switch_themselves_off() {
 fn a_disk_that_is_full_a_fork_bomb_and_a_console_without_end() {
     needs!("a_disk_that_is_full_a_fork_bomb_and_a_console_without_end", Need::Soak);
     let ground = Ground::new();
-    let judged = ground.validate("hostile-full", "cat /dev/zero >/var/fill; sync; exit 0", &good(), &[]);
-    judged.is_rejected(s(400), &["the machine", "No space left on device"]);
+    let evil = "fallocate -l $(df --output=avail -B1 /var | tail -n 1) /var/fill; cat /dev/zero >>/var/fill; exit 0";
+    let judged = ground.validate("hostile-full", evil, &good(), &[]);
+    judged.is_inapplicable(s(400), &["No space left on device"]);
     ground.is_clean();
 
     // The agent has its own room left; the lab's files have none.
