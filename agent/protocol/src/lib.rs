@@ -17,6 +17,7 @@ pub mod item;
 pub mod key;
 pub mod limits;
 pub mod mib;
+pub mod package_system;
 pub mod refusal;
 pub mod trust;
 
@@ -24,5 +25,6 @@ pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;
 pub use item::{Item, ItemState};
 pub use key::{Audience, KeyId, PublicKey, Role, SigningKey};
+pub use package_system::PackageSystem;
 pub use patchlab_check::Digest;
 pub use refusal::{Refusal, Refused};
