@@ -28,21 +28,47 @@ pub enum ClassError {
     },
 }
 
+/// What os-release(5) of a system says.
+struct OsRelease {
+    path: String,
+    text: String,
+}
+
+impl OsRelease {
+    fn read(root: &Path) -> Result<Self, ClassError> {
+        let places = ["etc/os-release", "usr/lib/os-release"].map(|place| root.join(place));
+        let file = places.iter().find(|path| path.exists()).unwrap_or(&places[0]);
+        let path = file.display().to_string();
+        let mut text = String::new();
+        fs::File::open(file)
+            .and_then(|file| file.take(OS_RELEASE_BYTES).read_to_string(&mut text))
+            .map_err(|source| ClassError::Unreadable { path: path.clone(), source })?;
+        Ok(Self { path, text })
+    }
+
+    fn needs(&self, key: &'static str) -> Result<String, ClassError> {
+        os_release(&self.text, key).ok_or_else(|| ClassError::Missing { path: self.path.clone(), key })
+    }
+}
+
 /// The class of the system below `root`: os-release(5) there, the architecture from the running kernel.
 ///
 /// # Errors
 /// When os-release cannot be read or lacks `ID` or `VERSION_ID`.
 pub fn class(root: &Path) -> Result<Class, ClassError> {
-    let places = ["etc/os-release", "usr/lib/os-release"].map(|place| root.join(place));
-    let path = places.iter().find(|path| path.exists()).unwrap_or(&places[0]);
-    let shown = path.display().to_string();
-    let mut text = String::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(OS_RELEASE_BYTES).read_to_string(&mut text))
-        .map_err(|source| ClassError::Unreadable { path: shown.clone(), source })?;
-    let value = |key| os_release(&text, key).ok_or_else(|| ClassError::Missing { path: shown.clone(), key });
+    let said = OsRelease::read(root)?;
     let arch = rustix::system::uname().machine().to_string_lossy().into_owned();
-    Ok(Class { family: value("ID")?, release: value("VERSION_ID")?, arch })
+    Ok(Class { family: said.needs("ID")?, release: said.needs("VERSION_ID")?, arch })
+}
+
+/// The distribution of the system below `root` and those it comes from, nearest first: `ID` and `ID_LIKE` of os-release(5).
+///
+/// # Errors
+/// When os-release cannot be read or lacks `ID`.
+pub fn distribution(root: &Path) -> Result<Vec<String>, ClassError> {
+    let said = OsRelease::read(root)?;
+    let like = os_release(&said.text, "ID_LIKE").unwrap_or_default();
+    Ok([said.needs("ID")?].into_iter().chain(like.split_whitespace().map(str::to_owned)).collect())
 }
 
 /// Names the boot of the system below `root`; a root without a `/proc` of its own runs on this kernel.
@@ -71,5 +97,14 @@ mod tests {
         assert_eq!(os_release(text, "VERSION_ID").as_deref(), Some("12"));
         assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
         assert_eq!(os_release(text, "NAME"), None);
+    }
+
+    #[test]
+    fn a_distribution_names_those_it_comes_from() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/os-release"), "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n").unwrap();
+        assert_eq!(distribution(root.path()).unwrap(), ["rocky", "rhel", "centos", "fedora"]);
+        assert!(matches!(class(root.path()), Err(ClassError::Missing { key: "VERSION_ID", .. })));
     }
 }

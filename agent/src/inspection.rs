@@ -5,12 +5,13 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Envelope, Refused, Role,
+    Digest, Envelope, PackageSystem, Refused, Role,
     authorization::{Documents, Identity, authorize, signed},
     document::{Action, Class, Order, Root},
     limits,
@@ -22,7 +23,7 @@ use crate::{
     configuration::Configuration,
     host::{self, ClassError},
     journal::{self, JournalError},
-    packages::{Apt, Goal, Installed, PackageError, PackageManager as _},
+    packages::{self, Goal, Installed, OpenError, PackageError, PackageManager},
     run::plan::plan,
     state::State,
     trust::BrokenChain,
@@ -55,6 +56,9 @@ pub enum InspectionError {
     /// The package manager.
     #[error(transparent)]
     Packages(#[from] PackageError),
+    /// There is none.
+    #[error(transparent)]
+    NoPackages(#[from] OpenError),
     /// The agent would refuse.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -69,6 +73,8 @@ pub struct HostInventory {
     pub class: Class,
     /// The running kernel's release.
     pub kernel: String,
+    /// Its package system.
+    pub system: PackageSystem,
     /// Digest of the package list: `plAgentInventoryDigest`.
     pub digest: Digest,
     /// Installed packages, `NAME ARCH VERSION`, sorted.
@@ -85,7 +91,7 @@ pub struct Inspection {
     class: Class,
     root: Root,
     state: State,
-    packages: Apt,
+    packages: Arc<dyn PackageManager>,
     system: PathBuf,
 }
 
@@ -122,7 +128,7 @@ impl Inspection {
         Ok(Self {
             class: host::class(&enrolment.packages.root)?,
             root: root_in_force(root, &state.roots).map_err(BrokenChain::from)?,
-            packages: Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?,
+            packages: packages::open(&enrolment.packages, &enrolment.state_dir)?,
             host: enrolment.host,
             system: enrolment.packages.root,
             state,
@@ -134,12 +140,13 @@ impl Inspection {
     /// # Errors
     /// When the package manager cannot say.
     pub fn inventory(&self) -> Result<HostInventory, InspectionError> {
-        let Installed { settled, unsettled } = self.packages.installed()?;
+        let Installed { system, settled, unsettled } = self.packages.installed()?;
         let lines = |text: String| text.lines().map(str::to_owned).collect();
         Ok(HostInventory {
             host: self.host.clone(),
             class: self.class.clone(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            system,
             digest: settled.digest(),
             packages: lines(settled.to_string()),
             half_way: lines(unsettled.to_string()),
@@ -190,8 +197,8 @@ impl Inspection {
         Ok(order)
     }
 
-    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`) are found in
-    /// `folder` by their digest.
+    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`, `*.rpm`) are
+    /// found in `folder` by their digest.
     ///
     /// # Errors
     /// As [`Self::verify`], when a file is missing, and when the package manager says no.
@@ -200,7 +207,11 @@ impl Inspection {
         let failed = |reason: String| InspectionError::File { path: folder.to_owned(), reason };
         let entries = fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
         let files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-        let wanted = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "deb") && path.is_file();
+        let ending = match self.packages.system() {
+            PackageSystem::Dpkg => "deb",
+            PackageSystem::Rpm => "rpm",
+        };
+        let wanted = |path: &&PathBuf| path.extension().is_some_and(|found| found == ending) && path.is_file();
         let digests: Vec<(Digest, &PathBuf)> = files
             .iter()
             .filter(wanted)

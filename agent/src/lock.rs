@@ -5,14 +5,19 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::FileExt as _,
     path::Path,
+    time::Instant,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fs::{FlockOperation, fcntl_lock, flock},
     io::Errno,
-    process::{Flock, FlockType, fcntl_getlk},
+    process::{Flock, FlockType, Pid, PidfdFlags, fcntl_getlk, getpid, pidfd_open},
 };
+
+use crate::process;
 
 /// How a program keeps others away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub enum Kind {
     Whole,
     /// POSIX record lock, fcntl(2).
     Record,
+    /// The file holds the id of the process, as decimal digits: dnf's way. One of a process that ended holds nobody.
+    Pid,
 }
 
 /// Who holds a record lock.
@@ -72,6 +79,64 @@ pub fn try_take(file: &File, kind: Kind) -> Result<(), Errno> {
     match kind {
         Kind::Whole => flock(file, FlockOperation::NonBlockingLockExclusive),
         Kind::Record => fcntl_lock(file, FlockOperation::NonBlockingLockExclusive),
+        Kind::Pid => take_by_pid(file),
+    }
+}
+
+/// As dnf does it: whoever looks into the file and writes it has it locked for that moment.
+fn take_by_pid(file: &File) -> Result<(), Errno> {
+    let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    flock(file, FlockOperation::NonBlockingLockExclusive)?;
+    let taken = match named(file).map_err(failed)? {
+        Some(pid) if pid != getpid() && process::is_alive(pid) => Err(Errno::WOULDBLOCK),
+        _ => {
+            let own = getpid().as_raw_nonzero().to_string();
+            file.set_len(0).and_then(|()| file.write_all_at(own.as_bytes(), 0)).map_err(failed)
+        }
+    };
+    flock(file, FlockOperation::Unlock)?;
+    taken
+}
+
+/// The process that a file names.
+fn named(file: &File) -> io::Result<Option<Pid>> {
+    let mut bytes = [0; 20];
+    let read = file.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(&bytes[..read]);
+    Ok(text.trim().parse().ok().and_then(Pid::from_raw))
+}
+
+/// Comes back when the process that a file names has ended.
+fn await_named(file: &File) -> Result<(), Errno> {
+    let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let Some(pid) = named(file).map_err(failed)? else { return Ok(()) };
+    let ended = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(()),
+        opened => opened?,
+    };
+    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).map(drop)
+}
+
+/// Keeps writers away, as a reader, from when they have let a record lock go until the file that comes back is closed; `None` when
+/// the deadline passes before. The thread that waits then ends with the lock.
+///
+/// # Errors
+/// When the lock cannot be waited for.
+pub fn share(file: File, deadline: Instant) -> io::Result<Option<File>> {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("lock".into()).spawn(move || {
+        let taken = loop {
+            match fcntl_lock(&file, FlockOperation::LockShared) {
+                Err(Errno::INTR) => {}
+                taken => break taken,
+            }
+        };
+        // Who no longer waits drops the file, and with it the lock.
+        let _ = tell.send(taken.map(|()| file));
+    })?;
+    match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(taken) => Ok(Some(taken?)),
+        Err(_) => Ok(None),
     }
 }
 
@@ -87,6 +152,7 @@ pub async fn freed(file: File, kind: Kind) -> io::Result<()> {
             let taken = match kind {
                 Kind::Whole => flock(&file, FlockOperation::LockExclusive),
                 Kind::Record => fcntl_lock(&file, FlockOperation::LockExclusive),
+                Kind::Pid => await_named(&file),
             };
             if taken != Err(Errno::INTR) {
                 break taken;
@@ -127,5 +193,25 @@ mod tests {
         runtime.block_on(wait(20_000)).unwrap().unwrap();
         // The dropped wait came to its end too, or will in a moment.
         runtime.block_on(wait(20_000)).unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_a_file_names_holds_it_as_long_as_it_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rpmdb_lock.pid");
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(&path, other.id().to_string()).unwrap();
+        let opened = || open(&path).unwrap().unwrap();
+        assert_eq!(try_take(&opened(), Kind::Pid), Err(Errno::WOULDBLOCK));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let wait =
+            async |longest: u64| tokio::time::timeout(Duration::from_millis(longest), freed(opened(), Kind::Pid)).await;
+        assert!(runtime.block_on(wait(50)).is_err(), "it lives");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        runtime.block_on(wait(20_000)).unwrap().unwrap();
+        try_take(&opened(), Kind::Pid).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), std::process::id().to_string());
+        try_take(&opened(), Kind::Pid).unwrap();
     }
 }

@@ -185,7 +185,7 @@ fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
     let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
     println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
     println!("automatic updaters: {updaters}");
-    println!("{} packages, digest {}", found.packages.len(), found.digest);
+    println!("{} packages of {}, digest {}", found.packages.len(), found.system, found.digest);
     found.packages.iter().for_each(|line| println!("{line}"));
     found.half_way.iter().for_each(|line| println!("half-way: {line}"));
     Ok(())

@@ -1,19 +1,30 @@
-//! The package manager, behind a trait: dpkg with apt is the one that is proven. Here rpm, Windows and AIX will enter.
+//! The package manager, behind a trait: dpkg with apt, and rpm. Here Windows and AIX will enter.
+//!
+//! [`open`] takes the one that the system has, by what it says of itself or by what the configuration says.
 
 mod apt;
+mod rpm;
 mod simulation;
+mod system;
 
 use std::{
     io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
-use patchlab_protocol::inventory::{Inventory, PackageId, Transaction};
+use patchlab_protocol::{
+    PackageSystem, enrolment,
+    inventory::{Inventory, PackageId, Transaction},
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use apt::Apt;
+pub use rpm::Rpm;
+pub use system::{SystemError, system};
 
 use crate::{
     process::{Finished, ProcessMark},
@@ -31,13 +42,28 @@ pub struct Goal {
     pub remove: Vec<PackageId>,
 }
 
+/// Longest answer of a query that is kept, bytes: a package list of a full desktop has a few hundred KiB.
+const QUERY_BYTES: u64 = 16 * 1024 * 1024;
+/// How long a query may take.
+const QUERY: Duration = Duration::from_secs(120);
+
 /// What is installed, as the package manager says it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
+    /// Whose packages these are.
+    pub system: PackageSystem,
     /// Packages that are wholly installed: what digests are made of.
     pub settled: Inventory,
-    /// Packages left half-way (unpacked, half-configured, …), with their version.
+    /// Packages left half-way (unpacked, half-configured, two versions of one, …), with their version.
     pub unsettled: Inventory,
+}
+
+impl Installed {
+    /// Everything that is unpacked, settled or not.
+    pub fn all(&self) -> Inventory {
+        let all = self.settled.packages().chain(self.unsettled.packages());
+        all.map(|(id, version)| (id.clone(), version.to_owned())).collect()
+    }
 }
 
 /// What a package file says of itself.
@@ -58,6 +84,8 @@ pub struct Committed {
     pub finished: Finished,
     /// How long it worked.
     pub duration: Duration,
+    /// Scripts of packages that failed without making the package manager fail, in its words.
+    pub failed_scripts: Vec<String>,
 }
 
 /// The package manager could not be asked, or said no before it did anything.
@@ -89,6 +117,23 @@ pub enum PackageError {
         /// The line.
         said: String,
     },
+    /// A file that it needs cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody said on the host that a package stays as it is.
+    #[error("held packages would change: {}; take the lock away on the host, or draft an order without them", .0.join(", "))]
+    Held(Vec<String>),
+    /// Somebody else holds its lock.
+    #[error("somebody else holds the lock {path}")]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+    },
     /// The agent's own folder for it could not be made.
     #[error("cannot prepare {path} for the package manager")]
     Prepare {
@@ -101,6 +146,9 @@ pub enum PackageError {
 
 /// A host's package manager. Every call blocks, until `deadline` at the latest.
 pub trait PackageManager: Send + Sync {
+    /// Whose packages it manages.
+    fn system(&self) -> PackageSystem;
+
     /// What is installed.
     ///
     /// # Errors
@@ -149,6 +197,66 @@ pub trait PackageManager: Send + Sync {
     /// The files on which whoever changes packages holds a record lock, fcntl(2), in the order in which they are taken.
     fn locks(&self) -> Vec<PathBuf>;
 
-    /// The file whose change means that the list of packages may have changed.
-    fn database(&self) -> &Path;
+    /// The files of its database: when one of them is written, appears or goes, the list of packages may have changed.
+    fn database(&self) -> Vec<PathBuf>;
+}
+
+/// The package manager of the system that the configuration names; its own files go below `state`.
+///
+/// # Errors
+/// When nobody can tell which system it is, or its programs are not there.
+pub fn open(packages: &enrolment::Packages, state: &Path) -> Result<Arc<dyn PackageManager>, OpenError> {
+    let root = &packages.root;
+    let found = packages.system.map_or_else(|| system(root), Ok)?;
+    tracing::info!(system = %found, root = %root.display(), "package system");
+    Ok(match found {
+        PackageSystem::Dpkg => Arc::new(Apt::new(root, &state.join("apt"))?),
+        PackageSystem::Rpm => Arc::new(Rpm::new(root, &state.join("rpm"))?),
+    })
+}
+
+/// There is no package manager to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody can tell which.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// It cannot be used.
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+}
+
+/// When each file of a package manager's database was written last; `None` when there is no database.
+pub fn written(packages: &dyn PackageManager) -> Option<Vec<Option<SystemTime>>> {
+    let at = |path: PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let times: Vec<Option<SystemTime>> = packages.database().into_iter().map(at).collect();
+    times.iter().any(Option::is_some).then_some(times)
+}
+
+/// A command with nothing of the agent's environment.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/root")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/");
+    command
+}
+
+/// What a program said that ended well.
+fn succeeded(program: &'static str, finished: Finished) -> Result<String, PackageError> {
+    if finished.succeeded() {
+        return Ok(finished.stdout);
+    }
+    let status = finished.exit.map_or_else(|| "killed".to_owned(), |code| format!("exit status {code}"));
+    Err(PackageError::Failed { program, status, said: finished.last_words() })
+}
+
+/// Makes a folder of the agent's own, private.
+fn prepare(path: &Path) -> Result<(), PackageError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let failed = |source| PackageError::Prepare { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
 }

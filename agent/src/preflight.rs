@@ -33,9 +33,7 @@ pub enum Kernel {
 impl Kernel {
     /// What the transaction says.
     pub fn of(transaction: &Transaction) -> Self {
-        let brings = |name: &str| name.starts_with("linux-image-") || name == "kernel-core";
-        let new = transaction.changes().iter().any(|change| change.to.is_some() && brings(&change.id.name));
-        if new { Self::New } else { Self::AsIs }
+        if transaction.brings_kernel() { Self::New } else { Self::AsIs }
     }
 }
 
@@ -126,6 +124,11 @@ pub fn power(root: &Path) -> Power {
 
 #[cfg(test)]
 mod tests {
+    use patchlab_protocol::{
+        PackageSystem,
+        inventory::{Change, PackageId},
+    };
+
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
@@ -171,8 +174,8 @@ mod tests {
     fn a_kernel_that_is_removed_is_none_that_comes() {
         let transaction = |line: [Option<&str>; 2]| {
             let [from, to] = line.map(|version| version.map(str::to_owned));
-            let id = patchlab_protocol::inventory::PackageId::new("linux-image-6.1.0-1-amd64", "amd64");
-            Transaction::from_iter([patchlab_protocol::inventory::Change { id, from, to }])
+            let id = PackageId::new("linux-image-6.1.0-1-amd64", "amd64");
+            Transaction::new(PackageSystem::Dpkg, [Change { id, from, to }])
         };
         assert_eq!(Kernel::of(&transaction([None, Some("6.1")])), Kernel::New);
         assert_eq!(Kernel::of(&transaction([Some("6.1"), None])), Kernel::AsIs);

@@ -58,14 +58,20 @@ impl Finished {
         self.exit == Some(0)
     }
 
-    /// The last lines of what it said, errors first, for people.
+    /// The last lines of what it said, errors first, for people. A line that is indented goes on with the one before.
     pub fn last_words(&self) -> String {
         let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
-        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let errors: Vec<&str> =
-            lines.iter().copied().filter(|line| line.starts_with("E:") || line.contains("error")).collect();
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let mut in_error = false;
+        let mut is_error = |line: &&str| {
+            let goes_on = in_error && line.starts_with(char::is_whitespace);
+            in_error = goes_on || line.trim_start().starts_with("E:") || line.contains("error");
+            in_error
+        };
+        let errors: Vec<&str> = lines.iter().copied().filter(|line| is_error(line)).collect();
         let chosen = if errors.is_empty() { &lines } else { &errors };
-        let words = chosen[chosen.len().saturating_sub(3)..].join("; ");
+        let last: Vec<&str> = chosen[chosen.len().saturating_sub(3)..].iter().map(|line| line.trim()).collect();
+        let words = last.join("; ").replace(":; ", ": ");
         // A line may be as long as all that is kept; its end says what it came to.
         let cut = words.chars().count().saturating_sub(WORDS);
         if cut == 0 { words } else { format!("…{}", words.chars().skip(cut).collect::<String>()) }
@@ -307,6 +313,12 @@ fn boot() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
 }
 
+/// Whether a process runs; one that only waits to be reaped does not.
+pub fn is_alive(pid: Pid) -> bool {
+    stat(pid.as_raw_nonzero().get())
+        .is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X")))
+}
+
 /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
 fn start_time(pid: i32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
@@ -362,6 +374,13 @@ mod tests {
         let finished =
             shell("yes | head -c 1000000000 >&2; echo 'E: it broke' >&2; exit 1", 1000, Duration::from_secs(60));
         assert_eq!(finished.last_words(), "E: it broke");
+    }
+
+    #[test]
+    fn an_error_is_told_with_the_lines_that_belong_to_it() {
+        let stderr = "warning: x\nerror: Failed dependencies:\n\tlib is needed by web\nbye\n".to_owned();
+        let finished = Finished { exit: Some(2), stdout: String::new(), stderr, written: 0, ended: Ended::ByItself };
+        assert_eq!(finished.last_words(), "error: Failed dependencies: lib is needed by web");
     }
 
     #[test]

@@ -120,7 +120,9 @@ impl Engine {
         let packages = Arc::clone(&self.packages);
         match tokio::task::spawn_blocking(move || packages.installed()).await {
             Ok(installed) => installed,
-            Err(error) => Err(PackageError::Run { program: "dpkg-query", source: io::Error::other(error.to_string()) }),
+            Err(error) => {
+                Err(PackageError::Run { program: "the package manager", source: io::Error::other(error.to_string()) })
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     journal::{JournalError, replace},
     notify::Systemd,
     operator::{Door, SOCKET},
-    packages::{Apt, PackageError, PackageManager},
+    packages::{self, OpenError as PackagesError},
     production::Evaluate,
     profile,
     record::{OpenError, Record},
@@ -62,7 +62,7 @@ pub enum ServiceError {
     Class(#[from] ClassError),
     /// The package manager.
     #[error(transparent)]
-    Packages(#[from] PackageError),
+    Packages(#[from] PackagesError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -116,8 +116,7 @@ impl Service {
             locks.push(take_folder(enrolment.ledger())?);
         }
         let class = host::class(&enrolment.packages.root)?;
-        let packages: Arc<dyn PackageManager> =
-            Arc::new(Apt::new(&enrolment.packages.root, &enrolment.state_dir.join("apt"))?);
+        let packages = packages::open(&enrolment.packages, &enrolment.state_dir)?;
         let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
         let root_version = root.version;
         let trust = Arc::new(Trust::new(root, Arc::clone(&record))?);

@@ -40,7 +40,15 @@ const KNOWN: &[Updater] = &[
             "etc/systemd/system/timers.target.wants/dnf-automatic.timer",
             "etc/systemd/system/timers.target.wants/dnf-automatic-install.timer",
         ],
+        // It is dnf's.
         lock: None,
+    },
+    // dnf 4, whoever calls it: it changes no package without this lock, and says for whom it waits. The agent itself works by rpm.
+    Updater {
+        name: "dnf",
+        program: "usr/bin/dnf",
+        enabled: &[],
+        lock: Some(("var/lib/dnf/rpmdb_lock.pid", Kind::Pid)),
     },
     Updater {
         name: "PackageKit",
@@ -122,7 +130,7 @@ pub fn pause(root: &Path) -> Result<Paused, NotPaused> {
 
 fn hold(name: &'static str, path: &Path, kind: Kind) -> Result<Held, NotPaused> {
     let failed = |source| NotPaused::Lock { name, source };
-    let open = |options: &mut OpenOptions| options.write(true).open(path);
+    let open = |options: &mut OpenOptions| options.read(true).write(true).open(path);
     let (file, made) = match open(OpenOptions::new().create_new(true)) {
         Ok(file) => (file, Some(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -131,6 +139,8 @@ fn hold(name: &'static str, path: &Path, kind: Kind) -> Result<Held, NotPaused> 
         Err(error) => return Err(failed(error)),
     };
     match lock::try_take(&file, kind) {
+        // A process that is named in a file holds it by the file alone.
+        Ok(()) if kind == Kind::Pid => Ok(Held { _file: file, made: Some(path.to_owned()) }),
         Ok(()) => Ok(Held { _file: file, made }),
         Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => {
             Err(NotPaused::AtWork { name, lock: path.to_owned(), kind })
@@ -172,6 +182,23 @@ mod tests {
         assert!(matches!(works(), Err(NotPaused::AtWork { .. })));
         drop(paused);
         assert!(works().is_ok() && lock.exists(), "what was there stays");
+    }
+
+    #[test]
+    fn dnf_waits_for_the_agent_by_the_file_that_names_it_and_a_dead_process_holds_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        file(root.path(), "usr/bin/dnf");
+        file(root.path(), "var/lib/dnf/rpmdb_lock.pid");
+        let lock = root.path().join("var/lib/dnf/rpmdb_lock.pid");
+        let mut theirs = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(&lock, theirs.id().to_string()).unwrap();
+        assert!(matches!(pause(root.path()), Err(NotPaused::AtWork { name: "dnf", .. })));
+        theirs.kill().unwrap();
+        theirs.wait().unwrap();
+        let paused = pause(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&lock).unwrap(), std::process::id().to_string());
+        drop(paused);
+        assert!(!lock.exists(), "dnf would wait for as long as the agent lives");
     }
 
     #[test]

@@ -53,6 +53,7 @@ fn the_configuration_shown_is_read_and_names_every_key_with_its_default() {
     full.hooks = Some("/etc/patchlab-agent/hooks".into());
     full.engine_id = full.inform.as_ref().map(|sink| sink.engine_id.clone());
     full.packages.root = "/srv/other".into();
+    full.packages.system = Some(patchlab_protocol::PackageSystem::Rpm);
     let written = toml::to_string(&full).unwrap();
     for key in keys(&written.parse().unwrap(), "") {
         let last = key.rsplit('.').next().unwrap();

@@ -167,7 +167,7 @@ impl World {
             monitor: users[0].clone(),
             deployer: users[1].clone(),
             inform: None,
-            packages: Packages { root: path("root") },
+            packages: Packages { root: path("root"), ..Packages::default() },
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
         fs::set_permissions(path("id/agent.toml"), fs::Permissions::from_mode(0o600))?;

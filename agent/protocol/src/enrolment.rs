@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, limits};
+use crate::{Digest, PackageSystem, limits};
 
 /// The file's name, by convention.
 pub const FILE_NAME: &str = "agent.toml";
@@ -116,14 +116,17 @@ pub struct InformSink {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Packages {
-    /// The system to change. Anything but `/` is another system's tree, with its own dpkg database: for tests and
+    /// The system to change. Anything but `/` is another system's tree, with its own package database: for tests and
     /// images.
     pub root: PathBuf,
+    /// Its package system. Absent: what os-release(5) there says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<PackageSystem>,
 }
 
 impl Default for Packages {
     fn default() -> Self {
-        Self { root: PathBuf::from("/") }
+        Self { root: PathBuf::from("/"), system: None }
     }
 }
 

@@ -2,15 +2,15 @@
 //! and server compare them and name them by digest.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fmt,
     str::{FromStr, SplitWhitespace},
 };
 
-use debversion::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, PackageSystem};
 
 /// A package's name and architecture: what can be installed once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ use crate::Digest;
 pub struct PackageId {
     /// Package name.
     pub name: String,
-    /// Package architecture as the package manager names it, e.g. `amd64`, `all`.
+    /// Package architecture as the package manager names it, e.g. `amd64`, `all`, `x86_64`, `noarch`.
     pub arch: String,
 }
 
@@ -26,6 +26,27 @@ impl PackageId {
     /// An id from its parts.
     pub fn new(name: impl Into<String>, arch: impl Into<String>) -> Self {
         Self { name: name.into(), arch: arch.into() }
+    }
+
+    /// A package of which several versions can be installed at a time, as rpm's kernels: each is a package of its own here, and has
+    /// its version in its name, `kernel-core@5.14.0-427.el9`. No package system has an `@` in a name.
+    pub fn of_version(name: &str, version: &str, arch: impl Into<String>) -> Self {
+        Self { name: format!("{name}@{version}"), arch: arch.into() }
+    }
+
+    /// Its name without a version that may stand in it.
+    pub fn base_name(&self) -> &str {
+        self.name.split_once('@').map_or(&*self.name, |(name, _)| name)
+    }
+
+    /// Whether it cannot be installed beside `old`, and takes its place: an architecture may turn from or to every one.
+    pub fn takes_place_of(&self, old: &Self) -> bool {
+        self.name == old.name && (self.arch == old.arch || self.is_for_every_arch() || old.is_for_every_arch())
+    }
+
+    /// `all` to dpkg, `noarch` to rpm.
+    fn is_for_every_arch(&self) -> bool {
+        matches!(&*self.arch, "all" | "noarch")
     }
 }
 
@@ -64,8 +85,8 @@ impl Inventory {
         Digest::of(self.to_string())
     }
 
-    /// What leads from here to `after`.
-    pub fn changes_to(&self, after: &Self) -> Transaction {
+    /// What leads from here to `after`, on a host with this package system.
+    pub fn changes_to(&self, after: &Self, system: PackageSystem) -> Transaction {
         let gone = self.0.iter().filter(|(id, _)| !after.0.contains_key(*id));
         let removed = gone.map(|(id, version)| Change { id: id.clone(), from: Some(version.clone()), to: None });
         let other = after.0.iter().filter(|(id, version)| self.0.get(*id) != Some(*version));
@@ -74,7 +95,7 @@ impl Inventory {
             from: self.0.get(id).cloned(),
             to: Some(version.clone()),
         });
-        removed.chain(changed).collect()
+        Transaction::new(system, removed.chain(changed))
     }
 }
 
@@ -112,7 +133,7 @@ fn three<'a>(words: &mut SplitWhitespace<'a>) -> Option<[&'a str; 3]> {
     words.next().is_none().then_some(found)
 }
 
-/// One package's part of a transaction. Displayed as in [`crate::document::BaselineProof::transaction`].
+/// One package's part of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
     /// The package.
@@ -124,50 +145,59 @@ pub struct Change {
 }
 
 impl Change {
-    /// `install`, `upgrade`, `downgrade` or `remove`. Versions compare by Debian policy 5.6.12; what is no such version counts as an upgrade.
-    pub fn verb(&self) -> &'static str {
+    /// `install`, `upgrade`, `downgrade` or `remove`, by the rules of its package system; what is no version there counts as an upgrade.
+    pub fn verb(&self, system: PackageSystem) -> &'static str {
         match (&self.from, &self.to) {
             (None, _) => "install",
             (Some(_), None) => "remove",
-            (Some(from), Some(to)) => match (from.parse::<Version>(), to.parse::<Version>()) {
-                (Ok(from), Ok(to)) if to < from => "downgrade",
-                _ => "upgrade",
-            },
+            (Some(from), Some(to)) if system.compare(to, from) == Some(Ordering::Less) => "downgrade",
+            (Some(_), Some(_)) => "upgrade",
         }
     }
-}
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".to_owned());
+    /// Canonical text, as in [`crate::document::BaselineProof::transaction`].
+    pub fn line(&self, system: PackageSystem) -> String {
+        let [from, to] = [&self.from, &self.to].map(|version| version.as_deref().unwrap_or("-"));
         let PackageId { name, arch } = &self.id;
-        write!(f, "{} {name} {arch} {} -> {}", self.verb(), version(&self.from), version(&self.to))
+        format!("{} {name} {arch} {from} -> {to}", self.verb(system))
     }
 }
 
 /// What a package manager does or would do in one go.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Transaction(Vec<Change>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    system: PackageSystem,
+    changes: Vec<Change>,
+}
 
 impl Transaction {
+    /// These changes, on a host with this package system.
+    pub fn new(system: PackageSystem, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut changes: Vec<Change> = changes.into_iter().collect();
+        changes.sort();
+        Self { system, changes }
+    }
+
+    /// The package system by whose rules its versions compare.
+    pub fn system(&self) -> PackageSystem {
+        self.system
+    }
+
     /// The changes, sorted by package.
     pub fn changes(&self) -> &[Change] {
-        &self.0
+        &self.changes
+    }
+
+    /// Whether it brings a kernel to boot.
+    pub fn brings_kernel(&self) -> bool {
+        self.changes.iter().any(|change| change.to.is_some() && self.system.is_kernel(change.id.base_name()))
     }
 
     /// Canonical text, one line a package, sorted: what a release proves.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.0.iter().map(Change::to_string).collect();
+        let mut lines: Vec<String> = self.changes.iter().map(|change| change.line(self.system)).collect();
         lines.sort();
         lines
-    }
-}
-
-impl FromIterator<Change> for Transaction {
-    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
-        let mut changes: Vec<Change> = changes.into_iter().collect();
-        changes.sort();
-        Self(changes)
     }
 }
 
@@ -192,7 +222,7 @@ mod tests {
         let before = inventory("down amd64 1:1.0-1\ngone all 1\nsame all 1\nup amd64 1.9~rc1-1\n");
         let after = inventory("down amd64 1.5-1\nnew amd64 3\nsame all 1\nup amd64 1.9-1\n");
         assert_eq!(
-            before.changes_to(&after).lines(),
+            before.changes_to(&after, PackageSystem::Dpkg).lines(),
             [
                 "downgrade down amd64 1:1.0-1 -> 1.5-1",
                 "install new amd64 - -> 3",
@@ -200,6 +230,23 @@ mod tests {
                 "upgrade up amd64 1.9~rc1-1 -> 1.9-1",
             ]
         );
-        assert!(after.changes_to(&after).changes().is_empty());
+        assert!(after.changes_to(&after, PackageSystem::Dpkg).changes().is_empty());
+    }
+
+    #[test]
+    fn one_of_several_versions_is_a_package_of_its_own() {
+        let old = inventory("kernel-core@1-1 x86_64 1-1\nweb noarch 1.a-1\n");
+        let new = PackageId::of_version("kernel-core", "2-1", "x86_64");
+        assert_eq!(new.base_name(), "kernel-core");
+        let old_id = PackageId::of_version("kernel-core", "1-1", "x86_64");
+        assert!(new.takes_place_of(&new) && !new.takes_place_of(&old_id));
+        let both = "kernel-core@1-1 x86_64 1-1\nkernel-core@2-1 x86_64 2-1\nweb noarch 1.1-1\n";
+        let up = old.changes_to(&inventory(both), PackageSystem::Rpm);
+        assert_eq!(up.lines(), ["install kernel-core@2-1 x86_64 - -> 2-1", "upgrade web noarch 1.a-1 -> 1.1-1"]);
+        assert!(up.brings_kernel() && !inventory(both).changes_to(&old, PackageSystem::Rpm).brings_kernel());
+        assert_eq!(
+            old.changes_to(&inventory(both), PackageSystem::Dpkg).lines()[0],
+            "downgrade web noarch 1.a-1 -> 1.1-1"
+        );
     }
 }

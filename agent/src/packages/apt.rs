@@ -11,24 +11,24 @@
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use patchlab_protocol::inventory::{Inventory, PackageId, Transaction};
+use patchlab_protocol::{
+    PackageSystem,
+    inventory::{PackageId, Transaction},
+};
 
-use super::{Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, simulation};
+use super::{
+    Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, command, prepare,
+    simulation, succeeded,
+};
 use crate::{
-    process::{self, Finished, ProcessMark},
+    process::{self, ProcessMark},
     state::Reboot,
 };
-
-/// Longest answer of a query that is kept, bytes: a package list of a full desktop has a few hundred KiB.
-const QUERY_BYTES: u64 = 16 * 1024 * 1024;
-/// How long a query may take.
-const QUERY: Duration = Duration::from_secs(120);
 
 /// dpkg and apt, on the system below a root.
 #[derive(Debug)]
@@ -50,10 +50,6 @@ impl Apt {
             work: work.to_owned(),
             database: root.join("var/lib/dpkg/status"),
             native: String::new(),
-        };
-        let prepare = |path: &Path| {
-            let failed = |source| PackageError::Prepare { path: path.to_owned(), source };
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
         };
         for folder in ["", "state/lists/partial", "cache/archives/partial"] {
             prepare(&work.join(folder))?;
@@ -116,19 +112,14 @@ DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
         self.root == Path::new("/")
     }
 
-    /// A command with nothing of the agent's environment, that asks nobody anything.
+    /// A command that asks nobody anything.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = command(program);
         command
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", "/root")
-            .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("APT_LISTCHANGES_FRONTEND", "none")
             .env("UCF_FORCE_CONFFOLD", "1")
-            .env("APT_CONFIG", self.work.join("apt.conf"))
-            .current_dir("/");
+            .env("APT_CONFIG", self.work.join("apt.conf"));
         command
     }
 
@@ -152,15 +143,11 @@ DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
     }
 }
 
-fn succeeded(program: &'static str, finished: Finished) -> Result<String, PackageError> {
-    if finished.succeeded() {
-        return Ok(finished.stdout);
-    }
-    let status = finished.exit.map_or_else(|| "killed".to_owned(), |code| format!("exit status {code}"));
-    Err(PackageError::Failed { program, status, said: finished.last_words() })
-}
-
 impl PackageManager for Apt {
+    fn system(&self) -> PackageSystem {
+        PackageSystem::Dpkg
+    }
+
     fn installed(&self) -> Result<Installed, PackageError> {
         let admin = format!("--admindir={}", self.root.join("var/lib/dpkg").display());
         let format = "--showformat=${db:Status-Status} ${Package} ${Architecture} ${Version}\\n";
@@ -202,8 +189,7 @@ impl PackageManager for Apt {
         let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
             .map_err(|source| PackageError::Run { program: "apt-get", source })?;
         let said = succeeded("apt-get", finished)?;
-        let installed = self.installed()?;
-        let present = merged(&installed);
+        let present = self.installed()?.all();
         simulation::transaction(&said, &present, &self.native)
             .map_err(|line| PackageError::Unexpected { program: "apt-get", said: line.0 })
     }
@@ -219,7 +205,8 @@ impl PackageManager for Apt {
         let patience = format!("DPkg::Lock::Timeout={}", deadline.saturating_duration_since(begun).as_secs().max(1));
         let finished = process::run(&mut self.apt_get(goal, &["--option", &patience]), deadline, QUERY_BYTES, started)
             .map_err(|source| PackageError::Run { program: "apt-get", source })?;
-        Ok(Committed { finished, duration: begun.elapsed() })
+        // A script that fails makes dpkg fail.
+        Ok(Committed { finished, duration: begun.elapsed(), failed_scripts: Vec::new() })
     }
 
     fn settle(&self, deadline: Instant) -> Result<(), PackageError> {
@@ -253,15 +240,9 @@ impl PackageManager for Apt {
         ["lock-frontend", "lock"].map(|name| self.root.join("var/lib/dpkg").join(name)).to_vec()
     }
 
-    fn database(&self) -> &Path {
-        &self.database
+    fn database(&self) -> Vec<PathBuf> {
+        vec![self.database.clone()]
     }
-}
-
-/// Everything that is unpacked, settled or not.
-fn merged(installed: &Installed) -> Inventory {
-    let all = installed.settled.packages().chain(installed.unsettled.packages());
-    all.map(|(id, version)| (id.clone(), version.to_owned())).collect()
 }
 
 /// Lines `STATUS NAME ARCH VERSION`, as dpkg-query is asked for them.
@@ -276,7 +257,8 @@ fn installed(text: &str) -> Result<Installed, PackageError> {
             _ => return Err(PackageError::Unexpected { program: "dpkg-query", said: line.to_owned() }),
         }
     }
-    Ok(Installed { settled: settled.into_iter().collect(), unsettled: unsettled.into_iter().collect() })
+    let [settled, unsettled] = [settled, unsettled].map(|found| found.into_iter().collect());
+    Ok(Installed { system: PackageSystem::Dpkg, settled, unsettled })
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What `apt-get --simulate` says, as the package list it leads to.
 
-use patchlab_protocol::inventory::{Inventory, PackageId, Transaction};
+use patchlab_protocol::{
+    PackageSystem,
+    inventory::{Inventory, PackageId, Transaction},
+};
 
 /// A line that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub fn transaction(said: &str, installed: &Inventory, native: &str) -> Result<Tr
             _ => {}
         }
     }
-    Ok(installed.changes_to(&after.into_iter().collect()))
+    Ok(installed.changes_to(&after.into_iter().collect(), PackageSystem::Dpkg))
 }
 
 /// `NAME[:ARCH] [OLD] (VERSION ORIGIN… [ARCH]) …`: what is installed.

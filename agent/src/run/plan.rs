@@ -1,9 +1,9 @@
 //! What an authorised order means on this host: which files, which removals, what must be installed before and after. Pure.
 
 use patchlab_protocol::{
-    Refusal, Refused,
+    PackageSystem, Refusal, Refused,
     document::{Action, Order, PackageFile, Release, Replaced},
-    inventory::{Change, Inventory, PackageId, Transaction},
+    inventory::{Change, PackageId, Transaction},
     limits,
 };
 
@@ -31,12 +31,12 @@ impl Plan {
 
     /// The transaction that the order alone describes, from what is installed.
     fn transaction(&self, installed: &Installed) -> Transaction {
-        let present = present(installed);
+        let present = installed.all();
         let change = |(id, to): &(PackageId, Option<String>)| {
             let from = present.version(id).map(str::to_owned);
             (from != *to).then(|| Change { id: id.clone(), from, to: to.clone() })
         };
-        self.after.iter().filter_map(change).collect()
+        Transaction::new(installed.system, self.after.iter().filter_map(change))
     }
 }
 
@@ -48,14 +48,12 @@ fn replaced_id(replaced: &Replaced) -> PackageId {
     PackageId::new(&replaced.name, &replaced.arch)
 }
 
-/// Whether a file takes a replaced package's place: an architecture may turn from or to `all`.
-fn takes_place(new: &PackageId, old: &PackageId) -> bool {
-    new.name == old.name && (new.arch == old.arch || new.arch == "all" || old.arch == "all")
-}
-
-fn present(installed: &Installed) -> Inventory {
-    let all = installed.settled.packages().chain(installed.unsettled.packages());
-    all.map(|(id, version)| (id.clone(), version.to_owned())).collect()
+/// What a person does about packages that were left half-way.
+fn remedy(system: PackageSystem) -> &'static str {
+    match system {
+        PackageSystem::Dpkg => "run dpkg --configure -a",
+        PackageSystem::Rpm => "roll the order back that was interrupted, or see \"When it is killed\" in docs/agent.md",
+    }
 }
 
 /// Plans an authorised action.
@@ -78,7 +76,8 @@ pub fn plan(order: &Order, action: Action, installed: &Installed) -> Result<Plan
 fn plan_apply(order: &Order, installed: &Installed) -> Result<Plan, Refused> {
     let left: Vec<String> = installed.unsettled.packages().map(|(id, _)| id.to_string()).take(5).collect();
     if !left.is_empty() {
-        let reason = format!("an earlier installation was left half-way: {}; run dpkg --configure -a", left.join(", "));
+        let (left, remedy) = (left.join(", "), remedy(installed.system));
+        let reason = format!("an earlier installation was left half-way: {left}; {remedy}");
         return Err(Refused::new(Refusal::Preflight, reason));
     }
     for replaced in &order.replaces {
@@ -95,7 +94,7 @@ fn plan_apply(order: &Order, installed: &Installed) -> Result<Plan, Refused> {
 
 /// The files of packages that the host does not have before.
 fn new_files(order: &Order) -> impl Iterator<Item = &PackageFile> {
-    order.install.iter().filter(|file| !order.replaces.iter().any(|old| takes_place(&id(file), &replaced_id(old))))
+    order.install.iter().filter(|file| !order.replaces.iter().any(|old| id(file).takes_place_of(&replaced_id(old))))
 }
 
 fn expect(id: &PackageId, wanted: Option<&str>, installed: &Installed) -> Result<(), Refused> {
@@ -109,7 +108,7 @@ fn expect(id: &PackageId, wanted: Option<&str>, installed: &Installed) -> Result
 
 /// Each package stands where the order left it, or already where it was before: an apply that failed half-way can be walked back.
 fn plan_rollback(order: &Order, installed: &Installed) -> Result<Plan, Refused> {
-    let present = present(installed);
+    let present = installed.all();
     let mut anything = false;
     for file in &order.install {
         let id = id(file);
@@ -147,7 +146,7 @@ fn plan_rollback(order: &Order, installed: &Installed) -> Result<Plan, Refused> 
 /// Whether everything that an order replaces is there as it was before, wholly installed, and nothing that it brought.
 pub fn is_back(order: &Order, installed: &Installed) -> bool {
     let old = order.replaces.iter().all(|old| installed.settled.version(&replaced_id(old)) == Some(&old.version));
-    let present = present(installed);
+    let present = installed.all();
     old && new_files(order).all(|file| present.version(&id(file)).is_none())
 }
 
@@ -234,7 +233,11 @@ pub(super) mod tests {
     }
 
     fn installed(settled: &str, unsettled: &str) -> Installed {
-        Installed { settled: settled.parse().unwrap(), unsettled: unsettled.parse().unwrap() }
+        Installed {
+            system: PackageSystem::Dpkg,
+            settled: settled.parse().unwrap(),
+            unsettled: unsettled.parse().unwrap(),
+        }
     }
 
     fn refusal(result: Result<Plan, Refused>) -> Refusal {
@@ -301,9 +304,9 @@ pub(super) mod tests {
     fn a_rollback_that_would_do_more_is_refused() {
         let before = installed("web all 2\nlib all 1\nuser all 1\n", "");
         let plan = plan(&order(), Action::Rollback, &before).unwrap();
-        let exact = before.settled.changes_to(&"user all 1\nweb all 1\n".parse().unwrap());
+        let exact = before.settled.changes_to(&"user all 1\nweb all 1\n".parse().unwrap(), PackageSystem::Dpkg);
         assert!(compare(&exact, &plan, None, &before).is_ok());
-        let more = before.settled.changes_to(&"web all 1\n".parse().unwrap());
+        let more = before.settled.changes_to(&"web all 1\n".parse().unwrap(), PackageSystem::Dpkg);
         let refused = compare(&more, &plan, None, &before).unwrap_err();
         assert_eq!(refused.refusal, Refusal::TransactionDiffers);
         assert!(refused.reason.contains("remove user all 1 -> -"), "{refused}");

@@ -128,7 +128,8 @@ impl Attempt<'_> {
             return self.await_boot(&rebooting).await;
         }
         tracing::info!(order = self.order, run = self.run, %boot, "the host has booted");
-        let reboot = self.engine.packages.reboot(&Transaction::default());
+        let packages = &self.engine.packages;
+        let reboot = packages.reboot(&Transaction::new(packages.system(), []));
         self.change(|run| run.reboot = reboot)?;
         Ok(())
     }

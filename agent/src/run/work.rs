@@ -125,7 +125,7 @@ impl<'e> Attempt<'e> {
     /// When it cannot say, or the goal cannot be reached.
     pub async fn simulate(&self, goal: &Goal, plan: &Plan) -> Result<Transaction, Stop> {
         if plan.files.is_empty() && plan.remove.is_empty() {
-            return Ok(Transaction::default());
+            return Ok(Transaction::new(self.engine.packages.system(), []));
         }
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
         blocking(move || packages.simulate(&goal, deadline)).await?.map_err(unfit)
@@ -236,8 +236,9 @@ impl<'e> Attempt<'e> {
                     tracing::error!(%error, "the package manager's process could not be journaled");
                 }
             })?;
-            // What failed by itself would fail again; what ran out of time is finished.
-            let again = (committed.finished.ended == Ended::ByTimeout).then_some(&goal);
+            // What failed by itself would fail again; what ran out of time or was killed is finished.
+            let finished = &committed.finished;
+            let again = (finished.ended == Ended::ByTimeout || finished.exit.is_none()).then_some(&goal);
             if !committed.finished.succeeded()
                 && let Err(error) = finish(&*packages, again, time)
             {
@@ -285,6 +286,9 @@ fn judge(committed: &Committed, missed: &[String]) -> Result<(), Stop> {
     }
     if !committed.finished.succeeded() {
         return Err(Stop::failed(format!("the package manager failed: {}", committed.finished.last_words())));
+    }
+    if !committed.failed_scripts.is_empty() {
+        return Err(Stop::failed(format!("scripts of packages failed: {}", committed.failed_scripts.join("; "))));
     }
     if missed.is_empty() { Ok(()) } else { Err(Stop::failed(list(missed))) }
 }

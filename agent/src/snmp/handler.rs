@@ -19,7 +19,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     journal::JournalError,
-    packages::{PackageError, PackageManager},
+    packages::{PackageError, PackageManager, written},
     profile::Week,
     record::{AbortError, Record, Undecided},
     run::now,
@@ -49,7 +49,7 @@ pub struct Tables {
 /// What is installed, as of the package manager's database at one moment.
 #[derive(Clone)]
 struct Known {
-    at: SystemTime,
+    at: Vec<Option<SystemTime>>,
     digest: Digest,
     packages: Arc<OidTable<Value>>,
 }
@@ -135,17 +135,17 @@ impl Tables {
 
     /// What is installed, asked anew when the package manager's database changed.
     async fn inventory(&self) -> Option<Known> {
-        let changed = || std::fs::metadata(self.packages.database()).and_then(|file| file.modified()).ok();
-        let fresh = |at| {
+        let changed = || written(&*self.packages);
+        let fresh = |at: &[Option<SystemTime>]| {
             let known = self.inventory.lock().unwrap_or_else(PoisonError::into_inner).clone();
             known.filter(|known| known.at == at)
         };
-        if let Some(known) = fresh(changed()?) {
+        if let Some(known) = fresh(&changed()?) {
             return Some(known);
         }
         let _one_at_a_time = self.asking.lock().await;
         let at = changed()?;
-        if let Some(known) = fresh(at) {
+        if let Some(known) = fresh(&at) {
             return Some(known);
         }
         let (packages, folder) = (Arc::clone(&self.packages), self.folder.clone());

@@ -13,22 +13,30 @@ use std::{
 use axum::{Router, extract, http::StatusCode, routing::get};
 use patchlab_agent::host::class;
 use patchlab_protocol::{
-    Digest, Envelope, PublicKey, SigningKey,
+    Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
     enrolment::{Enrolment, InformSink, Packages, PinnedRoot, SnmpUser},
     mib,
 };
 use tokio::sync::watch;
 
-use super::{manager::Manager, orders::Authority};
+use super::{
+    database::{self, Package},
+    manager::Manager,
+    orders::Authority,
+};
 
 pub const NAME: &str = "host-1";
 
 /// What is missing on this machine for these tests, said aloud.
 pub fn missing() -> bool {
-    let tools = ["snmpget", "snmpset", "snmpwalk", "dpkg", "apt-get", "dpkg-deb"];
-    let absent: Vec<&str> =
-        tools.into_iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
+    missing_for(PackageSystem::Dpkg)
+}
+
+/// As [`missing`], for hosts of one package system.
+pub fn missing_for(system: PackageSystem) -> bool {
+    let tools = ["snmpget", "snmpset", "snmpwalk"].into_iter().chain(database::programs(system).iter().copied());
+    let absent: Vec<&str> = tools.filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
     let root = rustix::process::geteuid().is_root();
     if absent.is_empty() && root {
         return false;
@@ -43,6 +51,7 @@ pub struct Host {
     pub class: Class,
     pub public: PublicKey,
     pub uri: String,
+    pub system: PackageSystem,
     agent: Option<Child>,
     enrolment: Enrolment,
     held: Arc<Held>,
@@ -63,27 +72,27 @@ impl Host {
         Self::with_inform(None)
     }
 
+    /// As [`Self::new`], with this package system.
+    pub fn of(system: PackageSystem) -> Self {
+        Self::with(system, None, None)
+    }
+
     pub fn with_inform(inform: Option<InformSink>) -> Self {
-        Self::with(inform, None)
+        Self::with(PackageSystem::Dpkg, inform, None)
     }
 
     /// A host whose ledger is not on the disk with the rest.
     pub fn with_ledger_elsewhere() -> Self {
-        Self::with(None, Some("../ledger"))
+        Self::with(PackageSystem::Dpkg, None, Some("../ledger"))
     }
 
-    fn with(inform: Option<InformSink>, ledger_dir: Option<&str>) -> Self {
+    fn with(system: PackageSystem, inform: Option<InformSink>, ledger_dir: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in
-            ["root/etc", "root/var/lib/dpkg/info", "root/var/lib/dpkg/updates", "www/documents", "www/artifacts", "id"]
-        {
+        for name in ["root", "www/documents", "www/artifacts", "id"] {
             fs::create_dir_all(path(name)).unwrap();
         }
-        for name in ["status", "available"] {
-            fs::write(path("root/var/lib/dpkg").join(name), "").unwrap();
-        }
-        fs::write(path("root/etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
+        database::make(system, &path("root"));
         let authority = Authority::new();
         let key = SigningKey::generate().unwrap();
         key.write_new(&path("id/host.pem")).unwrap();
@@ -100,7 +109,7 @@ impl Host {
             monitor: user("monitor"),
             deployer: user("deployer"),
             inform,
-            packages: Packages { root: path("root") },
+            packages: Packages { root: path("root"), system: None },
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -109,6 +118,7 @@ impl Host {
             class: class(&path("root")).unwrap(),
             authority,
             public: key.public(),
+            system,
             uri: format!("http://{address}/"),
             agent: None,
             enrolment,
@@ -208,58 +218,49 @@ impl Host {
     }
 
     /// As [`Self::package`], with maintainer scripts by their names.
-    pub fn package_with(&self, name: &str, version: &str, control: &str, scripts: &[(&str, String)]) -> PackageFile {
-        let tree = self.path("build");
-        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-        fs::create_dir_all(tree.join("usr/share").join(name)).unwrap();
-        fs::write(tree.join("usr/share").join(name).join("version"), version).unwrap();
-        let fields = format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n{control}"
-        );
-        fs::write(tree.join("DEBIAN/control"), fields).unwrap();
-        for (name, script) in scripts {
-            let path = tree.join("DEBIAN").join(name);
-            fs::write(&path, script).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let file = self.path("package.deb");
-        run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&tree, &file]));
-        fs::remove_dir_all(&tree).unwrap();
+    pub fn package_with(&self, name: &str, version: &str, fields: &str, scripts: &[(&str, String)]) -> PackageFile {
+        let place = format!("usr/share/{name}/version");
+        self.built(&Package { name, version, fields, scripts, files: &[(&place, version)] })
+    }
+
+    /// As [`Self::package`], in all its parts.
+    pub fn built(&self, package: &Package<'_>) -> PackageFile {
+        let folder = self.path("build");
+        fs::create_dir_all(&folder).unwrap();
+        let file = database::build(self.system, &folder, package);
         let (sha256, size) = Digest::of_file(&file).unwrap();
-        fs::rename(&file, self.path("www/artifacts").join(sha256.to_string())).unwrap();
+        fs::rename(&file, self.artifact(&sha256)).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
         PackageFile {
-            name: name.into(),
-            version: version.into(),
-            arch: "all".into(),
+            name: package.name.into(),
+            version: package.version.into(),
+            arch: database::every_arch(self.system).into(),
             size,
             sha256,
             origin: Origin::Local,
         }
     }
 
+    /// Where the member has a file.
+    pub fn artifact(&self, digest: &Digest) -> PathBuf {
+        self.path("www/artifacts").join(digest.to_string())
+    }
+
     /// Installs a package behind the agent's back, as it was before it came.
     pub fn installed(&self, file: &PackageFile) -> Replaced {
-        let root = format!("--root={}", self.path("root").display());
-        run(Command::new("dpkg")
-            .args([&root, "--install"])
-            .arg(self.path("www/artifacts").join(file.sha256.to_string())));
+        database::install(self.system, &self.path("root"), &self.artifact(&file.sha256));
         let PackageFile { name, arch, version, .. } = file.clone();
         Replaced { name, arch, version, file: Some(file.clone()) }
     }
 
-    /// What dpkg finds wrong with its own database; nothing when all is well.
+    /// What the package system finds wrong with its own database; nothing when all is well.
     pub fn audit(&self) -> String {
-        let root = format!("--root={}", self.path("root").display());
-        let output = Command::new("dpkg").args([&root, "--audit"]).output().unwrap();
-        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+        database::audit(self.system, &self.path("root"))
     }
 
-    /// `NAME VERSION` of everything installed.
+    /// `installed NAME VERSION` of everything installed.
     pub fn packages(&self) -> String {
-        let admin = format!("--admindir={}", self.path("root/var/lib/dpkg").display());
-        let format = "--showformat=${db:Status-Status} ${Package} ${Version}\n";
-        let output = Command::new("dpkg-query").args([&admin, format, "--show"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        database::list(self.system, &self.path("root"))
     }
 
     /// The signed result of a run, its signature verified.

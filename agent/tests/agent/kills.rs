@@ -1,4 +1,4 @@
-//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg
+//! The agent killed at every point at which the package manager can be: the next agent ends the run, and what dpkg or rpm
 //! finds is whole.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 };
 
 use patchlab_protocol::{
-    Digest, Envelope, Role,
+    Digest, Envelope, PackageSystem, Role,
     document::{Action, Cause, OnFailure, PackageFile, ProductionCheck, Replaced, RunState},
     mib,
 };
@@ -21,7 +21,7 @@ use proptest::{
 };
 
 use super::{
-    host::{Host, NAME, give_shell, missing, run},
+    host::{Host, NAME, give_shell, missing_for, run},
     manager::oid,
 };
 
@@ -33,8 +33,29 @@ fn script(point: &str) -> String {
     )
 }
 
+/// The old version and the new one.
+fn versions(system: PackageSystem) -> [&'static str; 2] {
+    match system {
+        PackageSystem::Dpkg => ["1", "2"],
+        PackageSystem::Rpm => ["1-1", "2-1"],
+    }
+}
+
+/// The maintainer scripts of a way from one version to another, in the order in which they are run.
+fn points(system: PackageSystem, from: &str, to: &str) -> [String; 4] {
+    match system {
+        PackageSystem::Dpkg => [(from, "prerm"), (to, "preinst"), (from, "postrm"), (to, "postinst")],
+        PackageSystem::Rpm => [(to, "pre"), (to, "post"), (from, "preun"), (from, "postun")],
+    }
+    .map(|(version, name)| format!("{version}.{name}"))
+}
+
 fn package(host: &Host, version: &str) -> PackageFile {
-    let scripts = ["preinst", "postinst", "prerm", "postrm"].map(|name| (name, script(&format!("{version}.{name}"))));
+    let names = match host.system {
+        PackageSystem::Dpkg => ["preinst", "postinst", "prerm", "postrm"],
+        PackageSystem::Rpm => ["pre", "post", "preun", "postun"],
+    };
+    let scripts = names.map(|name| (name, script(&format!("{version}.{name}"))));
     host.package_with("web", version, "", &scripts)
 }
 
@@ -63,13 +84,32 @@ struct Told {
 }
 
 impl World {
-    fn new() -> Self {
-        let host = Host::new();
+    fn new(system: PackageSystem) -> Self {
+        let host = Host::of(system);
         give_shell(&host.path("root"));
         run(Command::new("mkfifo").arg(host.path("root/gate")));
-        let old = host.installed(&package(&host, "1"));
-        let new = package(&host, "2");
+        let [old, new] = versions(system);
+        let old = host.installed(&package(&host, old));
+        let new = package(&host, new);
         Self { host, new, old, row: 0 }
+    }
+
+    /// Where an apply can be killed.
+    fn onward(&self) -> [String; 4] {
+        points(self.host.system, &self.old.version, &self.new.version)
+    }
+
+    /// Where a rollback can be.
+    fn back_again(&self) -> [String; 4] {
+        points(self.host.system, &self.new.version, &self.old.version)
+    }
+
+    fn only(version: &str) -> String {
+        format!("installed web {version}\n")
+    }
+
+    fn is_new(&self) -> bool {
+        self.host.packages() == Self::only(&self.new.version)
     }
 
     fn tell(&mut self, check: Option<&str>) -> Told {
@@ -87,7 +127,9 @@ impl World {
             order.production = vec![ProductionCheck { scenario: "x".into(), step }];
         }
         let digest = host.publish(&Envelope::sign(order.clone(), &authority.keys[&Role::Drafter]));
-        let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
+        let PackageFile { arch, version, .. } = &self.new;
+        let transaction = format!("upgrade web {arch} {} -> {version}", self.old.version);
+        let release = host.publish(&authority.release(&order, digest, &[&transaction]));
         let approval = host.publish(&authority.approval(digest, release));
         host.deployer().create(self.row, &host.uri, [Some(digest), Some(release), Some(approval), None]).unwrap();
         Told { row: self.row, order: digest, runs: 0 }
@@ -121,7 +163,7 @@ impl World {
         }
     }
 
-    /// Kills and starts again; the run must then be ended and dpkg content.
+    /// Kills and starts again; the run must then be ended and the package system content.
     fn kill(&mut self, told: &Told, killed: Killed, what: &str) -> String {
         self.kill_to(told, killed, RunState::Aborted, what)
     }
@@ -141,13 +183,14 @@ impl World {
         assert_eq!(self.wait(told), ends, "{what}: {}", self.host.log());
         assert_eq!(self.host.audit(), "", "{what}:\n{}", self.host.log());
         let packages = self.host.packages();
-        assert!(["installed web 1\n", "installed web 2\n"].contains(&&*packages), "{what}: {packages}");
+        let either = [&self.old.version, &self.new.version].map(|version| Self::only(version));
+        assert!(either.contains(&packages), "{what}: {packages}");
         packages
     }
 
-    /// Back to `web` 1, whatever is there.
+    /// Back to the old `web`, whatever is there.
     fn back(&self, told: &mut Told, what: &str) {
-        let was_new = self.host.packages() == "installed web 2\n";
+        let was_new = self.is_new();
         self.start(told, Action::Rollback);
         let ended = self.wait(told);
         assert_eq!(
@@ -156,85 +199,86 @@ impl World {
             "{what}: {}",
             self.host.log()
         );
-        assert_eq!((self.host.packages().as_str(), self.host.audit().as_str()), ("installed web 1\n", ""), "{what}");
+        assert_eq!((self.host.packages(), self.host.audit()), (Self::only(&self.old.version), String::new()), "{what}");
     }
+}
+
+/// A world of each package system whose programs are here.
+fn worlds() -> impl Iterator<Item = World> {
+    PackageSystem::ALL.into_iter().filter(|system| !missing_for(*system)).map(World::new)
 }
 
 #[test]
 fn an_apply_that_is_killed_in_any_maintainer_script_ends_whole_and_can_be_walked_back() {
-    if missing() {
-        return;
-    }
-    let mut world = World::new();
-    for killed in [Killed::Agent, Killed::Everything] {
-        for point in ["1.prerm", "2.preinst", "1.postrm", "2.postinst"] {
-            let what = format!("apply, {killed:?} killed in {point}");
-            let mut told = world.tell(None);
-            world.hang_at(point);
-            world.start(&mut told, Action::Apply);
-            world.wait_until_it_hangs(point);
-            world.kill(&told, killed, &what);
-            world.back(&mut told, &what);
+    for mut world in worlds() {
+        for killed in [Killed::Agent, Killed::Everything] {
+            for point in world.onward() {
+                let what = format!("apply, {killed:?} killed in {point}");
+                let mut told = world.tell(None);
+                world.hang_at(&point);
+                world.start(&mut told, Action::Apply);
+                world.wait_until_it_hangs(&point);
+                world.kill(&told, killed, &what);
+                world.back(&mut told, &what);
+            }
         }
     }
 }
 
 #[test]
 fn a_rollback_that_is_killed_in_any_maintainer_script_ends_whole_and_can_be_walked_again() {
-    if missing() {
-        return;
-    }
-    let mut world = World::new();
-    for killed in [Killed::Agent, Killed::Everything] {
-        for point in ["2.prerm", "1.preinst", "2.postrm", "1.postinst"] {
-            let what = format!("rollback, {killed:?} killed in {point}");
-            let mut told = world.tell(None);
-            world.start(&mut told, Action::Apply);
-            assert_eq!(world.wait(&told), RunState::Succeeded, "{what}: {}", world.host.log());
-            world.hang_at(point);
-            world.start(&mut told, Action::Rollback);
-            world.wait_until_it_hangs(point);
-            world.kill(&told, killed, &what);
-            world.back(&mut told, &what);
+    for mut world in worlds() {
+        for killed in [Killed::Agent, Killed::Everything] {
+            for point in world.back_again() {
+                let what = format!("rollback, {killed:?} killed in {point}");
+                let mut told = world.tell(None);
+                world.start(&mut told, Action::Apply);
+                assert_eq!(world.wait(&told), RunState::Succeeded, "{what}: {}", world.host.log());
+                world.hang_at(&point);
+                world.start(&mut told, Action::Rollback);
+                world.wait_until_it_hangs(&point);
+                world.kill(&told, killed, &what);
+                world.back(&mut told, &what);
+            }
         }
     }
 }
 
 #[test]
 fn an_order_that_is_to_be_rolled_back_on_failure_is_walked_back_wherever_it_is_killed() {
-    if missing() {
-        return;
-    }
-    let mut world = World::new();
-    let only_with_the_old = format!("grep -q 1 {}", world.host.path("root/usr/share/web/version").display());
-    for killed in [Killed::Agent, Killed::Everything] {
-        for point in ["1.prerm", "2.preinst", "1.postrm", "2.postinst"] {
-            let what = format!("apply to be rolled back, {killed:?} killed in {point}");
-            let mut told = world.tell_with(None, OnFailure::RollBack);
-            world.hang_at(point);
-            world.start(&mut told, Action::Apply);
-            world.wait_until_it_hangs(point);
-            assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), "installed web 1\n", "{what}");
-            assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Interrupted), "{what}");
-        }
-        for point in ["2.prerm", "1.preinst", "2.postrm", "1.postinst"] {
-            let what = format!("way back by itself, {killed:?} killed in {point}");
-            let mut told = world.tell_with(Some(&only_with_the_old), OnFailure::RollBack);
-            world.hang_at(point);
-            world.start(&mut told, Action::Apply);
-            world.wait_until_it_hangs(point);
-            assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), "installed web 1\n", "{what}");
-            assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Checks), "{what}");
+    for mut world in worlds() {
+        let version = world.host.path("root/usr/share/web/version");
+        let only_with_the_old = format!("grep -q '^{}' {}", world.old.version, version.display());
+        let old = World::only(&world.old.version);
+        for killed in [Killed::Agent, Killed::Everything] {
+            for point in world.onward() {
+                let what = format!("apply to be rolled back, {killed:?} killed in {point}");
+                let mut told = world.tell_with(None, OnFailure::RollBack);
+                world.hang_at(&point);
+                world.start(&mut told, Action::Apply);
+                world.wait_until_it_hangs(&point);
+                assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), old, "{what}");
+                assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Interrupted), "{what}");
+            }
+            for point in world.back_again() {
+                let what = format!("way back by itself, {killed:?} killed in {point}");
+                let mut told = world.tell_with(Some(&only_with_the_old), OnFailure::RollBack);
+                world.hang_at(&point);
+                world.start(&mut told, Action::Apply);
+                world.wait_until_it_hangs(&point);
+                assert_eq!(world.kill_to(&told, killed, RunState::RolledBack, &what), old, "{what}");
+                assert_eq!(world.host.result(told.row, told.runs).0.cause, Some(Cause::Checks), "{what}");
+            }
         }
     }
 }
 
 #[test]
 fn a_kill_before_and_after_the_package_managers_work_ends_the_run_too() {
-    if missing() {
+    if missing_for(PackageSystem::Dpkg) {
         return;
     }
-    let mut world = World::new();
+    let mut world = World::new(PackageSystem::Dpkg);
     let mut told = world.tell(None);
     let gate = world.host.hold_artifacts();
     world.start(&mut told, Action::Apply);
@@ -268,42 +312,44 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec((point, killed), 3..7)
 }
 
-#[test]
-fn any_sequence_of_apply_kill_restart_and_rollback_ends_in_a_state_that_dpkg_calls_consistent() {
-    if missing() {
-        return;
+/// Lives one life: applies and rollbacks by turns, killed where the steps say.
+fn live(system: PackageSystem, life: &[Step], case: usize) {
+    let mut world = World::new(system);
+    let mut told: Option<Told> = None;
+    for (number, (point, killed)) in life.iter().enumerate() {
+        let what = format!("{system}, case {case}, step {number} of {life:?}");
+        let back = world.is_new();
+        let mut order = if back { told.take().unwrap() } else { world.tell(None) };
+        let points = if back { world.back_again() } else { world.onward() };
+        if let Some(point) = point {
+            world.hang_at(&points[*point]);
+        }
+        world.start(&mut order, if back { Action::Rollback } else { Action::Apply });
+        match point {
+            Some(point) => {
+                world.wait_until_it_hangs(&points[*point]);
+                world.kill(&order, *killed, &what);
+            }
+            None => {
+                let ended = world.wait(&order);
+                let expected = if back { RunState::RolledBack } else { RunState::Succeeded };
+                assert_eq!(ended, expected, "{what}: {}", world.host.log());
+                assert_eq!(world.host.audit(), "", "{what}");
+                let version = if back { &world.old.version } else { &world.new.version };
+                assert_eq!(world.host.packages(), World::only(version), "{what}");
+            }
+        }
+        told = Some(order);
     }
+}
+
+#[test]
+fn any_sequence_of_apply_kill_restart_and_rollback_ends_in_a_state_that_the_package_system_calls_consistent() {
     let soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
-    let mut runner = TestRunner::deterministic();
-    for case in 0..if soak { 100 } else { 4 } {
-        let life = steps().new_tree(&mut runner).unwrap().current();
-        let mut world = World::new();
-        let mut told: Option<Told> = None;
-        for (number, (point, killed)) in life.iter().enumerate() {
-            let what = format!("case {case}, step {number} of {life:?}");
-            let back = world.host.packages() == "installed web 2\n";
-            let mut order = if back { told.take().unwrap() } else { world.tell(None) };
-            let (old, new) = if back { (2, 1) } else { (1, 2) };
-            let points =
-                [format!("{old}.prerm"), format!("{new}.preinst"), format!("{old}.postrm"), format!("{new}.postinst")];
-            if let Some(point) = point {
-                world.hang_at(&points[*point]);
-            }
-            world.start(&mut order, if back { Action::Rollback } else { Action::Apply });
-            match point {
-                Some(point) => {
-                    world.wait_until_it_hangs(&points[*point]);
-                    world.kill(&order, *killed, &what);
-                }
-                None => {
-                    let ended = world.wait(&order);
-                    let expected = if back { RunState::RolledBack } else { RunState::Succeeded };
-                    assert_eq!(ended, expected, "{what}: {}", world.host.log());
-                    assert_eq!(world.host.audit(), "", "{what}");
-                    assert_eq!(world.host.packages(), format!("installed web {new}\n"), "{what}");
-                }
-            }
-            told = Some(order);
+    for system in PackageSystem::ALL.into_iter().filter(|system| !missing_for(*system)) {
+        let mut runner = TestRunner::deterministic();
+        for case in 0..if soak { 100 } else { 2 } {
+            live(system, &steps().new_tree(&mut runner).unwrap().current(), case);
         }
     }
 }

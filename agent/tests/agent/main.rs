@@ -1,10 +1,11 @@
-//! The real agent over real UDP and HTTP, with Net-SNMP's tools as the manager and a real dpkg below a root of its own.
+//! The real agent over real UDP and HTTP, with Net-SNMP's tools as the manager and a real dpkg or rpm below a root of its own.
 //!
-//! Needs root, the snmp tools, dpkg and apt; without them every test says so and passes over.
+//! Needs root, the snmp tools, dpkg and apt, and rpm; without them every test says so and passes over.
 
 // Helpers of tests are outside of test functions, where clippy's exception does not reach.
 #![allow(clippy::unwrap_used)]
 
+mod database;
 mod host;
 mod manager;
 mod orders;
@@ -21,6 +22,7 @@ mod reading;
 mod reboot;
 mod refusals;
 mod restart;
+mod rpm;
 mod runs;
 mod trust;
 mod waiting;

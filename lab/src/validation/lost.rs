@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{Broke, Clones, Validation, both, lab};
 use crate::{
-    applier::Role,
     machine::LabError,
     report::BaselineReport,
     verdict::{self, Phase, Verdict},

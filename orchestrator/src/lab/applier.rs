@@ -13,10 +13,10 @@ use patchlab_lab::{
     machine::{Forward, LabError, Loss, Machine},
 };
 use patchlab_protocol::{
-    Item, ItemState, Refusal,
+    Item, ItemState, PackageSystem, Refusal,
     document::{Action, RunState},
     enrolment::{EngineId, Enrolment, InformSink, PinnedRoot},
-    inventory::{Change, PackageId},
+    inventory::{Change, PackageId, Transaction},
 };
 
 use super::{agent, provisional::Provisional};
@@ -188,6 +188,9 @@ impl SnmpApplier {
         let lab = |reason: String| ApplierError::Lab { action: name(action), reason };
         let manager = self.managers.lock().unwrap_or_else(PoisonError::into_inner).get(machine.name()).cloned();
         let manager = manager.ok_or_else(|| lab(format!("{} was not prepared", machine.name())))?;
+        let class = &self.documents.class;
+        let system = class.package_system();
+        let system = system.ok_or_else(|| lab(format!("nobody knows how versions of {class} compare")))?;
         let row = Row {
             index: ROW,
             order: self.documents.order.digest(),
@@ -223,7 +226,7 @@ impl SnmpApplier {
         });
         let doing = || lock(&heard).doing.clone();
         match followed {
-            Ok(Ok(report)) => read(action, report, start.elapsed()),
+            Ok(Ok(report)) => read(action, system, report, start.elapsed()),
             Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
             Err(seen) => Err(match seen {
                 Ok(Some(loss)) => {
@@ -342,7 +345,7 @@ fn run_index(action: Action) -> u32 {
 }
 
 /// What a finished run says about the patch. Pure.
-fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied, ApplierError> {
+fn read(action: Action, system: PackageSystem, report: RunReport, duration: Duration) -> Result<Applied, ApplierError> {
     let wanted = match action {
         Action::Apply => RunState::Succeeded,
         Action::Rollback => RunState::RolledBack,
@@ -352,9 +355,8 @@ fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied
     // The package manager did all of it, and a check on the machine failed afterwards.
     let is_on_but_complains = action == Action::Apply && report.state == RunState::Failed && is_done;
     if report.state == wanted || is_on_but_complains {
-        let mut transaction: Vec<String> =
-            report.items.iter().filter(|item| item.state == ItemState::Done).map(transaction_line).collect();
-        transaction.sort();
+        let done = report.items.iter().filter(|item| item.state == ItemState::Done);
+        let transaction = Transaction::new(system, done.map(change)).lines();
         let complaint = is_on_but_complains.then_some(error);
         return Ok(Applied { transaction, duration, reboot_needed: report.reboot_needed, complaint });
     }
@@ -385,10 +387,10 @@ fn read(action: Action, report: RunReport, duration: Duration) -> Result<Applied
     })
 }
 
-fn transaction_line(item: &Item) -> String {
+fn change(item: &Item) -> Change {
     let version = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let id = PackageId::new(&item.name, &item.arch);
-    Change { id, from: version(&item.from), to: version(&item.to) }.to_string()
+    Change { id, from: version(&item.from), to: version(&item.to) }
 }
 
 #[cfg(test)]
@@ -425,14 +427,17 @@ mod tests {
 
     #[test]
     fn a_good_run_tells_its_transaction() {
-        let applied = read(Action::Apply, report(RunState::Succeeded, None), Duration::ZERO).unwrap();
+        let applied =
+            read(Action::Apply, PackageSystem::Dpkg, report(RunState::Succeeded, None), Duration::ZERO).unwrap();
         assert_eq!(applied.transaction, ["install added amd64 - -> 2", "upgrade nginx amd64 1.0 -> 1.1"]);
-        assert!(read(Action::Rollback, report(RunState::RolledBack, None), Duration::ZERO).is_ok());
+        assert!(
+            read(Action::Rollback, PackageSystem::Dpkg, report(RunState::RolledBack, None), Duration::ZERO).is_ok()
+        );
     }
 
     #[test]
     fn what_says_nothing_about_the_patch_is_the_labs_own() {
-        let kind_of = |action, report| match read(action, report, Duration::ZERO) {
+        let kind_of = |action, report| match read(action, PackageSystem::Dpkg, report, Duration::ZERO) {
             Ok(_) => "ok",
             Err(ApplierError::Inapplicable { .. }) => "inapplicable",
             Err(ApplierError::Failed { .. }) => "failed",

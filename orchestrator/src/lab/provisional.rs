@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Role, SigningKey,
-    document::{Action, Activation, Approval, Order, Proof, Release, Root, RootKey, Scheme, TestResult},
+    document::{Action, Activation, Approval, Class, Order, Proof, Release, Root, RootKey, Scheme, TestResult},
     key::KeyError,
 };
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(10);
 /// The documents of one validation, all signed; no private key travels to the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Provisional {
+    /// The order's class.
+    pub class: Class,
     /// The lab's root document, pinned in the clones' enrolment.
     pub root: Envelope,
     /// The order.
@@ -75,6 +77,7 @@ impl Provisional {
         };
         let activation = |action| Envelope::sign(activation(digest, action, hosts, now), &key);
         Ok(Self {
+            class: order.class.clone(),
             root: Envelope::sign(root, &key),
             order: signed_order,
             approval: Envelope::sign(approval, &key),

@@ -107,7 +107,7 @@ impl Agent {
         package_root(&root, old);
         let config = folder.join("agent.toml");
         let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-        enrolment.packages = Packages { root: root.clone() };
+        enrolment.packages = Packages { root: root.clone(), ..Packages::default() };
         fs::write(&config, toml::to_string(&enrolment).unwrap()).unwrap();
         Self { child: spawn(program, &config), program: program.to_owned(), config, enrolment, root }
     }

@@ -6,7 +6,7 @@ use patchlab_check::Step;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest,
+    Digest, PackageSystem,
     envelope::{Predicate, Subject},
 };
 
@@ -83,6 +83,13 @@ pub struct Class {
     pub release: String,
     /// Machine architecture as uname(2) names it, e.g. `x86_64`.
     pub arch: String,
+}
+
+impl Class {
+    /// The package system of its distribution; `None` when the distribution is not known.
+    pub fn package_system(&self) -> Option<PackageSystem> {
+        PackageSystem::of_distribution([&*self.family])
+    }
 }
 
 impl fmt::Display for Class {
