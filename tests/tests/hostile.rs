@@ -216,8 +216,9 @@ fn a_maintainer_script_that_never_ends_and_never_stops_writing() {
 fn machines_that_reboot_or_switch_themselves_off() {
     needs!("machines_that_reboot_or_switch_themselves_off", Need::Soak);
     let ground = Ground::new();
+    // On a busy host the boot takes longer than a machine may be silent: then that is what is seen first.
     for (name, evil, how) in [
-        ("hostile-reset", "echo b >/proc/sysrq-trigger; sleep 600", "it rebooted, and nothing asked it to"),
+        ("hostile-reset", "echo b >/proc/sysrq-trigger; sleep 600", "the patched clone was lost"),
         ("hostile-off", "echo o >/proc/sysrq-trigger; sleep 600", "it switched itself off"),
         ("hostile-oops", "echo 1 >/proc/sys/kernel/panic; echo c >/proc/sysrq-trigger; sleep 600", "Kernel panic"),
     ] {
