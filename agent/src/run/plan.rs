@@ -52,7 +52,10 @@ fn replaced_id(replaced: &Replaced) -> PackageId {
 fn remedy(system: PackageSystem) -> &'static str {
     match system {
         PackageSystem::Dpkg => "run dpkg --configure -a",
-        PackageSystem::Rpm => "roll the order back that was interrupted, or see \"When it is killed\" in docs/agent.md",
+        PackageSystem::Rpm => {
+            "install the files of one version by rpm -U --replacepkgs --oldpackage, and \
+             remove rpm/begun.json in the agent's state folder"
+        }
     }
 }
 

@@ -362,6 +362,33 @@ fn files_that_a_killed_rpm_was_writing_are_written_again_and_none_is_left() {
 }
 
 #[test]
+fn a_transaction_that_nobody_can_carry_on_stops_orders_until_a_person_ends_it() {
+    if missing() {
+        return;
+    }
+    let host = Host::of(PackageSystem::Rpm);
+    give_shell(&host.path("root"));
+    let old = host.installed(&web(&host, "1-1", ""));
+    let deadly = host.package_with("web", "2-1", "", &[("pre", "kill -KILL $PPID".to_owned())]);
+    let order = |row, new: PackageFile| {
+        let proven = format!("upgrade web noarch 1-1 -> {}", new.version);
+        Told::new(&host, row, vec![new], vec![old.clone()], &[&proven])
+    };
+    let mut told = order(1, deadly);
+    assert_eq!(told.run(&host, Action::Apply), RunState::Failed, "{}", host.log());
+    assert!(told.reason().contains("the package manager failed"), "{}", told.reason());
+    let mut good = order(2, web(&host, "3-1", ""));
+    let reason = refused(&mut good, &host);
+    assert!(reason.contains("left half-way: web:noarch; install the files of one version"), "{reason}");
+    let file = old.file.as_ref().unwrap().sha256;
+    run(database::on(&host.path("root"), "rpm")
+        .args(["-U", "--replacepkgs", "--oldpackage"])
+        .arg(host.artifact(&file)));
+    fs::remove_file(host.path("state/rpm/begun.json")).unwrap();
+    assert_eq!(good.run(&host, Action::Apply), RunState::Succeeded, "{}\n{}", good.reason(), host.log());
+}
+
+#[test]
 fn a_host_of_no_known_system_says_what_to_write_and_the_configuration_is_obeyed() {
     if missing() {
         return;
