@@ -88,8 +88,8 @@ enum NotBegun {
     #[error("order {0} was not applied here: there is nothing to roll back")]
     NotApplied(String),
     #[error(
-        "the way back of order {0} is not on this host: it has to be fetched first, by patchlab order rollback, or ahead by \
-         patchlab order prefetch"
+        "the way back of order {0} is not on this host: it comes with patchlab order rollback, or ahead with patchlab order \
+         prefetch"
     )]
     NotStaged(String),
     #[error(transparent)]
@@ -226,7 +226,8 @@ fn begin(record: &Record, staged: &Staged, asked: &str, operator: u32) -> Result
     });
     match entered {
         Ok(()) => {
-            tracing::warn!(order, run, digest = %digest.short(), operator, "the host's operator has an order rolled back");
+            let digest = digest.short();
+            tracing::warn!(order, run, %digest, operator, "the host's operator has an order rolled back");
             Ok((*order, run))
         }
         Err(Undecided::No(error)) => Err(error),
