@@ -10,7 +10,10 @@ use std::{
 
 use patchlab_lab::{ArtifactError, ArtifactStore};
 use patchlab_protocol::{Role, SigningKey, key::KeyError};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
@@ -130,6 +133,7 @@ pub async fn serve(
         return Err(ServeError::NotLoopback(options.listen));
     }
     let _lock = lock(&options.data)?;
+    allow_many_files();
     let token = token(&options.data)?;
     let (payload_listeners, payload_addresses) = bind_all(&options.payload).await?;
     let console = bind(options.listen).await?;
@@ -181,6 +185,14 @@ pub async fn serve(
             pipeline.store.record(&Event::new("server-stopped", "server", serde_json::json!({})))?;
             Ok(())
         }
+    }
+}
+
+/// Every host that is spoken to takes a socket of its own, and a window has thousands of hosts wait: as many as the hard limit allows.
+fn allow_many_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "the limit of open files stays as it is: not more hosts than that can be spoken to at once");
     }
 }
 
