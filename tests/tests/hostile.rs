@@ -181,7 +181,7 @@ fn a_panic_in_the_apply_and_steps_that_flood_and_hang() {
 
     let judged = ground.validate("hostile-panic", "echo c >/proc/sysrq-trigger; sleep 600", &good(), &[]);
     let parts = ["regression in the machine while the patch is applied: lives", "Kernel panic - not syncing: sysrq"];
-    judged.is_rejected(s(90), &parts);
+    judged.is_rejected(s(200), &parts);
     judged.says(&judged.report.reason, &["its agent said last: ", "another pair of clones", "the control is well"]);
     assert_eq!(judged.report.rollback.status, RollbackStatus::Skipped);
     assert!(judged.console().contains("Kernel panic"), "the console's end is kept");
@@ -193,7 +193,7 @@ fn a_panic_in_the_apply_and_steps_that_flood_and_hang() {
         step("hangs", "1s", "trap '' TERM INT HUP; while :; do sleep 1; done"),
     ];
     let judged = ground.validate("hostile-steps", ":", &steps.concat(), &[]);
-    judged.is_rejected(s(180), &["regression in drill after the patch: gigabyte", "exit 3, expected 0"]);
+    judged.is_rejected(s(400), &["regression in drill after the patch: gigabyte", "exit 3, expected 0"]);
     let flood = judged.regression("gigabyte");
     assert!(flood.output.starts_with("begin\n") && flood.output.ends_with("end"), "{} bytes", flood.output.len());
     assert!(flood.output.contains("… 9999") && flood.output.contains("bytes left out …"), "how much is told");
