@@ -31,7 +31,7 @@ impl Trial {
         fs::write(&order, package::order(&id, name, &package)).expect("an order");
         fs::create_dir_all(scenarios.join("alive")).expect("a folder");
         let scenario = format!(
-            "name = \"alive\"\nowner = \"tests\"\nsummary = \"it answers\"\n\n\
+            "name = \"alive\"\nowner = \"tests\"\nsummary = \"it answers\"\napplies = {{ packages = [\"{name}\"] }}\n\n\
              [[step]]\nname = \"it answers\"\nrun = {command:?}\n"
         );
         fs::write(scenarios.join("alive/scenario.toml"), scenario).expect("a scenario");
