@@ -30,8 +30,9 @@ impl Trial {
         let id = format!("PO-{}-1", name.to_uppercase());
         fs::write(&order, package::order(&id, name, &package)).expect("an order");
         fs::create_dir_all(scenarios.join("alive")).expect("a folder");
+        // About the package, which is evidence, and about one that is there before: a scenario is run where what it is about is installed.
         let scenario = format!(
-            "name = \"alive\"\nowner = \"tests\"\nsummary = \"it answers\"\napplies = {{ packages = [\"{name}\"] }}\n\n\
+            "name = \"alive\"\nowner = \"tests\"\nsummary = \"it answers\"\napplies = {{ packages = [\"{name}\", \"dpkg\"] }}\n\n\
              [[step]]\nname = \"it answers\"\nrun = {command:?}\n"
         );
         fs::write(scenarios.join("alive/scenario.toml"), scenario).expect("a scenario");
