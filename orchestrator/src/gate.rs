@@ -9,7 +9,7 @@ use patchlab_lab::{
 };
 use patchlab_protocol::{
     Digest, Envelope, Ledger, Refusal, Refused, Role,
-    authorization::{self, Documents, Identity, released, signed},
+    authorization::{self, Documents, Foreseen, Identity, released, signed},
     document::{Approval, Class, Order, Release, RollbackClass, Root},
 };
 
@@ -133,14 +133,7 @@ pub fn activate<'h>(
     hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
     now: Timestamp,
 ) -> Result<(), Refused> {
-    let order = submit(root, documents.order)?;
-    for (host, class) in hosts {
-        let class = class.unwrap_or_else(|| order.class.clone());
-        let identity = Identity { host, class: &class };
-        authorization::foresee(root, &identity, documents, ledger, now, None)
-            .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
-    }
-    Ok(())
+    each(root, documents, hosts, |identity| authorization::foresee(root, identity, documents, ledger, now, None))
 }
 
 /// Whether every named host may look at an order and fetch it: asks the agent's own rule for each, as [`activate`] does.
@@ -151,11 +144,20 @@ pub fn prepare<'h>(
     hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
     now: Timestamp,
 ) -> Result<(), Refused> {
+    each(root, documents, hosts, |identity| authorization::prepare(root, identity, documents, ledger, now))
+}
+
+/// Asks a rule for each host; the first that is refused is named.
+fn each<'h>(
+    root: &Root,
+    documents: &Documents<'_>,
+    hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
+    rule: impl Fn(&Identity<'_>) -> Result<Foreseen, Refused>,
+) -> Result<(), Refused> {
     let order = submit(root, documents.order)?;
     for (host, class) in hosts {
         let class = class.unwrap_or_else(|| order.class.clone());
-        let identity = Identity { host, class: &class };
-        authorization::prepare(root, &identity, documents, ledger, now)
+        rule(&Identity { host, class: &class })
             .map_err(|refused| Refused::new(refused.refusal, format!("host {host}: {}", refused.reason)))?;
     }
     Ok(())

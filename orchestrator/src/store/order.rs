@@ -326,11 +326,14 @@ pub(super) fn taken_back(
     reason: &str,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let known =
-        first(connection, "find an order", &format!("{COLUMNS} WHERE digest = ?1"), [digest.to_string()], order_row)?;
-    let Some(order) = known.filter(|order| matches!(order.state, OrderState::Deployed | OrderState::Partly)) else {
-        return Ok(());
+    let order = match find(connection, &digest.to_string()) {
+        // An order that never came by here.
+        Err(StoreError::NotFound { .. }) => return Ok(()),
+        other => other?,
     };
+    if !matches!(order.state, OrderState::Deployed | OrderState::Partly) {
+        return Ok(());
+    }
     let carried: i64 = connection
         .query_row("SELECT count(*) FROM host WHERE current_order = ?1", [digest.to_string()], |row| row.get(0))
         .map_err(failed("count hosts"))?;
