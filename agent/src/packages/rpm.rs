@@ -338,6 +338,8 @@ impl PackageManager for Rpm {
         let headers = self.headers(&goal.install)?;
         let begun = Begun::new(goal, &headers);
         begun.write(&self.work)?;
+        // Names what it writes after the second it began in, and will not write over what is there: it may be the same second still.
+        self.sweep(&goal.install)?;
         let rows = self.rows(&self.folder)?;
         let is_there = |id: &&PackageId| rows.iter().any(|row| row.id == **id);
         let remove = goal.remove.iter().filter(is_there).cloned().collect();
@@ -350,7 +352,6 @@ impl PackageManager for Rpm {
             }
         }
         self.erase_superseded(&begun, deadline)?;
-        self.sweep(&goal.install)?;
         let rows = self.rows(&self.folder)?;
         let reached = |(id, to): &(PackageId, Option<String>)| {
             let there: Vec<&str> = rows.iter().filter(|row| row.id == *id).map(|row| &*row.version).collect();

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use patchlab_protocol::{
@@ -353,6 +353,9 @@ fn files_that_a_killed_rpm_was_writing_are_written_again_and_none_is_left() {
     signal("-KILL");
     assert!(host.audit().contains("large;"), "rpm was not writing any more");
     assert_eq!(host.packages(), "installed web 1-1\n");
+    // It is named after the second in which rpm began; whenever the transaction is carried on, one of that second is in the way.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    (now..now + 60).for_each(|second| fs::write(folder.join(format!("large;{second:08x}")), "").unwrap());
     host.start();
     assert_eq!(host.deployer().wait(1, 1), RunState::Aborted, "{}", host.log());
     assert_eq!((host.packages().as_str(), &*host.audit()), ("installed web 2-1\n", ""), "{}", host.log());
