@@ -17,11 +17,14 @@ use virt::domain::Domain;
 
 use super::{Budget, GuestTime};
 
-/// Bytes read or written by one agent command: 1 MiB, far below libvirt's limit for a message.
+/// Bytes read by one agent command: 1 MiB, far below libvirt's limit for an answer.
 const CHUNK: u64 = 1024 * 1024;
 
-/// Bytes handed to a guest's command in one piece.
-const INPUT_CHUNK: usize = 512 * 1024;
+/// Bytes written by one agent command.
+const INPUT_CHUNK: usize = 72 * 1024;
+/// Most bytes of a request. What does not fit into the agent's socket at once, some 200 KiB on Linux, libvirt 9 begins to send anew in the
+/// middle, and the agent never answers again.
+const REQUEST_BYTES: usize = 128 * 1024;
 
 /// How long the clock may take to be read.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -93,6 +96,11 @@ struct ReadChunk {
     eof: bool,
 }
 
+#[derive(Deserialize)]
+struct Written {
+    count: usize,
+}
+
 impl Guest {
     pub(crate) fn new(domain: Domain, machine: String, time: GuestTime) -> Self {
         Self { domain, machine, time }
@@ -111,6 +119,10 @@ impl Guest {
     fn ask(&self, command: &str, arguments: &Value, budget: Budget) -> Result<Value, GuestError> {
         let _awaiting = self.time.awaiting();
         let request = json!({ "execute": command, "arguments": arguments }).to_string();
+        if request.len() > REQUEST_BYTES {
+            let reason = format!("{} bytes are more than can be said to a guest at once, {REQUEST_BYTES}", request.len());
+            return Err(self.error(command, reason, Answer::Refused));
+        }
         let answer = self.domain.qemu_agent_command(&request, budget.command_s(), 0).map_err(|error| {
             let answer = match error.message().contains("unable to execute QEMU agent command") {
                 true => Answer::Refused,
@@ -208,14 +220,13 @@ impl Guest {
     /// Writes a file whole, with its folders; `mode` are permission bits.
     pub fn put_file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), GuestError> {
         let mode = format!("{mode:o}");
-        let mut chunks = bytes.chunks(INPUT_CHUNK).peekable();
-        let first = chunks.next().unwrap_or_default();
+        let (first, rest) = bytes.split_at(bytes.len().min(INPUT_CHUNK));
         let begin = r#"mkdir -p "$(dirname "$1")" && umask 077 && cat >"$1.incoming""#;
         let finish = r#"chmod "$2" "$1.incoming" && mv -f "$1.incoming" "$1""#;
         let timeout = Duration::from_secs(120);
         let step = |script: &str, input: &[u8]| -> Result<(), GuestError> {
             // The agent leaves standard input open when there is no input.
-            let script = if input.is_empty() { format!("{script} </dev/null") } else { script.to_owned() };
+            let script = if input.is_empty() { format!("exec </dev/null; {script}") } else { script.to_owned() };
             let executed = self.exec(&["/bin/sh", "-c", &script, "lab", path, &mode], input, timeout)?;
             match executed.exit {
                 Some(0) => Ok(()),
@@ -225,17 +236,30 @@ impl Guest {
                 }
             }
         };
-        if chunks.peek().is_none() {
-            if first.is_empty() {
-                return step(&format!(r#"{begin} </dev/null && {finish}"#), &[]);
-            }
+        if rest.is_empty() {
             return step(&format!("{begin} && {finish}"), first);
         }
         step(begin, first)?;
-        for chunk in chunks {
-            step(r#"cat >>"$1.incoming""#, chunk)?;
-        }
+        self.append(&format!("{path}.incoming"), rest, Budget::of(timeout))?;
         step(finish, &[])
+    }
+
+    /// Writes at the end of a file that is there. No process is started for it, which costs a guest more than the bytes do.
+    fn append(&self, path: &str, bytes: &[u8], budget: Budget) -> Result<(), GuestError> {
+        let handle = self.ask("guest-file-open", &json!({ "path": path, "mode": "a" }), budget)?;
+        let write = |chunk: &[u8]| -> Result<(), GuestError> {
+            let arguments = json!({ "handle": handle, "buf-b64": BASE64.encode(chunk) });
+            let written: Written = self.parse("guest-file-write", self.ask("guest-file-write", &arguments, budget)?)?;
+            if written.count == chunk.len() {
+                return Ok(());
+            }
+            let reason = format!("{} of {} bytes were written", written.count, chunk.len());
+            Err(self.error(&format!("write {path}"), reason, Answer::Refused))
+        };
+        let wrote = bytes.chunks(INPUT_CHUNK).try_for_each(write);
+        let closed = self.ask("guest-file-close", &json!({ "handle": handle }), Budget::of(CLOSE_TIMEOUT));
+        wrote?;
+        closed.map(drop)
     }
 
     /// Reads a file from its begin to its end or `limit` bytes, in chunks; `None` when it does not exist.
