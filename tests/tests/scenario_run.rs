@@ -13,7 +13,8 @@ use std::{
 use patchlab_tests::program::{Need, Patchlab, Running, folder, obstacle};
 use serde_json::Value;
 
-/// A scenario whose first step passes, and whose second ends with `exit`.
+/// A scenario whose first step passes, and whose second ends with `exit`; one of its files is larger than what a guest is told at once, and
+/// one is empty.
 fn write(dir: &Path, exit: u8) {
     fs::create_dir_all(dir).expect("a folder");
     let text = format!(
@@ -21,7 +22,14 @@ fn write(dir: &Path, exit: u8) {
          [[step]]\nname = \"script\"\nrun = \"sh ./seen.sh\"\nexpect = {{ stdout_contains = \"seen\" }}\n\
          [[step]]\nname = \"end\"\nrun = \"echo this is why >&2; exit {exit}\"\n"
     );
-    fs::write(dir.join("seen.sh"), "echo seen\n").expect("a script");
+    fs::write(
+        dir.join("seen.sh"),
+        "test -f empty && test \"$(wc -c <large)\" = 600000 && sort -uc large && echo seen\n",
+    )
+    .expect("a script");
+    let large: String = (0..60_000).map(|number| format!("{number:09}\n")).collect();
+    fs::write(dir.join("large"), large).expect("a large file");
+    fs::write(dir.join("empty"), "").expect("an empty file");
     fs::write(dir.join("scenario.toml"), text).expect("a scenario");
 }
 

@@ -120,7 +120,8 @@ impl Guest {
         let _awaiting = self.time.awaiting();
         let request = json!({ "execute": command, "arguments": arguments }).to_string();
         if request.len() > REQUEST_BYTES {
-            let reason = format!("{} bytes are more than can be said to a guest at once, {REQUEST_BYTES}", request.len());
+            let reason =
+                format!("{} bytes are more than can be said to a guest at once, {REQUEST_BYTES}", request.len());
             return Err(self.error(command, reason, Answer::Refused));
         }
         let answer = self.domain.qemu_agent_command(&request, budget.command_s(), 0).map_err(|error| {
