@@ -14,7 +14,7 @@ use std::{
 
 use patchlab_check::target::Ended;
 use virt::{
-    domain::{DomainPausedReason, DomainStateReason},
+    domain::{DomainPausedReason, DomainState, DomainStateReason},
     enumutil::Enum,
 };
 
@@ -161,7 +161,7 @@ impl Machine {
             return Ok(Some(Loss::Broken { kind: failure.kind, line: failure.line }));
         }
         let stopped = |reason: String| LabError::Stopped { machine: self.name.clone(), reason };
-        let Ok((_, reason)) = self.domain.state() else {
+        let Ok((state, reason)) = self.domain.state() else {
             // One that is off is no longer known to libvirt.
             return match ended_by(&self.log()).as_deref() {
                 Some("shutdown") => Ok(Some(Loss::Off)),
@@ -169,6 +169,10 @@ impl Machine {
                 None => Err(stopped("its emulator is gone".into())),
             };
         };
+        // libvirt may know it for as long as somebody waits for an answer of its agent.
+        if state == Enum::Known(DomainState::Shutdown) {
+            return Ok(Some(Loss::Off));
+        }
         let halted = Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)));
         match reason == halted {
             true => Err(stopped("its emulator cannot write its disk: is this host's full?".into())),
