@@ -3,6 +3,7 @@
 //! A file is read into [`Written`] types that refuse unknown keys, then checked into a [`Recipe`], so that nothing behind
 //! this module sees a name with a slash or a disk of no bytes.
 
+pub mod draft;
 mod package;
 mod source;
 
@@ -234,6 +235,7 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a baseline, a suite or a kernel may be named so.
 fn is_name(text: &str, limit: usize) -> bool {
     text.len() <= limit
         && text.starts_with(|c: char| c.is_ascii_alphabetic())

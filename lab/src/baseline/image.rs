@@ -21,7 +21,7 @@ const PINS: &str = "/etc/apt/preferences.d/patchlab";
 const REASON_LINES: usize = 4;
 
 /// What every baseline has beside its recipe's kernel and packages.
-const PACKAGES: &[&str] =
+pub(crate) const PACKAGES: &[&str] =
     &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps"];
 
 /// Units that would change a baseline behind the lab's back, or offer a login on the console.
@@ -102,6 +102,7 @@ pub(super) fn install(
         .arg(format!("--setup-hook={}", name_check(&included)))
         // The machine's own apt is not to know of them: an order upgrades what was installed by version too.
         .arg(format!("--customize-hook=rm -f \"$1{PINS}\""))
+        .args(merged_usr(packages))
         .arg(suite)
         .arg(&root)
         .env("TMPDIR", work)
@@ -139,15 +140,17 @@ fn pocket_filter(suites: &[String]) -> String {
     )
 }
 
-/// A hook that makes the versions that a recipe names the only candidates: they count for essential packages, which are installed first,
-/// and for those that come as dependencies (apt_preferences(5); above 1000 a version may be older than another that is there).
+/// A hook that makes the versions that a recipe names the only candidates, for the essential packages too, which are installed first.
 fn version_pins(packages: &[Wanted]) -> String {
-    let pin = |wanted: &Wanted| {
-        let version = wanted.version.as_ref()?;
-        Some(format!("Package: {}\\nPin: version {version}\\nPin-Priority: 1001\\n\\n", wanted.name))
-    };
-    let pins: String = packages.iter().filter_map(pin).collect();
-    format!("printf '{pins}' >\"$1{PINS}\"")
+    let preferences: String = packages.iter().filter_map(Wanted::preference).collect();
+    format!("printf '{}' >\"$1{PINS}\"", preferences.replace('\n', r"\n"))
+}
+
+/// Without versions, Debian's own first choice (the package usrmerge) merges /usr. It needs perl, of which one version goes with one of
+/// the essential perl-base: where versions are named, the installer merges it instead.
+fn merged_usr(packages: &[Wanted]) -> Option<&'static str> {
+    let named = packages.iter().any(|wanted| wanted.version.is_some());
+    named.then_some("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
 }
 
 fn quoted(path: &Path) -> String {

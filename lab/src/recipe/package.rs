@@ -19,6 +19,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What makes its version the only candidate (apt_preferences(5); above 1000 a version may be older than another that is there): it
+    /// counts for essential packages, and for those that come as dependencies.
+    pub(crate) fn preference(&self) -> Option<String> {
+        let version = self.version.as_ref()?;
+        Some(format!("Package: {}\nPin: version {version}\nPin-Priority: 1001\n\n", self.name))
+    }
+
     /// The packages of a recipe's key; the first that is none is named by its place.
     pub(super) fn read(packages: &[String]) -> Result<Vec<Self>, Senseless> {
         let one = |(index, text): (usize, &String)| {

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use patchlab_check::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Senseless, Wanted, is_name, is_package};
 use crate::baseline::SecretsPolicy;
 
 /// Debian's kernel for virtual machines: small, and quick to boot.
-const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
+pub(super) const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
 /// The longest address of an image.
 const URL_BYTES: usize = 2000;
 
@@ -126,7 +126,7 @@ impl std::fmt::Display for Place {
 }
 
 /// A part of a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pocket {
     /// The release itself.
@@ -138,6 +138,18 @@ pub enum Pocket {
 }
 
 impl Pocket {
+    /// Every one.
+    pub(super) const ALL: [Self; 3] = [Self::Main, Self::Updates, Self::Security];
+
+    /// As a recipe has it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Updates => "updates",
+            Self::Security => "security",
+        }
+    }
+
     /// Name of the suite that holds this pocket of `suite`.
     pub fn suite(self, suite: &str) -> String {
         match self {
