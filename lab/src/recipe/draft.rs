@@ -111,6 +111,14 @@ fn as_text<S: serde::Serializer>(packages: &[Wanted], serializer: S) -> Result<S
 /// What apt would install, by name.
 type Outcome = BTreeMap<String, String>;
 
+/// What is installed whatever the recipe says.
+#[derive(Debug, Clone, Copy)]
+struct Builder<'i> {
+    packages: &'i [&'i str],
+    /// The kernel, unless the recipe names one.
+    kernel: &'i str,
+}
+
 /// What to install of a host's packages, and what to name for it.
 #[derive(Debug)]
 struct Plan<'i> {
@@ -137,8 +145,8 @@ enum Learned {
 }
 
 impl<'i> Plan<'i> {
-    /// `arch` is dpkg's; `always` is what the builder installs whatever the recipe says.
-    fn new(installed: &'i [Installed], index: &'i Index, arch: &str, always: &[&'i str]) -> Self {
+    /// `arch` is dpkg's.
+    fn new(installed: &'i [Installed], index: &'i Index, arch: &str, builder: &Builder<'i>) -> Self {
         let (own, foreign): (Vec<_>, Vec<_>) = installed.iter().partition(|host| host.arch == arch || host.arch == ALL);
         let hosts: BTreeMap<_, _> = own.into_iter().map(|host| (host.name.as_str(), host)).collect();
         let foreign = foreign.into_iter().map(|host| (host, None, Why::OtherArchitecture));
@@ -152,9 +160,12 @@ impl<'i> Plan<'i> {
         };
         foreign.for_each(|(host, found, why)| plan.note(host, found, why));
         plan.find();
-        plan.agree();
         plan.kernel = plan.kernel();
-        plan.named = plan.roots(always);
+        let kernel = if plan.kernel.is_none() { Some(builder.kernel) } else { None };
+        let always: Vec<&str> = builder.packages.iter().copied().chain(kernel).collect();
+        always.iter().for_each(|name| plan.add(name));
+        plan.agree();
+        plan.named = plan.roots(&always);
         plan
     }
 
@@ -178,6 +189,31 @@ impl<'i> Plan<'i> {
                 }
             }
         }
+    }
+
+    /// Adds what the builder installs and the host does not have, with what that brings: the newest that goes with the host's versions.
+    fn add(&mut self, name: &'i str) {
+        let mut waiting = vec![name];
+        while let Some(name) = waiting.pop() {
+            if self.target.contains_key(name) {
+                continue;
+            }
+            let fits = |one: &&Available| one.depends.iter().all(|clause| self.holds(clause) || !self.knows(clause));
+            let versions = self.index.versions(name);
+            let Some(found) = versions.iter().find(fits).or(versions.first()) else { continue };
+            self.target.insert(name, found);
+            for clause in &found.depends {
+                if !self.holds(clause) {
+                    let there = clause.iter().find(|relation| !self.index.versions(&relation.name).is_empty());
+                    waiting.extend(there.map(|relation| relation.name.as_str()));
+                }
+            }
+        }
+    }
+
+    /// Whether one of the alternatives is there, in whatever version.
+    fn knows(&self, clause: &[Relation]) -> bool {
+        clause.iter().any(|relation| self.target.contains_key(relation.name.as_str()))
     }
 
     /// Moves packages up to versions that go together: what was to be had as on the host may be too old for what was not.

@@ -1,6 +1,6 @@
 //! What the index files of an archive say of packages, as apt shows it (deb822(5), Debian policy 5.3). Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use debversion::Version;
 
@@ -101,6 +101,23 @@ impl Index {
     /// Adds what another has.
     pub(super) fn add(&mut self, other: Self) {
         self.0.extend(other.0);
+    }
+
+    /// What these packages bring that is neither here nor among those `asked` for.
+    pub(super) fn lacking(&self, roots: &[&str], asked: &BTreeSet<String>) -> BTreeSet<String> {
+        let (mut seen, mut lacking) = (BTreeSet::new(), BTreeSet::new());
+        let mut waiting: Vec<&str> = roots.to_vec();
+        while let Some(name) = waiting.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
+            if !asked.contains(name) {
+                lacking.insert(name.to_owned());
+            }
+            let clauses = self.versions(name).iter().flat_map(|one| &one.depends);
+            waiting.extend(clauses.filter_map(|clause| clause.first()).map(|relation| relation.name.as_str()));
+        }
+        lacking
     }
 
     /// Every version of a package, newest first.

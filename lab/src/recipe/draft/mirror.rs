@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     super::{Pocket, Wanted, is_name, is_package, source::CLOUD_KERNEL},
-    Draft, Index, Installed, Learned, Outcome, Plan,
+    Builder, Draft, Index, Installed, Learned, Outcome, Plan,
 };
 use crate::{
     apt::{Apt, AptError, AptInputs, dpkg_arch, transaction::parse_simulation},
@@ -145,7 +145,7 @@ pub fn draft(
     apt.update()?;
     tell(&format!("looking {} packages up", installed.len()));
     let index = index(&apt, installed)?;
-    let mut plan = Plan::new(installed, &index, arch, PACKAGES);
+    let mut plan = Plan::new(installed, &index, arch, &Builder { packages: PACKAGES, kernel: CLOUD_KERNEL });
     let resolved = resolve(&apt, &mut plan, tell)?;
     let (outcome, refused) = match resolved {
         Ok(outcome) => {
@@ -186,13 +186,13 @@ fn installers(suite: &str) -> Result<Vec<String>, DraftError> {
     let failed = |reason: String| DraftError::Installer { suite: suite.to_owned(), reason };
     let output = Command::new("mmdebstrap")
         .args(["--quiet", "--variant=custom", "--format=null", "--skip=update"])
-        .args(["--setup-hook=cat \"$1/etc/apt/sources.list\"", suite, "-"])
+        .args(["--setup-hook=cat \"$1/etc/apt/sources.list\" >&2", suite, "-"])
         .output()
         .map_err(|error| failed(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<String> = text.lines().filter(|line| line.starts_with("deb ")).map(str::to_owned).collect();
     if !output.status.success() || lines.is_empty() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")));
+        return Err(failed(text.trim().replace('\n', "; ")));
     }
     Ok(lines)
 }
@@ -231,11 +231,19 @@ fn open(lines: &[String], arch: &str, cache: &Path) -> Result<Apt, DraftError> {
     Ok(Apt::open(&AptInputs { status, sources, keyrings: KEYRINGS.into(), arch: arch.to_owned() }, cache)?)
 }
 
+/// What the index files have of the host's packages, and of what the builder adds to them.
 fn index(apt: &Apt, installed: &[Installed]) -> Result<Index, DraftError> {
-    let names: BTreeSet<&str> = installed.iter().map(|one| one.name.as_str()).filter(|name| is_package(name)).collect();
-    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    let mut index = Index::default();
-    apt.show(&names, &mut |text| index.add(Index::read(text)))?;
+    let always: Vec<&str> = PACKAGES.iter().copied().chain([CLOUD_KERNEL]).collect();
+    let hosts = installed.iter().map(|one| one.name.as_str());
+    let mut next: BTreeSet<String> =
+        hosts.chain(always.iter().copied()).filter(|name| is_package(name)).map(str::to_owned).collect();
+    let (mut index, mut asked) = (Index::default(), BTreeSet::new());
+    while !next.is_empty() && asked.len() < PACKAGES_MOST * 2 {
+        let names: Vec<String> = next.iter().cloned().collect();
+        apt.show(&names, &mut |text| index.add(Index::read(text)))?;
+        asked.append(&mut next);
+        next = index.lacking(&always, &asked);
+    }
     Ok(index)
 }
 

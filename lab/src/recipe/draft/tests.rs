@@ -22,6 +22,11 @@ fn index(lines: &[&str]) -> Index {
     Index::read(&lines.iter().map(stanza).collect::<Vec<_>>().join("\n"))
 }
 
+/// A builder that brings these, and a kernel that the archive does not have.
+fn builder<'a>(packages: &'a [&'a str]) -> Builder<'a> {
+    Builder { packages, kernel: "linux-image-cloud-amd64" }
+}
+
 fn named(plan: &Plan<'_>) -> Vec<String> {
     plan.packages().iter().map(Wanted::to_string).collect()
 }
@@ -84,14 +89,14 @@ fn only_what_does_not_come_by_itself_is_named_and_only_an_older_version_is_said(
         .concat(),
     );
     // At the newest: names, and postfix, since the first alternative of its like is not on the host.
-    let plan = Plan::new(&installed, &index, "amd64", &["iproute2"]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&["iproute2"]));
     assert_eq!(named(&plan), ["bsd-mailx", "nginx", "postfix"]);
     assert_eq!(unmatched(&plan), [""; 0]);
     // At the release's: every package of which there is a newer one has its version, dependencies too.
     let installed = host(
         &[BASE, &["nginx amd64 1.22.1-9", "nginx-common all 1.22.1-9", "libssl3 amd64 3.0.14-1~deb12u2"]].concat(),
     );
-    let plan = Plan::new(&installed, &index, "amd64", &[]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
     assert_eq!(named(&plan), ["libssl3=3.0.14-1~deb12u2", "nginx=1.22.1-9", "nginx-common=1.22.1-9"]);
     assert_eq!(unmatched(&plan), [""; 0]);
 }
@@ -115,7 +120,7 @@ fn what_the_mirror_no_longer_has_is_taken_at_the_nearest_and_told() {
         ]
         .concat(),
     );
-    let plan = Plan::new(&installed, &index, "amd64", &[]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
     assert_eq!(
         unmatched(&plan),
         [
@@ -145,7 +150,7 @@ fn what_moves_takes_along_what_must_be_of_its_version() {
         "app 2; Depends: lib (>= 2)",
     ]);
     let installed = host(&["lib amd64 1", "tool amd64 1", "app amd64 1.5"]);
-    let plan = Plan::new(&installed, &index, "amd64", &[]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
     assert_eq!(named(&plan), ["app", "tool"]);
     assert_eq!(
         unmatched(&plan),
@@ -162,7 +167,7 @@ fn a_kernel_is_named_by_its_flavour_and_held_at_its_version() {
     let index = index(WEB);
     let kernel = |lines: &[&str]| {
         let installed = host(&[BASE, lines].concat());
-        let plan = Plan::new(&installed, &index, "amd64", &[]);
+        let plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
         (plan.kernel.map(str::to_owned), named(&plan), unmatched(&plan).len())
     };
     let flavour = Some("linux-image-amd64".to_owned());
@@ -183,10 +188,31 @@ fn a_kernel_is_named_by_its_flavour_and_held_at_its_version() {
 }
 
 #[test]
+fn what_the_builder_adds_goes_with_the_hosts_versions() {
+    let index = index(&[
+        "libudev1 252.38-1~deb12u1",
+        "libudev1 252.39-1~deb12u2",
+        "udev 252.38-1~deb12u1; Depends: libudev1 (= 252.38-1~deb12u1)",
+        "udev 252.39-1~deb12u2; Depends: libudev1 (= 252.39-1~deb12u2)",
+        "qemu-guest-agent 1:7.2; Depends: libudev1 (>= 183), liburing2",
+        "liburing2 2.3-3",
+    ]);
+    let installed = host(&["libudev1 amd64 252.38-1~deb12u1"]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&["udev", "qemu-guest-agent"]));
+    assert_eq!(named(&plan), ["libudev1=252.38-1~deb12u1", "udev=252.38-1~deb12u1"]);
+    assert_eq!(unmatched(&plan), [""; 0]);
+    // One that the archive has no more pulls the host's up.
+    let installed = host(&["libudev1 amd64 252.36-1~deb12u1"]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&["udev"]));
+    assert_eq!(named(&plan), ["libudev1=252.38-1~deb12u1", "udev=252.38-1~deb12u1"]);
+    assert_eq!(unmatched(&plan).len(), 1);
+}
+
+#[test]
 fn circles_are_broken_once_and_apt_has_the_last_word() {
     let index = index(&["aa 1; Depends: bb", "bb 1; Depends: aa | xx", "cc 1; Depends: dd", "dd 1"]);
     let installed = host(&["aa amd64 1", "bb amd64 1", "cc amd64 1", "dd amd64 1"]);
-    let mut plan = Plan::new(&installed, &index, "amd64", &[]);
+    let mut plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
     assert_eq!(named(&plan), ["aa", "cc"]);
     // apt fulfils a dependency otherwise: what it left out is named, and then it is as it is.
     let outcome =
@@ -215,7 +241,7 @@ fn drafted(refused: Option<&str>) -> Draft {
         ]
         .concat(),
     );
-    let plan = Plan::new(&installed, &index, "amd64", &[]);
+    let plan = Plan::new(&installed, &index, "amd64", &builder(&[]));
     Draft {
         name: "web-1".into(),
         host: "web-1\nname = \"other\"".into(),
