@@ -230,6 +230,10 @@ fn a_server_killed_in_the_middle_of_a_real_agents_run_carries_on_and_starts_noth
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
 }
 
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
 /// What a host reported becomes a recipe: exact where the archive has it, told where not, and nothing from an archive that was altered.
 #[test]
 fn a_recipe_is_drafted_from_what_a_real_agent_reported() {
@@ -247,12 +251,13 @@ fn a_recipe_is_drafted_from_what_a_real_agent_reported() {
         let out = out.display().to_string();
         ["baseline", "draft", "--from-host", host, "--mirror", &line, "--out", &out].map(str::to_owned).to_vec()
     };
-    let words = |arguments: &[String]| arguments.iter().map(String::as_str).collect::<Vec<_>>().leak().to_vec();
     site.serve();
     let agent = Agent::start(&site, &program, "web-1", &old);
     let unknown = site.run(&words(&draft("web-9", &site.path("x.toml"))));
     assert!(unknown.code == Some(65) && unknown.err.contains("`patchlab host inventory web-9`"), "{}", unknown.err);
     assert_eq!(site.ok_json(&["host", "inventory", "web-1"])["packages"][0]["version"], "1.0-1");
+
+    until("the server has heard what it is", || !site.ok_json(&["host", "show", "web-1"])["class"].is_null());
 
     // The builder's own packages are in every archive that it can build from.
     let builders = "systemd-sysv udev dbus qemu-guest-agent iproute2 ca-certificates procps linux-image-cloud-amd64";
