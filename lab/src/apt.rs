@@ -12,6 +12,7 @@
 //! apt's own signature check stays on: every way around it is refused in the sources and switched off in the configuration.
 
 pub mod sources;
+pub mod transaction;
 
 use std::{
     collections::BTreeMap,
@@ -100,6 +101,9 @@ const INPUT_BYTES: u64 = 64 << 20;
 /// Packages named on one command line.
 const NAMES_AT_ONCE: usize = 200;
 
+/// Its preferences, in the folder of its own.
+const PREFERENCES: &str = "preferences";
+
 /// Settings of the host's own apt that are about reaching the network, and so are taken over.
 const INHERITED: &[&str] =
     &["Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4", "Acquire::ForceIPv6"];
@@ -145,6 +149,7 @@ impl Apt {
         let name = if is_deb822(&sources) { "sources.d/baseline.sources" } else { "sources.d/baseline.list" };
         write(&root.join(name), &rewritten)?;
         write(&root.join("status"), &status)?;
+        write(&root.join(PREFERENCES), "")?;
         let configuration = configuration(root, &lists, &inputs.arch, &inherited()?);
         write(&root.join("apt.conf"), &configuration)?;
         Ok(Self { dir, _lock: lock, status })
@@ -163,6 +168,11 @@ impl Apt {
     /// Brings the index files up to date; any that cannot be had or checked is an error.
     pub fn update(&self) -> Result<(), AptError> {
         self.get("fetch the package lists", &["update", "-o", "APT::Update::Error-Mode=any"]).map(drop)
+    }
+
+    /// Makes these the preferences (apt_preferences(5)) in place of any before.
+    pub fn prefer(&self, preferences: &str) -> Result<(), AptError> {
+        write(&self.dir.path().join(PREFERENCES), preferences)
     }
 
     /// What apt says it would do to install `packages` (names, or absolute paths of package files).
@@ -184,14 +194,20 @@ impl Apt {
     /// apt cannot be started.
     pub fn described(&self, names: &[String]) -> Result<BTreeMap<Identity, Described>, AptError> {
         let mut found = BTreeMap::new();
+        self.show(names, &mut |text| found.extend(descriptions(text)))?;
+        Ok(found)
+    }
+
+    /// Stanzas of these packages, in every version that the sources have: some at a time, each time whole stanzas.
+    pub(crate) fn show(&self, names: &[String], take: &mut dyn FnMut(&str)) -> Result<(), AptError> {
         // Names that are not known make it fail after it has shown the others; command lines have their limit.
         for names in names.chunks(NAMES_AT_ONCE) {
             let mut command = Command::new("apt-cache");
             command.args(["--quiet=1", "show", "--"]).args(names);
             let output = self.surrounded(&mut command).output().map_err(|source| AptError::NoApt { source })?;
-            found.extend(descriptions(&String::from_utf8_lossy(&output.stdout)));
+            take(&String::from_utf8_lossy(&output.stdout));
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Fetches package files by name, architecture and exact version into `folder`. apt checks each against the signed lists.
@@ -302,7 +318,7 @@ fn configuration(root: &Path, lists: &Path, arch: &str, inherited: &str) -> Stri
         "{inherited}\
          Dir::Etc::main \"/dev/null\";\n\
          Dir::Etc::parts \"{empty}\";\n\
-         Dir::Etc::preferences \"/dev/null\";\n\
+         Dir::Etc::preferences \"{preferences}\";\n\
          Dir::Etc::preferencesparts \"{empty}\";\n\
          Dir::Etc::sourcelist \"/dev/null\";\n\
          Dir::Etc::sourceparts \"{sources}\";\n\
@@ -327,6 +343,7 @@ fn configuration(root: &Path, lists: &Path, arch: &str, inherited: &str) -> Stri
          Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
          Binary::apt-get::APT::Keep-Downloaded-Packages \"true\";\n",
         empty = at("empty"),
+        preferences = at(PREFERENCES),
         sources = at("sources.d"),
         keyrings = at("keyrings"),
         state = at("state"),

@@ -40,7 +40,6 @@ use std::{
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::store::hold;
 pub use self::{
     build::Built,
     coverage::{Coverage, DkmsModule},
@@ -55,6 +54,7 @@ pub use self::{
     store::Baselines,
     successor::{Left, Patch, PutOn, SuccessorError},
 };
+pub(crate) use self::{image::PACKAGES, store::hold};
 use crate::{
     apt::AptError,
     artifact::ArtifactError,

@@ -3,6 +3,8 @@
 //! A file is read into [`Written`] types that refuse unknown keys, then checked into a [`Recipe`], so that nothing behind
 //! this module sees a name with a slash or a disk of no bytes.
 
+pub mod draft;
+mod package;
 mod source;
 
 use std::{
@@ -17,6 +19,7 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
+pub use self::package::Wanted;
 use self::source::{Beside, WrittenSource};
 pub use self::source::{CloudImage, Image, Installation, Place, Pocket, Source};
 use crate::baseline::{Os, Represents};
@@ -56,8 +59,10 @@ struct Written {
     source: WrittenSource,
     /// The package of its kernel, for `mmdebstrap`; absent is Debian's for virtual machines.
     kernel: Option<String>,
-    /// Packages beside those that every baseline has, for `mmdebstrap` and `cloud-image`.
+    /// Packages beside those that every baseline has, for `mmdebstrap` and `cloud-image`: `nginx`, or `nginx=1.22.1-9` for that very
+    /// version, which counts for packages that come as dependencies too.
     #[serde(default)]
+    #[schemars(inner(regex(pattern = package::PATTERN)))]
     packages: Vec<String>,
     /// Folder whose files are copied over the root, relative to this file, for `mmdebstrap` and `cloud-image`.
     overlay: Option<String>,
@@ -230,6 +235,7 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a baseline, a suite or a kernel may be named so.
 fn is_name(text: &str, limit: usize) -> bool {
     text.len() <= limit
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -285,6 +291,11 @@ ready = { units = ["nginx.service"], timeout = "2min" }
             ("\"512MiB\"", "512", "images/x.toml:6:10: key \"memory\": expected a size such as \"512MiB\" or"),
             ("4GiB", "4MiB", "images/x.toml:8:1: key \"disk\": expected a size between"),
             ("vcpus = 2", "vcpus = 0", "images/x.toml:7:1: key \"vcpus\": expected a number between 1 and 64, found 0"),
+            (
+                "\"nginx\"]",
+                "\"nginx=1 2\"]",
+                "images/x.toml:5:13: key \"packages\": expected a package's name (lower-case",
+            ),
             ("\"nginx\"]", "\"a2\", \"nginx; reboot\"]", "images/x.toml:5:19: key \"packages\": expected a package's"),
             ("packages =", "kernel = \"grub\"\npackages =", "images/x.toml:5:1: key \"kernel\": expected the name of"),
             ("x86_64", "arm64", "images/x.toml:3:"),
@@ -318,7 +329,7 @@ ready = { units = ["nginx.service"], timeout = "2min" }
         assert_eq!(with(&disk, "").unwrap().source, Source::Disk(image.clone()));
         let cloud = |place: &str| format!("kind = \"cloud-image\", {place}, sha256 = \"{digest}\"");
         let (by_path, by_url) = (cloud("path = \"x.qcow2\""), cloud("url = \"https://h/x\""));
-        let expected = CloudImage { image, packages: vec!["nginx".into()], overlay: None };
+        let expected = CloudImage { image, packages: vec!["nginx".parse().unwrap()], overlay: None };
         assert_eq!(with(&by_path, "packages = [\"nginx\"]\n").unwrap().source, Source::CloudImage(expected));
         assert!(
             matches!(with(&by_url, "").unwrap().source, Source::CloudImage(cloud) if cloud.image.place == Place::Url("https://h/x".into()))

@@ -7,7 +7,6 @@
 
 mod error;
 mod files;
-mod transaction;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,13 +16,13 @@ use std::{
 use patchlab_check::step::PackageName;
 use patchlab_lab::{
     ArtifactStore,
-    apt::{Apt, AptError, AptInputs},
+    apt::{Apt, AptError, AptInputs, transaction},
     scenario::Scenario,
 };
 use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RollbackFiles, Severity};
 
 pub use error::DraftError;
-pub use transaction::{Installation, Transaction};
+pub use patchlab_lab::apt::transaction::{Installation, Transaction};
 
 use self::files::Fetched;
 use crate::order::{Change, On, ReplacedFile, Replaces, Upgrade, Written};

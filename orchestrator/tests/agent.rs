@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archive;
 mod managed;
 mod site;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
+use archive::Archive;
 use jiff::{SignedDuration, Timestamp};
 use managed::{Agent, package, program};
 use patchlab::deploy::Row;
@@ -226,4 +228,71 @@ fn a_server_killed_in_the_middle_of_a_real_agents_run_carries_on_and_starts_noth
         assert_eq!((agent.version().as_str(), begun(agent).as_str()), ("1.0-2", "run\n"), "{}", agent.enrolment.host);
     }
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// What a host reported becomes a recipe: exact where the archive has it, told where not, and nothing from an archive that was altered.
+#[test]
+fn a_recipe_is_drafted_from_what_a_real_agent_reported() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(program) = program() else { return };
+    let mut site = Site::new();
+    // apt reads the archive as a user of its own.
+    fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let packages = site.path("packages");
+    fs::create_dir(&packages).unwrap();
+    let old = package(&packages, "1.0-1", None);
+    let archive = Archive::new(&site.path("archive"));
+    let line = archive.line();
+    let draft = |host: &str, out: &Path| {
+        let out = out.display().to_string();
+        ["baseline", "draft", "--from-host", host, "--mirror", &line, "--out", &out].map(str::to_owned).to_vec()
+    };
+    site.serve();
+    let agent = Agent::start(&site, &program, "web-1", &old);
+    let unknown = site.run(&words(&draft("web-9", &site.path("x.toml"))));
+    assert!(unknown.code == Some(65) && unknown.err.contains("`patchlab host inventory web-9`"), "{}", unknown.err);
+    assert_eq!(site.ok_json(&["host", "inventory", "web-1"])["packages"][0]["version"], "1.0-1");
+
+    until("the server has heard what it is", || !site.ok_json(&["host", "show", "web-1"])["class"].is_null());
+
+    // The builder's own packages are in every archive that it can build from.
+    let builders = "systemd-sysv udev dbus qemu-guest-agent iproute2 ca-certificates procps linux-image-cloud-amd64";
+    let publish = |demo: &[(&'static str, &'static str)]| {
+        let builders = builders.split(' ').map(|name| (name, "1"));
+        archive.publish(&builders.chain(demo.iter().copied()).collect::<Vec<_>>());
+    };
+    publish(&[("demo", "1.0-1"), ("demo", "1.0-2")]);
+    let exact = site.path("exact.toml");
+    let drafted = site.ok_json(&words(&draft("web-1", &exact)))["draft"].clone();
+    assert_eq!((&drafted["exact"], &drafted["unmatched"], &drafted["refused"]), (&json!(1), &json!([]), &json!(null)));
+    assert!(fs::read_to_string(&exact).unwrap().contains("\"demo=1.0-1\""));
+    patchlab_lab::recipe::Recipe::read(&exact).unwrap();
+    let again = site.run(&words(&draft("web-1", &exact)));
+    assert!(again.code == Some(65) && again.err.contains("is there already"), "{}", again.err);
+
+    publish(&[("demo", "1.0-2"), ("demo", "1.0-3")]);
+    let nearest = site.path("nearest.toml");
+    let table = site.ok(&words(&draft("web-1", &nearest)));
+    assert!(table.contains("demo\tall\t1.0-1\t1.0-2\tanother version"), "{table}");
+    let text = fs::read_to_string(&nearest).unwrap();
+    assert!(
+        text.contains("#   demo:all  1.0-1  1.0-2  another version\n") && text.contains("\"demo=1.0-2\""),
+        "{text}"
+    );
+    patchlab_lab::recipe::Recipe::read(&nearest).unwrap();
+
+    // Without the builder's packages nothing can be built; an index that is not the signed one is not read.
+    archive.publish(&[("demo", "1.0-1")]);
+    let lacking = site.run(&words(&draft("web-1", &site.path("lacking.toml"))));
+    assert!(lacking.code == Some(3) && lacking.err.contains("Unable to locate package"), "{}", lacking.err);
+    publish(&[("demo", "1.0-1")]);
+    fs::write(archive.packages(), fs::read_to_string(archive.packages()).unwrap().replace("1.0-1", "1.0-9")).unwrap();
+    let altered = site.run(&words(&draft("web-1", &site.path("altered.toml"))));
+    assert!(altered.code == Some(4) && altered.err.contains("fetch the package lists"), "{}", altered.err);
+    assert!(!site.path("altered.toml").exists());
+    drop(agent);
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     apt::{Apt, AptError, AptInputs, dpkg_arch},
     artifact::ArtifactStore,
-    recipe::{CloudImage, Image},
+    recipe::{CloudImage, Image, Wanted},
 };
 
 /// The package by which a lab talks to a system.
@@ -35,7 +35,7 @@ impl Baselines {
     ) -> Result<(Freezer, Found), BuildError> {
         let (raw, system) = take_in(making, image, narrator)?;
         // A disk that cannot be read so may have the agent all the same.
-        if system.is_some_and(|system| !system.has(GUEST_AGENT)) {
+        if system.is_some_and(|system| !system.has(&guest_agent())) {
             return Err(IntakeError::NoAgent { place: image.place.clone() }.into());
         }
         self.freeze_captured(making, image, (&raw, None), narrator)
@@ -69,13 +69,13 @@ impl Baselines {
     fn lacking(
         &self,
         making: &Making<'_>,
-        packages: &[String],
+        packages: &[Wanted],
         system: &Captured,
         narrator: &mut Narrator<'_>,
     ) -> Result<Vec<PathBuf>, BuildError> {
-        let agent = Some(GUEST_AGENT.to_owned());
-        let wanted: Vec<String> =
-            packages.iter().cloned().chain(agent).filter(|package| !system.has(package)).collect();
+        let agent = guest_agent();
+        let lacking = packages.iter().chain([&agent]).filter(|package| !system.has(package));
+        let wanted: Vec<String> = lacking.map(Wanted::to_string).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -90,9 +90,11 @@ impl Baselines {
         let apt = Apt::open(&inputs(&folder, &recipe.os.arch), &cache)?;
         let suites = || sources.repositories.iter().map(|one| one.suite.as_str()).collect::<Vec<_>>().join(", ");
         let missing = |error: AptError| match error {
-            AptError::Apt { reason, .. } if reason.contains("Unable to locate package") => {
-                BuildError::NoSuchPackage { packages: unknown(&reason), suites: suites(), recipe: recipe.path.clone() }
-            }
+            AptError::Apt { reason, .. } if !unknown(&reason).is_empty() => BuildError::NoSuchPackage {
+                packages: unknown(&reason).join(", "),
+                suites: suites(),
+                recipe: recipe.path.clone(),
+            },
             other => other.into(),
         };
         apt.update()?;
@@ -200,10 +202,13 @@ fn inputs(apt: &Path, arch: &str) -> AptInputs {
     }
 }
 
+fn guest_agent() -> Wanted {
+    Wanted { name: GUEST_AGENT.into(), version: None }
+}
+
 /// The names in apt's complaint that it cannot locate them.
-fn unknown(reason: &str) -> String {
-    let names = reason.split("; ").filter_map(|part| part.strip_prefix("Unable to locate package "));
-    names.collect::<Vec<_>>().join(", ")
+fn unknown(reason: &str) -> Vec<String> {
+    reason.split("; ").filter_map(image::missing).collect()
 }
 
 #[cfg(test)]
@@ -212,6 +217,6 @@ mod tests {
 
     #[test]
     fn apt_names_what_it_cannot_locate() {
-        assert_eq!(unknown("Unable to locate package a; Unable to locate package b; x"), "a, b");
+        assert_eq!(unknown("Unable to locate package a; Version '2' for 'b' was not found; x"), ["a", "b=2"]);
     }
 }

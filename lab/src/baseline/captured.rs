@@ -15,6 +15,7 @@ use super::{BuildError, Coverage, failed, pool};
 use crate::{
     apt::sources::{self, Sources},
     manifest::Manifest,
+    recipe::Wanted,
 };
 
 /// The archive that the worker leaves, in its folder.
@@ -86,8 +87,10 @@ impl Captured {
     }
 
     /// Whether a package is installed.
-    pub(super) fn has(&self, package: &str) -> bool {
-        pool::installed(&self.status().unwrap_or_default()).iter().any(|(name, ..)| name == package)
+    pub(super) fn has(&self, package: &Wanted) -> bool {
+        let installed = pool::installed(&self.status().unwrap_or_default());
+        let is_it = |version: &String| package.version.as_ref().is_none_or(|wanted| wanted == version);
+        installed.iter().any(|(name, _, version)| *name == package.name && is_it(version))
     }
 
     /// What its os-release(5) says of that name.

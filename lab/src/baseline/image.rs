@@ -9,17 +9,19 @@ use std::{
 
 use super::{BuildError, failed};
 use crate::{
-    recipe::{Installation, Recipe},
+    recipe::{Installation, Recipe, Wanted},
     room,
 };
 
 /// The installer's log in the build's folder.
 pub(super) const LOG: &str = "install.log";
+/// Preferences of the installer's apt, in the new root.
+const PINS: &str = "/etc/apt/preferences.d/patchlab";
 /// Lines of the installer's that an error repeats.
 const REASON_LINES: usize = 4;
 
 /// What every baseline has beside its recipe's kernel and packages.
-const PACKAGES: &[&str] =
+pub(crate) const PACKAGES: &[&str] =
     &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps"];
 
 /// Units that would change a baseline behind the lab's back, or offer a login on the console.
@@ -71,8 +73,9 @@ pub(super) fn install(
     let Installation { suite, pockets, kernel, packages, .. } = installation;
     let (root, sources) = (work.join("root"), work.join("sources.list"));
     let suites: Vec<String> = pockets.iter().map(|pocket| pocket.suite(suite)).collect();
-    let own = [kernel].into_iter().chain(packages).map(String::as_str);
-    let included: Vec<&str> = PACKAGES.iter().copied().chain(own).collect();
+    let own = packages.iter().map(Wanted::to_string);
+    let included: Vec<String> =
+        PACKAGES.iter().map(|name| (*name).to_owned()).chain([kernel.clone()]).chain(own).collect();
     // In namespaces of its own: it dies with this process, with all that it started, and its mounts never show here.
     let mut command = Command::new("setpriv");
     command
@@ -95,7 +98,11 @@ pub(super) fn install(
         .arg(format!("--include={}", included.join(",")))
         .arg(format!("--setup-hook=cp \"$1/etc/apt/sources.list\" {}", quoted(&sources)))
         .arg(format!("--setup-hook={}", pocket_filter(&suites)))
+        .arg(format!("--setup-hook={}", version_pins(packages)))
         .arg(format!("--setup-hook={}", name_check(&included)))
+        // The machine's own apt is not to know of them: an order upgrades what was installed by version too.
+        .arg(format!("--customize-hook=rm -f \"$1{PINS}\""))
+        .args(merged_usr(packages))
         .arg(suite)
         .arg(&root)
         .env("TMPDIR", work)
@@ -133,18 +140,31 @@ fn pocket_filter(suites: &[String]) -> String {
     )
 }
 
+/// A hook that makes the versions that a recipe names the only candidates, for the essential packages too, which are installed first.
+fn version_pins(packages: &[Wanted]) -> String {
+    let preferences: String = packages.iter().filter_map(Wanted::preference).collect();
+    format!("printf '{}' >\"$1{PINS}\"", preferences.replace('\n', r"\n"))
+}
+
+/// Without versions, Debian's own first choice (the package usrmerge) merges /usr. It needs perl, of which one version goes with one of
+/// the essential perl-base: where versions are named, the installer merges it instead.
+fn merged_usr(packages: &[Wanted]) -> Option<&'static str> {
+    let named = packages.iter().any(|wanted| wanted.version.is_some());
+    named.then_some("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
+}
+
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// A hook that updates the index files and then asks apt for every package by name: one that is not there is an error now, and
 /// not after the download of all the others. Whatever else the simulation says is left to the installation itself.
-fn name_check(packages: &[&str]) -> String {
+fn name_check(packages: &[String]) -> String {
     format!(
         "export APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\"; echo 'I: running apt-get update...' >&2; \
          apt-get -qq update --error-on=any >&2 || exit 1; \
          said=$(apt-get -qq --simulate install {} 2>&1 >/dev/null) || true; \
-         if echo \"$said\" | grep -E \"Unable to locate package|has no installation candidate\" >&2; then exit 1; fi",
+         if echo \"$said\" | grep -E \"Unable to locate package|has no installation candidate|^E: Version .* was not found\" >&2; then exit 1; fi",
         packages.join(" ")
     )
 }
@@ -204,13 +224,20 @@ fn is_cause(line: &str) -> bool {
     is_error && !noise.iter().any(|noise| line.starts_with(noise))
 }
 
-/// apt's two ways to say that a package is not there.
+/// A package, or one version of it, that apt says is not there.
 fn missing_package(line: &str) -> Option<String> {
-    let line = line.trim().strip_prefix("E: ")?;
-    if let Some(name) = line.strip_prefix("Unable to locate package ") {
+    missing(line.trim().strip_prefix("E: ")?)
+}
+
+/// apt's three ways to say so.
+pub(super) fn missing(said: &str) -> Option<String> {
+    if let Some(name) = said.strip_prefix("Unable to locate package ") {
         return Some(name.to_owned());
     }
-    Some(line.strip_prefix("Package '")?.strip_suffix("' has no installation candidate")?.to_owned())
+    if let Some((version, rest)) = said.strip_prefix("Version '").and_then(|rest| rest.split_once("' for '")) {
+        return Some(format!("{}={version}", rest.strip_suffix("' was not found")?));
+    }
+    Some(said.strip_prefix("Package '")?.strip_suffix("' has no installation candidate")?.to_owned())
 }
 
 /// Makes the root a lab's machine: network, console, bootloader's menu, nothing that changes it by itself; then the overlay.
@@ -362,6 +389,7 @@ mod tests {
         for line in ["E: Unable to locate package nginxx", "E: Package 'nginxx' has no installation candidate"] {
             assert_eq!(missing_package(line).as_deref(), Some("nginxx"));
         }
+        assert_eq!(missing_package("E: Version '1:2-3' for 'nginx' was not found").as_deref(), Some("nginx=1:2-3"));
         assert_eq!(missing_package("E: apt-get failed"), None);
     }
 
@@ -375,6 +403,22 @@ mod tests {
             ("I: running apt-get update...", false),
         ] {
             assert_eq!(is_cause(line), cause, "{line}");
+        }
+    }
+
+    #[test]
+    fn versions_become_preferences_and_names_none() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("etc/apt/preferences.d")).unwrap();
+        let packages: Vec<Wanted> = ["a2", "b2=1:2~3-4"].map(|text| text.parse().unwrap()).to_vec();
+        for (packages, expected) in
+            [(&packages[..1], ""), (&packages[..], "Package: b2\nPin: version 1:2~3-4\nPin-Priority: 1001\n\n")]
+        {
+            let status =
+                Command::new("sh").args(["-c", &version_pins(packages), "sh"]).arg(dir.path()).status().unwrap();
+            assert!(status.success());
+            let written = fs::read_to_string(dir.path().join(PINS.trim_start_matches('/'))).unwrap();
+            assert_eq!(written, expected);
         }
     }
 

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use patchlab_check::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Senseless, is_name, is_package};
+use super::{Senseless, Wanted, is_name, is_package};
 use crate::baseline::SecretsPolicy;
 
 /// Debian's kernel for virtual machines: small, and quick to boot.
-const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
+pub(super) const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
 /// The longest address of an image.
 const URL_BYTES: usize = 2000;
 
@@ -80,7 +80,7 @@ pub struct Installation {
     /// The package of its kernel.
     pub kernel: String,
     /// Packages beside those that every baseline has.
-    pub packages: Vec<String>,
+    pub packages: Vec<Wanted>,
     /// Folder whose files are copied over the root.
     pub overlay: Option<PathBuf>,
 }
@@ -91,7 +91,7 @@ pub struct CloudImage {
     /// The image.
     pub image: Image,
     /// Packages that are installed beside what it has.
-    pub packages: Vec<String>,
+    pub packages: Vec<Wanted>,
     /// Folder whose files are copied over the root.
     pub overlay: Option<PathBuf>,
 }
@@ -126,7 +126,7 @@ impl std::fmt::Display for Place {
 }
 
 /// A part of a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pocket {
     /// The release itself.
@@ -138,6 +138,18 @@ pub enum Pocket {
 }
 
 impl Pocket {
+    /// Every one.
+    pub(super) const ALL: [Self; 3] = [Self::Main, Self::Updates, Self::Security];
+
+    /// As a recipe has it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Updates => "updates",
+            Self::Security => "security",
+        }
+    }
+
     /// Name of the suite that holds this pocket of `suite`.
     pub fn suite(self, suite: &str) -> String {
         match self {
@@ -169,12 +181,12 @@ impl WrittenSource {
             Self::Mmdebstrap { suite, pockets } => {
                 let kernel = kernel.unwrap_or_else(|| CLOUD_KERNEL.into());
                 check_suite(&suite, &pockets, &kernel)?;
-                check_additions(&packages, overlay.as_deref())?;
+                let packages = check_additions(&packages, overlay.as_deref())?;
                 Ok(Source::Mmdebstrap(Installation { suite, pockets, kernel, packages, overlay }))
             }
             Self::CloudImage { path, url, sha256, secrets } => {
                 refuse("kernel", kernel.is_some(), "an image has its own kernel: leave this key out")?;
-                check_additions(&packages, overlay.as_deref())?;
+                let packages = check_additions(&packages, overlay.as_deref())?;
                 let image = Image { place: place(path, url, folder)?, sha256, secrets };
                 Ok(Source::CloudImage(CloudImage { image, packages, overlay }))
             }
@@ -230,17 +242,14 @@ fn check_suite(suite: &str, pockets: &[Pocket], kernel: &str) -> Result<(), Sens
     Ok(())
 }
 
-fn check_additions(packages: &[String], overlay: Option<&Path>) -> Result<(), Senseless> {
-    if let Some((index, package)) = packages.iter().enumerate().find(|(_, package)| !is_package(package)) {
-        let expected = "a package's name (lower-case letters, digits, + - .)";
-        return Err(senseless(&format!("packages.{index}"), &format!("expected {expected}, found {package:?}")));
-    }
+fn check_additions(packages: &[String], overlay: Option<&Path>) -> Result<Vec<Wanted>, Senseless> {
+    let packages = Wanted::read(packages)?;
     match overlay.filter(|overlay| !overlay.is_dir()) {
         Some(overlay) => {
             let expected = "a folder, relative to the recipe";
             Err(senseless("overlay", &format!("expected {expected}, found no folder at {}", overlay.display())))
         }
-        None => Ok(()),
+        None => Ok(packages),
     }
 }
 

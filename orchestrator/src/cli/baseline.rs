@@ -1,4 +1,6 @@
-//! `patchlab baseline`: stored systems that clones are made from. Needs no server.
+//! `patchlab baseline`: stored systems that clones are made from. All but `draft` need no server.
+
+mod draft;
 
 use std::{
     num::NonZeroUsize,
@@ -47,6 +49,9 @@ pub enum BaselineCommand {
         #[arg(value_name = "RECIPE.toml")]
         recipe: PathBuf,
     },
+    /// Write a recipe of a baseline as near as can be to what a host has installed, and say what is not
+    #[command(after_help = draft::EXAMPLES)]
+    Draft(draft::DraftCommand),
     /// List baselines
     List,
     /// Show what one is made of
@@ -187,6 +192,7 @@ impl BaselineCommand {
             Self::Build { recipe } => {
                 make(&output, "taken from the store", |launcher, tell| baselines.build(&recipe, launcher, tell))?;
             }
+            Self::Draft(command) => return command.run(&data, global),
             Self::List => list(&baselines, &output)?,
             Self::Show { name } => show(&baselines.get(&name).map_err(classify)?, &output)?,
             Self::Diff { from, to } => compare(&baselines, &output, [&from, &to])?,

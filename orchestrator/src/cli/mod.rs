@@ -193,7 +193,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
 }
 
 /// Clients need one thread.
-fn client_runtime(work: impl Future<Output = Result<Exit, CliError>>) -> Result<Exit, CliError> {
+fn client_runtime<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
