@@ -15,7 +15,7 @@ use patchlab_agent::host::class;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
-    enrolment::{Enrolment, InformSink, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser},
     mib,
 };
 use tokio::sync::watch;
@@ -110,6 +110,7 @@ impl Host {
             deployer: user("deployer"),
             inform,
             packages: Packages { root: path("root"), system: None },
+            fetch: Fetching::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
