@@ -5,6 +5,7 @@
 //! name service decides what a host talks to (and a static binary needs none); redirects and proxies are not followed.
 
 mod limit;
+mod pace;
 mod partial;
 mod place;
 mod sources;
@@ -44,6 +45,16 @@ pub enum FetchError {
         /// What was fetched.
         url: String,
         /// For how long.
+        seconds: u64,
+    },
+    /// The server drips.
+    #[error("cannot fetch {url}: only {bytes} bytes came in {seconds} s")]
+    Slow {
+        /// What was fetched.
+        url: String,
+        /// How much came.
+        bytes: u64,
+        /// In how much time.
         seconds: u64,
     },
     /// Another answer than the content.

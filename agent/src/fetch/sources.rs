@@ -8,13 +8,15 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use patchlab_protocol::{Digest, Envelope, document::PackageFile, enrolment::Fetching, limits};
 use reqwest::{Client, Response, StatusCode, header::RANGE, redirect};
 
-use super::{FetchError, Place, file_name, is_what_its_name_says, kept_document, limit::Limit, partial::Partial};
+use super::{
+    FetchError, Place, file_name, is_what_its_name_says, kept_document, limit::Limit, pace::Pace, partial::Partial,
+};
 use crate::journal::replace;
 
 /// How long the place that a row names may say nothing.
@@ -82,7 +84,7 @@ pub struct Sources {
     client: Client,
     near: Vec<Place>,
     far: Place,
-    /// Those near that are not asked again: they could not be reached, fell silent, or sent altered bytes.
+    /// Those near that are not asked again: they could not be reached, fell silent, dripped, or sent altered bytes.
     given_up: BTreeSet<Place>,
     limit: Option<Arc<Limit>>,
 }
@@ -165,7 +167,7 @@ impl Sources {
     fn pass_over(&mut self, place: &Place, error: &FetchError) {
         let is_hopeless = match error {
             FetchError::Transfer { source, .. } => source.is_connect(),
-            FetchError::Silent { .. } => true,
+            FetchError::Silent { .. } | FetchError::Slow { .. } => true,
             _ => is_other_content(error),
         };
         if is_hopeless {
@@ -188,8 +190,8 @@ impl Sources {
     async fn document_of(&self, place: &Place, digest: &Digest) -> Result<Envelope, FetchError> {
         let url = place.document(digest);
         let mut answer = self.get(place, &url, 0).await?;
-        let mut bytes = Vec::new();
-        while let Some(part) = self.next(place, &url, &mut answer).await? {
+        let (mut bytes, mut pace) = (Vec::new(), Pace::default());
+        while let Some(part) = self.next(place, &url, &mut answer, &mut pace).await? {
             bytes.extend_from_slice(&part);
             if bytes.len() as u64 > limits::DOCUMENT_BYTES {
                 return Err(FetchError::TooLarge { url, limit: limits::DOCUMENT_BYTES });
@@ -266,7 +268,8 @@ impl Sources {
         let mut answer = self.get(place, url, part.have()).await?;
         // A server that knows no ranges sends all of it again: what is there already is skipped.
         let mut skip = if answer.status() == StatusCode::PARTIAL_CONTENT { 0 } else { part.have() };
-        while let Some(bytes) = self.next(place, url, &mut answer).await? {
+        let mut pace = Pace::default();
+        while let Some(bytes) = self.next(place, url, &mut answer, &mut pace).await? {
             let known = skip.min(bytes.len() as u64);
             skip -= known;
             let new = &bytes[usize::try_from(known).unwrap_or(bytes.len())..];
@@ -291,14 +294,21 @@ impl Sources {
         }
     }
 
-    /// The next bytes of an answer, and then the time that they cost.
+    /// The next bytes of an answer, and then the time that they cost. A near place that drips is left; from the last one, whatever
+    /// comes is better than nothing.
     async fn next(
         &self,
         place: &Place,
         url: &str,
         answer: &mut Response,
+        pace: &mut Pace,
     ) -> Result<Option<impl Deref<Target = [u8]> + Send + use<>>, FetchError> {
+        let asked = Instant::now();
         let bytes = self.heard(place, url, answer.chunk()).await?;
+        pace.enter(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64), asked.elapsed());
+        if *place != self.far && bytes.is_some() && pace.is_crawling() {
+            return Err(FetchError::Slow { url: url.to_owned(), bytes: pace.bytes, seconds: pace.waited.as_secs() });
+        }
         if let (Some(limit), Some(bytes)) = (&self.limit, &bytes) {
             limit.pass(bytes.len() as u64).await;
         }

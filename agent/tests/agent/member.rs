@@ -7,6 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 /// How it answers.
@@ -22,6 +23,8 @@ pub enum Manner {
     Altering(&'static str),
     /// Well, but of larger contents it sends so many bytes and hangs up.
     Breaking(usize),
+    /// A byte at a time, four in a second, as long as somebody listens.
+    Dripping,
     /// Package files with one byte changed, of which it sends so many and hangs up.
     AlteringAndBreaking(usize),
 }
@@ -119,5 +122,11 @@ fn answer(mut stream: TcpStream, www: &Path, manner: Manner, asked: &Log) {
         _ => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{size}", size - 1),
     };
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent));
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| match manner {
+        Manner::Dripping => sent.chunks(1).try_for_each(|byte| {
+            std::thread::sleep(Duration::from_millis(250));
+            stream.write_all(byte)
+        }),
+        _ => stream.write_all(sent),
+    });
 }

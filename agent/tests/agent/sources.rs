@@ -69,20 +69,22 @@ impl Case {
         (case, near)
     }
 
-    fn run(&self) -> RunState {
+    /// `seconds` is the run's lifetime.
+    fn run(&self, seconds: u32) -> RunState {
         let manager = self.host.deployer();
         manager.create(1, &self.host.uri, self.documents).unwrap();
+        manager.set(&[(oid(mib::order::ENTRY, &[mib::order::LIFETIME, 1]), 'u', seconds.to_string())]).unwrap();
         manager.start(1, 1).unwrap();
         manager.wait(1, 1)
     }
 
     fn succeeds(&self) {
-        assert_eq!(self.run(), RunState::Succeeded, "{}", self.host.log());
+        assert_eq!(self.run(120), RunState::Succeeded, "{}", self.host.log());
         assert_eq!(self.host.packages(), "installed lib 1\ninstalled web 2\n");
     }
 
-    fn refusal(&self) -> String {
-        assert_eq!(self.run(), RunState::Refused, "{}", self.host.log());
+    fn refusal(&self, seconds: u32) -> String {
+        assert_eq!(self.run(seconds), RunState::Refused, "{}", self.host.log());
         self.host.deployer().text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]))
     }
 
@@ -107,22 +109,24 @@ fn what_a_near_place_has_nobody_else_is_asked_for() {
 }
 
 #[test]
-fn places_that_cannot_be_reached_or_say_nothing_are_asked_once_and_empty_ones_for_each() {
+fn places_that_cannot_be_reached_or_keep_a_run_waiting_are_asked_once_and_empty_ones_for_each() {
     if missing() {
         return;
     }
-    let [silent, empty] = [Member::new(), Member::new()];
-    let sources = vec![NOBODY.into(), silent.uri(), empty.uri()];
+    let [silent, dripping, empty] = [Member::new(), Member::new(), Member::new()];
+    let sources = vec![NOBODY.into(), silent.uri(), dripping.uri(), empty.uri()];
     let case = Case::new(Fetching { sources, rate: None }, 100_000);
     silent.serve(&case.host.path("www"), Manner::Silent);
+    dripping.serve(&case.host.path("www"), Manner::Dripping);
     empty.serve(&case.host.path("www"), Manner::Empty);
     case.succeeds();
-    assert_eq!(asked(&silent), (1, vec![]));
+    assert_eq!([asked(&silent), asked(&dripping)], [(1, vec![]), (1, vec![])]);
     assert_eq!((asked(&empty), case.central()), ((4, vec![0, 0]), (4, vec![0, 0])));
     let log = case.host.log();
     let given_up: Vec<&str> = log.lines().filter(|line| line.contains("not asked again in this run")).collect();
-    assert_eq!(given_up.len(), 2, "{log}");
-    assert!(given_up[0].contains(NOBODY) && given_up[1].contains("said nothing for 5 s"), "{given_up:?}");
+    let [nobody, silent, dripping] = given_up.as_slice() else { panic!("{log}") };
+    assert!(nobody.contains(NOBODY) && silent.contains("said nothing for 5 s"), "{given_up:?}");
+    assert!(dripping.contains("bytes came in"), "{given_up:?}");
 }
 
 #[test]
@@ -171,7 +175,7 @@ fn when_nobody_has_it_the_place_that_the_row_names_says_why() {
     let case = Case::new(Fetching { sources: vec![NOBODY.into(), empty.uri()], rate: None }, 100_000);
     empty.serve(&case.host.path("www"), Manner::Empty);
     fs::remove_file(case.host.artifact(&case.files[0])).unwrap();
-    let reason = case.refusal();
+    let reason = case.refusal(120);
     let central = format!("cannot fetch {}artifacts/{}: the server answered 404", case.host.uri, case.files[0]);
     assert!(reason.starts_with(&central), "{reason}");
     assert!(reason.contains("2 nearer sources failed before it"), "{reason}");
@@ -191,9 +195,10 @@ fn a_host_fetches_no_faster_than_it_may_and_refuses_what_would_take_too_long() {
     let least = rate.time_for(case.size) - Duration::from_millis(250);
     assert!(start.elapsed() >= least, "{} bytes in {:?}", case.size, start.elapsed());
 
-    // A run has 120 s here.
-    let case = Case::new(Fetching { sources: vec![], rate: Some("16KiB/s".parse().unwrap()) }, 2_000_000);
-    let reason = case.refusal();
+    let rate = "16KiB/s".parse().unwrap();
+    let case = Case::new(Fetching { sources: vec![], rate: Some(rate) }, 600_000);
+    assert!(rate.time_for(case.size) > Duration::from_secs(30), "{} bytes", case.size);
+    let reason = case.refusal(30);
     assert!(reason.contains("at 16KiB/s") && reason.contains("raise rate under [fetch]"), "{reason}");
     assert_eq!(case.central().1, Vec::<usize>::new(), "nothing of it was fetched");
 }
