@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use patchlab_protocol::{
-    Digest, Envelope, Refusal, Refused,
+    Digest, Envelope, Refusal, Refused, Role,
+    authorization::signed,
     document::Root,
     limits,
     trust::{Known, revoke, root_in_force, successor},
@@ -98,7 +99,7 @@ impl Trust {
         if taken == Some(*digest) {
             return Ok(());
         }
-        let envelope = self.fetch(offer, digest).await?;
+        let envelope = self.fetch(offer, digest, &[Role::Root]).await?;
         let next = successor(&self.root(), &envelope)?;
         if self.record.read(|state| state.roots.len()) >= limits::ROOT_SUCCESSORS {
             let reason = format!("{} roots followed the pinned one: enrol the host again", limits::ROOT_SUCCESSORS);
@@ -111,7 +112,7 @@ impl Trust {
     }
 
     async fn take_revocation(&self, offer: &Offer, digest: &Digest) -> Result<(), Stop> {
-        let envelope = self.fetch(offer, digest).await?;
+        let envelope = self.fetch(offer, digest, &[Role::Operator, Role::Root]).await?;
         let list = self.record.read(|state| {
             let known = Known {
                 version: state.revocation.map_or(0, |list| list.version),
@@ -126,8 +127,11 @@ impl Trust {
         Ok(())
     }
 
-    async fn fetch(&self, offer: &Offer, digest: &Digest) -> Result<Envelope, Refused> {
-        let fetched = async { self.downloads.sources(&offer.uri)?.document(digest).await };
+    /// A document that somebody in one of these roles must have signed.
+    async fn fetch(&self, offer: &Offer, digest: &Digest, roles: &[Role]) -> Result<Envelope, Refused> {
+        let root = self.root();
+        let is_signed = |envelope: &Envelope| roles.iter().any(|role| signed(&root, envelope, *role));
+        let fetched = async { self.downloads.sources(&offer.uri)?.document(digest, &is_signed).await };
         fetched.await.map_err(|error| {
             let refusal = if error.is_altered() { Refusal::BadSignature } else { Refusal::Preflight };
             Refused::new(refusal, error.to_string())

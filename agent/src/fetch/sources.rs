@@ -90,16 +90,26 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// A document, whose payload has this digest.
+    /// A document, whose payload has this digest. The digest says nothing of its signatures: one from a near place counts only when
+    /// `is_signed` says so, or a place that drops or alters them could have the run refused. Of the last one, the caller judges.
     ///
     /// # Errors
     /// When it cannot be had, is larger than [`limits::DOCUMENT_BYTES`], or is another one.
-    pub async fn document(&mut self, digest: &Digest) -> Result<Envelope, FetchError> {
+    pub async fn document(
+        &mut self,
+        digest: &Digest,
+        is_signed: &(dyn Fn(&Envelope) -> bool + Sync),
+    ) -> Result<Envelope, FetchError> {
         for place in self.near_in_order() {
-            match self.document_of(&place, digest).await {
-                Ok(envelope) => return Ok(envelope),
-                Err(error) => self.pass_over(&place, &error),
-            }
+            let error = match self.document_of(&place, digest).await {
+                Ok(envelope) if is_signed(&envelope) => return Ok(envelope),
+                Ok(_) => {
+                    let reason = "not enough keys that count here signed it".to_owned();
+                    FetchError::Altered { url: place.document(digest), reason }
+                }
+                Err(error) => error,
+            };
+            self.pass_over(&place, &error);
         }
         let found = self.document_of(&self.far, digest).await;
         found.map_err(|error| self.everywhere(error))
@@ -109,12 +119,17 @@ impl Sources {
     ///
     /// # Errors
     /// As [`Self::document`], and when it cannot be kept.
-    pub async fn document_into(&mut self, folder: &Path, digest: &Digest) -> Result<Envelope, FetchError> {
+    pub async fn document_into(
+        &mut self,
+        folder: &Path,
+        digest: &Digest,
+        is_signed: &(dyn Fn(&Envelope) -> bool + Sync),
+    ) -> Result<Envelope, FetchError> {
         let path = folder.join(format!("{digest}.json"));
         if let Some(kept) = kept_document(&path, digest) {
             return Ok(kept);
         }
-        let envelope = self.document(digest).await?;
+        let envelope = self.document(digest, is_signed).await?;
         replace(&path, &envelope.to_bytes()).map_err(|source| FetchError::Disk { path, source })?;
         Ok(envelope)
     }

@@ -11,8 +11,8 @@ use std::{
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Authorized, Digest, Envelope, Refusal, Refused,
-    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare},
+    Authorized, Digest, Envelope, Refusal, Refused, Role,
+    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare, signed},
     document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
 };
 
@@ -62,6 +62,11 @@ pub struct Ready {
     pub unpacked: u64,
 }
 
+/// Documents beside the order, with the roles of which one must have signed them.
+const RELEASE: (&str, &[Role]) = ("release", &[Role::Releaser]);
+const APPROVAL: (&str, &[Role]) = ("approval", &[Role::Approver]);
+const ACTIVATION: (&str, &[Role]) = ("activation", &[Role::Activator, Role::Operator]);
+
 impl Attempt<'_> {
     /// Fetches and verifies.
     ///
@@ -73,13 +78,13 @@ impl Attempt<'_> {
         let mut sources = self.sources()?;
         let columns = self.columns;
         let order = self.order_document(&mut sources).await?;
-        let activation = self.optional(&mut sources, "activation", columns.activation).await?;
+        let activation = self.optional(&mut sources, ACTIVATION, columns.activation).await?;
         let [release, approval] = match activation.as_ref().and_then(|it| it.statement::<Activation>().ok()) {
             // The way back needs no more, and should not fail for want of it.
             Some(statement) if statement.predicate.action == Action::Rollback => [None, None],
             _ => [
-                self.optional(&mut sources, "release", columns.release).await?,
-                self.optional(&mut sources, "approval", columns.approval).await?,
+                self.optional(&mut sources, RELEASE, columns.release).await?,
+                self.optional(&mut sources, APPROVAL, columns.approval).await?,
             ],
         };
         self.progress(RunState::Verifying, 6, "signatures")?;
@@ -119,10 +124,17 @@ impl Attempt<'_> {
         match self.engine.staged.order(digest) {
             Some(staged) => Ok(staged),
             None => {
-                let fetched = sources.document_into(self.folder, digest).await;
+                let fetched = self.document(sources, digest, &[Role::Drafter]).await;
                 fetched.map_err(|error| document_refusal("order", &error))
             }
         }
+    }
+
+    /// A document that somebody in one of these roles must have signed.
+    async fn document(&self, sources: &mut Sources, digest: &Digest, roles: &[Role]) -> Result<Envelope, FetchError> {
+        let root = self.engine.trust.root();
+        let is_signed = |envelope: &Envelope| roles.iter().any(|role| signed(&root, envelope, *role));
+        sources.document_into(self.folder, digest, &is_signed).await
     }
 
     /// Fetches the order and its release, and asks whether they may be looked at.
@@ -131,7 +143,7 @@ impl Attempt<'_> {
     /// When the host must refuse.
     pub async fn proven(&self, sources: &mut Sources) -> Result<(Fetched, Foreseen), Stop> {
         let order = self.order_document(sources).await?;
-        let release = self.optional(sources, "release", self.columns.release).await?;
+        let release = self.optional(sources, RELEASE, self.columns.release).await?;
         self.progress(RunState::Verifying, 6, "signatures")?;
         let fetched = Fetched { order, release, approval: None, activation: None };
         self.see_time(&fetched)?;
@@ -223,11 +235,11 @@ impl Attempt<'_> {
     async fn optional(
         &self,
         sources: &mut Sources,
-        what: &str,
+        (what, roles): (&str, &[Role]),
         digest: Option<Digest>,
     ) -> Result<Option<Envelope>, Stop> {
         let Some(digest) = digest else { return Ok(None) };
-        match sources.document_into(self.folder, &digest).await {
+        match self.document(sources, &digest, roles).await {
             Ok(envelope) => Ok(Some(envelope)),
             Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(document_refusal(what, &error)),

@@ -21,6 +21,8 @@ pub enum Manner {
     Silent,
     /// With one byte changed in everything of this kind.
     Altering(&'static str),
+    /// Documents with another signature; what is signed is as it was.
+    Unsigning,
     /// Well, but of larger contents it sends so many bytes and hangs up.
     Breaking(usize),
     /// A byte at a time, four in a second, as long as somebody listens.
@@ -109,6 +111,12 @@ fn answer(mut stream: TcpStream, www: &Path, manner: Manner, asked: &Log) {
     };
     if altered {
         content[100] ^= 1;
+    }
+    if matches!(manner, Manner::Unsigning) && kind == "documents" {
+        let text = String::from_utf8(content).unwrap();
+        let place = text.find("\"sig\":\"").unwrap() + 20;
+        content = text.into_bytes();
+        content[place] = if content[place] == b'A' { b'B' } else { b'A' };
     }
     let (size, rest) = (content.len(), &content[from..]);
     let sent = match manner {

@@ -151,10 +151,10 @@ fn altered_bytes_are_thrown_away_and_who_sent_them_is_not_asked_again() {
     if missing() {
         return;
     }
-    let manners = [Manner::Altering("documents"), Manner::Altering("artifacts")];
-    let (case, [first, second]) = Case::with_near(manners);
+    let manners = [Manner::Altering("documents"), Manner::Unsigning, Manner::Altering("artifacts")];
+    let (case, [first, second, third]) = Case::with_near(manners);
     case.succeeds();
-    assert_eq!((asked(&first), asked(&second)), ((1, vec![]), (4, vec![0])));
+    assert_eq!([asked(&first), asked(&second), asked(&third)], [(1, vec![]), (1, vec![]), (4, vec![0])]);
     assert_eq!(case.central(), (0, vec![0, 0]));
 
     // Altered bytes that others went on from: all of it again from the one that went on, without them.
