@@ -18,6 +18,8 @@ use patchlab_protocol::{
     trust::{RootError, pinned_root},
 };
 
+use crate::fetch::Downloads;
+
 /// The agent is not configured so that it could run.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
@@ -87,6 +89,10 @@ pub fn enrolment(path: &Path) -> Result<Enrolment, ConfigurationError> {
     enrolment
         .check()
         .map_err(|bad| WrittenError::at_key(path, &text, bad.key, format!("key {:?}: {}", bad.key, bad.reason)))?;
+    Downloads::new(&enrolment.fetch).map_err(|bad| {
+        let key = "fetch.sources";
+        WrittenError::at_key(path, &text, key, format!("key {key:?}: {bad}; correct it, or take it out"))
+    })?;
     let absolute = path.canonicalize().map_err(file)?;
     Ok(enrolment.located_in(absolute.parent().unwrap_or(Path::new("/"))))
 }

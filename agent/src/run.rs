@@ -34,7 +34,7 @@ use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
 
 use crate::{
-    fetch,
+    fetch::{self, Downloads},
     hooks::{self, HookError, Moment, Told},
     packages::{Goal, Installed, PackageError, PackageManager},
     process,
@@ -61,6 +61,8 @@ pub struct Engine {
     pub record: Arc<Record>,
     /// The package manager.
     pub packages: Arc<dyn PackageManager>,
+    /// How it fetches.
+    pub downloads: Arc<Downloads>,
     /// Where files of a run are kept while it is under way; only the agent may look into it.
     pub files: PathBuf,
     /// Ways back that are kept.

@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     configuration::Configuration,
+    fetch::{Downloads, FetchError},
     host::{self, ClassError},
     journal::{JournalError, replace},
     notify::Systemd,
@@ -60,6 +61,9 @@ pub enum ServiceError {
     /// The host's class.
     #[error(transparent)]
     Class(#[from] ClassError),
+    /// From where to fetch.
+    #[error("[fetch] in the configuration: {0}")]
+    Fetch(#[from] FetchError),
     /// The package manager.
     #[error(transparent)]
     Packages(#[from] PackagesError),
@@ -119,7 +123,8 @@ impl Service {
         let packages = packages::open(&enrolment.packages, &enrolment.state_dir)?;
         let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
         let root_version = root.version;
-        let trust = Arc::new(Trust::new(root, Arc::clone(&record))?);
+        let downloads = Arc::new(Downloads::new(&enrolment.fetch)?);
+        let trust = Arc::new(Trust::new(root, Arc::clone(&record), Arc::clone(&downloads))?);
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             host: enrolment.host.clone(),
@@ -143,6 +148,7 @@ impl Service {
             key,
             record,
             packages,
+            downloads,
             files: enrolment.state_dir.join("files"),
             staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),

@@ -16,7 +16,7 @@ use std::{
 
 use patchlab_protocol::{Digest, Envelope, document::PackageFile, limits};
 
-use crate::fetch::is_what_its_name_says;
+use crate::fetch::{file_name, is_what_its_name_says};
 
 /// Most orders whose way back is kept; the oldest make room.
 pub const ORDERS: usize = 8;
@@ -134,7 +134,7 @@ impl Staged {
 
     /// A file of an order's way back, when it was staged and is whole.
     pub fn file(&self, order: &Digest, file: &PackageFile) -> Option<PathBuf> {
-        let path = self.folder(order).join(format!("{}.deb", file.sha256));
+        let path = self.folder(order).join(file_name(file));
         is_what_its_name_says(&path).then_some(path)
     }
 

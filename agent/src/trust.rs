@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use patchlab_protocol::{
-    Digest, Envelope, Refusal, Refused,
+    Digest, Envelope, Refusal, Refused, Role,
+    authorization::signed,
     document::Root,
     limits,
     trust::{Known, revoke, root_in_force, successor},
@@ -12,7 +13,7 @@ use patchlab_protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fetch::{FetchError, Place},
+    fetch::Downloads,
     journal::JournalError,
     record::Record,
     state::{Event, Offer},
@@ -31,6 +32,7 @@ pub struct InForce {
 /// The root in force, and the offers to change it.
 pub struct Trust {
     record: Arc<Record>,
+    downloads: Arc<Downloads>,
     root: Mutex<Arc<Root>>,
 }
 
@@ -44,9 +46,9 @@ impl Trust {
     ///
     /// # Errors
     /// When one of them does not follow.
-    pub fn new(pinned: Root, record: Arc<Record>) -> Result<Self, BrokenChain> {
+    pub fn new(pinned: Root, record: Arc<Record>, downloads: Arc<Downloads>) -> Result<Self, BrokenChain> {
         let root = record.read(|state| root_in_force(pinned, &state.roots))?;
-        Ok(Self { record, root: Mutex::new(Arc::new(root)) })
+        Ok(Self { record, downloads, root: Mutex::new(Arc::new(root)) })
     }
 
     /// The root in force.
@@ -97,7 +99,7 @@ impl Trust {
         if taken == Some(*digest) {
             return Ok(());
         }
-        let envelope = fetch(offer, digest).await?;
+        let envelope = self.fetch(offer, digest, &[Role::Root]).await?;
         let next = successor(&self.root(), &envelope)?;
         if self.record.read(|state| state.roots.len()) >= limits::ROOT_SUCCESSORS {
             let reason = format!("{} roots followed the pinned one: enrol the host again", limits::ROOT_SUCCESSORS);
@@ -110,7 +112,7 @@ impl Trust {
     }
 
     async fn take_revocation(&self, offer: &Offer, digest: &Digest) -> Result<(), Stop> {
-        let envelope = fetch(offer, digest).await?;
+        let envelope = self.fetch(offer, digest, &[Role::Operator, Role::Root]).await?;
         let list = self.record.read(|state| {
             let known = Known {
                 version: state.revocation.map_or(0, |list| list.version),
@@ -123,6 +125,17 @@ impl Trust {
         tracing::info!(version = list.version, documents = documents.len(), "a new revocation list is in force");
         self.record.enter(Event::Revoked { version: list.version, digest: *digest, documents, at: list.at })?;
         Ok(())
+    }
+
+    /// A document that somebody in one of these roles must have signed.
+    async fn fetch(&self, offer: &Offer, digest: &Digest, roles: &[Role]) -> Result<Envelope, Refused> {
+        let root = self.root();
+        let is_signed = |envelope: &Envelope| roles.iter().any(|role| signed(&root, envelope, *role));
+        let fetched = async { self.downloads.sources(&offer.uri)?.document(digest, &is_signed).await };
+        fetched.await.map_err(|error| {
+            let refusal = if error.is_altered() { Refusal::BadSignature } else { Refusal::Preflight };
+            Refused::new(refusal, error.to_string())
+        })
     }
 }
 
@@ -141,13 +154,4 @@ impl From<JournalError> for Stop {
     fn from(error: JournalError) -> Self {
         Self::Journal(error)
     }
-}
-
-async fn fetch(offer: &Offer, digest: &Digest) -> Result<Envelope, Refused> {
-    let refusal = |error: &FetchError| match error {
-        FetchError::Altered { .. } => Refusal::BadSignature,
-        _ => Refusal::Preflight,
-    };
-    let fetched = async { Place::new(&offer.uri)?.document(digest).await };
-    fetched.await.map_err(|error| Refused::new(refusal(&error), error.to_string()))
 }

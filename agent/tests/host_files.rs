@@ -53,6 +53,8 @@ fn the_configuration_shown_is_read_and_names_every_key_with_its_default() {
     full.hooks = Some("/etc/patchlab-agent/hooks".into());
     full.engine_id = full.inform.as_ref().map(|sink| sink.engine_id.clone());
     full.packages.root = "/srv/other".into();
+    full.fetch.sources = vec!["http://192.0.2.10:8470/".into()];
+    full.fetch.rate = Some("10MiB/s".parse().unwrap());
     full.packages.system = Some(patchlab_protocol::PackageSystem::Rpm);
     let written = toml::to_string(&full).unwrap();
     for key in keys(&written.parse().unwrap(), "") {

@@ -19,7 +19,7 @@ use patchlab_protocol::{
         Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof,
         Release, Rollback, RollbackClass, RollbackFiles, Root, RootKey, RunState, Scheme, Severity, TestResult,
     },
-    enrolment::{Enrolment, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Enrolment, Fetching, Packages, PinnedRoot, SnmpUser},
     mib,
 };
 use serde_json::{Value, json};
@@ -168,6 +168,7 @@ impl World {
             deployer: users[1].clone(),
             inform: None,
             packages: Packages { root: path("root"), ..Packages::default() },
+            fetch: Fetching::default(),
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
         fs::set_permissions(path("id/agent.toml"), fs::Permissions::from_mode(0o600))?;

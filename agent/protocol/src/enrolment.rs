@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, PackageSystem, limits};
+use crate::{Digest, PackageSystem, Rate, limits};
 
 /// The file's name, by convention.
 pub const FILE_NAME: &str = "agent.toml";
@@ -69,6 +69,9 @@ pub struct Enrolment {
     /// The package manager.
     #[serde(default, skip_serializing_if = "Packages::is_default")]
     pub packages: Packages,
+    /// How documents and package files are fetched.
+    #[serde(default, skip_serializing_if = "Fetching::is_default")]
+    pub fetch: Fetching,
 }
 
 /// The root document and the digest it must have.
@@ -131,6 +134,25 @@ impl Default for Packages {
 }
 
 impl Packages {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How documents and package files are fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetching {
+    /// Places near the host, `http://ADDRESS[:PORT][/PATH]`, that are asked first, in this order; at most [`limits::SOURCES`]. The
+    /// place that an order's row names comes after them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    /// Most that is fetched in a second, by everything this agent fetches together. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+}
+
+impl Fetching {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -260,6 +282,9 @@ impl Enrolment {
         }
         if self.monitor.name == self.deployer.name {
             return bad("deployer", "must be another user than monitor, or its rights would be the monitor's too");
+        }
+        if self.fetch.sources.len() > limits::SOURCES {
+            return bad("fetch.sources", "at most 8 places: name those nearest to the host");
         }
         Ok(())
     }

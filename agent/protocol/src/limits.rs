@@ -10,6 +10,8 @@ pub const DOCUMENT_BYTES: u64 = 1024 * 1024;
 pub const PAYLOAD_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Most package files in one order.
 pub const FILES_PER_ORDER: usize = 2_000;
+/// Most places near a host that are asked before the one that an order's row names.
+pub const SOURCES: usize = 8;
 /// Most hosts one activation names.
 pub const HOSTS_PER_ACTIVATION: usize = 10_000;
 /// Most signatures looked at in one envelope.

@@ -21,11 +21,11 @@ impl Attempt<'_> {
     pub async fn probe(&self) -> Result<(RunState, Checks), Stop> {
         let installed = self.installed().await.map_err(unfit)?;
         self.change(|run| run.before = Some(installed.settled.digest()))?;
-        let place = self.place()?;
-        let (_, foreseen) = self.proven(&place).await?;
+        let mut sources = self.sources()?;
+        let (_, foreseen) = self.proven(&mut sources).await?;
         let plan = self.plan(foreseen.order(), Action::Apply, &installed)?;
         self.progress(RunState::Fetching, 10, "files")?;
-        let (install, unpacked) = self.files(&place, &plan, &foreseen.digest()).await?;
+        let (install, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
         let goal = Goal { install, remove: plan.remove.clone() };
         self.progress(RunState::Verifying, 40, "files")?;
         self.progress(RunState::Preflight, 44, "simulation")?;
@@ -45,8 +45,8 @@ impl Attempt<'_> {
     pub async fn prefetch(&self) -> Result<(RunState, Checks), Stop> {
         let installed = self.installed().await.map_err(unfit)?;
         self.change(|run| run.before = Some(installed.settled.digest()))?;
-        let place = self.place()?;
-        let (fetched, foreseen) = self.proven(&place).await?;
+        let mut sources = self.sources()?;
+        let (fetched, foreseen) = self.proven(&mut sources).await?;
         let order = foreseen.order();
         let back = order.replaces.iter().filter_map(|old| old.file.as_ref());
         let files: Vec<&PackageFile> = order.install.iter().chain(back).collect();
@@ -54,7 +54,7 @@ impl Attempt<'_> {
             return Err(unfit(format!("order {} names {} files, too many to keep", order.id, files.len())));
         }
         self.progress(RunState::Fetching, 10, "files, and those of the way back")?;
-        self.keep(&place, &fetched.order, &files).await?;
+        self.keep(&mut sources, &fetched.order, &files).await?;
         self.progress(RunState::Verifying, 99, "everything is here")?;
         Ok((RunState::Succeeded, Checks::default()))
     }

@@ -6,12 +6,13 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Authorized, Digest, Envelope, Refusal, Refused,
-    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare},
+    Authorized, Digest, Envelope, Refusal, Refused, Role,
+    authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare, signed},
     document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
 };
 
@@ -20,7 +21,7 @@ use super::{
     plan::{Plan, plan},
 };
 use crate::{
-    fetch::{FetchError, Place},
+    fetch::{FetchError, Sources, file_name},
     journal::replace,
     packages::{Goal, Installed},
     record::RecordError,
@@ -61,6 +62,11 @@ pub struct Ready {
     pub unpacked: u64,
 }
 
+/// Documents beside the order, with the roles of which one must have signed them.
+const RELEASE: (&str, &[Role]) = ("release", &[Role::Releaser]);
+const APPROVAL: (&str, &[Role]) = ("approval", &[Role::Approver]);
+const ACTIVATION: (&str, &[Role]) = ("activation", &[Role::Activator, Role::Operator]);
+
 impl Attempt<'_> {
     /// Fetches and verifies.
     ///
@@ -69,16 +75,16 @@ impl Attempt<'_> {
     pub async fn make_ready(&self) -> Result<Ready, Stop> {
         let installed = self.installed().await.map_err(unfit)?;
         self.change(|run| run.before = Some(installed.settled.digest()))?;
-        let place = self.place()?;
+        let mut sources = self.sources()?;
         let columns = self.columns;
-        let order = self.order_document(&place).await?;
-        let activation = self.optional(&place, "activation", columns.activation).await?;
+        let order = self.order_document(&mut sources).await?;
+        let activation = self.optional(&mut sources, ACTIVATION, columns.activation).await?;
         let [release, approval] = match activation.as_ref().and_then(|it| it.statement::<Activation>().ok()) {
             // The way back needs no more, and should not fail for want of it.
             Some(statement) if statement.predicate.action == Action::Rollback => [None, None],
             _ => [
-                self.optional(&place, "release", columns.release).await?,
-                self.optional(&place, "approval", columns.approval).await?,
+                self.optional(&mut sources, RELEASE, columns.release).await?,
+                self.optional(&mut sources, APPROVAL, columns.approval).await?,
             ],
         };
         self.progress(RunState::Verifying, 6, "signatures")?;
@@ -89,48 +95,55 @@ impl Attempt<'_> {
         let plan = self.plan(foreseen.order(), foreseen.action(), &installed)?;
 
         self.progress(RunState::Fetching, 10, "files")?;
-        let (install, unpacked) = self.files(&place, &plan, &foreseen.digest()).await?;
+        let (install, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
         if foreseen.action() == Action::Apply && foreseen.order().stages_way_back() {
-            self.stage(&place, foreseen.order(), &fetched.order).await?;
+            self.stage(&mut sources, foreseen.order(), &fetched.order).await?;
         }
         let goal = Goal { install, remove: plan.remove.clone() };
         self.progress(RunState::Verifying, 40, "files")?;
         Ok(Ready { fetched, foreseen, plan, goal, unpacked })
     }
 
-    /// Where documents and files are, and a folder to fetch them into.
+    /// From where documents and files come, and a folder to fetch them into.
     ///
     /// # Errors
-    /// When the place is none, or the disk said no.
-    pub fn place(&self) -> Result<Place, Stop> {
+    /// When the row names no place, or the disk said no.
+    pub fn sources(&self) -> Result<Sources, Stop> {
         self.progress(RunState::Fetching, 2, "documents")?;
-        let place = Place::new(&self.columns.uri).map_err(unfit)?;
+        let sources = self.engine.downloads.sources(&self.columns.uri).map_err(unfit)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(self.folder)
             .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
-        Ok(place)
+        Ok(sources)
     }
 
-    async fn order_document(&self, place: &Place) -> Result<Envelope, Stop> {
+    async fn order_document(&self, sources: &mut Sources) -> Result<Envelope, Stop> {
         let digest = &self.columns.digest;
         match self.engine.staged.order(digest) {
             Some(staged) => Ok(staged),
             None => {
-                let fetched = place.document_into(self.folder, digest).await;
+                let fetched = self.document(sources, digest, &[Role::Drafter]).await;
                 fetched.map_err(|error| document_refusal("order", &error))
             }
         }
+    }
+
+    /// A document that somebody in one of these roles must have signed.
+    async fn document(&self, sources: &mut Sources, digest: &Digest, roles: &[Role]) -> Result<Envelope, FetchError> {
+        let root = self.engine.trust.root();
+        let is_signed = |envelope: &Envelope| roles.iter().any(|role| signed(&root, envelope, *role));
+        sources.document_into(self.folder, digest, &is_signed).await
     }
 
     /// Fetches the order and its release, and asks whether they may be looked at.
     ///
     /// # Errors
     /// When the host must refuse.
-    pub async fn proven(&self, place: &Place) -> Result<(Fetched, Foreseen), Stop> {
-        let order = self.order_document(place).await?;
-        let release = self.optional(place, "release", self.columns.release).await?;
+    pub async fn proven(&self, sources: &mut Sources) -> Result<(Fetched, Foreseen), Stop> {
+        let order = self.order_document(sources).await?;
+        let release = self.optional(sources, RELEASE, self.columns.release).await?;
         self.progress(RunState::Verifying, 6, "signatures")?;
         let fetched = Fetched { order, release, approval: None, activation: None };
         self.see_time(&fetched)?;
@@ -219,9 +232,14 @@ impl Attempt<'_> {
     }
 
     /// A document that the row names. One that the server does not have is missing, as if the row did not name it.
-    async fn optional(&self, place: &Place, what: &str, digest: Option<Digest>) -> Result<Option<Envelope>, Stop> {
+    async fn optional(
+        &self,
+        sources: &mut Sources,
+        (what, roles): (&str, &[Role]),
+        digest: Option<Digest>,
+    ) -> Result<Option<Envelope>, Stop> {
         let Some(digest) = digest else { return Ok(None) };
-        match place.document_into(self.folder, &digest).await {
+        match self.document(sources, &digest, roles).await {
             Ok(envelope) => Ok(Some(envelope)),
             Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(document_refusal(what, &error)),
@@ -232,9 +250,10 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// When one cannot be had, or is another one.
-    pub async fn files(&self, place: &Place, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
+    pub async fn files(&self, sources: &mut Sources, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
         let total: u64 = plan.files.iter().map(|file| file.size).sum();
         room_for(self.folder, total)?;
+        self.time_for(&plan.files, [self.folder, &self.engine.staged.folder(order)])?;
         let mut paths = Vec::new();
         let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
         for file in &plan.files {
@@ -243,7 +262,7 @@ impl Attempt<'_> {
                 |have: u64| percent = 10 + u8::try_from((before + have) * 30 / total.max(1)).unwrap_or(30).min(30);
             let path = match self.engine.staged.file(order, file) {
                 Some(staged) => staged,
-                None => place.package(file, self.folder, progress).await.map_err(unfit)?,
+                None => sources.package(file, self.folder, progress).await.map_err(unfit)?,
             };
             if percent > told {
                 told = percent;
@@ -257,30 +276,47 @@ impl Attempt<'_> {
     }
 
     /// Fetches and keeps what the way back takes.
-    async fn stage(&self, place: &Place, order: &Order, envelope: &Envelope) -> Result<(), Stop> {
+    async fn stage(&self, sources: &mut Sources, order: &Order, envelope: &Envelope) -> Result<(), Stop> {
         let files: Vec<&PackageFile> = order.replaces.iter().filter_map(|old| old.file.as_ref()).collect();
         if order.on_failure == OnFailure::RollBack && files.len() < order.replaces.len() {
             return Err(unfit("the order is to be rolled back on failure, and does not name a file for every version"));
         }
         self.progress(RunState::Fetching, 40, "files of the way back")?;
-        self.keep(place, envelope, &files).await
+        self.keep(sources, envelope, &files).await
     }
 
     /// Fetches files of an order and keeps them, with its document.
     ///
     /// # Errors
     /// When one cannot be had or kept, or is another one.
-    pub async fn keep(&self, place: &Place, envelope: &Envelope, files: &[&PackageFile]) -> Result<(), Stop> {
+    pub async fn keep(&self, sources: &mut Sources, envelope: &Envelope, files: &[&PackageFile]) -> Result<(), Stop> {
         let digest = envelope.digest();
         let total = files.iter().map(|file| file.size).sum();
         let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;
         room_for(&folder, total)?;
+        self.time_for(files.iter().copied(), [&folder])?;
         for file in files {
-            let path = place.package(file, &folder, |_| ()).await.map_err(unfit)?;
+            let path = sources.package(file, &folder, |_| ()).await.map_err(unfit)?;
             self.identify(file, &path).await?;
         }
         let path = folder.join(format!("{digest}.json"));
         replace(&path, &envelope.to_bytes()).map_err(|error| unfit(format!("cannot keep {}: {error}", path.display())))
+    }
+
+    /// Whether what is in none of these folders yet can come before the run's lifetime ends, at the rate that this host may fetch with: a
+    /// run that must fail says so at once.
+    fn time_for<'f, const N: usize>(
+        &self,
+        files: impl IntoIterator<Item = &'f PackageFile>,
+        folders: [&Path; N],
+    ) -> Result<(), Stop> {
+        let is_in = |file: &PackageFile, folder: &Path| {
+            fs::metadata(folder.join(file_name(file))).is_ok_and(|found| found.len() == file.size)
+        };
+        let comes = files.into_iter().filter(|file| !folders.iter().any(|folder| is_in(file, folder)));
+        let bytes = comes.map(|file| file.size).sum();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.engine.downloads.too_slow_for(bytes, left).map_or(Ok(()), |reason| Err(unfit(reason)))
     }
 
     /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.
@@ -300,7 +336,7 @@ impl Attempt<'_> {
 
 /// An altered document is a bad signature: what was signed is not what came.
 fn document_refusal(what: &str, error: &FetchError) -> Stop {
-    let refusal = if matches!(error, FetchError::Altered { .. }) { Refusal::BadSignature } else { Refusal::Preflight };
+    let refusal = if error.is_altered() { Refusal::BadSignature } else { Refusal::Preflight };
     Refused::new(refusal, format!("{what}: {error}")).into()
 }
 

@@ -10,12 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract, http::StatusCode, routing::get};
+use axum::{
+    Router, extract,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
 use patchlab_agent::host::class;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
-    enrolment::{Enrolment, InformSink, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser},
     mib,
 };
 use tokio::sync::watch;
@@ -23,6 +27,7 @@ use tokio::sync::watch;
 use super::{
     database::{self, Package},
     manager::Manager,
+    member::{Asked, Log, first_byte, of_kind},
     orders::Authority,
 };
 
@@ -55,6 +60,7 @@ pub struct Host {
     agent: Option<Child>,
     enrolment: Enrolment,
     held: Arc<Held>,
+    asked: Log,
     _server: tokio::runtime::Runtime,
 }
 
@@ -74,19 +80,24 @@ impl Host {
 
     /// As [`Self::new`], with this package system.
     pub fn of(system: PackageSystem) -> Self {
-        Self::with(system, None, None)
+        Self::with(system, None, None, Fetching::default())
     }
 
     pub fn with_inform(inform: Option<InformSink>) -> Self {
-        Self::with(PackageSystem::Dpkg, inform, None)
+        Self::with(PackageSystem::Dpkg, inform, None, Fetching::default())
     }
 
     /// A host whose ledger is not on the disk with the rest.
     pub fn with_ledger_elsewhere() -> Self {
-        Self::with(PackageSystem::Dpkg, None, Some("../ledger"))
+        Self::with(PackageSystem::Dpkg, None, Some("../ledger"), Fetching::default())
     }
 
-    fn with(system: PackageSystem, inform: Option<InformSink>, ledger_dir: Option<&str>) -> Self {
+    /// A host that fetches in this way.
+    pub fn fetching(fetch: Fetching) -> Self {
+        Self::with(PackageSystem::Dpkg, None, None, fetch)
+    }
+
+    fn with(system: PackageSystem, inform: Option<InformSink>, ledger_dir: Option<&str>, fetch: Fetching) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["root", "www/documents", "www/artifacts", "id"] {
@@ -110,10 +121,12 @@ impl Host {
             deployer: user("deployer"),
             inform,
             packages: Packages { root: path("root"), system: None },
+            fetch,
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
+        let asked = Log::default();
         let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let address = server.block_on(serve(path("www"), Arc::clone(&held)));
+        let address = server.block_on(serve(path("www"), Arc::clone(&held), Arc::clone(&asked)));
         let mut host = Self {
             class: class(&path("root")).unwrap(),
             authority,
@@ -123,6 +136,7 @@ impl Host {
             agent: None,
             enrolment,
             held,
+            asked,
             _server: server,
             folder,
         };
@@ -135,6 +149,11 @@ impl Host {
     pub fn hold_artifacts(&self) -> Arc<Held> {
         self.held.state.send_replace(Gate::Closed);
         Arc::clone(&self.held)
+    }
+
+    /// What the member was asked for, of one kind: from which byte on each time.
+    pub fn asked(&self, kind: &str) -> Vec<usize> {
+        of_kind(&self.asked, kind)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -325,10 +344,13 @@ impl Held {
     }
 }
 
-/// The member: documents and artifacts by digest.
-async fn serve(www: PathBuf, held: Arc<Held>) -> SocketAddr {
+/// The member: documents and artifacts by digest. It knows no ranges.
+async fn serve(www: PathBuf, held: Arc<Held>, asked: Log) -> SocketAddr {
     let answer = |extract::Path((kind, digest)): extract::Path<(String, String)>,
-                  extract::State((www, held)): extract::State<(PathBuf, Arc<Held>)>| async move {
+                  extract::State((www, held, asked)): extract::State<(PathBuf, Arc<Held>, Log)>,
+                  headers: HeaderMap| async move {
+        let from = first_byte(headers.get("range").map(|range| range.to_str().unwrap()));
+        asked.lock().unwrap().push(Asked { kind: kind.clone(), from });
         if kind == "artifacts" {
             held.pass().await;
         }
@@ -338,7 +360,7 @@ async fn serve(www: PathBuf, held: Arc<Held>) -> SocketAddr {
             _ => Err(StatusCode::NOT_FOUND),
         }
     };
-    let router: Router = Router::new().route("/{kind}/{digest}", get(answer)).with_state((www, held));
+    let router: Router = Router::new().route("/{kind}/{digest}", get(answer)).with_state((www, held, asked));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

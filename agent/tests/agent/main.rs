@@ -8,6 +8,7 @@
 mod database;
 mod host;
 mod manager;
+mod member;
 mod orders;
 
 mod actions;
@@ -24,6 +25,7 @@ mod refusals;
 mod restart;
 mod rpm;
 mod runs;
+mod sources;
 mod trust;
 mod waiting;
 mod way_back;

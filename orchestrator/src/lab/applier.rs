@@ -148,6 +148,7 @@ impl SnmpApplier {
                 user: clone.material.credentials.inform.clone(),
             }),
             packages: patchlab_protocol::enrolment::Packages::default(),
+            fetch: patchlab_protocol::enrolment::Fetching::default(),
         };
         let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
         Ok(agent::EnrolmentFiles {
