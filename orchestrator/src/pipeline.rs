@@ -412,6 +412,7 @@ impl Pipeline {
     pub async fn inventory(&self, name: &str) -> Result<Survey, PipelineError> {
         let host = self.store.host(name)?;
         let manager = self.executor.offers.manager(&host).await?;
+        self.executor.offers.meet(&host, &manager).await?;
         survey::read_anew(&manager).await?;
         let known = self.store.survey(name)?.packages;
         match survey::packages(&manager, &known).await? {

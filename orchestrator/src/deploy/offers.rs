@@ -16,7 +16,7 @@ use super::{
     row::DeployError,
     sink::Bells,
     snmp::{Patience, SnmpManager},
-    trust::{self, Ended, Offered},
+    trust::{self, Ended, Offered, Said},
 };
 use crate::{
     audit::Event,
@@ -99,15 +99,32 @@ impl Offers {
                 return Err(error.into());
             }
         };
-        if offered.said.host != host.enrolled.name {
-            let error = DeployError::NotTheHost(format!("it calls itself {:?}", offered.said.host));
-            self.note(host, &standing, &failed(&error))?;
-            return Err(error.into());
+        if let Err(error) = self.recognize(host, &offered.said) {
+            if let OfferError::Deploy(error) = &error {
+                self.note(host, &standing, &failed(error))?;
+            }
+            return Err(error);
         }
-        self.store.seen(&host.enrolled.name, &offered.said.class, Timestamp::now())?;
         let trust = became(&offered);
         self.note(host, &standing, &trust)?;
         Ok(trust.offer)
+    }
+
+    /// Asks a host who it is, and notes that it answered.
+    ///
+    /// # Errors
+    /// When it cannot be asked, is not the host that was enrolled, or the store cannot keep it.
+    pub async fn meet(&self, host: &Host, manager: &dyn Manager) -> Result<(), OfferError> {
+        let said = trust::read(manager).await?;
+        self.recognize(host, &said)
+    }
+
+    /// That it answered is noted with its class, when it is the host that was enrolled.
+    fn recognize(&self, host: &Host, said: &Said) -> Result<(), OfferError> {
+        if said.host != host.enrolled.name {
+            return Err(DeployError::NotTheHost(format!("it calls itself {:?}", said.host)).into());
+        }
+        Ok(self.store.seen(&host.enrolled.name, &said.class, Timestamp::now())?)
     }
 
     /// What became of an offer, with a row in the audit log when it is news. What a host took is what it believes beyond what was
