@@ -186,7 +186,7 @@ pub struct Machine {
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
     guest_time: GuestTime,
-    /// Bytes of its console log that no longer say whether it lives: those before its power was cycled.
+    /// Bytes of its console log that do not say whether it lives: those of another machine, and those before its power was cycled.
     overlooked: AtomicU64,
     /// Which boot it is, as far as somebody knows.
     boot: Mutex<Option<String>>,

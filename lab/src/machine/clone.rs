@@ -244,6 +244,8 @@ impl Lab {
     /// Starts a machine on a disk of its own.
     pub(crate) fn start_as(&self, plan: Plan) -> Result<Machine, LabError> {
         let serial = self.places.work.join(format!("{}.console", plan.name));
+        // The log of a machine stays when it goes, and one of the same name goes on with it.
+        let overlooked = fs::metadata(&serial).map_or(0, |log| log.len());
         let description = Description {
             name: &plan.name,
             hardware: &plan.hardware,
@@ -269,7 +271,7 @@ impl Lab {
             handshake: None,
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
-            overlooked: Default::default(),
+            overlooked: overlooked.into(),
             boot: Default::default(),
             ward,
             hold: None,
