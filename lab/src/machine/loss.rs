@@ -14,7 +14,7 @@ use std::{
 
 use patchlab_check::target::Ended;
 use virt::{
-    domain::{DomainPausedReason, DomainState, DomainStateReason},
+    domain::{DomainPausedReason, DomainStateReason},
     enumutil::Enum,
 };
 
@@ -161,18 +161,15 @@ impl Machine {
             return Ok(Some(Loss::Broken { kind: failure.kind, line: failure.line }));
         }
         let stopped = |reason: String| LabError::Stopped { machine: self.name.clone(), reason };
-        let Ok((state, reason)) = self.domain.state() else {
-            // One that is off is no longer known to libvirt.
+        // Not by its state: virt 0.5 gives one of a domain that libvirt does not know, too.
+        if !self.domain.is_active().unwrap_or(false) {
             return match ended_by(&self.log()).as_deref() {
                 Some("shutdown") => Ok(Some(Loss::Off)),
                 Some(word) => Err(stopped(format!("its emulator ended: {word}"))),
                 None => Err(stopped("its emulator is gone".into())),
             };
-        };
-        // libvirt may know it for as long as somebody waits for an answer of its agent.
-        if state == Enum::Known(DomainState::Shutdown) {
-            return Ok(Some(Loss::Off));
         }
+        let (_, reason) = self.domain.state().map_err(|error| stopped(error.message().to_owned()))?;
         let halted = Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)));
         match reason == halted {
             true => Err(stopped("its emulator cannot write its disk: is this host's full?".into())),
