@@ -18,7 +18,7 @@ type Complaints = Vec<String>;
 /// Absolute paths that a document may name: places of an installed system.
 const PLACES: [&str; 8] = ["/var/lib/patchlab", "/var/log/", "/etc/", "/dev/", "/run/", "/usr/", "/proc", "/boot"];
 /// Folders that every system has (Filesystem Hierarchy Standard), named as such and not for what somebody keeps there.
-const FOLDERS: [&str; 6] = ["/etc", "/root", "/home", "/srv", "/opt", "/var"];
+const FOLDERS: [&str; 7] = ["/etc", "/root", "/home", "/srv", "/opt", "/usr", "/var"];
 /// What stands in an example where a reader puts something of his own, and a value that the parser takes for it.
 const PLACEHOLDERS: [(&str, &str); 5] = [
     ("IP:PORT", "127.0.0.1:1"),
