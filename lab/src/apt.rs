@@ -11,6 +11,7 @@
 //!
 //! apt's own signature check stays on: every way around it is refused in the sources and switched off in the configuration.
 
+pub mod relation;
 pub mod sources;
 pub mod transaction;
 

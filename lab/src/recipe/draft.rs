@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use debversion::Version;
 use serde::Serialize;
 
-use self::index::{Available, Index, Relation};
+use self::index::{Available, Index};
 pub use self::mirror::{DraftError, Mirror, draft};
 use super::{Pocket, Wanted};
-use crate::baseline::Os;
+use crate::{apt::relation::Relation, baseline::Os};
 
 /// Architecture of packages that fit every machine.
 const ALL: &str = "all";

@@ -10,9 +10,12 @@ use std::{
     process::Command,
 };
 
-use debversion::Version;
 use patchlab_check::Digest;
-use patchlab_lab::{ArtifactError, ArtifactStore, bisection::Part};
+use patchlab_lab::{
+    ArtifactError, ArtifactStore,
+    apt::relation::{self, Bound, Depends, Relation},
+    bisection::Part,
+};
 use patchlab_protocol::document::Order;
 
 /// What a package file needs could not be found out.
@@ -30,16 +33,6 @@ pub enum PartsError {
         reason: String,
     },
 }
-
-/// One `|`-separated way to meet a dependency: a name, and how which version must relate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Way {
-    name: String,
-    relation: Option<(String, String)>,
-}
-
-/// Dependencies, all of which must be met, each by any of its ways.
-type Depends = Vec<Vec<Way>>;
 
 /// A package of an order, before and after.
 #[derive(Debug, Clone)]
@@ -78,43 +71,9 @@ fn depends_of(package: &str, file: &Path) -> Result<Depends, PartsError> {
         if !output.status.success() {
             return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
-        depends.extend(read(&String::from_utf8_lossy(&output.stdout)));
+        depends.extend(relation::depends(&String::from_utf8_lossy(&output.stdout)));
     }
     Ok(depends)
-}
-
-/// `a (>= 1), b | c:any (= 2)`.
-fn read(field: &str) -> Depends {
-    let group = |group: &str| group.split('|').filter_map(way).collect::<Vec<Way>>();
-    field.split(',').map(group).filter(|ways| !ways.is_empty()).collect()
-}
-
-fn way(text: &str) -> Option<Way> {
-    let (name, relation) = match text.split_once('(') {
-        Some((name, rest)) => (name, Some(rest.trim_end().trim_end_matches(')').trim())),
-        None => (text, None),
-    };
-    let name = name.split([':', '[', '<']).next().unwrap_or_default().trim();
-    let relation = relation.and_then(|relation| {
-        let at = relation.find(|c: char| !"<>=".contains(c))?;
-        let (operator, version) = relation.split_at(at);
-        Some((operator.to_owned(), version.trim().to_owned()))
-    });
-    (!name.is_empty()).then(|| Way { name: name.to_owned(), relation })
-}
-
-/// Whether a version is as a way demands. What cannot be read is taken for unmet: too much goes along then, never too little.
-fn meets(version: &str, way: &Way) -> bool {
-    let Some((operator, wanted)) = &way.relation else { return true };
-    let (Ok(found), Ok(wanted)) = (version.parse::<Version>(), wanted.parse::<Version>()) else { return false };
-    match operator.as_str() {
-        "<<" => found < wanted,
-        "<=" | "<" => found <= wanted,
-        "=" => found == wanted,
-        ">=" | ">" => found >= wanted,
-        ">>" => found > wanted,
-        _ => false,
-    }
 }
 
 /// The version of a member that the others find.
@@ -135,13 +94,19 @@ impl Member {
 
 /// The members that must change for `depends` to be met, when every other one is as `state` says.
 fn needed<'a>(members: &'a [Member], depends: &'a Depends, state: State) -> impl Iterator<Item = usize> + 'a {
-    depends.iter().filter_map(move |ways| {
-        let inside = |way: &'a Way| Some((members.iter().position(|member| member.name == way.name)?, way));
-        let inside: Vec<(usize, &Way)> = ways.iter().filter_map(inside).collect();
-        let is_met =
-            |(place, way): &(usize, &Way)| members[*place].version(state).is_some_and(|version| meets(version, way));
+    depends.iter().filter_map(move |alternatives| {
+        let inside = |one: &'a Relation| Some((members.iter().position(|member| member.name == one.name)?, one));
+        let inside: Vec<(usize, &Relation)> = alternatives.iter().filter_map(inside).collect();
+        let is_met = |(place, relation): &(usize, &Relation)| {
+            members[*place].version(state).is_some_and(|version| meets(version, relation))
+        };
         if inside.iter().any(is_met) { None } else { inside.first().map(|(place, _)| *place) }
     })
+}
+
+/// Whether a version is as it must be. What cannot be read is taken for unmet: too much goes along then, never too little.
+fn meets(version: &str, relation: &Relation) -> bool {
+    relation.bound == Bound::Any || version.parse().is_ok_and(|version| relation.takes(&version))
 }
 
 fn grouped(members: &[Member]) -> Vec<Part> {
@@ -189,37 +154,13 @@ mod tests {
     use super::*;
 
     fn member(name: &str, new: (&str, &str), old: Option<(&str, &str)>) -> Member {
-        let side = |(version, depends): (&str, &str)| (version.to_owned(), read(depends));
+        let side = |(version, depends): (&str, &str)| (version.to_owned(), relation::depends(depends));
         Member { name: name.into(), new: side(new), old: old.map(side) }
     }
 
     fn names(parts: &[Part]) -> Vec<(String, Vec<usize>)> {
         let name = |part: &Part| part.packages.iter().cloned().collect::<Vec<_>>().join("+");
         parts.iter().map(|part| (name(part), part.needs.iter().copied().collect())).collect()
-    }
-
-    #[test]
-    fn a_dependency_field_is_read() {
-        let depends = read("libc6 (>= 2.34), a:any (<< 1~), b | c (= 2) , , perl:native [amd64]");
-        assert_eq!(depends.len(), 4);
-        assert_eq!(depends[0][0].relation, Some((">=".into(), "2.34".into())));
-        assert_eq!(depends[2].iter().map(|way| way.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!((depends[1][0].name.as_str(), depends[3][0].name.as_str()), ("a", "perl"));
-    }
-
-    #[test]
-    fn versions_relate_as_dpkg_says() {
-        for (version, way_text, met) in [
-            ("1.0", "a", true),
-            ("1.0~rc1", "a (>= 1.0)", false),
-            ("1:0.9", "a (>> 5)", true),
-            ("2", "a (= 2)", true),
-            ("2-1", "a (<< 2-1)", false),
-            ("2-1", "a (<= 2-1)", true),
-            ("2", "a (? 2)", false),
-        ] {
-            assert_eq!(meets(version, &way(way_text).unwrap()), met, "{version} {way_text}");
-        }
     }
 
     #[test]

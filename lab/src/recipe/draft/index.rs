@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use debversion::Version;
 
-use crate::recipe::{is_package, package::is_version};
-
-/// Alternatives of one dependency that are read.
-const ALTERNATIVES: usize = 50;
+use crate::{
+    apt::relation::{Depends, depends},
+    recipe::{is_package, package::is_version},
+};
 
 /// One version of a package in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,59 +21,9 @@ pub(super) struct Available {
     /// Whether every installation has it: essential, or of priority required.
     pub(super) is_base: bool,
     /// What it needs: of each, one of the alternatives.
-    pub(super) depends: Vec<Vec<Relation>>,
+    pub(super) depends: Depends,
     /// Other names that it goes by.
     pub(super) provides: Vec<String>,
-}
-
-/// A package that another needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Relation {
-    pub(super) name: String,
-    pub(super) bound: Option<(Bound, Version)>,
-}
-
-/// How a version must be (Debian policy 7.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
-    Earlier,
-    AtMost,
-    Exactly,
-    AtLeast,
-    Later,
-}
-
-impl Relation {
-    fn read(text: &str) -> Option<Self> {
-        let (name, rest) = text.trim().split_once([' ', '(']).unwrap_or((text.trim(), ""));
-        // `python3:any` is python3 of whatever architecture: there is one here.
-        let name = name.split(':').next().unwrap_or_default();
-        if !is_package(name) {
-            return None;
-        }
-        let inside = rest.trim().trim_start_matches('(').split(')').next().unwrap_or_default().trim();
-        let sign = inside.trim_start_matches(['<', '=', '>']);
-        let bound = match &inside[..inside.len() - sign.len()] {
-            "<<" => Bound::Earlier,
-            "<=" => Bound::AtMost,
-            "=" => Bound::Exactly,
-            ">=" => Bound::AtLeast,
-            ">>" => Bound::Later,
-            _ => return Some(Self { name: name.to_owned(), bound: None }),
-        };
-        Some(Self { name: name.to_owned(), bound: Some((bound, sign.trim().parse().ok()?)) })
-    }
-
-    /// Whether that version will do.
-    pub(super) fn takes(&self, version: &Version) -> bool {
-        self.bound.as_ref().is_none_or(|(bound, than)| match bound {
-            Bound::Earlier => version < than,
-            Bound::AtMost => version <= than,
-            Bound::Exactly => version == than,
-            Bound::AtLeast => version >= than,
-            Bound::Later => version > than,
-        })
-    }
 }
 
 /// Versions of packages in the archive, each package's newest first.
@@ -140,18 +90,13 @@ fn available(stanza: &str) -> Option<(String, Available)> {
     if !is_package(name) || !is_version(version) {
         return None;
     }
-    let relations = |text: &str| -> Vec<Vec<Relation>> {
-        let alternatives = |clause: &str| clause.split('|').take(ALTERNATIVES).filter_map(Relation::read).collect();
-        text.split(',').filter(|clause| !clause.trim().is_empty()).map(alternatives).collect()
-    };
-    let depends = [field("Pre-Depends"), field("Depends")].into_iter().flat_map(relations);
-    let provides = relations(field("Provides")).into_iter().flatten().map(|relation| relation.name);
+    let provides = depends(field("Provides")).into_iter().flatten().map(|relation| relation.name);
     let available = Available {
         version: version.to_owned(),
         order: version.parse().ok()?,
         installed_kib: field("Installed-Size").parse().unwrap_or(0),
         is_base: field("Essential") == "yes" || field("Priority") == "required",
-        depends: depends.collect(),
+        depends: [field("Pre-Depends"), field("Depends")].into_iter().flat_map(depends).collect(),
         provides: provides.collect(),
     };
     Some((name.to_owned(), available))
@@ -160,24 +105,6 @@ fn available(stanza: &str) -> Option<(String, Available)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn relations_are_read_with_their_bounds() {
-        for (text, version, takes) in [
-            ("libc6 (>= 2.36)", "2.36-9+deb12u10", true),
-            ("libc6 (>= 2.36)", "2.35-1", false),
-            ("login (<< 1:4.13)", "2:1.0", false),
-            ("nginx-common (= 1.22.1-9)", "1.22.1-9+deb12u1", false),
-            ("python3:any", "3.11.2-1+b1", true),
-            ("libfoo(<=1.0~rc1)", "1.0", false),
-            ("libfoo (>> 1.0~rc1)", "1.0", true),
-        ] {
-            let relation = Relation::read(text).unwrap();
-            assert_eq!(relation.takes(&version.parse().unwrap()), takes, "{text} {version}");
-        }
-        assert_eq!(Relation::read("python3:any").unwrap().name, "python3");
-        assert!(Relation::read("${shlibs:Depends}").is_none());
-    }
 
     #[test]
     fn an_index_has_each_version_once_newest_first() {
