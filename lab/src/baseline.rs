@@ -16,6 +16,7 @@ mod capture;
 mod captured;
 mod cloud;
 mod coverage;
+mod domain;
 mod freeze;
 mod image;
 mod intake;
@@ -43,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     build::Built,
     coverage::{Coverage, DkmsModule},
+    domain::DomainError,
     freeze::serve_freeze,
     intake::IntakeError,
     parcel::{Imported, Offer, ParcelError},
@@ -223,6 +225,9 @@ pub enum BuildError {
     /// The image that it is to be made from.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// A machine of another libvirt.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
     /// It holds secrets, and may not.
     #[error(
         "the system holds secrets: {}; say in its recipe what is to become of them: `secrets = \"scrub\"` in `source` overwrites and \

@@ -10,6 +10,7 @@ mod domain;
 mod guest;
 mod guest_time;
 mod handshake;
+mod lan;
 mod libvirt;
 mod loss;
 mod prepared;
@@ -33,10 +34,11 @@ use virt::domain::Domain;
 
 pub use self::{
     clone::{CloneReport, CloneSpec, Rung},
-    domain::{Forward, GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, Hardware, Protocol, TOOLS_BYTES},
+    domain::{Forward, GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, Hardware, Protocol, Screen, TOOLS_BYTES},
     guest::{Answer, Guest, GuestError},
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
+    lan::Lan,
     libvirt::{Driver, Lab, Versions},
     loss::Loss,
     prepared::{Prepared, PreparedClones, wanted},
@@ -52,7 +54,7 @@ pub(crate) use self::{
 use budget::Budget;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
 use libvirt::flatten;
-pub(crate) use libvirt::{exists, installed_qemu, remove};
+pub(crate) use libvirt::{exists, installed_qemu, remove, start_events};
 use steward::{Steward, Ward};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.
@@ -248,6 +250,14 @@ impl Machine {
     /// Writes a file into the guest; `mode` are permission bits.
     pub fn put_file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), GuestError> {
         self.guest().put_file(path, bytes, mode)
+    }
+
+    /// Takes a picture of its screen, a PNG, to `to`.
+    ///
+    /// # Errors
+    /// It has no screen, or the file cannot be written.
+    pub fn screenshot(&self, to: &Path) -> Result<(), LabError> {
+        self.monitor("screendump", json!({ "filename": to, "format": "png" })).map(drop)
     }
 
     /// Reboots the guest by its own init and waits until its baseline's units are active again. How long it took.

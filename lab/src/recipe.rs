@@ -21,8 +21,11 @@ use serde::Deserialize;
 
 pub use self::package::Wanted;
 use self::source::{Beside, WrittenSource};
-pub use self::source::{CloudImage, Image, Installation, Place, Pocket, Source};
-use crate::baseline::{Os, Represents};
+pub use self::source::{CloudImage, Domain, Image, Installation, Place, Pocket, Source};
+use crate::{
+    baseline::{Os, Represents},
+    machine::Screen,
+};
 
 /// Files of an overlay that are read.
 const OVERLAY_LIMIT: usize = 10_000;
@@ -72,6 +75,8 @@ struct Written {
     vcpus: u32,
     /// Size of the disk, from 1GiB to 1TiB.
     disk: ByteSize,
+    /// Its screen; absent is none.
+    screen: Option<Screen>,
     /// When it is ready to be frozen.
     #[serde(default)]
     ready: WrittenReady,
@@ -145,6 +150,8 @@ pub struct Recipe {
     pub vcpus: u32,
     /// Size of the disk in bytes.
     pub disk_bytes: u64,
+    /// Its screen.
+    pub screen: Option<Screen>,
     /// Units that are active when it is ready.
     pub ready_units: Vec<String>,
     /// How long it may take until then, with kvm.
@@ -187,6 +194,7 @@ impl Recipe {
             vcpus: written.vcpus,
             // Whole sectors, whatever unit it was written in.
             disk_bytes: written.disk.mebibytes() << 20,
+            screen: written.screen,
             ready_units: written.ready.units,
             ready_timeout: written.ready.timeout.map_or(READY_TIMEOUT, |Span(timeout)| timeout),
             represents: written.represents,
@@ -242,7 +250,7 @@ fn is_name(text: &str, limit: usize) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
 }
 
-fn is_package(text: &str) -> bool {
+pub(crate) fn is_package(text: &str) -> bool {
     text.len() >= 2
         && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))

@@ -45,6 +45,7 @@ use crate::{
     room::Bytes,
     verdict::{Judgement, overall},
 };
+pub use evidence::take_out;
 
 /// Version of the record's form.
 pub const SCHEMA: u32 = 1;

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod fixture;
 mod lint;
+mod occasion;
 mod quarantine;
 pub mod requirement;
 mod run;
@@ -21,17 +22,18 @@ use std::{
 
 use patchlab_check::{
     Step,
-    step::{Errand, Kind, Pattern, Repeat},
+    step::{Errand, Kind, MachineName, Pattern, Repeat},
     written::{self, Combination, Scalar, Span, WrittenError},
 };
 use serde::Deserialize;
 
-pub use bench::{CloneBench, RebootError, Suspected};
+pub use bench::{RebootError, Suspected};
 pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
 pub use lint::{Finding, Weight, lint};
+pub use occasion::{Occasion, OccasionError};
 pub use quarantine::{Quarantine, Standing, today};
-pub use run::{Bench, ErrandEnd, Progress, ScenarioRun, StepRun, not_begun, run};
+pub use run::{Bench, Benches, ErrandEnd, Progress, ScenarioRun, StepRun, not_begun, run};
 pub use turns::{Moment, Seat, Turns};
 
 /// The file that makes a folder a scenario.
@@ -40,6 +42,11 @@ pub const FILE: &str = "scenario.toml";
 pub const FILES: usize = 200;
 /// Most bytes in a scenario's folder: 16 MiB. They go through the guest channel, which is slow.
 pub const FOLDER_BYTES: u64 = 16 << 20;
+
+/// The most machines beside the one under test.
+pub const OTHER_MACHINES: usize = 4;
+/// The name of the machine under test, where others name it.
+pub const SUBJECT: &str = "subject";
 
 /// A scenario as it is written.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -79,6 +86,9 @@ struct Written {
     /// Regular expressions of what is taken out of outputs, findings and journals.
     #[serde(default)]
     redact: Vec<Pattern>,
+    /// Machines beside the one under test, by name, on one network with it and nobody else.
+    #[serde(default)]
+    machine: BTreeMap<MachineName, OtherMachine>,
     /// What to do, in order.
     step: Vec<Step>,
     /// What is watched on both clones.
@@ -87,6 +97,14 @@ struct Written {
     /// What writes data on both clones before the rollback.
     #[serde(default, rename = "after-writes")]
     after_writes: Vec<Step>,
+}
+
+/// A machine beside the one under test.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OtherMachine {
+    /// The baseline that it is a clone of, e.g. `debian-12-db` or `debian-12-db@2`; absent is the one under test.
+    pub baseline: Option<String>,
 }
 
 fn default_timeout() -> Span {
@@ -108,6 +126,8 @@ pub struct Scenario {
     pub timeout: std::time::Duration,
     /// Names of the steps that an agent repeats on real hosts.
     pub production: Vec<String>,
+    /// Machines beside the one under test, by name, on one network with it and nobody else; fresh each time it is run.
+    pub machines: BTreeMap<MachineName, OtherMachine>,
     /// What to do, in order.
     pub steps: Vec<Step>,
     /// What is watched all the time.
@@ -237,11 +257,24 @@ impl Scenario {
         }
         let mut fixtures = Vec::with_capacity(written.fixtures.len());
         for found in written.fixtures.iter().filter_map(|name| Fixture::find(dir, name)) {
-            fixtures.push(Fixture::read(&found)?.redacting(&written.redact));
+            let fixture = Fixture::read(&found)?.redacting(&written.redact);
+            let mut steps = fixture.set_up.iter().chain(&fixture.tear_down);
+            if let Some(problem) = steps.find_map(|step| not_a_machine(step, &written.machine)) {
+                return Err(WrittenError::at_key(&path, text, "fixtures", problem).into());
+            }
+            fixtures.push(fixture);
         }
         let mut steps = written.step;
         for step in &mut steps {
             step.redact.extend_from_slice(&written.redact);
+        }
+        let mut requires = written.requires;
+        let pictured = |step: &Step| step.kind == Kind::Errand(Errand::Screenshot) && step.machine.is_none();
+        let fixed = fixtures.iter().flat_map(|fixture: &Fixture| fixture.set_up.iter().chain(&fixture.tear_down));
+        if steps.iter().chain(&written.after_writes).chain(fixed).any(pictured)
+            && !requires.iter().any(|word| word == requirement::SCREEN)
+        {
+            requires.push(requirement::SCREEN.to_owned());
         }
         Ok(Self {
             name: format!("{}{combination}", written.name),
@@ -250,11 +283,12 @@ impl Scenario {
             applies: written.applies,
             timeout: written.timeout.0,
             production: written.production,
+            machines: written.machine,
             steps,
             checks: written.check,
             combination,
             fixtures,
-            requires: written.requires,
+            requires,
             repeat: written.repeat,
             quarantine: written.quarantine,
             redact: written.redact,
@@ -277,6 +311,20 @@ impl Scenario {
     /// `text` without what its `redact` matches.
     pub fn redacted(&self, text: String) -> String {
         self.redact.iter().fold(text, |text, pattern| pattern.redact(&text).into_owned())
+    }
+
+    /// The baselines that its machines beside the one under test are clones of, by the names that it gives them.
+    pub fn other_baselines(&self) -> impl Iterator<Item = &str> {
+        self.machines.values().filter_map(|machine| machine.baseline.as_deref())
+    }
+
+    /// Why it cannot be run where only those baselines are stored of which `is_stored` says so; `None` when it can.
+    pub fn lacking(&self, is_stored: impl Fn(&str) -> bool) -> Option<String> {
+        let wanted = |(name, machine): (&MachineName, &OtherMachine)| {
+            let baseline = machine.baseline.clone().filter(|baseline| !is_stored(baseline))?;
+            Some(format!("its machine {name} is a clone of {baseline}, which is no stored baseline"))
+        };
+        self.machines.iter().find_map(|(name, machine)| wanted((name, machine)))
     }
 
     /// Whether it is to be run on a baseline.
@@ -371,7 +419,9 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
                 found.push((key, problem));
             }
             Some(step) => {
-                let not_there = not_on_hosts(&step.kind);
+                let elsewhere = step.machine.as_ref().map(|machine| format!("is done on {machine}, not on the host"));
+                let beside = step.until.as_ref().map(|_| "goes on beside other steps".to_owned());
+                let not_there = elsewhere.or(beside).or_else(|| not_on_hosts(&step.kind));
                 found.extend(not_there.map(|why| (key, format!("key \"production\": step {name:?} {why}"))));
             }
         }
@@ -383,6 +433,23 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
             let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
             found.push((format!("step.{index}.copy-in.from"), problem));
         }
+    }
+    for (list, steps) in [("step", &written.step), ("after-writes", &written.after_writes)] {
+        let unknown = |(index, step): (usize, &Step)| {
+            Some((format!("{list}.{index}.machine"), not_a_machine(step, &written.machine)?))
+        };
+        found.extend(steps.iter().enumerate().filter_map(unknown));
+        found.extend(wrong_barriers(steps).map(|(index, key, problem)| (format!("{list}.{index}{key}"), problem)));
+    }
+    if written.machine.len() > OTHER_MACHINES {
+        let problem = format!("{} machines beside the one under test: at most {OTHER_MACHINES}", written.machine.len());
+        found.push(("machine".into(), problem));
+    }
+    for name in written.machine.keys().filter(|name| [SUBJECT, "localhost"].contains(&name.as_str())) {
+        found.push((
+            format!("machine.{name}"),
+            format!("a machine cannot be named {:?}: that is the one under test", name.as_str()),
+        ));
     }
     for (index, name) in written.fixtures.iter().enumerate() {
         let key = format!("fixtures.{index}");
@@ -409,6 +476,40 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
         found.push(("redact".into(), "key \"redact\": a pattern matches everything".into()));
     }
     found
+}
+
+/// What is wrong with the machine that a step names; `None` when nothing is.
+fn not_a_machine(step: &Step, machines: &BTreeMap<MachineName, OtherMachine>) -> Option<String> {
+    let name = step.machine.as_ref().filter(|name| !machines.contains_key(*name))?;
+    let known: Vec<&str> = machines.keys().map(MachineName::as_str).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Some(format!(
+        "step {:?}: there is no machine {name:?} (there is {known}): add [machine.{name}], and leave it out for the one \
+         under test",
+        step.name,
+        name = name.as_str()
+    ))
+}
+
+/// Steps that go on until what is no barrier after them, and barriers that nothing goes on until: their places, the keys after those, and
+/// what is wrong.
+fn wrong_barriers(steps: &[Step]) -> impl Iterator<Item = (usize, &'static str, String)> {
+    let is_barrier = |step: &Step| step.kind == Kind::Errand(Errand::Barrier);
+    let wrong = move |(index, step): (usize, &Step)| match &step.until {
+        Some(name) if !steps[index..].iter().any(|later| later.name == *name && is_barrier(later)) => {
+            let problem = format!(
+                "step {:?}: there is no barrier {name:?} after it: add a [[step]] with that name and barrier = true",
+                step.name
+            );
+            Some((index, ".until", problem))
+        }
+        None if is_barrier(step) && !steps[..index].iter().any(|other| other.until.as_ref() == Some(&step.name)) => {
+            let problem = format!("step {0:?}: no step before it goes on until it: give one until = {0:?}", step.name);
+            Some((index, "", problem))
+        }
+        _ => None,
+    };
+    steps.iter().enumerate().filter_map(wrong)
 }
 
 /// Why a real host cannot repeat a step; `None` when it can.

@@ -13,7 +13,7 @@ mod lost;
 mod round;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error as _,
     path::Path,
     time::{Duration, Instant},
@@ -49,6 +49,8 @@ pub struct Validation<'a> {
     pub baseline: &'a Baseline,
     /// Every known scenario; those that apply are run.
     pub scenarios: &'a [Scenario],
+    /// The baselines of the machines that scenarios ask for beside the one under test, by the names that they give them.
+    pub others: &'a BTreeMap<String, Baseline>,
     /// Names of the packages that the patch changes.
     pub changed: &'a BTreeSet<String>,
     /// Puts the patch on.
@@ -138,6 +140,9 @@ impl Validation<'_> {
         let (mut broken, mut lost) = (0, None);
         loop {
             let (mut report, clones, now_lost) = self.once(begun, lost.as_ref());
+            if let Some(clones) = clones.as_ref().filter(|_| report.verdict != Judgement::Passed) {
+                self.look_at(clones);
+            }
             report.guest_ms = millis(self.lab.guest_time().total());
             let why = match now_lost {
                 Some(now) if lost.is_none() => {
@@ -156,6 +161,24 @@ impl Validation<'_> {
             };
             drop(clones);
             (self.observer)(Event::Note(&format!("{why}: once more, on fresh clones")));
+        }
+    }
+
+    /// Takes pictures of both clones' screens, when they have any, for who asks why a validation did not pass. One that cannot be taken is no
+    /// news about the patch.
+    fn look_at(&self, clones: &Clones) {
+        let out = self.lab.out();
+        for role in [Role::Control, Role::Patched] {
+            let machine = clones.of(role);
+            if machine.hardware().screen.is_none() {
+                continue;
+            }
+            let made = std::fs::create_dir_all(&out).map_err(|error| error.to_string());
+            let to = out.join(format!("end_{}_screen.png", role.name()));
+            let taken = made.and_then(|()| machine.screenshot(&to).map_err(|error| error.to_string()));
+            if let Err(reason) = taken {
+                (self.observer)(Event::Note(&format!("no picture of the {} clone's screen: {reason}", role.name())));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod isolation;
 pub mod killed;
 pub mod mount_namespace;
 pub mod package;
+pub mod parallel_bench;
 pub mod program;
 pub mod third_opinion;
 pub mod trial;

@@ -96,16 +96,31 @@ impl Bench {
 
     /// One validation by the program, from its start to its end, in seconds.
     fn patchlab(&self) -> anyhow::Result<(f64, Report)> {
-        let folder = self.data.join("bench-order");
-        let verdict = folder.join("verdict.json");
+        let verdict = self.data.join("bench-order/verdict.json");
         let begun = Instant::now();
-        // In a folder without scenarios: those of the sources would be run beside the bench's.
-        let mut command = Command::new(&self.patchlab);
-        command.current_dir(&folder).arg("--data").arg(&self.data).args(["--json"]).arg(&verdict);
-        command.args(["lab", "validate", "--baseline", BASELINE, "--order", "order.toml", "--scenarios"]);
-        run(command.arg(self.scenario.dir.parent().unwrap_or(Path::new("/"))))?;
+        run(self.validation(&verdict).arg("--order").arg(self.order_file()))?;
         let seconds = begun.elapsed().as_secs_f64();
         Ok((seconds, Report::from_json(&fs::read(&verdict)?)?))
+    }
+
+    /// A validation, with the bench's scenario, of orders that are still to be named.
+    pub(crate) fn validation(&self, verdict: &Path) -> Command {
+        let mut command = Command::new(&self.patchlab);
+        // In a folder without scenarios: those of the sources would be run beside the bench's.
+        command.current_dir(self.data.join("bench-order")).arg("--data").arg(&self.data).arg("--json").arg(verdict);
+        command.args(["lab", "validate", "--baseline", BASELINE, "--scenarios"]);
+        command.arg(self.scenario.dir.parent().unwrap_or(Path::new("/")));
+        command
+    }
+
+    /// The order, as drafted.
+    pub(crate) fn order_file(&self) -> PathBuf {
+        self.data.join("bench-order/order.toml")
+    }
+
+    /// Where the baseline and the orders are.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// The same by autopkgtest, in seconds.

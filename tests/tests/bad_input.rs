@@ -88,7 +88,13 @@ fn seeded(data: PathBuf) -> Patchlab {
         recipe: String::new(),
         inputs: Digest::of("small"),
         os: Os { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
-        hardware: Hardware { memory_mib: 512, vcpus: 2, accelerator: Accelerator::Tcg, machine: "q35".into() },
+        hardware: Hardware {
+            memory_mib: 512,
+            vcpus: 2,
+            accelerator: Accelerator::Tcg,
+            machine: "q35".into(),
+            screen: None,
+        },
         frozen: Frozen {
             versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },
             host_cpu: "any".into(),

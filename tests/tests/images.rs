@@ -211,6 +211,62 @@ fn the_disk_of_a_system_becomes_a_baseline_without_its_secrets_on_which_an_order
     passes(&patchlab, &order, "captured-web", dir.path());
 }
 
+/// A libvirt of its own below `root`, with one machine: that disk is its, in that form. What libvirt calls it.
+fn libvirt_with(root: &Path, name: &str, disk: &Path, format: &str, more: &str) -> String {
+    let machines = root.join("etc/qemu");
+    fs::create_dir_all(&machines).expect("a folder");
+    let settings = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\nstdio_handler = \"file\"\n\
+                    dynamic_ownership = 0\nremember_owner = 0\nnamespaces = []\ncgroup_controllers = []\n";
+    fs::write(root.join("etc/qemu.conf"), settings).expect("its settings");
+    let description = format!(
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>512</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>{more}\
+         <disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{}'/>\
+         <target dev='vda' bus='virtio'/></disk></devices></domain>",
+        disk.display()
+    );
+    fs::write(machines.join(format!("{name}.xml")), description).expect("a machine");
+    format!("qemu:///embed?root={}", root.display())
+}
+
+#[test]
+fn a_machine_of_another_libvirt_that_the_lab_has_no_like_of_is_refused() {
+    needs!("a_machine_of_another_libvirt_that_the_lab_has_no_like_of_is_refused", Program, Lab);
+    let dir = folder();
+    let patchlab = Patchlab { data: dir.path().join("data") };
+    let (root, disk) = (dir.path().join("libvirt"), dir.path().join("web-01.qcow2"));
+    fs::write(&disk, "no disk").expect("a file");
+    let second = "<disk type='file' device='disk'><source file='/nowhere'/><target dev='vdb' bus='virtio'/></disk>";
+    let uri = libvirt_with(&root, "web-01", &disk, "qcow2", second);
+    let source = |name: &str| format!("kind = \"domain\", uri = \"{uri}\", name = \"{name}\"");
+    let build = |name: &str| patchlab.run(&["baseline", "build", &recipe(dir.path(), &source(name))]);
+    refused(&build("web-01"), &["domain web-01 cannot be a baseline: it has 2 disks"]);
+    let unknown = build("web-02");
+    assert!(unknown.code == Some(4) && unknown.err.contains("web-02"), "{}", unknown.err);
+    libvirt_with(&root, "web-01", &disk, "qcow2", "");
+    refused(&build("web-01"), &["domain web-01 cannot be a baseline: its disk", "not in qcow2 format"]);
+}
+
+#[test]
+fn a_machine_of_another_libvirt_becomes_a_baseline_on_which_an_order_passes() {
+    needs!("a_machine_of_another_libvirt_becomes_a_baseline", Program, Lab, Agent, Soak, Stored);
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let stored = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("a list").remove(0).file("disk.qcow2");
+    // A layer over another disk, as snapshots leave them.
+    let [stored, layer] = [&stored, &dir.path().join("layer.qcow2")].map(|path| path.display().to_string());
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &stored, &layer], dir.path());
+    let uri = libvirt_with(&dir.path().join("libvirt"), "web-01", Path::new(&layer), "qcow2", "");
+    let source = format!("kind = \"domain\", uri = \"{uri}\", name = \"web-01\", secrets = \"scrub\"");
+    let path = recipe(dir.path(), &source);
+    done(&patchlab, &["baseline", "build", &path]);
+    let captured = newest(&patchlab, "captured-web");
+    done(&patchlab, &["baseline", "build", &path]);
+    assert_eq!(newest(&patchlab, "captured-web").digest, captured.digest, "nothing has changed");
+    let order = patchlab.data.join("orders/good/order.toml").display().to_string();
+    passes(&patchlab, &order, "captured-web", dir.path());
+}
+
 #[test]
 fn a_cloud_image_becomes_a_baseline_on_which_an_order_passes() {
     needs!("a_cloud_image_becomes_a_baseline", Program, Lab, Agent, Soak);

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use patchlab_tests::program::{Need, Patchlab, Running, folder, obstacle};
+use patchlab_tests::program::{Need, Patchlab, Running, folder, obstacle, source};
 use serde_json::Value;
 
 /// A scenario whose first step passes, and whose second ends with `exit`; one of its files is larger than what a guest is told at once, and
@@ -70,6 +70,34 @@ fn a_scenario_is_run_on_a_clone_and_again_at_each_save() {
     assert_eq!((chosen.code, chosen.out.contains("\"end\"")), (Some(0), false), "{}", chosen.err);
 
     watched(&patchlab, &dir);
+    let left = patchlab.run(&["lab", "gc", "--dry-run"]);
+    assert_eq!(left.out.trim(), "nothing to collect");
+}
+
+#[test]
+fn several_machines_are_on_one_network_and_steps_go_on_beside_others() {
+    let test = "several_machines_are_on_one_network_and_steps_go_on_beside_others";
+    if let Some(why) = obstacle(&[Need::Program, Need::Lab, Need::Time, Need::Stored]) {
+        eprintln!("SKIP {test}: {why}");
+        return;
+    }
+    let folder = folder();
+    let patchlab = Patchlab::on_a_copy(folder.path());
+    let together = source().join("tests/scenarios/together").display().to_string();
+    let passed = patchlab.run(&["scenario", "run", &together, "--json", "-"]);
+    assert_eq!(passed.code, Some(0), "{}{}", passed.out, passed.err);
+    let result: Value = serde_json::from_str(&passed.out).expect("JSON");
+    assert_eq!(statuses(&result).len(), 9);
+    assert!(statuses(&result).iter().all(|(_, status)| *status == "pass"), "{result}");
+
+    let dir = folder.path().join("alone");
+    fs::create_dir_all(&dir).expect("a folder");
+    let text = "name = \"alone\"\nowner = \"qa\"\nsummary = \"s\"\n[machine.db]\nbaseline = \"no-such-one\"\n\
+                [[step]]\nname = \"there\"\nrun = \"true\"\nmachine = \"db\"\n";
+    fs::write(dir.join("scenario.toml"), text).expect("a scenario");
+    let refused = patchlab.run(&["scenario", "run", &dir.display().to_string()]);
+    let why = "its machine db is a clone of no-such-one, which is no stored baseline";
+    assert_eq!((refused.code, refused.err.contains(why)), (Some(65), true), "{}", refused.err);
     let left = patchlab.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(left.out.trim(), "nothing to collect");
 }

@@ -32,7 +32,8 @@ fn every_kind_of_step_holds_on_real_machines() {
         let of =
             |name: &str| -> Vec<&ScenarioReport> { baseline.scenarios.iter().filter(|ran| ran.name == name).collect() };
         // After the patch and after the rollback, at least.
-        for (name, steps) in [("every-kind", STEPS), ("pages[host=127.0.0.1]", 1), ("pages[host=localhost]", 1)] {
+        let all = [("every-kind", STEPS), ("pages[host=127.0.0.1]", 1), ("pages[host=localhost]", 1), ("together", 9)];
+        for (name, steps) in all {
             let runs = of(name);
             assert!(runs.len() >= 2, "{name} ran {} times", runs.len());
             for ran in runs {

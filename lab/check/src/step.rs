@@ -23,8 +23,8 @@ pub use fields::{KindError, StepError};
 pub use kind::{File, Http, Installed, Kind, Listening, Package, Port, Presence, Protocol, Tcp, Unit};
 pub use metric::{Better, Metric, Sample};
 pub use text::{
-    AbsolutePath, FileMode, FolderPath, HttpUrl, JsonQuery, PackageName, ParseTextError, Pattern, Percent, REDACTED,
-    UnitName,
+    AbsolutePath, FileMode, FolderPath, HttpUrl, JsonQuery, MachineName, PackageName, ParseTextError, Pattern, Percent,
+    REDACTED, UnitName,
 };
 pub use wait::{Condition, Wait};
 
@@ -44,6 +44,11 @@ pub struct Step {
     pub repeat: Repeat,
     /// What is taken out of its output before anything is stored or shown.
     pub redact: Vec<Pattern>,
+    /// On which machine beside the one under test it is done; absent means on that one.
+    pub machine: Option<MachineName>,
+    /// The barrier, a later step by its name, at which its end is waited for: the steps between are done beside it. Absent means that it
+    /// ends before the next one begins.
+    pub until: Option<String>,
 }
 
 impl Step {

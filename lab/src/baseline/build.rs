@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     Baseline, Baselines, BuildError, OrderName, Os, PackageVersion, PoolFile, Progress, Record, Represents, Secrets,
-    StoredFile, Weight, captured, failed,
+    StoredFile, Weight, captured, domain, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer, Origin},
     image,
     pool::{self, Found},
@@ -97,6 +97,7 @@ impl Making<'_> {
     pub(super) fn order(&self, origin: Origin) -> FreezeOrder {
         FreezeOrder {
             memory_mib: self.recipe.memory_mib,
+            screen: self.recipe.screen,
             vcpus: self.recipe.vcpus,
             ready_units: self.recipe.ready_units.clone(),
             ready_timeout_s: self.recipe.ready_timeout.as_secs(),
@@ -152,6 +153,10 @@ impl Baselines {
     ) -> Result<Built, BuildError> {
         let recipe = Recipe::read(recipe)?;
         let inputs = recipe.inputs(BUILDER)?;
+        let inputs = match &recipe.source {
+            Source::Domain(domain) => domain::inputs(domain, inputs)?,
+            _ => inputs,
+        };
         let folder = &self.places.baselines;
         fs::create_dir_all(folder).map_err(failed("create", folder))?;
         if let Some(baseline) = self.built_from(inputs)?.filter(|baseline| baseline.unfit_here().is_none()) {
@@ -243,6 +248,11 @@ impl Baselines {
         let (freezer, found) = match &recipe.source {
             Source::Mmdebstrap(installation) => self.install(&making, installation, narrator)?,
             Source::Disk(image) => self.capture(&making, image, narrator)?,
+            Source::Domain(domain) => {
+                narrator.step(1, &format!("copying the disk of domain {}", domain.name));
+                let image = domain::take(domain, work)?;
+                self.capture(&making, &image, narrator)?
+            }
             Source::CloudImage(cloud) => self.capture_cloud(&making, cloud, narrator)?,
         };
         let basis = Basis {

@@ -27,7 +27,7 @@ use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
     machine::{
         Carried, CloneSpec, DiskFate, Driver, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, Machine, Memory, Plan,
-        Rung, Template, rehearse,
+        Rung, Screen, Template, rehearse,
     },
     manifest,
     worker::{self, Inside},
@@ -38,6 +38,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct FreezeOrder {
     pub(super) memory_mib: u64,
+    #[serde(default)]
+    pub(super) screen: Option<Screen>,
     pub(super) vcpus: u32,
     pub(super) ready_units: Vec<String>,
     /// With kvm.
@@ -303,7 +305,13 @@ fn plan(
     };
     Ok(Plan {
         name,
-        hardware: Hardware { memory_mib: order.memory_mib, vcpus: order.vcpus, accelerator, machine: "q35".into() },
+        hardware: Hardware {
+            memory_mib: order.memory_mib,
+            vcpus: order.vcpus,
+            accelerator,
+            machine: "q35".into(),
+            screen: order.screen,
+        },
         memory,
         disk,
         fate,

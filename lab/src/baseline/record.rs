@@ -219,6 +219,7 @@ impl Record {
                 vcpus: 1,
                 accelerator: crate::accelerator::Accelerator::Tcg,
                 machine: "q35".into(),
+                screen: None,
             },
             frozen: Frozen {
                 versions: Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() },

@@ -128,6 +128,7 @@ impl Baselines {
 pub(super) fn order_again(record: &Record) -> FreezeOrder {
     FreezeOrder {
         memory_mib: record.hardware.memory_mib,
+        screen: record.hardware.screen,
         vcpus: record.hardware.vcpus,
         ready_units: record.ready_units.clone(),
         ready_timeout_s: READY_TIMEOUT_S,

@@ -7,7 +7,13 @@ use crate::{
 };
 
 fn saved(role: Role) -> SavedClone {
-    let hardware = Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "pc-q35-10.0".into() };
+    let hardware = Hardware {
+        memory_mib: 1,
+        vcpus: 1,
+        accelerator: Accelerator::Tcg,
+        machine: "pc-q35-10.0".into(),
+        screen: None,
+    };
     let versions = Versions { qemu: "10.0.2".into(), libvirt: "9.0.0".into() };
     SavedClone { role, saved: Saved { machine: role.name().into(), hardware, versions, host_cpu: "x".into() } }
 }

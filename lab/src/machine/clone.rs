@@ -344,7 +344,8 @@ mod tests {
 
     #[test]
     fn another_qemu_needs_a_cold_boot_and_says_so() {
-        let hardware = Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into() };
+        let hardware =
+            Hardware { memory_mib: 1, vcpus: 1, accelerator: Accelerator::Tcg, machine: "q35".into(), screen: None };
         assert_eq!(unfit("10.0.2", "x", "10.0.2", &hardware), None);
         let reason = unfit("10.0.2", "x", "7.2.0", &hardware).unwrap();
         assert!(reason.contains("10.0.2") && reason.contains("7.2.0"), "{reason}");

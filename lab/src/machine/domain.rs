@@ -43,6 +43,26 @@ pub struct Hardware {
     pub accelerator: Accelerator,
     /// QEMU's machine type; `q35` until a template fixes it, e.g. `pc-q35-10.0`.
     pub machine: String,
+    /// Its screen, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screen: Option<Screen>,
+}
+
+/// A screen: what a person in front of the machine would see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Screen {
+    /// A VGA card with 8 MiB: text, and pictures of up to 1920 by 1080 dots.
+    Vga,
+}
+
+impl Screen {
+    /// libvirt's description of it. Its memory is part of what every clone loads, so it has no more than it needs.
+    fn to_xml(self) -> &'static str {
+        match self {
+            Self::Vga => "\n    <video><model type='vga' vram='8192' heads='1'/></video>",
+        }
+    }
 }
 
 impl Hardware {
@@ -121,6 +141,7 @@ impl Description<'_> {
         };
         let (memory, vcpus) = (hardware.memory_mib, hardware.vcpus);
         let (disk, tools, serial) = (path(self.disk), path(self.tools), path(self.serial));
+        let screen = hardware.screen.map_or("", Screen::to_xml);
         let arguments = self.arguments().iter().fold(String::new(), |mut xml, argument| {
             let _ = write!(xml, "\n    <qemu:arg value='{}'/>", escape(argument));
             xml
@@ -139,7 +160,7 @@ impl Description<'_> {
     <serial type='file'><source path='{serial}' append='on'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
-    <memballoon model='none'/><controller type='usb' model='none'/>
+    <memballoon model='none'/><controller type='usb' model='none'/>{screen}
   </devices>
   <qemu:commandline>{arguments}
   </qemu:commandline>
@@ -203,12 +224,19 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn hardware() -> Hardware {
+        let (accelerator, machine) = (Accelerator::Tcg, "pc-q35-10.0".into());
+        Hardware { memory_mib: 512, vcpus: 2, accelerator, machine, screen: None }
+    }
+
     fn xml(memory: Memory, forwards: &[Forward]) -> String {
-        let hardware =
-            Hardware { memory_mib: 512, vcpus: 2, accelerator: Accelerator::Tcg, machine: "pc-q35-10.0".into() };
+        of(&hardware(), memory, forwards)
+    }
+
+    fn of(hardware: &Hardware, memory: Memory, forwards: &[Forward]) -> String {
         Description {
             name: "a&b",
-            hardware: &hardware,
+            hardware,
             memory,
             disk: Path::new("/d"),
             tools: Path::new("/t"),
@@ -238,6 +266,14 @@ mod tests {
         );
         assert_eq!(xml(Memory::Saved, &[]), expected);
         assert!(expected.contains("memory-backend-ram,id=lab-memory,size=512M"));
+    }
+
+    #[test]
+    fn only_a_machine_with_a_screen_has_a_card_for_it() {
+        let with = of(&Hardware { screen: Some(Screen::Vga), ..hardware() }, Memory::Plain, &[]);
+        let without = xml(Memory::Plain, &[]);
+        assert!(with.contains("<video><model type='vga'") && !without.contains("<video>"));
+        assert_eq!(with.replace(Screen::Vga.to_xml(), ""), without);
     }
 
     #[test]

@@ -191,7 +191,7 @@ fn prepare_root(root: &Path, cache: &Path) -> Result<(), LabError> {
 }
 
 /// Registers libvirt's event loop and runs it, once per process and before the first connection.
-fn start_events() -> Result<(), LabError> {
+pub(crate) fn start_events() -> Result<(), LabError> {
     static STARTED: Mutex<bool> = Mutex::new(false);
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     if *started {

@@ -49,6 +49,21 @@ pub(super) enum WrittenSource {
         #[serde(default)]
         secrets: SecretsPolicy,
     },
+    /// The disk of a machine that libvirt has, and that is off; it has the guest agent.
+    Domain {
+        /// Where libvirt is, e.g. `qemu:///system` (the default).
+        #[serde(default = "system")]
+        uri: String,
+        /// The machine's name there.
+        name: String,
+        /// What is to become of secrets in it; absent is `refuse`.
+        #[serde(default)]
+        secrets: SecretsPolicy,
+    },
+}
+
+fn system() -> String {
+    "qemu:///system".into()
 }
 
 /// Keys beside `source` that mean something for some kinds alone.
@@ -68,6 +83,8 @@ pub enum Source {
     CloudImage(CloudImage),
     /// The disk of a system that somebody installed. It is taken as it is.
     Disk(Image),
+    /// The disk of a machine that another libvirt has. It is taken as it is.
+    Domain(Domain),
 }
 
 /// An installation from a suite.
@@ -94,6 +111,17 @@ pub struct CloudImage {
     pub packages: Vec<Wanted>,
     /// Folder whose files are copied over the root.
     pub overlay: Option<PathBuf>,
+}
+
+/// A machine that another libvirt has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Where that libvirt is.
+    pub uri: String,
+    /// The machine's name there.
+    pub name: String,
+    /// What is to become of secrets in it.
+    pub secrets: SecretsPolicy,
 }
 
 /// A disk image that somebody else made.
@@ -167,7 +195,7 @@ impl Source {
             Self::Mmdebstrap(Installation { overlay, .. }) | Self::CloudImage(CloudImage { overlay, .. }) => {
                 overlay.as_deref()
             }
-            Self::Disk(_) => None,
+            Self::Disk(_) | Self::Domain(_) => None,
         }
     }
 }
@@ -191,14 +219,28 @@ impl WrittenSource {
                 Ok(Source::CloudImage(CloudImage { image, packages, overlay }))
             }
             Self::Disk { path, sha256, secrets } => {
-                let as_it_is = "a disk is taken as it is: leave this key out";
-                refuse("kernel", kernel.is_some(), as_it_is)?;
-                refuse("packages", !packages.is_empty(), as_it_is)?;
-                refuse("overlay", overlay.is_some(), as_it_is)?;
+                check_as_it_is(kernel.as_deref(), &packages, overlay.as_deref())?;
                 Ok(Source::Disk(Image { place: place(Some(path), None, folder)?, sha256, secrets }))
+            }
+            Self::Domain { uri, name, secrets } => {
+                check_as_it_is(kernel.as_deref(), &packages, overlay.as_deref())?;
+                let plain = |text: &str| text.len() <= URL_BYTES && text.chars().all(|c| c.is_ascii_graphic());
+                let wrong = !uri.contains(':') || !plain(&uri);
+                refuse("source.uri", wrong, "expected libvirt's address, e.g. \"qemu:///system\"")?;
+                let wrong = name.is_empty() || name.len() > URL_BYTES || name.chars().any(char::is_control);
+                refuse("source.name", wrong, "expected the name that libvirt has for the machine")?;
+                Ok(Source::Domain(Domain { uri, name, secrets }))
             }
         }
     }
+}
+
+/// A disk is taken as it is: nothing is added to it.
+fn check_as_it_is(kernel: Option<&str>, packages: &[String], overlay: Option<&Path>) -> Result<(), Senseless> {
+    let as_it_is = "a disk is taken as it is: leave this key out";
+    refuse("kernel", kernel.is_some(), as_it_is)?;
+    refuse("packages", !packages.is_empty(), as_it_is)?;
+    refuse("overlay", overlay.is_some(), as_it_is)
 }
 
 /// The one place of an image.

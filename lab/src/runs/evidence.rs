@@ -26,7 +26,7 @@ pub(super) fn take(worker: &Path, home: &Path) -> io::Result<()> {
     for name in ["control.console", "patched.console", "worker.log"] {
         take_log(&worker.join(name), &home.join(name))?;
     }
-    take_out(&worker.join(OUT), &home.join(OUT))
+    take_out(worker, &home.join(OUT)).map(drop)
 }
 
 fn take_log(from: &Path, to: &Path) -> io::Result<()> {
@@ -44,14 +44,19 @@ fn take_log(from: &Path, to: &Path) -> io::Result<()> {
     fs::write(to, ends(&mut file)?)
 }
 
-fn take_out(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies what a worker brought out of its machines from its folder into `to`, which is made when there is something. The names of the files.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn take_out(worker: &Path, to: &Path) -> io::Result<Vec<String>> {
+    let from = worker.join(OUT);
     let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = match rustix::fs::open(from, flags, Mode::empty()) {
+    let folder = match rustix::fs::open(&from, flags, Mode::empty()) {
         Ok(folder) => folder,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(()),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let mut room = OUT_BYTES;
+    let (mut room, mut taken) = (OUT_BYTES, Vec::new());
     for entry in Dir::read_from(&folder)?.flatten().take(OUT_FILES + 2) {
         let name = entry.file_name();
         let Ok(text) = name.to_str() else { continue };
@@ -67,8 +72,9 @@ fn take_out(from: &Path, to: &Path) -> io::Result<()> {
         }
         fs::create_dir_all(to)?;
         room -= copy(file, room, &to.join(text))?;
+        taken.push(text.to_owned());
     }
-    Ok(())
+    Ok(taken)
 }
 
 fn copy(from: File, limit: u64, to: &Path) -> io::Result<u64> {

@@ -67,8 +67,13 @@ fn digest(scenario: &Scenario) -> Digest {
     Digest::of(files.iter().map(line).collect::<String>())
 }
 
-/// The command of a step that runs one; of any other its kind, and what it looks at.
+/// The command of a step that runs one; of any other its kind, and what it looks at. On another machine than the one under test: where.
 fn does(step: &Step) -> String {
+    let place = step.machine.as_ref().map(|machine| format!("on {machine}: ")).unwrap_or_default();
+    place + &done(step)
+}
+
+fn done(step: &Step) -> String {
     let about = match &step.kind {
         Kind::Run { command, .. } => return command.trim().to_owned(),
         Kind::Http(http) => http.url.to_string(),

@@ -12,7 +12,7 @@ use patchlab_check::{
     target::TargetError,
 };
 
-use super::{Bench, ErrandEnd, Moment, Scenario, Seat};
+use super::{Bench, ErrandEnd, Moment, Scenario, Seat, requirement};
 use crate::{
     applier::ApplierError,
     machine::{Guest, GuestError, LabError, Machine},
@@ -22,6 +22,8 @@ use crate::{
 const NAME_BYTES: usize = 150;
 /// How long the guest may take to cut the end off a file.
 const CUT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How the file of a picture of a screen is named, after what tells it from others.
+const SCREENSHOT: &str = "screen.png";
 /// Copies the end of a file, so that it holds still while it is read, and says the whole's size and where the copy is.
 const CUT: &str = r#"test -f "$1" || { echo "$1 is no file" >&2; exit 1; }
 copy=$(mktemp /tmp/lab-out.XXXXXXXX) && tail -c "$2" -- "$1" >"$copy" && stat -L -c %s -- "$1" && echo "$copy""#;
@@ -34,7 +36,7 @@ pub struct CloneBench<'a> {
     guest: Guest,
     out: PathBuf,
     reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
-    seat: Option<Seat<'a>>,
+    seat: Option<&'a Seat<'a>>,
     suspected: Suspected,
 }
 
@@ -66,13 +68,13 @@ impl<'a> CloneBench<'a> {
     }
 
     /// Takes the samples of metrics by turns with the other clone.
-    pub fn by_turns(self, seat: Seat<'a>) -> Self {
-        Self { seat: Some(seat), ..self }
+    pub fn by_turns(self, seat: Option<&'a Seat<'a>>) -> Self {
+        Self { seat, ..self }
     }
 }
 
 impl Bench for CloneBench<'_> {
-    fn target(&self) -> &dyn Target {
+    fn target(&self) -> &(dyn Target + Sync) {
         &self.guest
     }
 
@@ -109,9 +111,22 @@ impl Bench for CloneBench<'_> {
         self.guest.script(r#"rm -f -- "$1""#, &[place], CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
         let bytes = bytes.ok_or_else(|| self.broke("copy out", format!("{place} is gone")))?;
         let (taken, bytes) = (bytes.len(), self.without_secrets(step, bytes));
-        let name = self.keep(step, copy, &bytes).map_err(|error| self.broke("keep what was copied out", error))?;
+        let file =
+            Path::new(copy.from.as_str()).file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+        let path = self.free(step, &file).map_err(|error| self.broke("keep what was copied out", error))?;
+        fs::write(&path, bytes).map_err(|error| self.broke("keep what was copied out", error))?;
+        let name = last(&path);
         let part = if size == taken.to_string() { String::new() } else { format!(", the last {taken}") };
         Ok(Ok(format!("{size} bytes{part}, kept as {name}")))
+    }
+
+    fn screenshot(&self, step: &Step) -> ErrandEnd {
+        if self.machine.hardware().screen.is_none() {
+            return Ok(Err(requirement::NO_SCREEN.to_owned()));
+        }
+        let path = self.free(step, SCREENSHOT).map_err(|error| self.broke("keep a picture of the screen", error))?;
+        self.machine.screenshot(&path).map_err(|error| self.broke("take a picture of the screen", error))?;
+        Ok(Ok(format!("kept as {}", last(&path))))
     }
 
     fn lost(&self) -> Option<String> {
@@ -121,11 +136,11 @@ impl Bench for CloneBench<'_> {
     }
 
     fn wait_turn(&self, moment: Moment, patience: Duration) -> Duration {
-        self.seat.as_ref().map_or(Duration::ZERO, |seat| seat.wait(moment, patience))
+        self.seat.map_or(Duration::ZERO, |seat| seat.wait(moment, patience))
     }
 
     fn leave_turn(&self, moment: Moment) {
-        if let Some(seat) = &self.seat {
+        if let Some(seat) = self.seat {
             seat.leave(moment);
         }
     }
@@ -152,19 +167,21 @@ impl CloneBench<'_> {
         }
     }
 
-    /// Writes it where the worker leaves what comes out of its machines; never over what an earlier attempt left.
-    fn keep(&self, step: &Step, copy: &CopyOut, bytes: &[u8]) -> std::io::Result<String> {
+    /// A file where the worker leaves what comes out of its machines, named after the step and its occasion; never one that an earlier attempt
+    /// left.
+    fn free(&self, step: &Step, file: &str) -> std::io::Result<PathBuf> {
         let out = &self.out;
         fs::create_dir_all(out)?;
-        let file =
-            Path::new(copy.from.as_str()).file_name().map_or_else(Default::default, |name| name.to_string_lossy());
-        let name = plain(&[&[&*self.scenario.name, &step.name], self.occasion, &[&*file]].concat());
+        let name = plain(&[&[&*self.scenario.name, &step.name], self.occasion, &[file]].concat());
         let free = |path: &PathBuf| !path.exists();
         let path = (1..).map(|n| out.join(if n == 1 { name.clone() } else { format!("{n}-{name}") })).find(free);
-        let path = path.unwrap_or_else(|| out.join(&name));
-        fs::write(&path, bytes)?;
-        Ok(path.file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned()))
+        Ok(path.unwrap_or_else(|| out.join(&name)))
     }
+}
+
+/// The name of a file without its folder.
+fn last(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// A file's name of these parts that every file system takes, its end kept when it is too long.

@@ -82,6 +82,10 @@ impl Fixture {
                     return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}.name"), problem));
                 }
                 seen.push(&step.name);
+                if step.until.is_some() || step.kind == Kind::Errand(Errand::Barrier) {
+                    let problem = format!("step {:?}: a fixture's steps are done one after the other", step.name);
+                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}"), problem));
+                }
                 if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
                     && !dir.join(copy.from.as_str()).is_file()
                 {

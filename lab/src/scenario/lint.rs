@@ -10,7 +10,7 @@ use std::{
 
 use patchlab_check::{
     Step,
-    step::{Depth, Errand, Kind},
+    step::{Depth, Errand, Kind, MachineName},
     written::{self, WrittenError},
 };
 
@@ -172,6 +172,15 @@ fn advice(written: &Written) -> Vec<(String, String)> {
         }
     }
     found.extend(out_of_reach(written));
+    // One of a fixture's steps may be done there.
+    let idle = |name: &&MachineName| {
+        let steps = written.step.iter().chain(&written.after_writes);
+        written.fixtures.is_empty() && !steps.into_iter().any(|step| step.machine.as_ref() == Some(*name))
+    };
+    for name in written.machine.keys().filter(idle) {
+        let problem = format!("no step is done on the machine {name}: it is there, and nothing more");
+        found.push((format!("machine.{name}"), problem));
+    }
     if let Some(quarantine) = written.quarantine.as_ref().filter(|it| it.standing(today()) == Standing::Expired) {
         found.push(("quarantine.until".into(), format!("the quarantine {quarantine} has expired: it counts again")));
     }

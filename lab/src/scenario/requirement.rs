@@ -11,6 +11,12 @@ pub const WORDS: [(&str, &str); 5] = [
     ("screen", "the machine has a screen"),
 ];
 
+/// The word for a screen, which whoever takes a picture of one asks for.
+pub const SCREEN: &str = "screen";
+
+/// Why there is no picture of a machine's screen.
+pub const NO_SCREEN: &str = "its baseline has no screen: give its recipe screen = \"vga\"";
+
 /// Why a machine made of `hardware` does not give what `word` asks for; `None` when it does.
 pub fn unmet(word: &str, hardware: &Hardware) -> Option<String> {
     let reason = match word {
@@ -18,7 +24,8 @@ pub fn unmet(word: &str, hardware: &Hardware) -> Option<String> {
         "kvm" if hardware.accelerator == Accelerator::Kvm => return None,
         "kvm" => "the lab's machines run under software emulation".to_owned(),
         "network-outside" => "the lab's machines reach nothing outside it".to_owned(),
-        "screen" => "the lab's machines have no screen".to_owned(),
+        "screen" if hardware.screen.is_some() => return None,
+        "screen" => NO_SCREEN.to_owned(),
         other => unknown(other),
     };
     Some(format!("it requires {word:?}: {reason}"))

@@ -7,7 +7,10 @@ use patchlab_check::{
 };
 
 use super::*;
-use crate::{accelerator::Accelerator, machine::Hardware};
+use crate::{
+    accelerator::Accelerator,
+    machine::{Hardware, Screen},
+};
 
 const GOOD: &str = r#"
 name = "web"
@@ -107,6 +110,29 @@ fn slips_are_named_with_their_line() {
         (
             GOOD.replace("owner = \"qa\"", "owner = \"qa\"\nrepeat = 0"),
             r#"4:10: key "repeat": expected a number of times"#,
+        ),
+        (
+            GOOD.replace("run = \"./b.sh\"", "run = \"true\"\nmachine = \"db\""),
+            r#"13:1: step "b": there is no machine "db" (there is none): add [machine.db]"#,
+        ),
+        (
+            format!("{}machine = \"db\"\n[machine.db]\n", GOOD.replace("production = [\"a\"]", "production = [\"b\"]"))
+                .replace("./b.sh", "true"),
+            r#"6:15: key "production": step "b" is done on db, not on the host"#,
+        ),
+        (
+            format!("{GOOD}[machine.subject]\n"),
+            r#"13:10: a machine cannot be named "subject": that is the one under test"#,
+        ),
+        (format!("{GOOD}[machine.Db]\n"), r#"13:10: key "machine.Db": expected a machine's name"#),
+        (format!("{GOOD}until = \"end\"\n"), r#"13:1: step "b": there is no barrier "end" after it"#),
+        (
+            GOOD.replace("run = \"./b.sh\"", "barrier = true"),
+            r#"10:1: step "b": no step before it goes on until it: give one until = "b""#,
+        ),
+        (
+            GOOD.replace("run = \"./b.sh\"", "reboot = true\nuntil = \"c\""),
+            r#"10:1: key "step": step "b" cannot be as it is written: only what looks at the machine goes on beside"#,
         ),
     ];
     for (toml, expected) in table {
@@ -210,7 +236,7 @@ struct Bed {
 }
 
 impl Bench for Bed {
-    fn target(&self) -> &dyn Target {
+    fn target(&self) -> &(dyn Target + Sync) {
         &Here
     }
     fn reboot(&self, _: Duration) -> ErrandEnd {
@@ -219,6 +245,9 @@ impl Bench for Bed {
     fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd {
         let copied = fs::copy(dir.join(copy.from.as_str()), copy.to.as_str());
         Ok(copied.map(|bytes| format!("{bytes} bytes")).map_err(|error| error.to_string()))
+    }
+    fn screenshot(&self, step: &Step) -> ErrandEnd {
+        Ok(Err(format!("no screen for {}", step.name)))
     }
     fn copy_out(&self, _: &Step, copy: &CopyOut) -> ErrandEnd {
         let copied = fs::copy(copy.from.as_str(), &self.out);
@@ -235,7 +264,7 @@ fn ran(dir: &tempfile::TempDir, reboot: Result<&str, &str>) -> Vec<(String, Stat
     let reboot = reboot.map(str::to_owned).map_err(str::to_owned);
     let bed = Bed { reboot, out: dir.path().join("out") };
     let mut begun = 0;
-    let ran = run(&scenario, &bed, web.to_str().unwrap(), &mut |progress| {
+    let ran = run(&scenario, &Benches::alone(&bed), web.to_str().unwrap(), &mut |progress| {
         begun += usize::from(matches!(progress, Progress::Begins { .. }));
     })
     .unwrap();
@@ -275,23 +304,77 @@ fn errands_are_done_by_the_bench_and_a_machine_that_does_not_come_back_ends_the_
         [[step]]\nname = \"there\"\nfile = {{ path = {file:?}, contains = \"listen\" }}\n\
         [[step]]\nname = \"rest\"\nsleep = {{ for = \"1ms\", why = \"to see it\" }}\n\
         [[step]]\nname = \"again\"\nreboot = true\n\
-        [[step]]\nname = \"out\"\ncopy-out = {{ from = {file:?} }}\n"
+        [[step]]\nname = \"out\"\ncopy-out = {{ from = {file:?} }}\n\
+        [[step]]\nname = \"look\"\nscreenshot = true\n"
     );
     let dir = folder(&toml);
     fs::write(dir.path().join("web/site.conf"), "listen 80;\n").unwrap();
-    let seen = ran(&dir, Ok("back"));
+    let mut seen = ran(&dir, Ok("back"));
+    assert_eq!(seen.pop().unwrap().2, "no screen for look");
     assert!(seen.iter().all(|(_, status, _)| *status == Status::Pass), "{seen:?}");
     assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "listen 80;\n");
     let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    assert_eq!(scenario.requires, ["screen"]);
     let gone = |reboot: Result<&str, &str>| {
         let reboot = reboot.map(str::to_owned).map_err(str::to_owned);
         let bed = Bed { reboot, out: dir.path().join("out") };
-        run(&scenario, &bed, dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap().gone
+        run(&scenario, &Benches::alone(&bed), dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap().gone
     };
     assert_eq!((gone(Ok("back")), gone(Err("no answer")).as_deref()), (None, Some("again")));
     let seen = ran(&dir, Err("no answer within 9 s"));
     assert_eq!(seen[3].2, "no answer within 9 s");
     assert_eq!((seen[4].1, seen[4].2.as_str()), (Status::Fail, "not run, since the machine was lost in \"again\""));
+}
+
+#[test]
+fn a_step_goes_on_beside_others_until_its_barrier() {
+    let place = tempfile::tempdir().unwrap();
+    let (begun, go) = (place.path().join("begun"), place.path().join("go"));
+    let wait = |file: &Path| format!("while ! test -e {}; do sleep 0.01; done", file.display());
+    // Each of both waits for what the other does: one after the other would never end.
+    let toml = format!(
+        "{HEAD}timeout = \"20s\"\nrepeat = 2\n\
+        [[step]]\nname = \"load\"\nrun = \"touch {}; {}; rm {}; exit 3\"\nuntil = \"over\"\n\
+        [[step]]\nname = \"meanwhile\"\nrun = \"{}; rm {}; touch {}\"\n\
+        [[step]]\nname = \"over\"\nbarrier = true\n[[step]]\nname = \"after\"\nrun = \"! test -e {}\"\n",
+        begun.display(),
+        wait(&go),
+        go.display(),
+        wait(&begun),
+        begun.display(),
+        go.display(),
+        go.display()
+    );
+    let (seen, slow) = (ran(&folder(&toml), Ok("")), ran(&folder(&toml.replace("exit 3", "exit 0")), Ok("")));
+    let statuses = |seen: &[(String, Status, String)]| seen.iter().map(|(_, status, _)| *status).collect::<Vec<_>>();
+    assert_eq!(statuses(&seen), [Status::Fail, Status::Pass, Status::Pass, Status::Pass], "{seen:?}");
+    assert_eq!(seen[0].2, "round 1 of 2: exit 3, expected 0");
+    assert_eq!(statuses(&slow), [Status::Pass; 4], "{slow:?}");
+}
+
+#[test]
+fn steps_are_done_on_their_machines_and_one_that_is_lost_ends_only_its_own() {
+    let toml = format!(
+        "{HEAD}[machine.db]\n[[step]]\nname = \"here\"\nrun = \"true\"\n\
+        [[step]]\nname = \"again\"\nreboot = true\nmachine = \"db\"\n\
+        [[step]]\nname = \"there\"\nrun = \"true\"\nmachine = \"db\"\n[[step]]\nname = \"still here\"\nreboot = true\n"
+    );
+    let dir = folder(&toml);
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let out = dir.path().join("out");
+    let subject = Bed { reboot: Ok("back".into()), out: out.clone() };
+    let db = Bed { reboot: Err("no answer within 9 s".into()), out };
+    let name = "db".parse().unwrap();
+    let benches = Benches { subject: &subject, others: [(&name, &db as &dyn Bench)].into() };
+    let ran = run(&scenario, &benches, "/", &mut |_| ()).unwrap();
+    let seen: Vec<(Status, &str)> =
+        ran.steps.iter().map(|step| (step.outcome.status, step.outcome.reason.as_str())).collect();
+    let lost = "not run, since its machine was lost before";
+    let expected =
+        [(Status::Pass, ""), (Status::Fail, "no answer within 9 s"), (Status::Fail, lost), (Status::Pass, "")];
+    assert_eq!((seen.as_slice(), ran.gone), (&expected[..], None));
+    let error = run(&scenario, &Benches::alone(&subject), "/", &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("there is no machine db"), "{error}");
 }
 
 /// A scenario with a fixture that writes down what is done, in a folder of its own.
@@ -357,7 +440,7 @@ fn a_metric_is_sampled_as_often_as_step_and_scenario_say() {
         let (dir, _) = with_fixture("true", more, &steps(repeat));
         let scenario = Scenario::read(&dir.path().join("web")).unwrap();
         let bed = Bed { reboot: Ok(String::new()), out: dir.path().join("out") };
-        let ran = run(&scenario, &bed, dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap();
+        let ran = run(&scenario, &Benches::alone(&bed), dir.path().join("web").to_str().unwrap(), &mut |_| ()).unwrap();
         let outcome = ran.steps[1].outcome.clone();
         (outcome.samples.iter().map(|sample| sample.number()).collect::<Vec<_>>(), outcome.reason)
     };
@@ -401,7 +484,8 @@ fn a_quarantine_holds_until_the_end_of_its_day() {
 
 #[test]
 fn what_a_scenario_requires_is_given_or_said_why_not() {
-    let hardware = |accelerator| Hardware { memory_mib: 512, vcpus: 1, accelerator, machine: "q35".into() };
+    let hardware =
+        |accelerator| Hardware { memory_mib: 512, vcpus: 1, accelerator, machine: "q35".into(), screen: None };
     let (fast, slow) = (hardware(Accelerator::Kvm), hardware(Accelerator::Tcg));
     for word in ["reboot", "isolated"] {
         assert_eq!(requirement::unmet(word, &slow), None);
@@ -409,6 +493,11 @@ fn what_a_scenario_requires_is_given_or_said_why_not() {
     assert_eq!(requirement::unmet("kvm", &fast), None);
     let no = requirement::unmet("kvm", &slow).unwrap();
     assert_eq!(no, "it requires \"kvm\": the lab's machines run under software emulation");
+    assert!(requirement::unmet("screen", &fast).unwrap().ends_with("give its recipe screen = \"vga\""));
+    assert_eq!(
+        requirement::unmet("screen", &Hardware { screen: Some(Screen::Vga), ..hardware(Accelerator::Tcg) }),
+        None
+    );
     assert!(requirement::unmet("network-outside", &fast).unwrap().ends_with("reach nothing outside it"));
     assert!(
         requirement::unmet("quantum", &fast).unwrap().contains("does not know the word \"quantum\"; it knows isolated")

@@ -10,17 +10,12 @@ use patchlab_check::{
 use super::{Broke, Clones, Event, Validation, both, lab, other, reboot_and_resume};
 use crate::{
     applier::Role,
-    machine::{Answer, LabError, Machine, said},
+    machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
-    scenario::{
-        Check, CloneBench, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, not_begun, requirement,
-        run,
-    },
+    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, requirement},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, compare_scenario},
 };
 
-/// Where a scenario's folder is in a guest. No manifest covers it, and, unlike `/run`, scripts may be run there.
-const GUEST_DIR: &str = "/var/tmp/patchlab-scenarios";
 /// How long a check's collector may take in a guest with kvm; scaled by the accelerator's factor.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -32,8 +27,9 @@ impl Validation<'_> {
         let mut runnable = Vec::with_capacity(scenarios.len());
         for scenario in scenarios {
             let name = &scenario.name;
-            let unmet: Vec<String> =
-                scenario.requires.iter().filter_map(|word| requirement::unmet(word, hardware)).collect();
+            let lacking = scenario.lacking(|wanted| self.others.contains_key(wanted));
+            let words = scenario.requires.iter().filter_map(|word| requirement::unmet(word, hardware));
+            let unmet: Vec<String> = words.chain(lacking).collect();
             if !unmet.is_empty() {
                 let reason = unmet.join("; ");
                 (self.observer)(Event::Note(&format!("{name} is skipped: {reason}")));
@@ -151,37 +147,24 @@ impl Validation<'_> {
         machine: &Machine,
         (role, seat): (Role, Seat<'_>),
     ) -> Result<ScenarioRun, String> {
-        let dir = format!("{GUEST_DIR}/{}", scenario.folder());
-        for file in scenario.files().map_err(|error| error.to_string())? {
-            let bytes = std::fs::read(&file.path).map_err(|error| format!("{}: {error}", file.path.display()))?;
-            // Whoever may read a file of the folder may run it, if it is meant to be run.
-            let mode = if file.mode & 0o111 == 0 { 0o644 } else { 0o755 };
-            let Err(error) = machine.put_file(&format!("{dir}/{}", file.relative), &bytes, mode) else { continue };
-            // That there is no room for it, or nothing is started any more, is the patched clone's own word.
-            let lost = || machine.lost().ok().flatten();
-            return match (role, error.answer) {
-                (Role::Control, _) => Err(error.to_string()),
-                (Role::Patched, Answer::Refused) => {
-                    let reason = format!("its files cannot be put on the machine: {}", error.reason);
-                    Ok(not_begun(scenario, &scenario.redacted(reason), None))
-                }
-                (Role::Patched, Answer::None) => match lost() {
-                    Some(loss) => Ok(not_begun(scenario, &format!("the machine was lost: {loss}"), Some("its begin"))),
-                    None => Err(error.to_string()),
-                },
-            };
-        }
         let mut observe = |progress: Progress<'_>| {
             if let Progress::Ended { step, outcome } = progress {
                 (self.observer)(Event::Step { scenario: &scenario.name, step, role, status: outcome.status });
             }
         };
         let reboot = |timeout| self.of_guest(|| reboot_and_resume(self.applier, role, machine, timeout));
-        let occasion = [phase.name(), role.name()];
-        let suspected = if role == Role::Patched { Suspected::Yes } else { Suspected::No };
-        let bench = CloneBench::new(scenario, &occasion, machine, self.lab.out(), &reboot);
-        let bench = bench.by_turns(seat).suspecting(suspected);
-        run(scenario, &bench, &dir, &mut observe).map_err(|error| scenario.redacted(error.to_string()))
+        let occasion = Occasion {
+            lab: self.lab,
+            scenario,
+            machine,
+            baseline: self.baseline,
+            others: self.others,
+            name: &[phase.name(), role.name()],
+            reboot: &reboot,
+            seat: Some(seat),
+            suspected: if role == Role::Patched { Suspected::Yes } else { Suspected::No },
+        };
+        occasion.run(&mut observe).map_err(|error| scenario.redacted(error.to_string()))
     }
 
     /// A check on both clones.

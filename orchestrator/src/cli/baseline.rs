@@ -14,9 +14,9 @@ use patchlab_lab::{
     apt::sources::Repository,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Coverage, DkmsModule, Imported, Left, Offer, OrderName, ParcelError, Patch,
-        Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError, SuccessorError, Verified,
-        Weight,
+        self, Baselines, BuildError, Built, Coverage, DkmsModule, DomainError, Imported, Left, Offer, OrderName,
+        ParcelError, Patch, Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError,
+        SuccessorError, Verified, Weight,
     },
     diff::{self, diff},
     gc::Mode,
@@ -349,6 +349,7 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
         ("here", fits),
         ("verified", record.verified.as_ref().map_or_else(|| UNVERIFIED.into(), verified)),
         ("memory", format!("{} MiB, {} processors", hardware.memory_mib, hardware.vcpus)),
+        ("screen", hardware.screen.map_or_else(|| "none".into(), |screen| format!("{screen:?}"))),
         ("represents", format!("tags {:?}, packages {:?}", represents.tags, represents.packages)),
         ("pool", format!("{} package files", record.pool.len())),
     ];
@@ -562,11 +563,15 @@ fn classify_build(error: BuildError) -> CliError {
     {
         return CliError::Refused(chain(&error));
     }
+    let is_domain = |error: &BuildError| {
+        matches!(error, BuildError::Domain(DomainError::Runs { .. } | DomainError::Unusable { .. }))
+    };
     let is_input = match &error {
         BuildError::Recipe(_) => true,
         BuildError::Step { source, .. } => {
-            matches!(**source, BuildError::NoSuchPackage { .. } | BuildError::Intake(_))
+            matches!(**source, BuildError::NoSuchPackage { .. } | BuildError::Intake(_)) || is_domain(source)
         }
+        error @ BuildError::Domain(_) => is_domain(error),
         BuildError::Store(StoreError::Unknown { .. }) => true,
         _ => false,
     };

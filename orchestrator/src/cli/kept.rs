@@ -1,7 +1,8 @@
-//! `patchlab lab kept`, `shell` and `rm`: the clones of a validation, kept to be looked into. Need no server.
+//! `patchlab lab kept`, `shell`, `screenshot` and `rm`: the clones of a validation, kept to be looked into. Need no server.
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Read as _, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -107,6 +108,41 @@ impl ConsoleCommand {
         let output = global.output();
         text.lines().for_each(|line| output.line(legible_line(line)));
         output.json(&json!({ "kept": name, "clone": role.name(), "text": text }))?;
+        Ok(Exit::Passed)
+    }
+}
+
+pub(super) const SCREENSHOT_EXAMPLES: &str = "Examples:
+  patchlab lab screenshot PO-2026-0002 --out screen.png
+  patchlab lab screenshot PO-2026-0002 --clone control --out control.png
+
+Of baselines whose recipe says screen = \"vga\".";
+
+/// A picture of a kept clone's screen.
+#[derive(Debug, Args)]
+pub struct ScreenshotCommand {
+    /// Name of the kept clones, or how only one of them begins
+    name: String,
+    /// Which of the two
+    #[arg(long = "clone", value_enum, default_value_t = Which::Patched)]
+    which: Which,
+    /// The PNG file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl ScreenshotCommand {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let data = global.data()?;
+        let kept = KeptClones::open(&data.lab()).get(&self.name).map_err(classify)?;
+        let broken = |error: anyhow::Error| CliError::Failed(format!("{}: {error:#}", kept.record.name));
+        let role = Role::from(self.which);
+        let mut shell = Shell::open(&data, &kept, role).map_err(broken)?;
+        shell.look(&self.out).map_err(broken)?;
+        shell.end().map_err(broken)?;
+        let output = global.output();
+        output.line(format!("{}\twritten", self.out.display()));
+        output.json(&json!({ "kept": kept.record.name, "clone": role.name(), "out": self.out }))?;
         Ok(Exit::Passed)
     }
 }

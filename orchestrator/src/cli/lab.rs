@@ -50,6 +50,9 @@ pub enum LabCommand {
     /// Print what a kept clone's console said until it was saved
     #[command(after_help = kept::CONSOLE_EXAMPLES)]
     Console(kept::ConsoleCommand),
+    /// Take a picture of a kept clone's screen, as it was when the clone was saved
+    #[command(after_help = kept::SCREENSHOT_EXAMPLES)]
+    Screenshot(kept::ScreenshotCommand),
     /// Take kept clones away
     #[command(after_help = kept::RM_EXAMPLES)]
     Rm {
@@ -105,6 +108,7 @@ impl LabCommand {
             Self::Kept => kept::list(global),
             Self::Shell(shell) => shell.run(global),
             Self::Console(console) => console.run(global),
+            Self::Screenshot(screenshot) => screenshot.run(global),
             Self::Rm { name } => kept::remove(global, &name),
             Self::Gc(gc) => gc.run(global),
         }

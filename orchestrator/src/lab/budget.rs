@@ -1,6 +1,6 @@
 //! What this machine can give to validations, and what one of them takes: read from the system, and decided by what was measured.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
 use patchlab_check::Digest;
@@ -10,6 +10,7 @@ use patchlab_lab::{
     machine::{CLONE_DISK, TOOLS_BYTES},
     room::{self, Bytes},
     runs::{How, Run, Scope},
+    scenario::Scenario,
     verdict::Judgement,
 };
 
@@ -25,12 +26,29 @@ const RESERVE_PERCENT: u64 = 10;
 /// How long a validation is expected to take on a baseline that none was measured on.
 const UNMEASURED: Duration = Duration::from_secs(120);
 
-/// What a validation on a baseline takes while it runs.
-pub fn needs(baseline: &Baseline, keep: Keep) -> Needs {
+/// What a validation on a baseline takes while it runs; scenarios may ask for more machines, of baselines by the names that they give.
+pub fn needs(
+    baseline: &Baseline,
+    keep: Keep,
+    (scenarios, others): (&[Scenario], &BTreeMap<String, Baseline>),
+) -> Needs {
     let guest = baseline.record.hardware.memory_mib;
+    let beside = |scenario: &Scenario| -> u64 {
+        let baselines = scenario.machines.values().filter_map(|machine| match &machine.baseline {
+            None => Some(baseline),
+            Some(wanted) => others.get(wanted),
+        });
+        baselines.map(|other| other.record.hardware.memory_mib + EMULATOR_MIB).sum()
+    };
+    // Each scenario's are gone before the next one's come.
+    let beside_mib = scenarios.iter().map(beside).max().unwrap_or(0);
+    let machines = 1 + scenarios.iter().map(|scenario| scenario.machines.len()).max().unwrap_or(0) as u64;
     // Both clones' memory is written out when they are kept.
     let kept = if keep == Keep::Never { 0 } else { 2 * (guest << 20) };
-    Needs { memory_mib: 2 * (guest + EMULATOR_MIB) + WORKER_MIB, disk: 2 * CLONE_DISK + TOOLS_BYTES + kept }
+    Needs {
+        memory_mib: 2 * (guest + EMULATOR_MIB + beside_mib) + WORKER_MIB,
+        disk: 2 * machines * CLONE_DISK + TOOLS_BYTES + kept,
+    }
 }
 
 /// What all may take together: `jobs` as asked for, or as many as there are processors. Refuses what cannot run even alone.

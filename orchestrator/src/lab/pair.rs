@@ -1,6 +1,11 @@
 //! One order on one baseline: a worker, what it says, and what is taken from it before it goes.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Instant,
+};
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
@@ -36,6 +41,7 @@ pub(super) struct Pair<'a> {
     pub(super) baseline: &'a Baseline,
     pub(super) name: &'a str,
     pub(super) scenarios: &'a [Scenario],
+    pub(super) others: &'a BTreeMap<String, Baseline>,
     pub(super) scope: &'a Scope,
     pub(super) manner: Manner,
     pub(super) recording: &'a Recording,
@@ -129,6 +135,7 @@ impl Pair<'_> {
             tools: tools::disk_in_worker(self.data, worker)?,
             manner: Manner { reboot: reboots(self.order, self.manner.reboot), ..self.manner },
             scope: self.scope.clone(),
+            others: digests(self.others),
         })
     }
 
@@ -150,6 +157,11 @@ impl Pair<'_> {
             }
         }
     }
+}
+
+/// How a worker is told of baselines.
+pub(super) fn digests(others: &BTreeMap<String, Baseline>) -> BTreeMap<String, String> {
+    others.iter().map(|(name, baseline)| (name.clone(), baseline.digest.to_string())).collect()
 }
 
 /// Names of the packages that an order changes.

@@ -3,7 +3,7 @@
 //!
 //! What is kept is never changed: the machine works on a new layer over the kept disk, which goes with its worker.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use patchlab_check::{Target as _, target};
@@ -12,12 +12,17 @@ use patchlab_lab::{
     applier::Role,
     kept::{Hold, Kept, KeptClones, TOOLS},
     machine::{CloneReport, Driver},
+    runs::take_out,
+    scenario::requirement,
     worker::{Inside, Network, Receiver, Worker},
 };
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, launcher};
 use crate::place::Data;
+
+/// The name of a picture of the screen, among what comes out of the worker.
+const PICTURE: &str = "screen.png";
 
 /// What the worker is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ enum Ask {
     Resume { kept: String, role: Role },
     /// Run a command line in it.
     Run { command: String, timeout: Duration },
+    /// Take a picture of its screen.
+    Look,
 }
 
 /// What it answers.
@@ -33,6 +40,7 @@ enum Ask {
 enum Tell {
     Resumed(CloneReport),
     Ran(Ran),
+    Looked,
     Failed(String),
 }
 
@@ -95,6 +103,21 @@ impl Shell {
         }
     }
 
+    /// Takes a picture of its screen, a PNG, to `to`.
+    pub fn look(&mut self, to: &Path) -> anyhow::Result<()> {
+        self.worker.sender().send(&Ask::Look)?;
+        match answer(&self.worker, &mut self.receiver)? {
+            Tell::Looked => {}
+            other => bail!("unexpected answer {other:?}"),
+        }
+        let folder = tempfile::tempdir().context("make a folder for the picture")?;
+        let taken =
+            take_out(self.worker.folder(), folder.path()).context("take the picture out of the worker's folder")?;
+        let name = taken.iter().find(|name| *name == PICTURE).context("the picture is not there")?;
+        fs::copy(folder.path().join(name), to).with_context(|| format!("write {}", to.display()))?;
+        Ok(())
+    }
+
     /// Ends the machine and takes away what it changed.
     pub fn end(self) -> anyhow::Result<()> {
         Ok(self.worker.end()?)
@@ -120,7 +143,10 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
                 Tell::Resumed(report)
             }),
             (Ask::Run { command, timeout }, Some((machine, _))) => run(machine, command, timeout).map(Tell::Ran),
-            (Ask::Run { .. }, None) => Err(anyhow::anyhow!("told to run a command before there was a machine")),
+            (Ask::Look, Some((machine, lab))) => look(machine, lab).map(|()| Tell::Looked),
+            (Ask::Run { .. } | Ask::Look, None) => {
+                Err(anyhow::anyhow!("told to do something before there was a machine"))
+            }
         };
         inside.sender.send(&told.unwrap_or_else(|error| Tell::Failed(format!("{error:#}"))))?;
     }
@@ -133,6 +159,14 @@ fn resume(inside: &Inside, kept: &str, role: Role) -> anyhow::Result<(Machine, L
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
     let machine = lab.resume(&clone.saved, &kept.folder, &kept.folder.join(TOOLS))?;
     Ok((machine, lab))
+}
+
+fn look(machine: &Machine, lab: &Lab) -> anyhow::Result<()> {
+    if machine.hardware().screen.is_none() {
+        bail!("{}", requirement::NO_SCREEN);
+    }
+    fs::create_dir_all(lab.out())?;
+    Ok(machine.screenshot(&lab.out().join(PICTURE))?)
 }
 
 fn run(machine: &Machine, command: String, timeout: Duration) -> anyhow::Result<Ran> {

@@ -4,7 +4,9 @@
 //! scenario in its folder on a fresh clone. What a trial finds is no verdict: that takes two clones and a patch.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -15,20 +17,19 @@ use patchlab_lab::{
     Baseline, Lab, LabError, Machine,
     baseline::Baselines,
     machine::{CloneReport, CloneSpec, Driver, PreparedClones},
-    scenario::{self, CloneBench, Progress, Scenario, ScenarioRun, StepRun},
+    runs::take_out,
+    scenario::{self, Occasion, Progress, Scenario, ScenarioRun, StepRun, Suspected},
     worker::{Inside, Network, Receiver, Worker},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     job::{Job, launcher},
-    pair::put_scenarios,
-    worker::SCENARIOS,
+    pair::{digests, put_scenarios},
+    worker::{SCENARIOS, opened},
 };
 use crate::place::Data;
 
-/// Where the scenario's folder is in a guest, as in a validation.
-const GUEST_DIR: &str = "/var/tmp/patchlab-scenarios";
 /// How long a clone that is being prepared is waited for before one is made on demand.
 const PREPARING: Duration = Duration::from_secs(5);
 /// How long a clone that runs already is taken for a fresh one: longer, and its timers and logs are no longer those
@@ -97,6 +98,8 @@ struct Begin {
 #[derive(Debug, Serialize, Deserialize)]
 struct Ask {
     steps: Steps,
+    /// Digests of the baselines of the machines beside the one under test, by the names that the scenario gives them.
+    others: BTreeMap<String, String>,
 }
 
 /// What it says.
@@ -134,14 +137,20 @@ impl Trial {
         Ok((Self { worker }, receiver))
     }
 
-    /// Begins a trial of the scenario as its folder is now. The one before must have ended.
-    pub fn begin(&self, scenario: &Scenario, steps: Steps) -> anyhow::Result<()> {
+    /// Begins a trial of the scenario as its folder is now, with these baselines for the machines beside the one under test. The one before
+    /// must have ended.
+    pub fn begin(&self, scenario: &Scenario, others: &BTreeMap<String, Baseline>, steps: Steps) -> anyhow::Result<()> {
         let folder = self.worker.folder().join(SCENARIOS);
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
         }
         put_scenarios(&self.worker, std::slice::from_ref(scenario))?;
-        Ok(self.worker.sender().send(&Ask { steps })?)
+        Ok(self.worker.sender().send(&Ask { steps, others: digests(others) })?)
+    }
+
+    /// Copies what the steps brought out of the machines into a folder; their names. What is there under the same name is written over.
+    pub fn take_out(&self, to: &Path) -> anyhow::Result<Vec<String>> {
+        take_out(self.worker.folder(), to).with_context(|| format!("bring files out to {}", to.display()))
     }
 
     /// What the worker wrote last, for who asks why it is gone.
@@ -173,7 +182,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
     let clones = PreparedClones::new(&lab, &baseline, &spec, begin.ahead.count());
     thread::scope(|scope| {
         scope.spawn(|| clones.tend());
-        let served = until_gone(&mut inside, &lab, &clones, begin.ahead);
+        let served = until_gone(&mut inside, (&lab, &baseline), &clones, begin.ahead);
         clones.close();
         served
     })
@@ -185,9 +194,14 @@ struct Ready {
     since: Instant,
 }
 
-fn until_gone(inside: &mut Inside, lab: &Lab, clones: &PreparedClones<'_>, ahead: Ahead) -> anyhow::Result<()> {
+fn until_gone(
+    inside: &mut Inside,
+    (lab, baseline): (&Lab, &Baseline),
+    clones: &PreparedClones<'_>,
+    ahead: Ahead,
+) -> anyhow::Result<()> {
     let mut ready: Option<Ready> = None;
-    while let Some(Ask { steps }) = inside.receiver.receive::<Ask>()? {
+    while let Some(Ask { steps, others }) = inside.receiver.receive::<Ask>()? {
         let mut next = || match ready.take().filter(|ready| ready.since.elapsed() < FRESH) {
             Some(ready) => Ok(ready.machine),
             None => {
@@ -196,7 +210,9 @@ fn until_gone(inside: &mut Inside, lab: &Lab, clones: &PreparedClones<'_>, ahead
                 clones.take()
             }
         };
-        let told = match trial(inside, lab, &mut next, &steps) {
+        let trial =
+            opened(inside, &others).and_then(|others| trial(inside, (lab, baseline), &mut next, (&steps, &others)));
+        let told = match trial {
             Ok(runs) => Tell::Done(runs),
             Err(error) => Tell::Failed(format!("{error:#}")),
         };
@@ -212,9 +228,9 @@ fn until_gone(inside: &mut Inside, lab: &Lab, clones: &PreparedClones<'_>, ahead
 
 fn trial(
     inside: &Inside,
-    lab: &Lab,
+    (lab, baseline): (&Lab, &Baseline),
     next: &mut dyn FnMut() -> Result<Machine, LabError>,
-    steps: &Steps,
+    (steps, others): (&Steps, &BTreeMap<String, Baseline>),
 ) -> anyhow::Result<Vec<ScenarioRun>> {
     let mut runs = Vec::new();
     for mut scenario in scenario::discover(&[inside.places.work.join(SCENARIOS)])? {
@@ -223,7 +239,7 @@ fn trial(
         let machine = next()?;
         let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         inside.sender.send(&Tell::Cloned { report: machine.report().clone(), waited_ms })?;
-        runs.push(on_clone(inside, lab, &machine, &scenario)?);
+        runs.push(on_clone(inside, lab, (&machine, baseline), (&scenario, others))?);
     }
     if runs.is_empty() {
         bail!("no scenario in the worker's folder");
@@ -231,12 +247,12 @@ fn trial(
     Ok(runs)
 }
 
-fn on_clone(inside: &Inside, lab: &Lab, machine: &Machine, scenario: &Scenario) -> anyhow::Result<ScenarioRun> {
-    let dir = format!("{GUEST_DIR}/{}", scenario.folder());
-    for file in scenario.files()? {
-        let bytes = fs::read(&file.path).with_context(|| format!("read {}", file.path.display()))?;
-        machine.put_file(&format!("{dir}/{}", file.relative), &bytes, file.mode)?;
-    }
+fn on_clone(
+    inside: &Inside,
+    lab: &Lab,
+    (machine, baseline): (&Machine, &Baseline),
+    (scenario, others): (&Scenario, &BTreeMap<String, Baseline>),
+) -> anyhow::Result<ScenarioRun> {
     let mut observe = |progress: Progress<'_>| {
         let told = match progress {
             Progress::Begins { step, .. } => Tell::Begins(step.to_owned()),
@@ -248,8 +264,9 @@ fn on_clone(inside: &Inside, lab: &Lab, machine: &Machine, scenario: &Scenario) 
         let _ = inside.sender.send(&told);
     };
     let reboot = |timeout| Ok(machine.reboot(timeout)?);
-    let bench = CloneBench::new(scenario, &["trial"], machine, lab.out(), &reboot);
-    Ok(scenario::run(scenario, &bench, &dir, &mut observe)?)
+    let (name, seat, suspected) = (&["trial"], None, Suspected::No);
+    let occasion = Occasion { lab, scenario, machine, baseline, others, name, reboot: &reboot, seat, suspected };
+    Ok(occasion.run(&mut observe)?)
 }
 
 #[cfg(test)]
@@ -257,7 +274,7 @@ mod tests {
     use super::*;
 
     fn steps(chosen: &Steps) -> Result<Vec<String>, String> {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/web-smoke");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/web-smoke");
         let mut scenario = Scenario::read(&dir).unwrap();
         chosen.choose(&mut scenario)?;
         Ok(scenario.steps.into_iter().map(|step| step.name).collect())

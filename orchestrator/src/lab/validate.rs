@@ -1,7 +1,7 @@
 //! `lab validate`, from outside: which baselines, one worker each, as many at once as fit, a record of everything, and the verdicts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::mpsc::{self, Sender},
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
     Baseline,
-    baseline::Baselines,
+    baseline::{Baselines, StoreError},
     report::{BaselineReport, Report, SCHEMA},
     runs::{Asked, Happening, Limits, OnBaseline, Record, Recording, Runs, Scope},
     scenario::Scenario,
@@ -49,6 +49,24 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
     };
     let speaks = |baseline: &Baseline| baseline.record.represents.packages.iter().any(|name| changed.contains(name));
     Ok(all.iter().filter(|baseline| newest(baseline) && is_class(baseline) && speaks(baseline)).cloned().collect())
+}
+
+/// The stored baselines of machines that scenarios ask for beside the one under test, by the names that they give them.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn others(store: &Baselines, scenarios: &[Scenario]) -> anyhow::Result<BTreeMap<String, Baseline>> {
+    let wanted: BTreeSet<&str> = scenarios.iter().flat_map(Scenario::other_baselines).collect();
+    let mut found = BTreeMap::new();
+    for name in wanted {
+        match store.get(name) {
+            Ok(baseline) => drop(found.insert(name.to_owned(), baseline)),
+            // Which scenarios are skipped for that is said where they are run.
+            Err(StoreError::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// Orders to validate, each on baselines of its own, with the same scenarios in the same manner.
@@ -126,7 +144,8 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     let waker = tell.clone();
     // Nobody listens any more when all is done.
     halt.on_signals(move || drop(waker.send(Word::Interrupted)))?;
-    let needs = |baseline: &Baseline| budget::needs(baseline, batch.manner.keep);
+    let others = others(&Baselines::open(&batch.data.lab()), batch.scenarios)?;
+    let needs = |baseline: &Baseline| budget::needs(baseline, batch.manner.keep, (batch.scenarios, &others));
     let all: Vec<_> = batch.orders.iter().flat_map(|(_, baselines)| baselines).map(needs).collect();
     let budget = budget::budget(batch.data, batch.jobs, &all)?;
     let runs = Runs::open(&batch.data.lab());
@@ -142,8 +161,8 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
             let expected = budget::expected(&known, &digest_of(order.clone()), name);
             let work = Work { order: number, expected, needs: needs(baseline) };
             let (data, scenarios, scope, manner) = (batch.data, batch.scenarios, &batch.scope, batch.manner);
-            let (recording, halt) = (&recordings[number], &halt);
-            pairs.push((work, Pair { data, order, baseline, name, scenarios, scope, manner, recording, halt }));
+            let (recording, halt, others) = (&recordings[number], &halt, &others);
+            pairs.push((work, Pair { data, order, baseline, name, scenarios, others, scope, manner, recording, halt }));
         }
     }
     let (ended, validated) = (BTreeMap::new(), BTreeMap::new());

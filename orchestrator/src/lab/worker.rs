@@ -2,7 +2,7 @@
 //! and the lab, which calls the applier that uses them. It holds no key: every document was signed before it started.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use patchlab_check::Status;
 use patchlab_lab::{
-    ArtifactStore, Lab,
+    ArtifactStore, Baseline, Lab,
     applier::Role,
     baseline::Baselines,
     kept::{Keep, SavedClone},
@@ -54,6 +54,8 @@ pub struct Ask {
     pub manner: Manner,
     /// Which of the scenarios' steps.
     pub scope: Scope,
+    /// Digests of the baselines of machines beside the one under test, by the names that scenarios give them.
+    pub others: BTreeMap<String, String>,
 }
 
 /// How an order is validated.
@@ -120,6 +122,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
 fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
     let scenarios = chosen(discover(&[inside.places.work.join(SCENARIOS)])?, &ask.scope);
+    let others = opened(inside, &ask.others)?;
     let lab = Lab::open(&inside.places, &Driver::Embedded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let clones = [Role::Control, Role::Patched]
@@ -153,6 +156,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         lab: &lab,
         baseline: &baseline,
         scenarios: &scenarios,
+        others: &others,
         changed: &ask.changed,
         applier: &applier,
         reboot: ask.manner.reboot,
@@ -161,6 +165,13 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         observer: &observer,
     };
     Ok(validation.run())
+}
+
+/// Baselines by the names that scenarios give them, from their digests.
+pub(super) fn opened(inside: &Inside, others: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap<String, Baseline>> {
+    let store = Baselines::open(&inside.places);
+    let open = |(name, digest): (&String, &String)| Ok((name.clone(), store.get(digest)?));
+    others.iter().map(open).collect()
 }
 
 /// The scenarios of a scope. Of one that is tried up to a step, the steps before that one may be what it builds on; those after are not.

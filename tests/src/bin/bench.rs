@@ -1,5 +1,6 @@
 //! Benches. `bench clone` measures how fast machines come to life, with bare QEMU as the floor in the same run; `bench validate` how long
-//! a validation takes, beside autopkgtest at the same work; `bench agent` what an agent costs its host.
+//! a validation takes, beside autopkgtest at the same work; `bench parallel` how long several at once, beside what the processors need for
+//! them; `bench agent` what an agent costs its host.
 //!
 //! The numbers are medians of interleaved runs, so that what else the host does meets both sides alike.
 
@@ -19,6 +20,7 @@ use patchlab_lab::{
 use patchlab_tests::{
     agent_bench,
     clone_bench::{Order, Word},
+    parallel_bench,
     validate_bench::Bench,
 };
 use serde_json::Value;
@@ -35,6 +37,8 @@ enum Command {
     Clone(CloneArguments),
     /// A validation by patchlab, and the same work by autopkgtest.
     Validate(ValidateArguments),
+    /// Several validations at once, and what the processors need for them.
+    Parallel(ParallelArguments),
     /// The agent: size, start, memory idle and while it applies a large order, processor time idle.
     Agent(AgentArguments),
     /// Started by the lab: freezes a baseline.
@@ -75,6 +79,19 @@ struct ValidateArguments {
     /// How often each side does the work. autopkgtest takes minutes.
     #[arg(long, default_value_t = 1)]
     runs: u32,
+}
+
+#[derive(clap::Args)]
+struct ParallelArguments {
+    /// Where to write the figures, as flat JSON; `-` for standard output.
+    #[arg(long, default_value = "-")]
+    json: PathBuf,
+    /// Data folder; its store keeps the baseline for the next run. The lab's user must be able to reach it.
+    #[arg(long, default_value = "target/bench-data")]
+    data: PathBuf,
+    /// How many validations.
+    #[arg(long, default_value_t = 8)]
+    count: u32,
 }
 
 #[derive(clap::Args)]
@@ -122,6 +139,9 @@ fn main() -> ExitCode {
         Command::Validate(ValidateArguments { json, data, runs }) => {
             Bench::prepare(&data).and_then(|bench| bench.measure(runs)).and_then(|medians| write(&medians, &json))
         }
+        Command::Parallel(ParallelArguments { json, data, count }) => Bench::prepare(&data)
+            .and_then(|bench| parallel_bench::measure(&bench, count))
+            .and_then(|figures| write(&figures, &json)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

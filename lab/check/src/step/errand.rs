@@ -20,8 +20,12 @@ pub enum Errand {
     CopyIn(CopyIn),
     /// Takes a file of the machine into the run's evidence.
     CopyOut(CopyOut),
+    /// Takes a picture of the machine's screen into the run's evidence.
+    Screenshot,
     /// Does nothing for a while.
     Sleep(Sleep),
+    /// Waits until every step that goes on until this one ([`super::Step::until`]) has ended.
+    Barrier,
 }
 
 impl Errand {
@@ -31,7 +35,9 @@ impl Errand {
             Self::Reboot => "reboot",
             Self::CopyIn(_) => "copy-in",
             Self::CopyOut(_) => "copy-out",
+            Self::Screenshot => "screenshot",
             Self::Sleep(_) => "sleep",
+            Self::Barrier => "barrier",
         }
     }
 }

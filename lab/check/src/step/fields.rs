@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    COPY_OUT_BYTES, CopyIn, CopyOut, Depth, Errand, Expect, File, Http, Kind, LONGEST_SLEEP, Metric, Package, Pattern,
-    Port, Presence, Repeat, Sleep, Step, Tcp, Unit, Wait, errand::Yes,
+    COPY_OUT_BYTES, CopyIn, CopyOut, Depth, Errand, Expect, File, Http, Kind, LONGEST_SLEEP, MachineName, Metric,
+    Package, Pattern, Port, Presence, Repeat, Sleep, Step, Tcp, Unit, Wait, errand::Yes,
 };
 use crate::written::Span;
 
@@ -54,6 +54,9 @@ pub(super) struct Fields {
     /// Takes a file of the machine into the run's evidence.
     #[serde(default, rename = "copy-out", skip_serializing_if = "Option::is_none")]
     copy_out: Option<CopyOut>,
+    /// `true`: takes a picture of the machine's screen into the run's evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    screenshot: Option<Yes>,
     /// Does nothing for at most 5 s, with a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sleep: Option<Sleep>,
@@ -69,11 +72,34 @@ pub(super) struct Fields {
     /// Regular expressions of what is taken out of its output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     redact: Vec<Pattern>,
+    /// The name of the machine beside the one under test on which it is done; absent is on that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineName>,
+    /// `true`: waits for the end of every step that goes on until this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    barrier: Option<Yes>,
+    /// The name of the barrier, a later step, until which it goes on beside the steps between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 /// The keys of a step of which there is exactly one.
-pub(super) const KINDS: &[&str] =
-    &["run", "http", "tcp", "unit", "file", "package", "port", "wait", "reboot", "copy-in", "copy-out", "sleep"];
+pub(super) const KINDS: &[&str] = &[
+    "run",
+    "http",
+    "tcp",
+    "unit",
+    "file",
+    "package",
+    "port",
+    "wait",
+    "reboot",
+    "copy-in",
+    "copy-out",
+    "screenshot",
+    "sleep",
+    "barrier",
+];
 
 /// JSON Schema's way to say that exactly one of these keys is there.
 pub(super) fn one_of(keys: &[&str]) -> serde_json::Value {
@@ -143,6 +169,7 @@ impl TryFrom<Fields> for Step {
     fn try_from(fields: Fields) -> Result<Self, StepError> {
         let Fields { name, run, expect, metric, http, tcp, unit, file, package, port, .. } = fields;
         let Fields { wait, reboot, copy_in, copy_out, sleep, superficial, timeout, repeat, redact, .. } = fields;
+        let Fields { machine, screenshot, barrier, until, .. } = fields;
         if name.trim().is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
             return Err(StepError::Name { name });
         }
@@ -159,7 +186,9 @@ impl TryFrom<Fields> for Step {
             reboot.map(|Yes| Kind::Errand(Errand::Reboot)),
             copy_in.map(|copy| Kind::Errand(Errand::CopyIn(copy))),
             copy_out.map(|copy| Kind::Errand(Errand::CopyOut(copy))),
+            screenshot.map(|Yes| Kind::Errand(Errand::Screenshot)),
             sleep.map(|sleep| Kind::Errand(Errand::Sleep(sleep))),
+            barrier.map(|Yes| Kind::Errand(Errand::Barrier)),
         ];
         let kind = match only_kind(kinds.into_iter().flatten().collect(), only_with_run) {
             Ok(kind) => kind,
@@ -169,6 +198,11 @@ impl TryFrom<Fields> for Step {
         let problem = match &kind {
             Kind::Wait(_) if timeout.is_some() => Some("wait has its own limit: leave timeout out"),
             Kind::Errand(_) if repeat != Repeat::default() => Some("only what looks at the machine can be repeated"),
+            Kind::Errand(_) if until.is_some() => Some("only what looks at the machine goes on beside other steps"),
+            Kind::Errand(Errand::Barrier) if machine.is_some() => {
+                Some("a barrier is of all machines: leave machine out")
+            }
+            kind if until.is_some() && kind.metric().is_some() => Some("a metric is measured alone: leave until out"),
             _ if redact.iter().any(|pattern| pattern.is_match("")) => Some("a pattern of redact matches everything"),
             _ => None,
         };
@@ -176,7 +210,7 @@ impl TryFrom<Fields> for Step {
             return Err(StepError::Kind { name, problem: KindError::Value(problem.to_owned()) });
         }
         let depth = if superficial { Depth::Superficial } else { Depth::Meaningful };
-        Ok(Self { name, kind, depth, timeout, repeat, redact })
+        Ok(Self { name, kind, depth, timeout, repeat, redact, machine, until })
     }
 }
 
@@ -237,11 +271,15 @@ impl From<Step> for Fields {
             reboot: None,
             copy_in: None,
             copy_out: None,
+            screenshot: None,
             sleep: None,
+            barrier: None,
+            until: step.until,
             superficial: step.depth == Depth::Superficial,
             timeout: step.timeout,
             repeat: Some(step.repeat).filter(|repeat| *repeat != step.kind.usual_repeat()),
             redact: step.redact,
+            machine: step.machine,
         };
         match step.kind {
             Kind::Run { command, expect, metric } => {
@@ -259,7 +297,9 @@ impl From<Step> for Fields {
             Kind::Errand(Errand::Reboot) => fields.reboot = Some(Yes),
             Kind::Errand(Errand::CopyIn(copy)) => fields.copy_in = Some(copy),
             Kind::Errand(Errand::CopyOut(copy)) => fields.copy_out = Some(copy),
+            Kind::Errand(Errand::Screenshot) => fields.screenshot = Some(Yes),
             Kind::Errand(Errand::Sleep(sleep)) => fields.sleep = Some(sleep),
+            Kind::Errand(Errand::Barrier) => fields.barrier = Some(Yes),
         }
         fields
     }

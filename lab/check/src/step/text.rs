@@ -308,6 +308,12 @@ words! {
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:".contains(c))
     };
+    /// The name of a machine beside the one under test: also a host name there (RFC 1123).
+    MachineName "a machine's name: a lower-case letter, then letters, digits and -" like "^[a-z][a-z0-9-]{0,19}$" |text| {
+        (1..=20).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
     /// A path in the scenario's folder: relative, with `/`, and never out of it.
     FolderPath "a path of a file in the scenario's folder" like "^[^/]" |text| {
         (1..=1024).contains(&text.len())

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use patchlab_check::step::Depth;
-use patchlab_lab::scenario::{Applies, Scenario};
+use patchlab_check::step::{Depth, MachineName};
+use patchlab_lab::scenario::{Applies, OtherMachine, Scenario};
 use serde_json::{Value, json};
 
 use super::{
@@ -96,6 +96,14 @@ fn page(scenario: &Scenario) -> String {
     line(format!("- Owner: {}", scenario.owner));
     line(format!("- Applies to: {}", scope(scenario.applies.as_ref())));
     line(format!("- Time for all of it: {}", legible::duration(scenario.timeout)));
+    if !scenario.machines.is_empty() {
+        let machine = |(name, machine): (&MachineName, &OtherMachine)| {
+            let baseline = machine.baseline.as_deref().unwrap_or("the same baseline");
+            format!("{name} (a clone of {baseline})")
+        };
+        let machines: Vec<String> = scenario.machines.iter().map(machine).collect();
+        line(format!("- Machines beside the one under test, on one network: {}", machines.join(", ")));
+    }
     line("\n| step | what is done | what is expected | counts as evidence | repeated on real hosts |".into());
     line("|---|---|---|---|---|".into());
     for step in &scenario.steps {
@@ -143,10 +151,16 @@ fn described(scenario: &Scenario) -> Value {
         .map(|applies| json!({ "packages": applies.packages, "tags": applies.tags, "baselines": applies.baselines }));
     let checks: Vec<_> =
         scenario.checks.iter().map(|check| json!({ "kind": check.kind, "level": check.level })).collect();
+    let machines: serde_json::Map<String, Value> = scenario
+        .machines
+        .iter()
+        .map(|(name, machine)| (name.to_string(), json!({ "baseline": machine.baseline })))
+        .collect();
     json!({
         "name": scenario.name,
         "owner": scenario.owner,
         "summary": scenario.summary,
+        "machines": machines,
         "applies": applies,
         "timeout_ms": u64::try_from(scenario.timeout.as_millis()).unwrap_or(u64::MAX),
         "steps": steps,

@@ -9,7 +9,10 @@ use std::{
 };
 
 use clap::Args;
-use patchlab_check::{Status, Step, step::Kind};
+use patchlab_check::{
+    Status, Step,
+    step::{Errand, Kind},
+};
 use patchlab_lab::{
     Baseline,
     baseline::Baselines,
@@ -27,6 +30,7 @@ use crate::{
     lab::{
         stop::Stops,
         trial::{Ahead, Steps, Tell, Trial},
+        validate::others,
     },
     legible,
     place::Data,
@@ -36,6 +40,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   patchlab scenario run scenarios/web-smoke
   patchlab scenario run scenarios/web-smoke --baseline debian-12-web --step config
   patchlab scenario run scenarios/web-smoke --watch                 # again at each save
+  patchlab scenario run scenarios/web-smoke --out brought-out       # keeps what copy-out and screenshot bring out
   patchlab scenario run scenarios/web-smoke --watch config --only   # this step alone, again at each save
 
 Every run has a clone of its own, which is gone afterwards. There is no patch and no second clone: metrics are not compared, and what
@@ -66,6 +71,9 @@ pub struct RunCommand {
     /// Leave out the steps before the one named
     #[arg(long)]
     only: bool,
+    /// A folder for what the steps bring out of the machines (copy-out, screenshot); it is made
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// What the command waits for.
@@ -104,7 +112,10 @@ impl RunCommand {
                 }
             }
         });
-        let mut session = Session { output: &output, baseline: &baseline, dir: &self.dir, steps, trial, happened };
+        let store = &Baselines::open(&data.lab());
+        let out = self.out.as_deref();
+        let mut session =
+            Session { out, output: &output, baseline: &baseline, store, dir: &self.dir, steps, trial, happened };
         let ended = match self.watch {
             Some(_) => session.watch(scenario),
             None => session.once(&scenario),
@@ -220,8 +231,10 @@ struct Told {
 }
 
 struct Session<'a> {
+    out: Option<&'a Path>,
     output: &'a Output,
     baseline: &'a Baseline,
+    store: &'a Baselines,
     dir: &'a Path,
     steps: Steps,
     trial: Trial,
@@ -234,6 +247,7 @@ impl Session<'_> {
         match self.trial(scenario)? {
             Ended::Told(told) => {
                 self.sum_up(&told, begun, "");
+                self.bring_out(scenario)?;
                 self.json(scenario, &told, begun)?;
                 Ok(match status(&told.runs) {
                     Status::Pass => Exit::Passed,
@@ -257,6 +271,7 @@ impl Session<'_> {
                 match self.trial(&scenario)? {
                     Ended::Told(told) => {
                         self.sum_up(&told, begun, after);
+                        self.bring_out(&scenario)?;
                         self.json(&scenario, &told, begun)?;
                         is_stale = told.is_stale;
                     }
@@ -286,6 +301,21 @@ impl Session<'_> {
         }
     }
 
+    /// Keeps what the steps brought out of the machines, or says that nothing does.
+    fn bring_out(&self, scenario: &Scenario) -> Result<(), CliError> {
+        let brings = |step: &Step| matches!(step.kind, Kind::Errand(Errand::CopyOut(_) | Errand::Screenshot));
+        let Some(out) = self.out else {
+            if scenario.all_steps().any(brings) {
+                self.output.note("what its steps bring out goes with the clone: --out DIR keeps it");
+            }
+            return Ok(());
+        };
+        for name in self.trial.take_out(out).map_err(broken)? {
+            self.output.note(format!("brought out: {}", out.join(name).display()));
+        }
+        Ok(())
+    }
+
     fn next(&self) -> Result<Event, CliError> {
         self.happened.recv().map_err(|_| CliError::Failed("nothing is left to wait for".into()))
     }
@@ -306,7 +336,11 @@ impl Session<'_> {
         } else {
             self.output.note(format!("{} on a clone of {name}", scenario.name));
         }
-        self.trial.begin(scenario, self.steps.clone()).map_err(broken)?;
+        let others = others(self.store, std::slice::from_ref(scenario)).map_err(broken)?;
+        if let Some(lacking) = scenario.lacking(|wanted| others.contains_key(wanted)) {
+            return Err(CliError::Input(format!("scenario {}: {lacking}: build it, or name another", scenario.name)));
+        }
+        self.trial.begin(scenario, &others, self.steps.clone()).map_err(broken)?;
         let mut told = Told { clone: None, waited_ms: 0, runs: Vec::new(), is_stale: false };
         let mut doing = self.doing("clone");
         loop {

@@ -4,10 +4,10 @@ use patchlab_check::Step;
 use serde_json::Value;
 
 /// Keys of a step that say how it is run rather than what it does.
-const MANNER: [&str; 4] = ["name", "timeout", "superficial", "metric"];
+const MANNER: [&str; 6] = ["name", "timeout", "superficial", "metric", "machine", "until"];
 
 /// What a step does: the command line of `run`, else the kind and its particulars
-/// (`http http://127.0.0.1/, status 200`).
+/// (`http http://127.0.0.1/, status 200`); where, when that is not the machine under test, and until when, when it goes on.
 pub(super) fn action(step: &Step) -> String {
     let fields = fields(step);
     let particulars = fields.iter().filter(|(key, _)| !MANNER.contains(&key.as_str()) && *key != "expect");
@@ -18,7 +18,9 @@ pub(super) fn action(step: &Step) -> String {
             _ => format!("{} {}", spoken(key), plain(value)),
         })
         .collect();
-    all.join("; ")
+    let place = step.machine.as_ref().map(|machine| format!("on {machine}: ")).unwrap_or_default();
+    let until = step.until.as_ref().map(|until| format!("; goes on until {until:?}")).unwrap_or_default();
+    format!("{place}{}{until}", all.join("; "))
 }
 
 /// What a step expects beyond that it works; empty when it expects nothing more.
@@ -82,5 +84,8 @@ mod tests {
         assert_eq!(expectation(&run), "exit 1, stderr contains bad");
         assert_eq!(action(&step(r#"{"name":"port","port":{"number":80}}"#)), "port 80");
         assert_eq!(expectation(&http), "");
+        let beside = step(r#"{"name":"load","run":"./load.sh","machine":"client","until":"loaded"}"#);
+        assert_eq!(action(&beside), "on client: ./load.sh; goes on until \"loaded\"");
+        assert_eq!(action(&step(r#"{"name":"loaded","barrier":true}"#)), "barrier true");
     }
 }
