@@ -9,6 +9,7 @@ pub mod killed;
 pub mod mount_namespace;
 pub mod package;
 pub mod program;
+pub mod rpm_system;
 pub mod third_opinion;
 pub mod trial;
 pub mod validate_bench;
