@@ -403,6 +403,6 @@ mod tests {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let lib = Provided { new: set(&["libx.so.2()", "api"]), old: set(&["libx.so.1()", "api"]) };
         let found = grouped(&named(members, &[Provided::default(), lib, Provided::default()]), PackageSystem::Rpm);
-        assert_eq!(names(&found), [("web+lib".into(), vec![]), ("tool".into(), vec![])]);
+        assert_eq!(names(&found), [("lib+web".into(), vec![]), ("tool".into(), vec![])]);
     }
 }
