@@ -8,7 +8,7 @@
 //!        ram, state      its memory and devices at that moment
 //!        domain.xml      libvirt's description of the machine that was frozen
 //!        manifest.json   packages, files, units, ports, kernel
-//!        apt/            dpkg's status, all sources of the suite, keyrings: what drafts an order
+//!        apt/ or rpm/    dpkg's status or rpm's headers, all sources of packages, keys: what drafts an order
 //! ```
 
 mod build;
@@ -49,7 +49,7 @@ pub use self::{
     intake::IntakeError,
     parcel::{Imported, Offer, ParcelError},
     proof::{Sibling, Verified},
-    record::{Frozen, OrderName, Os, PackageVersion, PoolFile, Record, Represents, StoredFile},
+    record::{APT, Frozen, OrderName, Os, PackageVersion, PoolFile, RPM, Record, Represents, StoredFile},
     refreeze::Refreeze,
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
     secrets::{Secret, SecretKind, Secrets, SecretsPolicy},
@@ -60,6 +60,7 @@ pub(crate) use self::{image::PACKAGES, store::hold};
 use crate::{
     apt::AptError,
     artifact::ArtifactError,
+    dnf::DnfError,
     kept::KeptError,
     ledger::LedgerError,
     machine,
@@ -222,6 +223,9 @@ pub enum BuildError {
     /// apt, asked for what a system lacks.
     #[error(transparent)]
     Apt(#[from] AptError),
+    /// dnf and rpm, asked for a system's package files.
+    #[error(transparent)]
+    Dnf(#[from] DnfError),
     /// The image that it is to be made from.
     #[error(transparent)]
     Intake(#[from] IntakeError),

@@ -12,6 +12,7 @@ pub mod artifact;
 pub mod baseline;
 pub mod bisection;
 pub mod diff;
+pub mod dnf;
 pub mod failure;
 pub mod gc;
 pub mod host_memory;

@@ -9,6 +9,7 @@ mod collect;
 mod configuration;
 mod disk;
 mod kernels;
+mod packages;
 mod restarts;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,8 @@ pub struct Manifest {
     pub schema: u32,
     /// Release of the running kernel (`uname -r`).
     pub kernel: String,
-    /// Installed packages by `name:arch`, as dpkg knows them; removed packages with configuration left are here too.
+    /// Installed packages by `name:arch`, as dpkg or rpm knows them; packages that dpkg removed with configuration left are here too. One of
+    /// rpm's of which several versions can be installed at a time, as kernels, is `name@version:arch`.
     pub packages: BTreeMap<String, Package>,
     /// Files by absolute path, except under [`VOLATILE`]. Paths that are not UTF-8 are decoded lossily.
     pub files: BTreeMap<String, Entry>,
@@ -71,7 +73,7 @@ pub struct Package {
     pub arch: String,
     /// Full version.
     pub version: String,
-    /// dpkg's status words, e.g. `install ok installed`.
+    /// dpkg's status words, e.g. `install ok installed`, which all of rpm's have.
     pub status: String,
 }
 
@@ -95,7 +97,7 @@ pub struct Entry {
     /// Where a link points; for links only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The package (`name:arch`) that owns it, for paths that dpkg knows. Folders shared by several packages have none.
+    /// The package (`name:arch`) that owns it, for paths that the package system knows. Folders shared by several packages have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use patchlab_check::{
-    Digest,
+    Digest, PackageSystem,
     written::{self, ByteSize, Span, WrittenError},
 };
 use serde::Deserialize;
@@ -112,6 +112,22 @@ impl Written {
         }
         if self.os.arch != "x86_64" {
             return wrong("os.arch", "\"x86_64\", which is all that the lab runs", &format!("{:?}", self.os.arch));
+        }
+        match (self.os.package_system(), &self.source) {
+            (None, _) => {
+                let expected = "a distribution whose package system is known, as its os-release has it in ID, e.g. \"debian\" or \"fedora\"";
+                return wrong("os.family", expected, &format!("{:?}", self.os.family));
+            }
+            (Some(PackageSystem::Rpm), WrittenSource::Mmdebstrap { .. }) => {
+                let expected = "\"cloud-image\" or \"disk\" for a system with rpm";
+                return wrong("source.kind", expected, &"\"mmdebstrap\", which installs Debian's packages");
+            }
+            (Some(PackageSystem::Rpm), _) if !self.packages.is_empty() => {
+                let problem = "the lab adds no packages to a system with rpm: leave this key out, and use an image that has them and \
+                               qemu-guest-agent";
+                return Err(Senseless { key: "packages".into(), problem: problem.into() });
+            }
+            (Some(_), _) => {}
         }
         if !(128 << 20..=64 << 30).contains(&self.memory.bytes()) {
             return wrong("memory", "a size between \"128MiB\" and \"64GiB\"", &self.memory);

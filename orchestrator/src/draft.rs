@@ -1,12 +1,13 @@
-//! Drafting an order: what would the host's real apt install on that baseline, from which signed sources, and which files of
+//! Drafting an order: what would the host's real apt (or dnf) install on that baseline, from which signed sources, and which files of
 //! the baseline's pool bring it back.
 //!
-//! Flow: a [`Request`] (what people want) and a [`Base`] (what the baseline is) go in; apt resolves and fetches ([`patchlab_lab::apt`]); every file
+//! Flow: a [`Request`] (what people want) and a [`Base`] (what the baseline is) go in; the package manager resolves and fetches ([`patchlab_lab::apt`], [`patchlab_lab::dnf`]); every file
 //! goes into the artifact store by digest; a [`Written`] order comes out, which a person may read and keep before it is compiled.
 //! Nothing here knows a version or a host name.
 
 mod error;
 mod files;
+mod resolver;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,17 +15,17 @@ use std::{
 };
 
 use patchlab_check::step::PackageName;
-use patchlab_lab::{
-    ArtifactStore,
-    apt::{Apt, AptError, AptInputs, transaction},
-    scenario::Scenario,
-};
+use patchlab_lab::{ArtifactStore, scenario::Scenario};
 use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RollbackFiles, Severity};
 
 pub use error::DraftError;
 pub use patchlab_lab::apt::transaction::{Installation, Transaction};
+pub use resolver::Inputs;
 
-use self::files::Fetched;
+use self::{
+    files::Fetched,
+    resolver::{Resolved, Resolver},
+};
 use crate::order::{Change, On, ReplacedFile, Replaces, Upgrade, Written};
 
 /// The baseline an order is drafted on.
@@ -34,8 +35,8 @@ pub struct Base<'a> {
     pub name: &'a str,
     /// The class of hosts it stands for.
     pub class: &'a Class,
-    /// What apt needs to know.
-    pub apt: &'a AptInputs,
+    /// What its package manager needs to know.
+    pub inputs: &'a Inputs,
     /// The package files it was installed from.
     pub pool: &'a [PackageFile],
 }
@@ -75,7 +76,7 @@ pub enum WhenCurrent {
 pub enum Progress {
     /// Index files are being brought up to date.
     Updating,
-    /// apt works out what it would do.
+    /// The package manager works out what it would do.
     Resolving,
     /// Package files are being fetched.
     Fetching {
@@ -109,25 +110,26 @@ pub fn draft(
         path: cache.to_owned(),
         source,
     })?;
-    let apt = Apt::open(base.apt, cache)?;
-    let installed = transaction::installed(apt.status());
-    if let Some(name) = request.upgrade.iter().find(|name| !installed.contains_key(name.as_str())) {
+    let resolver = Resolver::open(base.inputs, cache)?;
+    let installed = resolver.installed()?;
+    if let Some(name) = request.upgrade.iter().find(|name| !installed.contains(name.as_str())) {
         return Err(DraftError::NotInstalled { name: name.to_string(), baseline: base.name.to_owned() });
     }
     observer(Progress::Updating);
-    apt.update()?;
+    resolver.update()?;
     observer(Progress::Resolving);
-    let locals = request.packages.iter().map(|path| files::local(path)).collect::<Result<Vec<_>, _>>()?;
-    let files: Vec<String> = locals.iter().map(|local| local.path.display().to_string()).collect();
-    let (upgrade, transaction) = resolve(&apt, base, request, &files, scenarios, observer)?;
-    let wanted: Vec<String> = upgrade.iter().chain(&files).cloned().collect();
+    let system = base.inputs.system();
+    let locals = request.packages.iter().map(|path| files::local(path, system)).collect::<Result<Vec<_>, _>>()?;
+    let files: Vec<PathBuf> = locals.iter().map(|local| local.path.clone()).collect();
+    let (upgrade, resolved) = resolve(&resolver, base, request, &files, scenarios, observer)?;
+    let transaction = &resolved.transaction;
     if !transaction.remove.is_empty() {
         return Err(DraftError::Removes { names: transaction.remove.join(", ") });
     }
     observer(Progress::Fetching { packages: transaction.install.len() });
-    let downloads = apt.download(&wanted)?;
-    let fetched = files::store(&transaction, &downloads, &locals, artifacts)?;
-    let replaces = replaces(&transaction, base.pool);
+    let downloads = resolver.download(&resolved, &upgrade, &files)?;
+    let fetched = files::store(transaction, system, &downloads, &locals, artifacts)?;
+    let replaces = replaces(transaction, base.pool);
     for lost in replaces.iter().filter(|replaces| replaces.file.is_none()) {
         observer(Progress::Note(format!(
             "{} {} is not in the pool of {}: there is no way back to it",
@@ -138,7 +140,7 @@ pub fn draft(
     let class = base.class.clone();
     let change = Change {
         on: On { family: class.family, release: class.release, arch: class.arch },
-        upgrade: upgrade_table(&upgrade, &transaction),
+        upgrade: upgrade_table(&upgrade, transaction),
         packages: request.packages.iter().map(|path| files::relative(path, out)).collect(),
         script: None,
         file: fetched.iter().map(|file| file.written(artifacts, out)).collect::<Result<_, _>>()?,
@@ -168,33 +170,22 @@ fn written(request: &Request, title: String, change: Change, production: Vec<Pro
     }
 }
 
-fn simulated(text: &str) -> Result<Transaction, DraftError> {
-    transaction::parse_simulation(text).map_err(|line| {
-        let reason = format!("its simulation says {line:?}, which is not understood");
-        AptError::Apt { action: "resolve what to install", reason }.into()
-    })
-}
-
-/// What is upgraded, and all that apt would do for it and for the local `files`. Named packages without a newer version are an
+/// What is upgraded, and all that the package manager would do for it and for the local `files`. Named packages without a newer version are an
 /// error or are stood in for.
 fn resolve(
-    apt: &Apt,
+    resolver: &Resolver<'_>,
     base: &Base<'_>,
     request: &Request,
-    files: &[String],
+    files: &[PathBuf],
     scenarios: &[Scenario],
     observer: &mut dyn FnMut(Progress),
-) -> Result<(Vec<String>, Transaction), DraftError> {
-    let simulate = |names: &[String]| {
-        let wanted: Vec<String> = names.iter().chain(files).cloned().collect();
-        simulated(&apt.simulate_install(&wanted)?)
-    };
+) -> Result<(Vec<String>, Resolved), DraftError> {
     let named: Vec<String> = request.upgrade.iter().map(ToString::to_string).collect();
-    let transaction = simulate(&named)?;
-    let moves = |name: &String| transaction.install.iter().any(|installation| installation.name == *name);
+    let resolved = resolver.resolve(&named, files)?;
+    let moves = |name: &String| resolved.transaction.install.iter().any(|installation| installation.name == *name);
     let (newer, current): (Vec<String>, Vec<String>) = named.into_iter().partition(moves);
     if current.is_empty() {
-        return Ok((newer, transaction));
+        return Ok((newer, resolved));
     }
     let names = current.join(", ");
     match request.when_current {
@@ -202,28 +193,26 @@ fn resolve(
         // Packages that do not move change nothing in the transaction.
         WhenCurrent::TakeNext if !newer.is_empty() => {
             observer(Progress::Note(format!("no newer version of {names} today: only {} is taken", newer.join(", "))));
-            Ok((newer, transaction))
+            Ok((newer, resolved))
         }
         WhenCurrent::TakeNext => {
-            let upgradable = simulated(&apt.simulate_upgrade()?)?;
-            let next = next_upgradable(&upgradable, scenarios)
+            let next = next_upgradable(&resolver.upgradable()?, scenarios)
                 .ok_or_else(|| DraftError::AllUpToDate { baseline: base.name.to_owned() })?;
             observer(Progress::Note(format!("no newer version of {names} today: {next} is taken instead")));
             let next = vec![next];
-            let transaction = simulate(&next)?;
-            Ok((next, transaction))
+            let resolved = resolver.resolve(&next, files)?;
+            Ok((next, resolved))
         }
     }
 }
 
 /// The package to take where none of the named has a newer version: the first by name that a scenario covers, else the first.
-fn next_upgradable(upgradable: &Transaction, scenarios: &[Scenario]) -> Option<String> {
-    let names: Vec<&String> = upgradable.install.iter().map(|installation| &installation.name).collect();
-    let covered = |name: &&&String| {
-        let one = BTreeSet::from([(**name).clone()]);
+fn next_upgradable(names: &[String], scenarios: &[Scenario]) -> Option<String> {
+    let covered = |name: &&String| {
+        let one = BTreeSet::from([(*name).clone()]);
         scenarios.iter().any(|scenario| scenario.covers(&one))
     };
-    names.iter().find(covered).or(names.first()).map(|name| (**name).clone())
+    names.iter().find(covered).or(names.first()).cloned()
 }
 
 fn upgrade_table(names: &[String], transaction: &Transaction) -> Vec<Upgrade> {
@@ -285,7 +274,7 @@ pub fn render(order: &Written, baseline: &str) -> Result<String, DraftError> {
     let count = |name| counts.get(name).copied().unwrap_or(0);
     Ok(format!(
         "# Drafted by `patchlab order draft` on baseline {baseline}: {} package files, {} versions replaced.\n\
-         # Every file is named by its digest; apt checked the vendor-signed ones. Read it, then `patchlab lab validate --order`.\n\n{body}",
+         # Every file is named by its digest; the vendor-signed ones were checked. Read it, then `patchlab lab validate --order`.\n\n{body}",
         count("files"),
         count("replaced"),
     ))

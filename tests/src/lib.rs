@@ -10,6 +10,7 @@ pub mod mount_namespace;
 pub mod package;
 pub mod parallel_bench;
 pub mod program;
+pub mod rpm_system;
 pub mod third_opinion;
 pub mod trial;
 pub mod validate_bench;

@@ -21,6 +21,8 @@ pub enum Need {
     Time,
     /// Many minutes: only when repetitions and scale were asked for.
     Soak,
+    /// What builds packages and repositories of rpm.
+    Rpm,
     /// A data folder with a baseline, as the demonstration leaves it, named by `PATCHLAB_TEST_BASELINES`.
     Stored,
 }
@@ -42,6 +44,10 @@ pub fn obstacle(needs: &[Need]) -> Option<String> {
             let soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
             (!soak).then(|| "it takes many minutes; tests/run --soak runs it".into())
         }
+        Need::Rpm => ["rpmbuild", "rpmsign", "createrepo_c", "dnf", "gpg"].into_iter().find_map(|program| {
+            let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            there.is_err().then(|| format!("{program} is not there: lab/setup-host --tests installs it"))
+        }),
         Need::Stored => {
             stored().is_none().then(|| "PATCHLAB_TEST_BASELINES names no data folder with a baseline".into())
         }

@@ -68,6 +68,20 @@ impl Relation {
 }
 
 impl Bound {
+    /// Sign and version, as they are written; nothing for [`Bound::Any`].
+    pub fn written(&self) -> Option<(&'static str, String)> {
+        let (sign, version) = match self {
+            Self::Any => return None,
+            Self::Earlier(version) => ("<<", version),
+            Self::AtMost(version) => ("<=", version),
+            Self::Exactly(version) => ("=", version),
+            Self::AtLeast(version) => (">=", version),
+            Self::Later(version) => (">>", version),
+            Self::Unreadable => return Some(("?", String::new())),
+        };
+        Some((sign, version.to_string()))
+    }
+
     fn read(text: &str) -> Self {
         if text.is_empty() {
             return Self::Any;

@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use patchlab_check::PackageSystem;
+
 use super::{
-    Baselines, BuildError, IntakeError, Weight,
+    APT, Baselines, BuildError, IntakeError, RPM, Weight,
     build::{FreezeWorker, Making, Narrator},
     captured::{self, Captured},
     cloud::{self, Contents},
@@ -19,6 +21,7 @@ use super::{
 use crate::{
     apt::{Apt, AptError, AptInputs, dpkg_arch},
     artifact::ArtifactStore,
+    dnf::DnfInputs,
     recipe::{CloudImage, Image, Wanted},
 };
 
@@ -145,14 +148,29 @@ impl Baselines {
         captured: &Captured,
         narrator: &mut Narrator<'_>,
     ) -> Result<Found, BuildError> {
-        let (apt, sources) = (making.staged.join("apt"), captured.sources());
-        captured.write(&sources, &apt)?;
-        for passed_over in &sources.passed_over {
-            narrator.say(&format!("a repository of the system is passed over: {passed_over}"), Weight::Lasting);
-        }
-        let inputs = inputs(&apt, &making.recipe.os.arch);
         let store = ArtifactStore::open(&self.places.artifacts)?;
-        let found = pool::find(&inputs, making.work, &store, &mut |what, weight| narrator.say(what, weight))?;
+        let mut tell = |what: &str, weight: Weight| narrator.say(what, weight);
+        let passed_over = |passed_over: &[String], tell: &mut dyn FnMut(&str, Weight)| {
+            for one in passed_over {
+                tell(&format!("a repository of the system is passed over: {one}"), Weight::Lasting);
+            }
+        };
+        let os = &making.recipe.os;
+        let found = match captured.system() {
+            PackageSystem::Dpkg => {
+                let (apt, sources) = (making.staged.join(APT), captured.sources());
+                captured.write(&sources, &apt)?;
+                passed_over(&sources.passed_over, &mut tell);
+                pool::find(&inputs(&apt, &os.arch), making.work, &store, &mut tell)?
+            }
+            PackageSystem::Rpm => {
+                let (folder, sources) = (making.staged.join(RPM), captured.rpm_sources());
+                captured.write_rpm(&sources, &folder)?;
+                passed_over(&sources.passed_over, &mut tell);
+                let inputs = DnfInputs::below(&folder, &os.release, &os.arch);
+                pool::find_rpm(&inputs, making.work, &store, &mut tell)?
+            }
+        };
         if !found.unpooled.is_empty() {
             let (lacking, all) = (found.unpooled.len(), found.unpooled.len() + found.pool.len());
             let what = format!(

@@ -1,5 +1,5 @@
-//! What a captured system says of its packages: dpkg's status, the repositories it knows, the keys that check them. Orders are drafted from
-//! it, and its pool is found by it.
+//! What a captured system says of its packages: dpkg's status or the headers of rpm's, the repositories it knows, the keys that check them.
+//! Orders are drafted from it, and its pool is found by it.
 //!
 //! It comes as files by their paths, out of the running system (one archive) or read from its disk, and nobody vouches for it: what may be
 //! fetched is decided by [`sources`], names become files of ours only by their last part, and all of it has limits.
@@ -11,9 +11,12 @@ use std::{
     path::{Component, Path},
 };
 
+use patchlab_check::PackageSystem;
+
 use super::{BuildError, Coverage, failed, pool};
 use crate::{
     apt::sources::{self, Sources},
+    dnf,
     manifest::Manifest,
     recipe::Wanted,
 };
@@ -25,6 +28,8 @@ pub(super) const ARCHIVE_BYTES: u64 = 64 << 20;
 /// Files of it that are read.
 const FILES: usize = 5000;
 
+/// The headers of rpm's packages, which the script that takes them writes there.
+pub(super) const HEADERS: &str = "run/patchlab-headers";
 /// dpkg's status.
 pub(super) const STATUS: &str = "var/lib/dpkg/status";
 /// What it calls itself.
@@ -34,11 +39,19 @@ pub(super) const KEYRINGS: &[&str] = &["usr/share/keyrings", "etc/apt/trusted.gp
 /// Files and folders with repositories, and with the lists of mirrors that these name.
 pub(super) const SOURCES: &[&str] = &["etc/apt/sources.list", "etc/apt/sources.list.d", "etc/apt/mirrors"];
 
-/// Writes the archive to its one argument; the others are what is in it. What links point to is in it, not the links.
+/// The same of systems with rpm: repositories, what stands for variables in them, and keys.
+const RPM_SOURCES: &str = "etc/yum.repos.d";
+const RPM_VARS: &str = "etc/dnf/vars";
+const RPM_KEYS: &str = "etc/pki/rpm-gpg";
+
+/// Writes the archive to its first argument, and rpm's headers to the second; the others are what is in it. What links point to is in it,
+/// not the links.
 pub(super) const SCRIPT: &str = r#"
-to=$1; shift
+to=$1; headers=$2; shift 2
+if [ "$(package_system)" = rpm ]; then rpmdb --exportdb >"$headers" || exit 1; fi
 cd / && for path in "$@"; do if [ -e "$path" ]; then printf '%s\0' "$path"; fi; done |
   tar --create --file "$to" --dereference --ignore-failed-read --null --files-from - 2>/dev/null
+rm -f -- "$headers"
 test -s "$to"
 "#;
 
@@ -49,7 +62,9 @@ pub(super) struct Captured(BTreeMap<String, Vec<u8>>);
 impl Captured {
     /// All that is taken from a system.
     pub(super) fn wanted() -> Vec<&'static str> {
-        [STATUS, OS_RELEASE].into_iter().chain(SOURCES.iter().copied()).chain(KEYRINGS.iter().copied()).collect()
+        let rpm = [HEADERS, RPM_SOURCES, RPM_VARS, RPM_KEYS];
+        let files = [STATUS, OS_RELEASE].into_iter().chain(rpm);
+        files.chain(SOURCES.iter().copied()).chain(KEYRINGS.iter().copied()).collect()
     }
 
     /// From files that were read one by one.
@@ -81,6 +96,17 @@ impl Captured {
         Ok(Self(files))
     }
 
+    /// The package system that its distribution's name stands for, where that is known.
+    pub(super) fn named(&self) -> Option<PackageSystem> {
+        let [id, like] = ["ID", "ID_LIKE"].map(|key| self.says(key).unwrap_or_default());
+        PackageSystem::of_distribution(id.split_whitespace().chain(like.split_whitespace()))
+    }
+
+    /// Its package system: only what has rpm's packages has headers.
+    pub(super) fn system(&self) -> PackageSystem {
+        if self.0.contains_key(HEADERS) { PackageSystem::Rpm } else { PackageSystem::Dpkg }
+    }
+
     /// dpkg's status; nothing where the system has none.
     pub(super) fn status(&self) -> Option<String> {
         self.text(STATUS)
@@ -104,6 +130,13 @@ impl Captured {
         self.0.get(path).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
+    /// The repositories of rpm packages that it names.
+    pub(super) fn rpm_sources(&self) -> dnf::sources::Sources {
+        let files = below(&self.0, RPM_SOURCES).filter(|(path, _)| path.ends_with(".repo"));
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        dnf::sources::read(&files.map(|(path, bytes)| (format!("/{path}"), text(bytes))).collect())
+    }
+
     /// The repositories that it names.
     pub(super) fn sources(&self) -> Sources {
         let below = |folder: &str, path: &str| {
@@ -122,7 +155,26 @@ impl Captured {
 
     /// What the system stands for beside its packages.
     pub(super) fn coverage(&self, manifest: &Manifest) -> Coverage {
-        Coverage::of(manifest, &self.sources(), &self.says("VERSION_CODENAME").unwrap_or_default())
+        match self.system() {
+            PackageSystem::Dpkg => {
+                Coverage::of_dpkg(manifest, &self.sources(), &self.says("VERSION_CODENAME").unwrap_or_default())
+            }
+            PackageSystem::Rpm => Coverage::of_rpm(manifest, &self.rpm_sources()),
+        }
+    }
+
+    /// Writes what drafting an order needs ([`crate::dnf::DnfInputs`]) into a folder.
+    pub(super) fn write_rpm(&self, sources: &dnf::sources::Sources, folder: &Path) -> Result<(), BuildError> {
+        let write = |path: &Path, bytes: &[u8]| fs::write(path, bytes).map_err(failed("write", path));
+        for (within, to) in [(RPM_VARS, dnf::VARS), (RPM_KEYS, dnf::KEYS)] {
+            let to = folder.join(to);
+            fs::create_dir_all(&to).map_err(failed("create", &to))?;
+            for (path, bytes) in below(&self.0, within) {
+                write(&to.join(path.rsplit('/').next().unwrap_or_default()), bytes)?;
+            }
+        }
+        write(&folder.join(dnf::HEADERS), self.0.get(HEADERS).map_or(&[], Vec::as_slice))?;
+        write(&folder.join(dnf::REPOSITORIES), sources.text().as_bytes())
     }
 
     /// Writes what drafting an order needs ([`crate::apt::AptInputs`]) below `apt`: `status`, `sources.list`, `keyrings/`.
@@ -144,6 +196,17 @@ impl Captured {
         }
         Ok(())
     }
+}
+
+/// The files of a folder, not of those in it.
+fn below<'f>(
+    files: &'f BTreeMap<String, Vec<u8>>,
+    folder: &'static str,
+) -> impl Iterator<Item = (&'f String, &'f Vec<u8>)> {
+    let is_in = move |path: &str| {
+        path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).is_some_and(|name| !name.contains('/'))
+    };
+    files.iter().filter(move |(path, _)| is_in(path))
 }
 
 #[cfg(test)]

@@ -27,6 +27,15 @@ const LEAST_BYTES: u64 = 64 << 20;
 /// How the script on the seed says on the console that it could not do its work.
 const FAILED: &str = "patchlab-seed: failed: ";
 
+/// What changes a system with rpm behind the lab's back.
+const MASKED_OF_RPM: &[&str] = &[
+    "dnf-makecache.timer",
+    "dnf-makecache.service",
+    "dnf-automatic.timer",
+    "dnf-automatic-install.timer",
+    "packagekit.service",
+];
+
 const USER_DATA: &str = r#"#cloud-config
 # Nothing from the net: what is installed lies beside this file. Nobody logs in.
 package_update: false
@@ -57,6 +66,9 @@ systemctl start qemu-guest-agent >"$log" 2>&1 || fail 'the guest agent does not 
 /// After the first boot: cloud-init has done its work and does none again, whoever its clones say they are; nothing changes the system
 /// behind the lab's back. The arguments are the units that would.
 const FINISH: &str = r#"
+# An image may have the guest agent already, and cloud-init complain of something early on: neither means that it is done. This waits for
+# the job that is under way.
+systemctl start cloud-final.service 2>/dev/null
 said=$(cloud-init status --wait --long 2>&1)
 if [ ! -e /run/patchlab-seed.done ]; then
   printf 'cloud-init did not run the seed to its end: %s\n' "$(printf '%s' "$said" | tr '\n' ' ')" >&2
@@ -148,7 +160,7 @@ pub(super) fn finish(machine: &Machine, timeout: Duration) -> Result<(), LabErro
         }),
         None => Ok(()),
     })?;
-    machine.guest().script(FINISH, MASKED, timeout)?;
+    machine.guest().script(FINISH, &[MASKED, MASKED_OF_RPM].concat(), timeout)?;
     Ok(())
 }
 

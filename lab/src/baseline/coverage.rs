@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     apt::sources::{Repository, Sources},
+    dnf,
     manifest::{BootMode, Manifest},
 };
 
@@ -30,6 +31,9 @@ pub struct Coverage {
     pub dkms: Vec<DkmsModule>,
     /// Repositories that are not the distribution's own.
     pub third_party: Vec<Repository>,
+    /// The same of rpm packages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub third_party_rpm: Vec<dnf::sources::Repository>,
     /// Repositories that could not be read as ones, each with the reason.
     pub unclear: Vec<String>,
     /// Packages' configuration files by path that are not as their package shipped them.
@@ -52,22 +56,38 @@ pub struct DkmsModule {
 impl Coverage {
     /// From what a system is made of, and the repositories that it names. `codename` is its release's, e.g. `bookworm`; without one every
     /// repository is somebody else's.
-    pub(super) fn of(manifest: &Manifest, sources: &Sources, codename: &str) -> Self {
+    pub(super) fn of_dpkg(manifest: &Manifest, sources: &Sources, codename: &str) -> Self {
+        let third_party: BTreeSet<_> =
+            sources.repositories.iter().filter(|repository| !repository.is_own(codename)).cloned().collect();
+        let unclear = sources.passed_over.iter().take(ENTRIES).cloned().collect();
+        Self { third_party: third_party.into_iter().take(ENTRIES).collect(), unclear, ..Self::of(manifest) }
+    }
+
+    /// The same of a system with rpm, whose own repositories are those in files that its package of repositories (`fedora-repos`,
+    /// `almalinux-repos`) owns.
+    pub(super) fn of_rpm(manifest: &Manifest, sources: &dnf::sources::Sources) -> Self {
+        let owner = |file: &str| Some(&manifest.packages.get(manifest.files.get(file)?.package.as_ref()?)?.name);
+        let is_own = |one: &&dnf::sources::Repository| owner(&one.file).is_some_and(|name| name.ends_with("-repos"));
+        let third_party: BTreeSet<_> = sources.repositories.iter().filter(|one| !is_own(one)).cloned().collect();
+        let unclear = sources.passed_over.iter().take(ENTRIES).cloned().collect();
+        Self { third_party_rpm: third_party.into_iter().take(ENTRIES).collect(), unclear, ..Self::of(manifest) }
+    }
+
+    fn of(manifest: &Manifest) -> Self {
         let configuration = manifest.configuration.iter().flatten();
         let other: Vec<_> = configuration.filter(|(_, file)| !file.obsolete && !file.is_as_shipped()).collect();
         let of = |is_there: bool| {
             let paths = other.iter().filter(|(_, file)| file.found.is_some() == is_there);
             paths.map(|(path, _)| (*path).clone()).take(ENTRIES).collect()
         };
-        let third_party: BTreeSet<_> =
-            sources.repositories.iter().filter(|repository| !repository.is_own(codename)).cloned().collect();
         Self {
             boot: manifest.kernels.as_ref().map(|kernels| kernels.boot),
             kernel: manifest.kernel.clone(),
             flavour: flavour(&manifest.kernel),
             dkms: dkms(manifest.files.keys().map(String::as_str)),
-            third_party: third_party.into_iter().take(ENTRIES).collect(),
-            unclear: sources.passed_over.iter().take(ENTRIES).cloned().collect(),
+            third_party: Vec::new(),
+            third_party_rpm: Vec::new(),
+            unclear: Vec::new(),
             changed: of(true),
             removed: of(false),
         }
@@ -169,7 +189,7 @@ mod tests {
         };
         let lists = "deb http://mirror.example.org/debian bookworm main\ndeb http://x/y bookworm-pgdg main\ndeb [trusted=yes] http://z/ a b\n";
         let sources = sources::read(&[("/etc/apt/sources.list".to_owned(), lists.to_owned())].into(), &BTreeMap::new());
-        let coverage = Coverage::of(&manifest, &sources, "bookworm");
+        let coverage = Coverage::of_dpkg(&manifest, &sources, "bookworm");
         assert_eq!(
             (coverage.boot, coverage.changed, coverage.removed),
             (Some(BootMode::Uefi), vec!["/other".into()], vec!["/gone".into()])

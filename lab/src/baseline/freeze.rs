@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use patchlab_check::Digest;
+use patchlab_check::{Digest, PackageSystem};
 use serde::{Deserialize, Serialize};
 use virt::sys;
 
@@ -139,7 +139,8 @@ exit 1
 
 /// Names what the lab needs and the system lacks: its argument is the address that it must have.
 const LACKING: &str = r#"
-for program in bash dpkg-query find perl sha256sum ss systemctl tar timeout xargs; do
+case $(package_system) in dpkg) of=dpkg-query;; rpm) of='rpm rpmdb';; esac
+for program in $of bash find perl sha256sum ss systemctl tar timeout xargs; do
   command -v "$program" >/dev/null || printf 'the program %s, ' "$program"
 done
 ip -4 -oneline address show | grep -q " inet $1/" ||
@@ -259,18 +260,24 @@ impl Origin {
     }
 }
 
+/// A script that can ask which package system the machine has.
+fn knowing(script: &str) -> String {
+    format!("{}{script}", PackageSystem::shell())
+}
+
 /// Takes what a system says of its packages; one that somebody else made must have what the lab needs.
 fn capture(guest: &Guest, origin: Origin, work: &Path, timeout: Duration) -> Result<Captured, FreezeError> {
     if origin != Origin::Lab {
-        let lacking = guest.script(LACKING, &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
+        let lacking = guest.script(&knowing(LACKING), &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
         let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
         if !lacking.is_empty() {
             return Err(FreezeError::Lacking(lacking));
         }
     }
     let (inside, outside) = (format!("/run/patchlab-{}", captured::ARCHIVE), work.join(captured::ARCHIVE));
-    let arguments: Vec<&str> = [inside.as_str()].into_iter().chain(Captured::wanted()).collect();
-    guest.script(captured::SCRIPT, &arguments, timeout).map_err(LabError::from)?;
+    let headers = format!("/{}", captured::HEADERS);
+    let arguments: Vec<&str> = [inside.as_str(), &headers].into_iter().chain(Captured::wanted()).collect();
+    guest.script(&knowing(captured::SCRIPT), &arguments, timeout).map_err(LabError::from)?;
     let archive =
         guest.read_file(&inside, captured::ARCHIVE_BYTES, timeout).map_err(LabError::from)?.unwrap_or_default();
     guest.script(r#"rm -f -- "$1""#, &[&inside], timeout).map_err(LabError::from)?;

@@ -8,6 +8,7 @@ use std::{
     process::Stdio,
 };
 
+use patchlab_check::PackageSystem;
 use serde::Deserialize;
 
 use super::{
@@ -40,7 +41,8 @@ struct Partition {
     start: u64,
 }
 
-/// What the system on a raw disk says of its packages; nothing where no partition has an ext file system with a dpkg status.
+/// What the system on a raw disk says of its packages; nothing where no partition has an ext file system with a dpkg status,
+/// or the system is one with rpm.
 pub(super) fn look_into(raw: &Path, work: &Path) -> Result<Option<Captured>, BuildError> {
     let file = File::open(raw).map_err(failed("open", raw))?;
     let tool = Confined { file: &file, limit: ARCHIVE_BYTES };
@@ -55,7 +57,9 @@ pub(super) fn look_into(raw: &Path, work: &Path) -> Result<Option<Captured>, Bui
         for path in Captured::wanted().into_iter().filter(|path| *path != STATUS) {
             system.gather(path, &mut files)?;
         }
-        return Ok(Some(Captured::of(files)));
+        let found = Captured::of(files);
+        // rpm's database says nothing to a tool that only reads files; the other system's, which may be there too, says nothing of it.
+        return Ok(Some(found).filter(|found| found.named() != Some(PackageSystem::Rpm)));
     }
     Ok(None)
 }

@@ -14,6 +14,7 @@ use super::{BuildError, PackageVersion, PoolFile, Weight, failed};
 use crate::{
     apt::{Apt, AptInputs, Described, Identity},
     artifact::ArtifactStore,
+    dnf::{self, Dnf, DnfInputs},
 };
 
 /// Puts the kept package files into the artifact store and lists them; every installed package must be among them.
@@ -44,12 +45,12 @@ pub(super) fn keep(root: &Path, packages: &Path, store: &ArtifactStore) -> Resul
     }
 }
 
-/// The pool of a system by its dpkg status, of files that are known. Pure.
-pub(super) fn of_status(status: &str, known: &[PoolFile]) -> Found {
+/// The pool of a system by what is installed, of files that are known. Pure.
+pub(super) fn of_installed(installed: Vec<Identity>, known: &[PoolFile]) -> Found {
     let identity = |file: &PoolFile| (file.name.clone(), file.arch.clone(), file.version.clone());
     let described = |file: &PoolFile| Described { sha256: file.sha256, size: file.size };
     let known = known.iter().map(|file| (identity(file), described(file))).collect();
-    judge(installed(status), &known, |_| true)
+    judge(installed, &known, |_| true)
 }
 
 /// A captured system's pool.
@@ -103,6 +104,45 @@ pub(super) fn find(
         store.put(&path)?;
     }
     Ok(judge(installed, &described, |file| store.has(&file.sha256)))
+}
+
+/// The same of a system with rpm: a file that its repositories have under an installed version's name is that package's when both have the
+/// same header, and it is signed by one of the system's keys.
+pub(super) fn find_rpm(
+    inputs: &DnfInputs,
+    work: &Path,
+    store: &ArtifactStore,
+    tell: &mut dyn FnMut(&str, Weight),
+) -> Result<Found, BuildError> {
+    let (cache, fetched) = (work.join("suites"), work.join("fetched"));
+    fs::create_dir_all(&cache).map_err(failed("create", &cache))?;
+    let dnf = Dnf::open(inputs, &cache)?;
+    let asked = dnf.update().and_then(|()| {
+        tell("fetching the package files of what is installed", Weight::Passing);
+        dnf.fetch_installed(&fetched, &mut |unsigned| tell(unsigned, Weight::Lasting))
+    });
+    let files = asked.unwrap_or_else(|error| {
+        tell(&format!("the system's repositories cannot be asked for its package files: {error}"), Weight::Lasting);
+        Vec::new()
+    });
+    let mut described = BTreeMap::new();
+    for path in files {
+        let package = dnf::identify(&path)?;
+        if dnf.installed().contains(&package) {
+            let (sha256, size) = store.put(&path)?;
+            described.insert(identity(package), Described { sha256, size });
+        }
+    }
+    Ok(judge(installed_rpm(&dnf), &described, |_| true))
+}
+
+/// The installed packages of a system with rpm.
+pub(super) fn installed_rpm(dnf: &Dnf) -> Vec<Identity> {
+    dnf.installed().iter().cloned().map(identity).collect()
+}
+
+fn identity(package: dnf::Package) -> Identity {
+    (package.order_name(), package.arch, package.version)
 }
 
 /// Which installed packages have a file, and which have none.
@@ -178,7 +218,7 @@ mod tests {
             format!("Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n\n")
         };
         let status = installed("b", "1") + &installed("a", "2");
-        let found = of_status(&(status + &installed("c", "3")), &known);
+        let found = of_installed(super::installed(&(status + &installed("c", "3"))), &known);
         assert_eq!(found.pool, [file("a", "2"), file("b", "1")]);
         assert_eq!(found.unpooled.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["c"]);
     }

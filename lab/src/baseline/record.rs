@@ -6,11 +6,16 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use patchlab_check::Digest;
+use patchlab_check::{Digest, PackageSystem};
 use serde::{Deserialize, Serialize};
 
 use super::{coverage::Coverage, proof::Verified, secrets::Secrets};
 use crate::machine::{Hardware, Versions};
+
+/// The folder of a baseline with what apt needs to draft an order ([`crate::apt::AptInputs`]).
+pub const APT: &str = "apt";
+/// The folder of a baseline with what dnf needs ([`crate::dnf::DnfInputs`]).
+pub const RPM: &str = "rpm";
 
 /// The record of a baseline (`baseline.json`). Fields that a later patchlab added are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +87,16 @@ impl Record {
         Ok(serde_json::from_slice(text)?)
     }
 
+    /// Its package system. A record of before rpm was known may be of a family that nobody knows: it is dpkg's.
+    pub fn package_system(&self) -> PackageSystem {
+        self.os.package_system().unwrap_or(PackageSystem::Dpkg)
+    }
+
+    /// Whether a file of a baseline is one that drafting an order needs: they lie in a folder named after what reads them.
+    pub(super) fn is_for_drafting(file: &str) -> bool {
+        [APT, RPM].iter().any(|folder| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
+    }
+
     /// Its full name, e.g. `debian-12-web@1`.
     pub fn full_name(&self) -> String {
         format!("{}@{}", self.name, self.number)
@@ -113,6 +128,13 @@ pub struct Os {
     pub release: String,
     /// Architecture, e.g. `x86_64`.
     pub arch: String,
+}
+
+impl Os {
+    /// The package system of its family, where that is known.
+    pub fn package_system(&self) -> Option<PackageSystem> {
+        PackageSystem::of_distribution([&*self.family])
+    }
 }
 
 /// What a template was frozen under. A clone of it needs the same.

@@ -102,7 +102,7 @@ impl Baselines {
         narrator.step(2, "copying the disk");
         let disk = work.join("disk.qcow2");
         copy_checked(old, "disk.qcow2", &disk)?;
-        for file in old.record.files.keys().filter(|file| file.starts_with("apt/")) {
+        for file in old.record.files.keys().filter(|file| Record::is_for_drafting(file)) {
             copy_checked(old, file, &staged.join(file))?;
         }
         let record = &old.record;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use patchlab_check::PackageSystem;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Guest, GuestError};
@@ -104,7 +105,8 @@ before=$1
 cd / || exit 1
 places=
 for place in etc root home srv opt usr/local var/lib var/www var/spool; do [ -d "$place" ] && places="$places /$place"; done
-files() { find $places -xdev \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /etc/ssl/certs \) -prune -o -type f \
+files() { find $places -xdev \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /etc/ssl/certs \
+  -o -path /var/lib/rpm -o -path /etc/pki/ca-trust/extracted \) -prune -o -type f \
   ! -newerct "@$before" -size +0 "$@" -print0; }
 section() { printf '\0==> %s <==\0' "$1"; }
 section names; files
@@ -116,7 +118,7 @@ files -size -1024k | xargs -0 -r grep -lZaE -e \
 section certificates
 files -size -1024k | xargs -0 -r grep -lZaE -e '-----BEGIN CERTIFICATE-----' -- 2>/dev/null
 section owned
-cat /var/lib/dpkg/info/*.list 2>/dev/null | grep -E '^/(etc|opt|srv|var|root)/' | tr '\n' '\0'
+case $(package_system) in dpkg) cat /var/lib/dpkg/info/*.list;; rpm) rpm -qal;; esac 2>/dev/null | grep -E '^/(etc|opt|srv|var|root)/' | tr '\n' '\0'
 section hashes
 for name in shadow shadow- gshadow gshadow-; do
   [ -n "$(find "/etc/$name" ! -newerct "@$before" 2>/dev/null)" ] && grep -qE '^[^:]*:[^:!*]' "/etc/$name" && printf '/etc/%s\0' "$name"
@@ -195,7 +197,7 @@ fn look(guest: &Guest, scope: Scope, timeout: Duration) -> Result<Vec<Secret>, G
         }
     };
     let answer = "/run/patchlab-secrets";
-    let script = format!("({LOOK}) >\"$2\"");
+    let script = format!("{}({LOOK}) >\"$2\"", PackageSystem::shell());
     guest.script(&script, &[&before, answer], timeout)?;
     let bytes = guest.read_file(answer, ANSWER_BYTES, timeout)?.unwrap_or_default();
     guest.script(r#"rm -f -- "$1""#, &[answer], timeout)?;

@@ -9,22 +9,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use patchlab_check::Digest;
+use patchlab_check::{Digest, PackageSystem};
 
 use super::{
-    Baseline, Baselines, BuildError, Built, OrderName, PoolFile, Progress,
+    APT, Baseline, Baselines, BuildError, Built, OrderName, PoolFile, Progress, RPM, Record,
     build::{Basis, FreezeWorker, Narrator, Undertaking},
     failed, image,
     pool::{self, Found},
     refreeze::{copy_checked, order_again},
 };
-use crate::{room::Bytes, worker::Launcher};
+use crate::{
+    dnf::{self, Dnf, DnfInputs},
+    room::Bytes,
+    worker::Launcher,
+};
 
 /// The name of the patched machine's disk, in the folder that it is left in.
 const DISK: &str = "disk.qcow2";
-/// The name of its dpkg status there.
+/// The name there of what says which packages it has.
 const STATUS: &str = "status";
-/// Bytes of a dpkg status that are read: 64 MiB. One of 2,000 packages has some three.
+/// Bytes of it that are read: 64 MiB. dpkg's of 2,000 packages has some three, rpm's headers of as many some fifty.
 const STATUS_LIMIT: u64 = 64 << 20;
 
 /// What a baseline becomes another by.
@@ -71,7 +75,7 @@ impl Left<'_> {
         self.folder.join(DISK)
     }
 
-    /// Where its dpkg status is to lie.
+    /// Where is to lie what says which packages it has: dpkg's status, or the headers of rpm's as `rpmdb --exportdb` writes them.
     pub fn status(&self) -> PathBuf {
         self.folder.join(STATUS)
     }
@@ -127,15 +131,26 @@ impl Baselines {
         narrator.step(2, "opening libvirt");
         let worker = FreezeWorker::open(&self.places, launcher, narrator)?;
         let record = &parent.record;
-        for file in record.files.keys().filter(|file| file.starts_with("apt/") && *file != "apt/status") {
+        let kept = match record.package_system() {
+            PackageSystem::Dpkg => format!("{APT}/status"),
+            PackageSystem::Rpm => format!("{RPM}/{}", dnf::HEADERS),
+        };
+        for file in record.files.keys().filter(|file| Record::is_for_drafting(file) && **file != kept) {
             copy_checked(parent, file, &staged.join(file))?;
         }
         let status = read_status(&left.status())?;
-        let kept = staged.join("apt/status");
-        fs::create_dir_all(staged.join("apt")).map_err(failed("create", &staged))?;
+        let kept = staged.join(kept);
+        fs::create_dir_all(kept.parent().unwrap_or(&staged)).map_err(failed("create", &staged))?;
         fs::write(&kept, &status).map_err(failed("write", &kept))?;
         let known: Vec<PoolFile> = record.pool.iter().chain(&patch.files).cloned().collect();
-        let found = pool::of_status(&status, &known);
+        let installed = match record.package_system() {
+            PackageSystem::Dpkg => pool::installed(&String::from_utf8_lossy(&status)),
+            PackageSystem::Rpm => {
+                let inputs = DnfInputs::below(&staged.join(RPM), &record.os.release, &record.os.arch);
+                pool::installed_rpm(&Dnf::open(&inputs, left.folder)?)
+            }
+        };
+        let found = pool::of_installed(installed, &known);
         all_known(&found, parent)?;
         // Its parent was frozen before, and the patch is known file by file.
         let freezer =
@@ -167,11 +182,11 @@ fn all_known(found: &Found, parent: &Baseline) -> Result<(), BuildError> {
 }
 
 /// The status that a machine left, which may be anything.
-fn read_status(path: &Path) -> Result<String, BuildError> {
+fn read_status(path: &Path) -> Result<Vec<u8>, BuildError> {
     let length = fs::metadata(path).map_err(failed("read", path))?.len();
     if length > STATUS_LIMIT {
-        let reason = format!("its dpkg status has {length} bytes, more than {STATUS_LIMIT}");
+        let reason = format!("what it says of its packages has {length} bytes, more than {STATUS_LIMIT}");
         return Err(SuccessorError::new(reason).into());
     }
-    fs::read_to_string(path).map_err(failed("read", path))
+    fs::read(path).map_err(failed("read", path))
 }

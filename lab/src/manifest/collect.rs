@@ -9,7 +9,11 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use patchlab_check::Digest;
 
-use super::{Entry, Kind, Manifest, Package, Port, Unit, VOLATILE, accounts, configuration, disk, kernels, restarts};
+use super::{
+    Entry, Kind, Manifest, Port, Unit, VOLATILE, accounts, disk, kernels,
+    packages::{self, Packages},
+    restarts,
+};
 use crate::machine::{Guest, LabError, Machine};
 
 /// Bytes of each answer that are read: 64 MiB.
@@ -26,13 +30,11 @@ out=$1; since=$2; shift 2
 mkdir -p "$out" && cd "$out" || exit 1
 set -- $(for path in "$@"; do printf ' -path %s -prune -o' "$path"; done)
 uname -r >kernel
-dpkg-query -W -f '${Package}\t${Architecture}\t${Version}\t${Status}\n${Conffiles}\n' >packages || exit 1
 find / -xdev "$@" \( -type f -newerct "@$since" -fprint0 changed , \
   -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' \) >files || exit 1
 xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out" <changed
 : >sums
 find . -name 'sums.*' -exec cat {} + >>sums
-( cd /var/lib/dpkg/info && grep -r -H '' --include='*.list' . ) >owners
 systemctl list-units --all --plain --full --no-legend --no-pager >units || exit 1
 ss -Hlntup >ports || exit 1
 # Every process costs a guest under emulation 30 ms: one where it can be one, and the shell's own words.
@@ -58,7 +60,6 @@ ss -Hlntup >ports || exit 1
   done <maps
   echo '==> maps <=='; while IFS= read -r line; do printf '%s\n' "$line"; done <maps
 } >system 2>/dev/null
-exit 0
 "#;
 
 /// The machine's manifest, every file read.
@@ -80,7 +81,7 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
     let mut arguments = vec![folder, &since];
     arguments.extend(VOLATILE.iter().map(|(path, _)| *path));
     let timeout = TIMEOUT * machine.hardware().accelerator.factor();
-    guest.script(SCRIPT, &arguments, timeout)?;
+    guest.script(&format!("{SCRIPT}{}exit 0\n", packages::script()), &arguments, timeout)?;
     let read = |name: &str| answer(&guest, &format!("{folder}/{name}"), timeout);
     let texts = Texts {
         kernel: read("kernel")?,
@@ -119,9 +120,8 @@ struct Texts {
 }
 
 fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
-    let (packages, conffiles) = packages(&texts.packages);
+    let packages = Packages::parse(&texts.packages, &texts.owners);
     let sums = sums(&texts.sums);
-    let owners = owners(&texts.owners, &packages);
     let files: BTreeMap<String, Entry> = texts
         .files
         .split('\0')
@@ -131,7 +131,7 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
                 let before = || known.and_then(|manifest| manifest.files.get(&path)?.sha256);
                 entry.sha256 = sums.get(path.as_str()).copied().or_else(before);
             }
-            entry.package = owners.get(path.as_str()).cloned().flatten();
+            entry.package = packages.owners.get(path.as_str()).cloned().flatten();
             (path, entry)
         })
         .collect();
@@ -151,13 +151,11 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
         ports,
         accounts: Some(accounts::parse(section("/etc/passwd"), section("/etc/group"), section("shadow"))),
         disk: Some(disk::parse(section("df"), section("du"), &files)),
-        configuration: Some(configuration::parse(&conffiles, section("md5sums"), before, |path| {
-            files.contains_key(path)
-        })),
-        restarts: Some(restarts::parse(&kernel, &kernels, &packages, required, running)),
+        restarts: Some(restarts::parse(&kernel, &kernels, &packages.installed, required, running)),
         kernels: Some(kernels),
         kernel,
-        packages,
+        packages: packages.installed.clone(),
+        configuration: Some(packages.configuration(section("md5sums"), before, &files)),
         files,
     }
 }
@@ -168,27 +166,6 @@ fn section<'t>(text: &'t str, name: &str) -> &'t str {
     let start = if text.starts_with(&head) { Some(0) } else { text.find(&format!("\n{head}")).map(|at| at + 1) };
     let Some(rest) = start.map(|start| &text[start + head.len()..]) else { return "" };
     if rest.starts_with("==> ") { "" } else { rest.find("\n==> ").map_or(rest, |end| &rest[..=end]) }
-}
-
-/// Packages, a line each, and their configuration files, which stand indented below them.
-fn packages(text: &str) -> (BTreeMap<String, Package>, Vec<(String, &str)>) {
-    let (mut packages, mut conffiles, mut last) = (BTreeMap::new(), Vec::new(), String::new());
-    for line in text.lines() {
-        if line.starts_with(' ') {
-            conffiles.push((last.clone(), line));
-        } else if let Some((key, package)) = package(line) {
-            last.clone_from(&key);
-            packages.insert(key, package);
-        }
-    }
-    (packages, conffiles)
-}
-
-fn package(line: &str) -> Option<(String, Package)> {
-    let mut fields = line.split('\t').map(str::to_owned);
-    let package =
-        Package { name: fields.next()?, arch: fields.next()?, version: fields.next()?, status: fields.next()? };
-    Some((format!("{}:{}", package.name, package.arch), package))
 }
 
 /// `type mode uid gid size target path`, by tabs; the path is last, so that it may hold tabs.
@@ -217,32 +194,6 @@ fn sums(text: &str) -> BTreeMap<&str, Digest> {
         .collect()
 }
 
-/// `./name[:arch].list:/path`. A path that several packages name (a folder, mostly) has no owner.
-fn owners(text: &str, packages: &BTreeMap<String, Package>) -> BTreeMap<String, Option<String>> {
-    let by_name: BTreeMap<&str, &str> =
-        packages.iter().map(|(key, package)| (package.name.as_str(), key.as_str())).collect();
-    let mut owners: BTreeMap<String, Option<String>> = BTreeMap::new();
-    for line in text.lines() {
-        let Some((list, path)) = line.strip_prefix("./").and_then(|line| line.split_once(".list:")) else { continue };
-        let package = match list.contains(':') {
-            true => Some(list),
-            false => by_name.get(list).copied(),
-        };
-        owners
-            .entry(merged(path))
-            .and_modify(|owner| *owner = owner.take().filter(|owner| Some(owner.as_str()) == package))
-            .or_insert_with(|| package.map(str::to_owned));
-    }
-    owners
-}
-
-/// Where a path really is on a system whose `/bin`, `/sbin` and `/lib` are links into `/usr`; dpkg knows some by the old name.
-fn merged(path: &str) -> String {
-    let top = path.split('/').nth(1).unwrap_or_default();
-    let moved = matches!(top, "bin" | "sbin" | "lib" | "lib32" | "lib64" | "libx32") && path.len() > top.len() + 1;
-    if moved { format!("/usr{path}") } else { path.to_owned() }
-}
-
 fn unit(line: &str) -> Option<(String, Unit)> {
     let mut words = line.split_whitespace();
     let name = words.next()?.to_owned();
@@ -261,7 +212,7 @@ mod tests {
         let digest = Digest::of("new");
         Texts {
             kernel: "6.1.0\n".into(),
-            packages: "nginx\tamd64\t1.22\tinstall ok installed\n /etc/a\tb aa\n /etc/gone bb\n\n\
+            packages: "dpkg\nnginx\tamd64\t1.22\tinstall ok installed\n /etc/a\tb aa\n /etc/gone bb\n\n\
                 base\tall\t1\tinstall ok installed\n\n"
                 .into(),
             files: "f\t644\t0\t0\t3\t\t/etc/a\tb\0d\t755\t0\t0\t4096\t\t/etc\0l\t777\t0\t0\t4\tdash\t/usr/bin/sh\0f\t755\t0\t0\t9\t\t/usr/sbin/nginx\0".into(),

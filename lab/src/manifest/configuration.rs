@@ -1,4 +1,4 @@
-//! Configuration files that belong to packages (dpkg's conffiles), with what was shipped and what is there.
+//! Configuration files that belong to packages (dpkg's conffiles, rpm's `%config`), with what was shipped and what is there.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct ConfigurationFile {
     /// The package (`name:arch`).
     pub package: String,
-    /// MD5 of the version that the package shipped, as dpkg keeps it: a name of content here, no protection.
+    /// Of the version that the package shipped, what its system keeps: dpkg MD5, rpm SHA-256. A name of content here, no protection.
     pub shipped: String,
-    /// MD5 of what is there; absent when nothing is, or it cannot be read.
+    /// The same of what is there; absent when nothing is, or it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
     /// Whether the package does not ship it any more.

@@ -19,6 +19,7 @@ use patchlab_lab::{
         SuccessorError, Verified, Weight,
     },
     diff::{self, diff},
+    dnf,
     gc::Mode,
     manifest::BootMode,
     room::Bytes,
@@ -387,9 +388,11 @@ fn coverage(coverage: &Coverage) -> Vec<(&'static str, String)> {
     let flavour = coverage.flavour.as_ref().map_or_else(String::new, |flavour| format!(", kernel flavour {flavour}"));
     let module =
         |module: &DkmsModule| format!("{} {} for {}", module.name, module.version, module.kernels.join(" and "));
+    let of_rpm = coverage.third_party_rpm.iter().map(dnf::sources::Repository::line);
+    let third_party = coverage.third_party.iter().map(Repository::line).chain(of_rpm).collect();
     let lists = [
         ("dkms", coverage.dkms.iter().map(module).collect::<Vec<_>>()),
-        ("third party", coverage.third_party.iter().map(Repository::line).collect()),
+        ("third party", third_party),
         ("passed over", coverage.unclear.clone()),
         ("changed", coverage.changed.clone()),
         ("removed", coverage.removed.clone()),

@@ -1,20 +1,21 @@
-//! `patchlab order draft`: what apt would install on a baseline, as an order. Needs no server.
+//! `patchlab order draft`: what apt or dnf would install on a baseline, as an order. Needs no server.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use patchlab_check::step::PackageName;
+use patchlab_check::{PackageSystem, step::PackageName};
 use patchlab_lab::{
     ArtifactStore, Baseline,
     apt::{AptInputs, dpkg_arch},
-    baseline::Baselines,
+    baseline::{APT, Baselines, RPM},
+    dnf::DnfInputs,
 };
 use patchlab_protocol::document::{Class, Kind, Origin, PackageFile, Severity};
 use serde_json::json;
 
 use super::{CliError, Exit, Global, progress::Progress};
 use crate::{
-    draft::{self, Base, Request, WhenCurrent},
+    draft::{self, Base, Inputs, Request, WhenCurrent},
     order::compile,
 };
 
@@ -27,8 +28,8 @@ pub struct Draft {
     /// A package to bring to its newest version; may be given several times
     #[arg(long, value_name = "PKG", num_args = 1..)]
     upgrade: Vec<PackageName>,
-    /// A package file made locally, installed too
-    #[arg(long, value_name = "FILE.deb")]
+    /// A package file (.deb or .rpm) made locally, installed too
+    #[arg(long, value_name = "FILE")]
     package: Vec<PathBuf>,
     /// When none of them has a newer version, take the next package that has one, aloud
     #[arg(long)]
@@ -71,9 +72,9 @@ impl Draft {
         let name = baseline.full_name();
         let os = &baseline.record.os;
         let class = Class { family: os.family.clone(), release: os.release.clone(), arch: os.arch.clone() };
-        let apt = apt_inputs(&baseline);
+        let inputs = inputs(&baseline);
         let pool = pool(&baseline);
-        let base = Base { name: &name, class: &class, apt: &apt, pool: &pool };
+        let base = Base { name: &name, class: &class, inputs: &inputs, pool: &pool };
         let request = Request {
             id: self.id,
             title: self.title,
@@ -89,7 +90,7 @@ impl Draft {
         let drafted =
             draft::draft(&base, &request, &scenarios, &artifacts, &cache, &self.out, &mut |step| match step {
                 draft::Progress::Updating => progress.now("bringing index files up to date"),
-                draft::Progress::Resolving => progress.now("asking apt what it would install"),
+                draft::Progress::Resolving => progress.now("asking the package manager what it would install"),
                 draft::Progress::Fetching { packages } => progress.now(&format!("fetching {packages} package files")),
                 draft::Progress::Note(text) => progress.note(&text),
             })
@@ -120,17 +121,23 @@ impl Draft {
     }
 }
 
-fn apt_inputs(baseline: &Baseline) -> AptInputs {
-    let file = |name: &str| baseline.file("apt").join(name);
-    AptInputs {
-        status: file("status"),
-        sources: file("sources.list"),
-        keyrings: file("keyrings"),
-        arch: dpkg_arch(&baseline.record.os.arch).to_owned(),
+fn inputs(baseline: &Baseline) -> Inputs {
+    let os = &baseline.record.os;
+    match baseline.record.package_system() {
+        PackageSystem::Dpkg => {
+            let file = |name: &str| baseline.file(APT).join(name);
+            Inputs::Apt(AptInputs {
+                status: file("status"),
+                sources: file("sources.list"),
+                keyrings: file("keyrings"),
+                arch: dpkg_arch(&os.arch).to_owned(),
+            })
+        }
+        PackageSystem::Rpm => Inputs::Dnf(DnfInputs::below(&baseline.file(RPM), &os.release, &os.arch)),
     }
 }
 
-/// The pool as an order names files. apt checked the suite's signature when the baseline was installed.
+/// The pool as an order names files. Signatures were checked when the baseline was made: apt's of the suite, rpm's of every file.
 fn pool(baseline: &Baseline) -> Vec<PackageFile> {
     let file = |file: &patchlab_lab::baseline::PoolFile| PackageFile {
         name: file.name.clone(),

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use patchlab_lab::{ArtifactError, apt::AptError};
+use patchlab_lab::{ArtifactError, apt::AptError, dnf::DnfError};
 
 /// An order could not be drafted.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum DraftError {
     },
     /// The transaction would remove packages.
     #[error(
-        "apt would remove {names}: an order installs and upgrades only; name the packages so that nothing is removed"
+        "{names} would be removed: an order installs and upgrades only; name the packages so that nothing is removed"
     )]
     Removes {
         /// The packages.
@@ -46,7 +46,10 @@ pub enum DraftError {
     /// apt said no, or cannot be used.
     #[error(transparent)]
     Apt(#[from] AptError),
-    /// A file is not a Debian package, or not the one that was to come.
+    /// dnf or rpm said no, or cannot be used.
+    #[error(transparent)]
+    Dnf(#[from] DnfError),
+    /// A file is no package, or not the one that was to come.
     #[error("{path}: {problem}", path = path.display())]
     Package {
         /// The file.
@@ -54,8 +57,8 @@ pub enum DraftError {
         /// What is wrong.
         problem: String,
     },
-    /// apt fetched less than it said.
-    #[error("apt did not fetch {name} {version} ({arch}), which its transaction needs")]
+    /// Less was fetched than was said.
+    #[error("{name} {version} ({arch}) was not fetched, and the transaction needs it")]
     NotFetched {
         /// Package name.
         name: String,

@@ -6,7 +6,12 @@ use std::{
     process::Command,
 };
 
-use patchlab_lab::{ArtifactStore, apt::AptError};
+use patchlab_check::PackageSystem;
+use patchlab_lab::{
+    ArtifactStore,
+    apt::AptError,
+    dnf::{self, DnfError},
+};
 use patchlab_protocol::document::{Origin, PackageFile};
 
 use super::{DraftError, Transaction};
@@ -15,7 +20,7 @@ use crate::order::File;
 /// A package file made locally.
 #[derive(Debug, Clone)]
 pub(super) struct Local {
-    /// Absolute path, so that apt takes it for a file and not for a name.
+    /// Absolute path, so that the package manager takes it for a file and not for a name.
     pub path: PathBuf,
     identity: Identity,
 }
@@ -65,14 +70,29 @@ impl Fetched {
 }
 
 /// A local package file, with what it says it is.
-pub(super) fn local(path: &Path) -> Result<Local, DraftError> {
+pub(super) fn local(path: &Path, system: PackageSystem) -> Result<Local, DraftError> {
     let path =
         path.canonicalize().map_err(|source| DraftError::Io { action: "read", path: path.to_owned(), source })?;
-    Ok(Local { identity: identify(&path)?, path })
+    Ok(Local { identity: identify(&path, system)?, path })
 }
 
-/// Asks dpkg-deb(1) what a package file is.
-fn identify(path: &Path) -> Result<Identity, DraftError> {
+/// Asks what a package file is: dpkg-deb(1) or rpm(8).
+fn identify(path: &Path, system: PackageSystem) -> Result<Identity, DraftError> {
+    match system {
+        PackageSystem::Dpkg => identify_deb(path),
+        PackageSystem::Rpm => {
+            let package = dnf::identify(path).map_err(|error| match error {
+                DnfError::Refused { reason, .. } => {
+                    DraftError::Package { path: path.to_owned(), problem: format!("not an rpm package: {reason}") }
+                }
+                other => other.into(),
+            })?;
+            Ok(Identity { name: package.order_name(), version: package.version, arch: package.arch })
+        }
+    }
+}
+
+fn identify_deb(path: &Path) -> Result<Identity, DraftError> {
     let output = Command::new("dpkg-deb")
         .args(["--showformat", "${Package}\\n${Version}\\n${Architecture}\\n", "--show"])
         .arg(path)
@@ -94,13 +114,14 @@ fn identify(path: &Path) -> Result<Identity, DraftError> {
 /// taken.
 pub(super) fn store(
     transaction: &Transaction,
+    system: PackageSystem,
     downloads: &[PathBuf],
     locals: &[Local],
     artifacts: &ArtifactStore,
 ) -> Result<Vec<Fetched>, DraftError> {
     let mut found: Vec<(Identity, &Path, Origin)> = Vec::new();
     for path in downloads {
-        found.push((identify(path)?, path, Origin::VendorSigned));
+        found.push((identify(path, system)?, path, Origin::VendorSigned));
     }
     // A local file comes first where apt copied it: its origin is what was given, not what was fetched.
     let given = locals.iter().map(|local| (local.identity.clone(), local.path.as_path(), Origin::Local));

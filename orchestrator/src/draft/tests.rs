@@ -3,10 +3,13 @@
 
 use std::{fs, process::Command};
 
-use patchlab_lab::scenario;
+use patchlab_lab::{
+    apt::{Apt, AptError, AptInputs},
+    scenario,
+};
 use patchlab_protocol::document::Origin;
 
-use super::*;
+use super::{resolver::simulated, *};
 
 /// A baseline with nginx at the version of the main suite, and the sources to bring it up to date.
 struct World {
@@ -105,7 +108,8 @@ impl World {
     }
 
     fn draft(&self, request: &Request) -> (Result<Written, DraftError>, Vec<Progress>) {
-        let base = Base { name: "debian-12-web@1", class: &self.class, apt: &self.inputs, pool: &self.pool };
+        let inputs = Inputs::Apt(self.inputs.clone());
+        let base = Base { name: "debian-12-web@1", class: &self.class, inputs: &inputs, pool: &self.pool };
         let scenarios = scenario::discover(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios")]).unwrap();
         let mut seen = Vec::new();
         let out = self.dir.path().join("orders/order.toml");
@@ -224,8 +228,8 @@ fn lists_whose_signature_does_not_check_are_refused(world: &World) {
     let keyrings = world.dir.path().join("keyrings");
     fs::create_dir(&keyrings).unwrap();
     fs::write(keyrings.join("debian-archive-keyring.gpg"), "").unwrap();
-    let inputs = AptInputs { keyrings, ..world.inputs.clone() };
-    let base = Base { name: "b@1", class: &world.class, apt: &inputs, pool: &[] };
+    let inputs = Inputs::Apt(AptInputs { keyrings, ..world.inputs.clone() });
+    let base = Base { name: "b@1", class: &world.class, inputs: &inputs, pool: &[] };
     let out = world.dir.path().join("o.toml");
     let error = draft(&base, &request(&["nginx"]), &[], &world.artifacts, world.dir.path(), &out, &mut |_| {});
     let error = error.unwrap_err().to_string();

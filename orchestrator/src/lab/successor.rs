@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use patchlab_check::Target as _;
+use patchlab_check::{PackageSystem, Target as _};
 use patchlab_lab::{
     Baseline, Lab, Machine,
     applier::{Applied, Applier as _, Role},
@@ -34,10 +34,12 @@ use crate::{deploy::sink::Bells, place::Data};
 
 /// The disk's name in the worker's folder.
 const DISK: &str = "disk.qcow2";
-/// The name of its dpkg status there.
+/// The name there of what says which packages it has: dpkg's status, or the headers of rpm's.
 const STATUS: &str = "status";
-/// The status in the guest.
+/// dpkg's status in the guest.
 const STATUS_IN_GUEST: &str = "/var/lib/dpkg/status";
+/// Where the guest writes rpm's headers.
+const HEADERS_IN_GUEST: &str = "/run/patchlab-headers";
 /// Bytes of it that are read: 64 MiB.
 const STATUS_LIMIT: u64 = 64 << 20;
 /// How long the agent's removal, a shutdown or a reboot may take with kvm; scaled by the accelerator's factor.
@@ -60,7 +62,7 @@ enum Tell {
     Failed(String),
 }
 
-/// Puts `order` on a machine that boots `baseline`, and leaves the machine's disk and its dpkg status.
+/// Puts `order` on a machine that boots `baseline`, and leaves the machine's disk and what says which packages it has.
 ///
 /// # Errors
 /// The order could not be put on whole, or the lab broke.
@@ -160,8 +162,18 @@ fn patch(inside: &Inside, ask: Ask) -> anyhow::Result<()> {
         say("rebooting, as the order asks for");
         machine.reboot(timeout)?;
     }
-    let status = machine.guest().read(STATUS_IN_GUEST, STATUS_LIMIT)?;
-    let status = status.with_context(|| format!("{STATUS_IN_GUEST} is not there"))?;
+    let place = match baseline.record.package_system() {
+        PackageSystem::Dpkg => STATUS_IN_GUEST,
+        PackageSystem::Rpm => {
+            let ran = machine.guest().run(&format!("rpmdb --exportdb >{HEADERS_IN_GUEST}"), None, timeout)?;
+            if ran.exit != Some(0) {
+                bail!("rpmdb does not say which packages it has: {}", ran.stderr.trim());
+            }
+            HEADERS_IN_GUEST
+        }
+    };
+    let status = machine.guest().read(place, STATUS_LIMIT)?;
+    let status = status.with_context(|| format!("{place} is not there"))?;
     let path = inside.places.work.join(STATUS);
     fs::write(&path, status).with_context(|| format!("write {}", path.display()))?;
     say("shutting it down and writing its disk");

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+pub use patchlab_protocol::package_system::PROVIDED_BY_SEVERAL;
 use patchlab_protocol::{
     PackageSystem,
     inventory::{Inventory, PackageId},
@@ -20,9 +21,6 @@ pub const FILE: &str = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}\\t%{VERSION}\\t%{RELEASE
                         %|SOURCEPACKAGE?{source}:{binary}|\\t[%{PROVIDENAME} ]\\n";
 /// One line a package of which several versions may be installed.
 pub const SEVERAL: &str = "several\\t%{NAME}\\n";
-/// What packages provide of which several versions may be installed at a time: dnf.conf(5), `installonlypkgs`.
-pub const PROVIDED_BY_SEVERAL: [&str; 4] =
-    ["installonlypkg(kernel)", "installonlypkg(kernel-module)", "installonlypkg(vm)", "multiversion(kernel)"];
 /// Keys of signers stand in the database as packages of this name.
 const KEYS: &str = "gpg-pubkey";
 

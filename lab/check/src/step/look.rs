@@ -11,7 +11,10 @@ use super::{
     expect::Wanted,
     http,
 };
-use crate::target::{Target, TargetError};
+use crate::{
+    PackageSystem,
+    target::{Target, TargetError},
+};
 
 /// Largest file looked into for texts: 16 MiB.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -162,8 +165,12 @@ fn at_content(target: &dyn Target, file: &File, said: &str) -> Result<Seen, Targ
 pub(super) fn at_package(target: &dyn Target, package: &Package, timeout: Duration) -> Result<Seen, TargetError> {
     let name = &package.name;
     let command = format!(
-        "if command -v dpkg-query >/dev/null; then dpkg-query -W -f='${{db:Status-Status}} ${{Version}}\\n' {name}; \
-         else rpm -q --qf 'installed %{{EVR}}\\n' {name}; fi"
+        "{}case $(package_system) in \
+         dpkg) dpkg-query -W -f='${{db:Status-Status}} ${{Version}}\\n' {name};; \
+         rpm) rpm -q --qf 'installed %{{EVR}}\\n' {};; esac",
+        PackageSystem::shell(),
+        // As rpm names one of several versions.
+        name.as_str().replace('@', "-")
     );
     let ran = target.run(&command, None, timeout)?;
     // One line an architecture (dpkg) or an installed version (rpm, e.g. kernels).

@@ -302,11 +302,12 @@ words! {
             && !text.starts_with('-')
             && text.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.@".contains(c))
     };
-    /// A package's name, as dpkg (Debian policy 5.6.1) and rpm write it, optionally with `:ARCH`.
-    PackageName "a package name" like "^[A-Za-z0-9][A-Za-z0-9+._:-]*$" |text| {
+    /// A package's name, as dpkg (Debian policy 5.6.1) and rpm write it, optionally with `:ARCH`; of one of several versions beside each
+    /// other, as rpm's kernels, with `@VERSION`.
+    PackageName "a package name" like "^[A-Za-z0-9][A-Za-z0-9+._:@~^-]*$" |text| {
         (1..=200).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:".contains(c))
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:@~^".contains(c))
     };
     /// The name of a machine beside the one under test: also a host name there (RFC 1123).
     MachineName "a machine's name: a lower-case letter, then letters, digits and -" like "^[a-z][a-z0-9-]{0,19}$" |text| {

@@ -115,7 +115,7 @@ fn inventory(name: &str, global: &Global) -> Result<(Os, Vec<Installed>), CliErr
         .ok_or_else(|| CliError::Input(format!("host {name} says it is of class {class:?}, which is none")))?;
     if PackageSystem::of_distribution([os.family.as_str()]) == Some(PackageSystem::Rpm) {
         return Err(CliError::Input(format!(
-            "host {name} ({class}) has rpm packages: the lab builds no rpm baseline from a recipe yet; capture one with kind = \"disk\""
+            "host {name} ({class}) has rpm packages: a recipe of such a system names an image, which no list of packages makes; write one with kind = \"cloud-image\" or \"disk\""
         )));
     }
     let packages: Vec<Installed> = survey

@@ -59,6 +59,21 @@ impl PackageSystem {
         })
     }
 
+    /// A shell function `package_system`, which says the name of the system of the machine that it is run on: by the distribution's name,
+    /// since a machine may have the other system's tools and even its database; of a name that is not known, by the database.
+    pub fn shell() -> String {
+        let (dpkg, rpm) = (DPKG.join("|"), RPM.join("|"));
+        format!(
+            r#"package_system() {{
+  for id in $(ID= ID_LIKE=; {{ . /etc/os-release || . /usr/lib/os-release; }} 2>/dev/null; echo "$ID $ID_LIKE"); do
+    case $id in {dpkg}) echo dpkg; return;; {rpm}) echo rpm; return;; esac
+  done
+  if [ -e /var/lib/dpkg/status ]; then echo dpkg; else echo rpm; fi
+}}
+"#
+        )
+    }
+
     /// Which of two full versions is newer: Debian policy 5.6.12, or rpm-version(7) with epoch, version and release. `None`
     /// when one of them is no version of this system.
     pub fn compare(self, one: &str, other: &str) -> Option<Ordering> {
@@ -93,6 +108,10 @@ impl fmt::Display for PackageSystem {
     }
 }
 
+/// What packages of rpm provide of which several versions may be installed at a time: dnf.conf(5), `installonlypkgs`.
+pub const PROVIDED_BY_SEVERAL: [&str; 4] =
+    ["installonlypkg(kernel)", "installonlypkg(kernel-module)", "installonlypkg(vm)", "multiversion(kernel)"];
+
 /// The one text of a version of rpm: `[EPOCH:]VERSION-RELEASE`, without an epoch when that is 0 or not there.
 pub fn rpm_version(epoch: &str, version: &str, release: &str) -> String {
     match epoch.trim_start_matches('0') {
@@ -108,6 +127,20 @@ mod tests {
     use proptest::{collection::vec, prelude::Strategy, strategy::ValueTree, test_runner::TestRunner};
 
     use super::*;
+
+    #[test]
+    fn a_shell_tells_the_system_as_this_type_does() {
+        let output = Command::new("sh").args(["-c", &format!("{}package_system", PackageSystem::shell())]).output();
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
+        let text = std::fs::read_to_string("/etc/os-release").unwrap();
+        let value = |key: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+            value.trim_matches('"').to_owned()
+        };
+        let ids = format!("{} {}", value("ID="), value("ID_LIKE="));
+        let expected = PackageSystem::of_distribution(ids.split_whitespace());
+        assert_eq!(Some(said.trim()), expected.map(PackageSystem::name), "{ids}");
+    }
 
     #[test]
     fn each_system_has_an_order_of_its_own() {
