@@ -170,8 +170,8 @@ impl Demonstration {
 }
 
 #[test]
-fn a_kernel_that_the_lab_passed_is_confirmed_on_a_host_and_falls_back_on_another_where_it_panics() {
-    needs!("a_kernel_that_the_lab_passed_is_confirmed_on_a_host_and_falls_back_on_another_where_it_panics", Need::Soak);
+fn a_kernel_that_the_lab_passed_falls_back_by_itself_on_a_host_where_it_panics() {
+    needs!("a_kernel_that_the_lab_passed_falls_back_by_itself_on_a_host_where_it_panics", Need::Soak);
     let dir = folder();
     let demonstration = Demonstration::start(dir.path());
     let patchlab = &demonstration.patchlab;
@@ -191,21 +191,13 @@ fn a_kernel_that_the_lab_passed_is_confirmed_on_a_host_and_falls_back_on_another
     does(&["order", "release", id]);
     does(&["order", "approve", id, "--key", &key("approver"), "--hosts", "2", "--name", "tests"]);
     let begun = Instant::now();
-    let activated = patchlab.run(&["order", "activate", id, "--host", "web-1", "--host", "web-2", "--wait"]);
-    eprintln!(
-        "activated: {:.1} s, exit {:?}\n{}{}",
-        begun.elapsed().as_secs_f32(),
-        activated.code,
-        activated.out,
-        activated.err
-    );
+    let activated = patchlab.run(&["order", "activate", id, "--host", "web-2", "--wait"]);
+    eprintln!("{:.1} s\n{}{}", begun.elapsed().as_secs_f32(), activated.out, activated.err);
+    assert_eq!(activated.code, Some(1), "{}{}", activated.out, activated.err);
     let shown = patchlab.run(&["order", "show", id]);
-    eprintln!("{}{}", shown.out, shown.err);
-    let of = |host: &str| shown.out.lines().filter(|line| line.contains(host)).collect::<Vec<_>>().join("\n");
-    assert!(of("web-1").contains("succeeded"), "{}", shown.out);
-    let fell_back = of("web-2");
+    let fell_back: Vec<&str> = shown.out.lines().filter(|line| line.starts_with("web-2")).collect();
     for part in ["rolled-back", "kernel 9.9.9-good was booted once", "fell back to kernel 6."] {
-        assert!(fell_back.contains(part), "{part:?} is not in {fell_back:?}\n{}", shown.out);
+        assert!(fell_back.iter().any(|line| line.contains(part)), "{part:?} is not in {}", shown.out);
     }
     demonstration.end();
 }
