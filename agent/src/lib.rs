@@ -7,6 +7,7 @@
 //! fetch     documents and files by digest, over HTTP
 //! preflight  room and power; updaters, lock: who else changes packages here, and the wait for it
 //! hooks     the site's own programs before and after the work
+//! boot      the boot loader: a new kernel is booted once, and confirmed
 //! staged    ways back, on the host before the change is made
 //! production  the order's checks, on this host
 //! catalog, profile  what is installed, by index and change; how busy the host's week is
@@ -18,6 +19,7 @@
 //! acts. Everything that must survive the agent's end goes through [`record`] first, and what must survive the revert
 //! of the host's disk through its [`ledger`]. SNMP credentials alone can neither install nor downgrade anything.
 
+pub mod boot;
 pub mod catalog;
 pub mod configuration;
 pub mod fetch;

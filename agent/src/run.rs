@@ -5,6 +5,7 @@
 //! under way is ended first, or goes on with its wait or its way back ([`Engine::recover`]).
 
 pub mod attempt;
+pub mod kernel;
 pub mod own;
 pub mod plan;
 pub mod preparation;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
     document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
+    enrolment::WithoutFallback,
     limits::SETTLE,
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
@@ -71,6 +73,8 @@ pub struct Engine {
     pub target: LocalTarget,
     /// Where the site's own programs are.
     pub hooks: Option<PathBuf>,
+    /// What becomes of an order whose kernel the host could not come back from.
+    pub without_fallback: WithoutFallback,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
     /// Held by the run that works.
@@ -323,6 +327,9 @@ impl Engine {
         ending: Ending,
     ) -> Result<(), EngineError> {
         let installed = self.installed().await.map(|installed| installed.settled.digest()).ok();
+        if let Some(row) = self.record.read(|known| known.run(order, run).cloned()) {
+            self.rest_boot_loader(&row, state).await;
+        }
         let _one_at_a_time = self.ends.lock().await;
         let found = self.record.read(|state| {
             let row = state.orders.get(&order)?;
@@ -337,7 +344,7 @@ impl Engine {
         row.ended = Some(ending.at);
         row.before = row.before.or(installed);
         row.after = installed.or(row.after).or(row.before);
-        (row.process, row.goal) = (None, None);
+        (row.process, row.goal, row.boot) = (None, None, None);
         // What was only looked at stays to be done.
         let done = row.preparation.is_none();
         for item in row.items.iter_mut().filter(|item| done && item.state == ItemState::Pending) {

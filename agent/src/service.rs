@@ -153,6 +153,7 @@ impl Service {
             staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
+            without_fallback: enrolment.boot.without_fallback,
             evaluate,
             turn: tokio::sync::Mutex::new(()),
             ends: tokio::sync::Mutex::new(()),

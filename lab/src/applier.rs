@@ -36,14 +36,26 @@ pub trait Applier: Send + Sync {
     /// Gives the clone an identity of its own and starts what applies; returns the evidence, one line each.
     fn prepare(&self, role: Role, machine: &Machine) -> Result<Vec<String>, ApplierError>;
 
-    /// Starts again what a reboot of the clone ended.
+    /// Starts again what a reboot of the clone ended, and follows it to the end where it was to go on after that.
     fn resume(&self, role: Role, machine: &Machine) -> Result<(), ApplierError>;
+
+    /// What the next reboot of the clone takes: a kernel that is tried once comes back from a panic by itself.
+    fn next_boot(&self, machine: &Machine) -> NextBoot;
 
     /// Puts the patch on.
     fn apply(&self, machine: &Machine) -> Result<Applied, ApplierError>;
 
     /// Takes it off again.
     fn rollback(&self, machine: &Machine) -> Result<Applied, ApplierError>;
+}
+
+/// What a clone's next reboot takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextBoot {
+    /// What it always does.
+    AsEver,
+    /// A kernel that is tried once.
+    KernelOnTrial,
 }
 
 /// What was done.

@@ -293,7 +293,7 @@ impl Machine {
         let begun = Instant::now();
         let _awaiting = self.guest_time.awaiting();
         let guest = self.guest();
-        self.overlooked.store(fs::metadata(&self.serial).map_or(0, |log| log.len()), Ordering::Relaxed);
+        self.overlook();
         self.forget_boot();
         self.monitor("system_reset", json!({}))?;
         while guest.ping().is_err() {
@@ -303,6 +303,34 @@ impl Machine {
         self.remember_boot(&Self::boot_id(&guest, Duration::from_secs(20))?);
         self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
         Ok(begun.elapsed())
+    }
+
+    /// Waits until a machine whose kernel panicked has rebooted by itself and its baseline's units are active again. What its console
+    /// says until then does not matter. How long it took.
+    ///
+    /// # Errors
+    /// It does not come back in time, or the lab broke.
+    pub fn await_return(&self, timeout: Duration) -> Result<Duration, LabError> {
+        let begun = Instant::now();
+        let _awaiting = self.guest_time.awaiting();
+        let guest = self.guest();
+        self.forget_boot();
+        loop {
+            self.overlook();
+            if guest.ping().is_ok() {
+                break;
+            }
+            self.check_alive("its return by itself", begun, timeout)?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.remember_boot(&Self::boot_id(&guest, Duration::from_secs(20))?);
+        self.wait_units(timeout.saturating_sub(begun.elapsed()))?;
+        Ok(begun.elapsed())
+    }
+
+    /// From now on what the console said so far does not say whether the machine lives.
+    fn overlook(&self) {
+        self.overlooked.store(fs::metadata(&self.serial).map_or(0, |log| log.len()), Ordering::Relaxed);
     }
 
     /// Shuts the guest down by its own init and waits until the machine is off.

@@ -21,7 +21,7 @@ use std::{
 
 use self::{journal::journal, lost::Lost};
 use crate::{
-    applier::{Applier, ApplierError, Role},
+    applier::{Applier, ApplierError, NextBoot, Role},
     baseline::Baseline,
     diff::{Diff, Group, diff, diff_beside, equal_but_for_workload, equal_to_baseline, groups},
     kept::{self, Keep, SavedClone},
@@ -29,7 +29,7 @@ use crate::{
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, Over, RollbackReport, ScenarioReport},
     scenario::{RebootError, Scenario, Standing, Subject},
-    verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Lives, Phase, Policy, has_evidence},
+    verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Lives, Phase, Policy, Verdict, has_evidence},
 };
 
 /// Whether a machine is as before, or what is not.
@@ -317,7 +317,7 @@ impl Validation<'_> {
 
     /// Whether the patch is rejected whatever the way back does. What broke is still there to be read.
     fn is_rejected(&self, clones: &Clones, report: &mut BaselineReport) -> bool {
-        let bad = |verdict| matches!(verdict, verdict::Verdict::Regression | verdict::Verdict::Flaky);
+        let bad = |verdict| matches!(verdict, Verdict::Regression | Verdict::Flaky);
         let rejected = report.scenarios.iter().any(|ran| self.counts(&ran.name) && bad(ran.verdict));
         if rejected {
             report.journal = self.last_words(clones);
@@ -333,7 +333,7 @@ impl Validation<'_> {
             return Ok(Over::Unchanged);
         }
         self.round(&workloads.iter().collect::<Vec<_>>(), clones, Phase::AfterWrites, report)?;
-        let wrote = |ran: &ScenarioReport| ran.phase == Phase::AfterWrites && ran.verdict == verdict::Verdict::Pass;
+        let wrote = |ran: &ScenarioReport| ran.phase == Phase::AfterWrites && ran.verdict == Verdict::Pass;
         Ok(if report.scenarios.iter().any(wrote) { Over::Written } else { Over::Unchanged })
     }
 
@@ -487,14 +487,45 @@ impl Validation<'_> {
         if !is_lost {
             return Err(broke(error));
         }
+        let error = match self.fallen_back(&clones.patched, error) {
+            Ok(reason) => {
+                report.scenarios.push(verdict::of_the_machine(Phase::Rebooted, "boots", &reason, Verdict::Regression));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         let back = self.power_cycle(&clones.patched)?;
         report.scenarios.push(verdict::lost_in_reboot(millis(took), &error.to_string(), back));
         Ok(())
     }
 
+    /// What the patched clone's own agent says of a reboot that went wrong; the error again when it does not. A clone that tried a kernel
+    /// once is given the time to come back from it by itself, as a host would.
+    fn fallen_back(&self, patched: &Machine, error: RebootError) -> Result<String, RebootError> {
+        let on_trial = self.applier.next_boot(patched) == NextBoot::KernelOnTrial;
+        let error = match error {
+            RebootError::Lab(error) if on_trial && error.is_of_the_machine() => {
+                (self.observer)(Event::Note(&format!(
+                    "{error}: waits for the kernel of before, which should come by itself"
+                )));
+                let returned = || -> Result<(), RebootError> {
+                    patched.await_return(self.reboot_timeout())?;
+                    Ok(self.applier.resume(Role::Patched, patched)?)
+                };
+                // What it came back from stands, also when nothing is said of it.
+                self.of_guest(returned).err().unwrap_or(RebootError::Lab(error))
+            }
+            error => error,
+        };
+        match error {
+            RebootError::Applier(ApplierError::Failed { reason, .. }) => Ok(reason),
+            error => Err(error),
+        }
+    }
+
     /// What was found and does not count, for the end of a reason: a quarantine is never silent.
     fn set_aside(&self, ran: &[ScenarioReport]) -> String {
-        use verdict::Verdict::{Fixed, Pass};
+        use Verdict::{Fixed, Pass};
         let aside = ran.iter().filter(|ran| !self.counts(&ran.name) && !matches!(ran.verdict, Pass | Fixed));
         let aside: Vec<String> = aside.map(|ran| format!("{} {} {}", ran.verdict, ran.name, ran.phase)).collect();
         if aside.is_empty() { String::new() } else { format!("; in quarantine, not counted: {}", aside.join(", ")) }

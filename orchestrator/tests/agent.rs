@@ -258,7 +258,8 @@ fn a_recipe_is_drafted_from_what_a_real_agent_reported() {
     assert_eq!(site.ok_json(&["host", "inventory", "web-1"])["packages"][0]["version"], "1.0-1");
 
     // The builder's own packages are in every archive that it can build from.
-    let builders = "systemd-sysv udev dbus qemu-guest-agent iproute2 ca-certificates procps linux-image-cloud-amd64";
+    let builders =
+        "systemd-sysv udev dbus qemu-guest-agent iproute2 ca-certificates procps grub2-common linux-image-cloud-amd64";
     let publish = |demo: &[(&'static str, &'static str)]| {
         let builders = builders.split(' ').map(|name| (name, "1"));
         archive.publish(&builders.chain(demo.iter().copied()).collect::<Vec<_>>());

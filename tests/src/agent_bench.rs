@@ -19,7 +19,7 @@ use patchlab_protocol::{
         Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof,
         Release, Rollback, RollbackClass, RollbackFiles, Root, RootKey, RunState, Scheme, Severity, TestResult,
     },
-    enrolment::{Enrolment, Fetching, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Booting, Enrolment, Fetching, Packages, PinnedRoot, SnmpUser},
     mib,
 };
 use serde_json::{Value, json};
@@ -169,6 +169,7 @@ impl World {
             inform: None,
             packages: Packages { root: path("root"), ..Packages::default() },
             fetch: Fetching::default(),
+            boot: Booting::default(),
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
         fs::set_permissions(path("id/agent.toml"), fs::Permissions::from_mode(0o600))?;

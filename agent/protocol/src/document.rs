@@ -21,6 +21,6 @@ pub use order::{
 };
 pub use preparation::Preparation;
 pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
-pub use result::{Cause, Checks, RunResult, RunState};
+pub use result::{Cause, Checks, REBOOT_ASKED_PERCENT, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};

@@ -72,6 +72,9 @@ pub struct Enrolment {
     /// How documents and package files are fetched.
     #[serde(default, skip_serializing_if = "Fetching::is_default")]
     pub fetch: Fetching,
+    /// How new kernels are booted.
+    #[serde(default, skip_serializing_if = "Booting::is_default")]
+    pub boot: Booting,
 }
 
 /// The root document and the digest it must have.
@@ -156,6 +159,31 @@ impl Fetching {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// How new kernels are booted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Booting {
+    /// What becomes of an order that brings a kernel and reboots where the boot loader could not come back from it.
+    pub without_fallback: WithoutFallback,
+}
+
+impl Booting {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of an order that brings a kernel and reboots, on a host that could not come back from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WithoutFallback {
+    /// The host refuses it before anything is changed.
+    #[default]
+    Refuse,
+    /// The host reboots all the same, and its result says that there was no way back.
+    GoOn,
 }
 
 /// An SNMP engine id: 5 to 32 bytes, neither all zero nor all ones (RFC 3411), written as hexadecimal digits.

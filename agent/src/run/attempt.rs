@@ -221,7 +221,11 @@ pub fn ending(
         Some(failure) => format!("the way back failed: {reason}; it was walked because {}", failure.reason),
     };
     Ok(match stopped {
-        Ok((state, checks)) => (state, checks, ending(why(String::new()), None)),
+        Ok((state, checks)) => {
+            let unprotected = row.and_then(|row| row.unprotected.as_ref()).filter(|_| state == RunState::Succeeded);
+            let said = unprotected.map(|unable| format!("its kernel was booted without a way back: {unable}"));
+            (state, checks, ending(why(said.unwrap_or_default()), None))
+        }
         Err(Stop::Refused(refused)) => {
             (RunState::Refused, Checks::default(), ending(why(refused.reason), Some(refused.refusal)))
         }

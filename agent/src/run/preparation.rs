@@ -32,6 +32,7 @@ impl Attempt<'_> {
         let transaction = self.simulate(&goal, &plan).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
         self.fit(&transaction, unpacked)?;
+        self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;
         self.change(|run| run.items = state::items(&transaction))?;
         self.progress(RunState::Preflight, 90, "production checks")?;
         Ok((RunState::Succeeded, self.run_checks(foreseen.order()).await?))

@@ -9,7 +9,7 @@ use std::{
 
 use patchlab_protocol::{
     Audience,
-    document::{Action, Checks, Order, RebootRule, RebootWhen, RunState},
+    document::{Action, Checks, Order, REBOOT_ASKED_PERCENT, RebootRule, RebootWhen, RunState},
     inventory::Transaction,
 };
 
@@ -18,19 +18,34 @@ use super::{
     now,
     way_back::TurnedBack,
 };
-use crate::{fetch, host, process, state::Reboot, state::Rebooting};
+use crate::{boot::Expected, fetch, host, process, state::Reboot, state::Rebooting};
 
 /// How long it may take to ask for a reboot.
 const ASKING: Duration = Duration::from_secs(30);
+/// How long a machine of the lab waits for the lab's reboot, minutes: its scenarios run before it.
+const LAB_GRACE_MINUTES: u16 = 24 * 60;
 /// Longest time between two looks at the clock: it may be set.
 const CLOCK: Duration = Duration::from_secs(30);
 /// What is kept of what shutdown(8) says, bytes.
 const OUTPUT_BYTES: u64 = 16 * 1024;
 
-/// Whether the host reboots by itself. A machine of the lab does not: the lab reboots both clones, and compares them then.
-fn rule(order: &Order, asked: Reboot, audience: Audience) -> Option<RebootRule> {
+/// Who reboots the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// It does so itself.
+    Host(RebootRule),
+    /// The lab, which reboots both clones and compares them then.
+    Lab,
+}
+
+/// Who reboots the host before the run goes on; nobody, when it is not to reboot. A machine of the lab never does so itself, and its run
+/// waits only for the reboot that takes a new kernel: that is a part of what is proven.
+fn asker(order: &Order, asked: Reboot, audience: Audience, kernel: Option<&Expected>) -> Option<Asker> {
     let wanted = |rule: &RebootRule| rule.when == RebootWhen::Always || asked == Reboot::Needed;
-    order.reboot.filter(wanted).filter(|_| audience == Audience::Production)
+    match audience {
+        Audience::Production => order.reboot.filter(wanted).map(Asker::Host),
+        Audience::Lab => kernel.map(|_| Asker::Lab),
+    }
 }
 
 /// systemd's own shutdown, which tells every logged-in user. A system below a root of its own is never this machine.
@@ -43,18 +58,20 @@ fn shutdown(root: &Path, order: &Order, grace_minutes: u16) -> Command {
 }
 
 impl Attempt<'_> {
-    /// Reboots the host if the order asks for it. Comes back at once when it does not; otherwise only when the reboot
+    /// Reboots the host if the order asks for it, into a new kernel only once. Comes back at once when it does not; otherwise only when the reboot
     /// never came, because the agent ends with the boot.
     ///
     /// # Errors
     /// When the host cannot be rebooted, or did not reboot in time.
     pub async fn reboot(&self, order: &Order) -> Result<(), Stop> {
+        let kernel = self.expect_kernel().await?;
         let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
         let asked = row.map_or(Reboot::NotNeeded, |row| row.reboot);
-        let Some(rule) = rule(order, asked, self.engine.trust.root().audience) else { return Ok(()) };
+        let audience = self.engine.trust.root().audience;
+        let Some(asker) = asker(order, asked, audience, kernel.as_ref()) else { return Ok(()) };
         let root = self.engine.target.root();
         let boot = host::boot_id(root).map_err(|error| Stop::failed(format!("this boot has no name: {error}")))?;
-        let grace = Duration::from_secs(u64::from(rule.grace_minutes) * 60);
+        let grace = Duration::from_secs(u64::from(asker.grace_minutes()) * 60);
         let longest = i64::try_from((grace + self.lifetime).as_millis()).unwrap_or(i64::MAX);
         let rebooting = Rebooting { boot, asked: None, by: now().saturating_add(longest) };
         self.change(|run| {
@@ -63,27 +80,39 @@ impl Attempt<'_> {
             "about to reboot".clone_into(&mut run.phase);
             run.rebooting = Some(rebooting.clone());
         })?;
-        self.ask(order, rule).await?;
+        self.ask(order, asker).await?;
         self.await_boot(&rebooting).await
     }
 
-    /// Asks for the reboot, and remembers that.
-    async fn ask(&self, order: &Order, rule: RebootRule) -> Result<(), Stop> {
-        let root = self.engine.target.root();
-        let mut command = shutdown(root, order, rule.grace_minutes);
-        let asked = blocking(move || process::run(&mut command, Instant::now() + ASKING, OUTPUT_BYTES, |_| {})).await?;
-        match asked {
-            Ok(finished) if finished.succeeded() => {}
-            Ok(finished) => return Err(Stop::failed(format!("shutdown failed: {}", finished.last_words()))),
-            Err(error) => return Err(Stop::failed(format!("shutdown cannot be run: {error}"))),
-        }
+    /// Asks for the reboot, and remembers that; the boot loader is told first what it is to take.
+    async fn ask(&self, order: &Order, asker: Asker) -> Result<(), Stop> {
+        self.boot_once().await?;
+        let phase = match asker {
+            Asker::Host(rule) => {
+                self.shut_down(order, rule).await?;
+                format!("reboots in {} min", rule.grace_minutes)
+            }
+            Asker::Lab => "waits for the lab's reboot".to_owned(),
+        };
         self.change(|run| {
-            run.phase = format!("reboots in {} min", rule.grace_minutes);
+            run.phase = phase;
+            run.percent = REBOOT_ASKED_PERCENT;
             if let Some(rebooting) = &mut run.rebooting {
                 rebooting.asked = Some(now());
             }
         })?;
         Ok(())
+    }
+
+    async fn shut_down(&self, order: &Order, rule: RebootRule) -> Result<(), Stop> {
+        let root = self.engine.target.root();
+        let mut command = shutdown(root, order, rule.grace_minutes);
+        let asked = blocking(move || process::run(&mut command, Instant::now() + ASKING, OUTPUT_BYTES, |_| {})).await?;
+        match asked {
+            Ok(finished) if finished.succeeded() => Ok(()),
+            Ok(finished) => Err(Stop::failed(format!("shutdown failed: {}", finished.last_words()))),
+            Err(error) => Err(Stop::failed(format!("shutdown cannot be run: {error}"))),
+        }
     }
 
     /// Waits until the boot that was asked for must have come.
@@ -105,7 +134,7 @@ impl Attempt<'_> {
             self.engine.staged.order(&digest).or_else(fetched).and_then(|order| order.statement::<Order>().ok());
         let order = order.ok_or_else(|| Stop::failed("the order's document is not there any more"))?.predicate;
         let done = match self.booted(&order).await {
-            Ok(()) => self.check(&order, Action::Apply).await,
+            Ok(()) => self.check_and_confirm(&order).await,
             Err(stop) => Err(stop),
         };
         match done {
@@ -115,15 +144,24 @@ impl Attempt<'_> {
         }
     }
 
+    async fn check_and_confirm(&self, order: &Order) -> Result<Checks, Stop> {
+        let checks = self.check(order, Action::Apply).await?;
+        self.confirm_kernel().await?;
+        Ok(checks)
+    }
+
     async fn booted(&self, order: &Order) -> Result<(), Stop> {
         let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+        let kernel = row.as_ref().and_then(|row| row.boot.as_ref()?.new.clone());
         let rebooting = row.and_then(|row| row.rebooting).ok_or_else(|| Stop::failed("no reboot was asked for"))?;
         let boot = host::boot_id(self.engine.target.root());
         let boot = boot.map_err(|error| Stop::failed(format!("this boot has no name: {error}")))?;
         if boot == rebooting.boot {
             // Killed between journal and shutdown: to ask twice would only give users more time, not to ask at all nothing.
-            if let (None, Some(rule)) = (rebooting.asked, order.reboot) {
-                self.ask(order, rule).await?;
+            let audience = self.engine.trust.root().audience;
+            let asker = asker(order, Reboot::Needed, audience, kernel.as_ref());
+            if let (None, Some(asker)) = (rebooting.asked, asker) {
+                self.ask(order, asker).await?;
             }
             return self.await_boot(&rebooting).await;
         }
@@ -131,7 +169,17 @@ impl Attempt<'_> {
         let packages = &self.engine.packages;
         let reboot = packages.reboot(&Transaction::new(packages.system(), []));
         self.change(|run| run.reboot = reboot)?;
-        Ok(())
+        self.came_up()
+    }
+}
+
+impl Asker {
+    /// How long users, or the lab's scenarios, have until the reboot.
+    fn grace_minutes(self) -> u16 {
+        match self {
+            Self::Host(rule) => rule.grace_minutes,
+            Self::Lab => LAB_GRACE_MINUTES,
+        }
     }
 }
 
@@ -143,13 +191,17 @@ mod tests {
     #[test]
     fn a_host_reboots_when_the_order_says_so_and_in_the_lab_never_by_itself() {
         let with = |when| Order { reboot: Some(RebootRule { when, grace_minutes: 3 }), ..order() };
-        let found = |order: &Order, asked, audience| rule(order, asked, audience).is_some();
+        let found = |order: &Order, asked, audience| asker(order, asked, audience, None).is_some();
         let (production, lab) = (Audience::Production, Audience::Lab);
         assert!(!found(&order(), Reboot::Needed, production), "an order that does not say so");
         assert!(found(&with(RebootWhen::IfNeeded), Reboot::Needed, production));
         assert!(!found(&with(RebootWhen::IfNeeded), Reboot::NotNeeded, production));
         assert!(found(&with(RebootWhen::Always), Reboot::NotNeeded, production));
         assert!(!found(&with(RebootWhen::Always), Reboot::Needed, lab));
+        // What is proven of a new kernel is that the run goes on with it.
+        let kernel = Expected { release: "6.2".into(), entry: "linux-6.2".into() };
+        assert_eq!(asker(&order(), Reboot::Needed, lab, Some(&kernel)), Some(Asker::Lab));
+        assert_eq!(asker(&order(), Reboot::Needed, production, Some(&kernel)), None);
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<'e> Attempt<'e> {
         let transaction = self.simulate(&goal, &plan).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
         self.fit(&transaction, unpacked)?;
+        self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
         self.change(|run| {
             run.before = Some(installed.settled.digest());
             run.items = state::items(&transaction);
@@ -174,7 +175,11 @@ impl<'e> Attempt<'e> {
     pub async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
         self.progress(RunState::Preflight, 44, "the site's own programs")?;
         self.hooks(&prepared.work, Moment::Before).await?.map_err(unfit)?;
-        if let Err(stop) = self.begin(prepared) {
+        let begun = match self.pin(&prepared.work).await {
+            Ok(()) => self.begin(prepared),
+            Err(stop) => Err(stop),
+        };
+        if let Err(stop) = begun {
             // What the site prepared is put back; why the run stops is the better reason.
             if let Err(error) = self.hooks(&prepared.work, Moment::After).await? {
                 tracing::warn!(%error, "what was prepared could not be put back");

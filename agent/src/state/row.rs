@@ -10,7 +10,7 @@ use patchlab_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{packages::Goal, process::ProcessMark};
+use crate::{boot::BootOnce, packages::Goal, process::ProcessMark};
 
 /// The first index of a host's own runs, which no manager chooses: `plRunTable` tells the two apart by it.
 pub const OWN_RUNS: u32 = 1 << 31;
@@ -152,6 +152,12 @@ pub struct Run {
     /// The reboot that was asked for.
     #[serde(default)]
     pub rebooting: Option<Rebooting>,
+    /// What is remembered of a kernel that it brings, until it ended.
+    #[serde(default)]
+    pub boot: Option<BootOnce>,
+    /// Why the host could not come back from a kernel that it boots all the same.
+    #[serde(default)]
+    pub unprotected: Option<String>,
 }
 
 /// A reboot that was asked for.
@@ -215,6 +221,8 @@ impl Run {
             on_failure: OnFailure::Leave,
             failure: None,
             rebooting: None,
+            boot: None,
+            unprotected: None,
         }
     }
 

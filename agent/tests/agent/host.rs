@@ -19,7 +19,7 @@ use patchlab_agent::host::class;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
-    enrolment::{Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser, WithoutFallback},
     mib,
 };
 use tokio::sync::watch;
@@ -122,6 +122,7 @@ impl Host {
             inform,
             packages: Packages { root: path("root"), system: None },
             fetch,
+            boot: Booting::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let asked = Log::default();
@@ -158,6 +159,12 @@ impl Host {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// From its next start on, the host reboots into a kernel that it could not come back from.
+    pub fn go_on_without_fallback(&mut self) {
+        self.enrolment.boot.without_fallback = WithoutFallback::GoOn;
+        self.configure();
     }
 
     fn configure(&self) {

@@ -17,6 +17,7 @@ mod hooks;
 mod hostile;
 mod inform;
 mod inspection;
+mod kernels;
 mod kills;
 mod preflight;
 mod reading;

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What decides what is built, beside recipe and overlay: this builder. Raised when its images change.
-const BUILDER: &str = "3";
+const BUILDER: &str = "4";
 
 /// Files that the worker leaves for the baseline.
 const FROZEN_FILES: &[&str] = &["disk.qcow2", "ram", "state", "domain.xml", "manifest.json"];

@@ -20,6 +20,7 @@ use super::{
     Coverage, Frozen, Secret, Secrets, SecretsPolicy, Verified, Weight,
     captured::{self, Captured},
     cloud,
+    image::BOOT_MENU,
     proof::{self, Planted, ProofError},
     secrets::{Scope, SecretsError},
 };
@@ -209,6 +210,9 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
     machine.wait_agent(timeout).map_err(|error| order.origin.explain(error))?;
     machine.wait_units(timeout)?;
+    if order.origin == Origin::Lab {
+        machine.guest().script(BOOT_MENU, &[], timeout).map_err(LabError::from)?;
+    }
     step(4, "letting it come to rest");
     let guest = machine.guest();
     let patience = REST_TIMEOUT * accelerator.factor();

@@ -22,7 +22,7 @@ const REASON_LINES: usize = 4;
 
 /// What every baseline has beside its recipe's kernel and packages.
 pub(crate) const PACKAGES: &[&str] =
-    &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps"];
+    &["systemd-sysv", "udev", "dbus", "qemu-guest-agent", "iproute2", "ca-certificates", "procps", "grub2-common"];
 
 /// Units that would change a baseline behind the lab's back, or offer a login on the console.
 pub(super) const MASKED: &[&str] = &[
@@ -38,15 +38,37 @@ pub(super) const MASKED: &[&str] = &[
     "getty@tty1.service",
 ];
 
-/// The kernel is named by the links that its own package keeps, so that a patched kernel is the one that boots.
+/// What boots first, until the machine itself has run Debian's update-grub ([`BOOT_MENU`]), which a root without its disk cannot. The
+/// kernel is named by the links that its own package keeps.
 const GRUB_CFG: &str = "\
+# first boot only
 set timeout=0
 serial --unit=0
 terminal_output serial
-linux /vmlinuz root=/dev/vda1 console=ttyS0 quiet net.ifnames=0
+linux /vmlinuz root=/dev/vda1 console=ttyS0 quiet net.ifnames=0 panic=5
 initrd /initrd.img
 boot
 ";
+
+/// What Debian's grub-mkconfig(8) makes the machine's own menu of. It boots once what `grub-reboot` names and otherwise the saved entry,
+/// or the newest kernel where none is saved; a kernel that panics reboots by itself, so that the one before comes back.
+const GRUB_DEFAULTS: &str = "\
+GRUB_DEFAULT=saved
+GRUB_TIMEOUT=0
+GRUB_TERMINAL=serial
+GRUB_SERIAL_COMMAND=\"serial --unit=0\"
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT=quiet
+GRUB_CMDLINE_LINUX=\"console=ttyS0 net.ifnames=0 panic=5\"
+GRUB_DISABLE_LINUX_UUID=true
+GRUB_DISABLE_OS_PROBER=true
+GRUB_DISABLE_RECOVERY=true
+";
+
+/// Makes the menu, in the machine's first boot; nothing on a machine that has one, or one of somebody else's.
+pub(super) const BOOT_MENU: &str = "\
+grep -qsx '# first boot only' /boot/grub/grub.cfg || exit 0
+grub-editenv /boot/grub/grubenv create && update-grub";
 
 const NETWORK: &str = "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n";
 
@@ -250,6 +272,7 @@ pub(super) fn prepare(name: &str, overlay: Option<&Path>, root: &Path) -> Result
         fs::write(&path, text).map_err(failed("write", &path))
     };
     write("boot/grub/grub.cfg", GRUB_CFG)?;
+    write("etc/default/grub", GRUB_DEFAULTS)?;
     write("etc/systemd/network/10-lab.network", NETWORK)?;
     write("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")?;
     write("etc/hostname", &format!("{name}\n"))?;
@@ -292,6 +315,12 @@ pub(super) fn disk(recipe: &Recipe, root: &Path, work: &Path) -> Result<PathBuf,
             "terminal",
             "echo",
             "test",
+            // What grub-mkconfig's menu loads: there are no modules on the disk.
+            "loadenv",
+            "search",
+            "search_fs_uuid",
+            "gzio",
+            "all_video",
         ]),
         &core,
     )?;

@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Subcommand};
 use patchlab_protocol::{
     Digest, SigningKey,
-    enrolment::{self, Enrolment, Fetching, InformSink, Packages, PinnedRoot},
+    enrolment::{self, Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot},
 };
 use serde_json::json;
 
@@ -262,6 +262,7 @@ impl Enroll {
             }),
             packages: Packages::default(),
             fetch: Fetching::default(),
+            boot: Booting::default(),
         };
         agent.check().map_err(CliError::input)?;
         // The folder first: a host that is enrolled here but whose key is nowhere would be of no use.

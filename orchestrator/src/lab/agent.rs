@@ -56,7 +56,26 @@ pub fn forward(address: std::net::SocketAddrV4) -> Forward {
 
 /// Puts the enrolment into the guest and starts the agent. The agent answers a moment later.
 pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
-    let failed = |reason: String| StartError { machine: machine.name().to_owned(), reason };
+    enrol(machine, files)?;
+    launch(machine)
+}
+
+/// The same for a host that is to start its agent by itself in each boot, as hosts do.
+pub fn settle(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
+    enrol(machine, files)?;
+    let unit = format!(
+        "[Unit]\nDescription=patchlab agent\n[Service]\nExecStartPre=mkdir -p {MOUNT_POINT}\n\
+         ExecStartPre=-mount -o ro /dev/vdb {MOUNT_POINT}\n\
+         ExecStart={MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}\nRestart=on-failure\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    );
+    let path = format!("/etc/systemd/system/{UNIT}");
+    machine.put_file(&path, unit.as_bytes(), 0o644).map_err(|error| failed(machine)(error.to_string()))?;
+    run(machine, &format!("systemctl --quiet enable --now {UNIT}"))
+}
+
+fn enrol(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
+    let failed = failed(machine);
     let put = |name: &str, text: &str| {
         machine
             .put_file(&format!("{ENROLMENT_DIR}/{name}"), text.as_bytes(), 0o600)
@@ -64,19 +83,27 @@ pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError
     };
     put(FILE_NAME, &files.config)?;
     put("root.json", &files.root)?;
-    put("host.pem", &files.host_key)?;
-    launch(machine)
+    put("host.pem", &files.host_key)
+}
+
+fn failed(machine: &Machine) -> impl Fn(String) -> StartError {
+    let machine = machine.name().to_owned();
+    move |reason| StartError { machine: machine.clone(), reason }
 }
 
 /// Starts the agent of an enrolled guest as a unit of its own: after its enrolment, and after every reboot.
 pub fn launch(machine: &Machine) -> Result<(), StartError> {
-    let failed = |reason: String| StartError { machine: machine.name().to_owned(), reason };
     let script = format!(
         "mkdir -p {MOUNT_POINT} && mount -o ro /dev/vdb {MOUNT_POINT} && \
          systemd-run --quiet --unit={UNIT} --property=Restart=on-failure \
          {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
     );
-    let ran = machine.guest().run(&script, None, START_TIMEOUT).map_err(|error| failed(error.to_string()))?;
+    run(machine, &script)
+}
+
+fn run(machine: &Machine, script: &str) -> Result<(), StartError> {
+    let failed = failed(machine);
+    let ran = machine.guest().run(script, None, START_TIMEOUT).map_err(|error| failed(error.to_string()))?;
     if ran.exit != Some(0) {
         return Err(failed(format!("exit {:?}: {}", ran.exit, ran.stderr.trim())));
     }

@@ -1,7 +1,7 @@
 //! The lab's applier: tells the agent inside a clone by SNMPv3 what to do, exactly as the deployment tells a managed host.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -9,12 +9,12 @@ use std::{
 };
 
 use patchlab_lab::{
-    applier::{Applied, Applier, ApplierError, Role},
+    applier::{Applied, Applier, ApplierError, NextBoot, Role},
     machine::{Forward, LabError, Loss, Machine},
 };
 use patchlab_protocol::{
     Item, ItemState, PackageSystem, Refusal,
-    document::{Action, RunState},
+    document::{Action, REBOOT_ASKED_PERCENT, RunState},
     enrolment::{EngineId, Enrolment, InformSink, PinnedRoot},
     inventory::{Change, PackageId, Transaction},
 };
@@ -22,7 +22,7 @@ use patchlab_protocol::{
 use super::{agent, provisional::Provisional};
 use crate::{
     deploy::{
-        Observer, Patience, Row, RunReport, SnmpManager, push_and_run,
+        DeployError, Observer, Patience, Row, RunReport, SnmpManager, push_and_run,
         row::{self, Progress},
         sink::Bells,
     },
@@ -76,6 +76,8 @@ pub struct SnmpApplier {
     endpoints: LabEndpoints,
     clones: Vec<CloneIdentity>,
     managers: Mutex<HashMap<String, Arc<SnmpManager>>>,
+    /// Machines whose apply goes on after their reboot.
+    rebooting: Mutex<HashSet<String>>,
     bells: Bells,
     tools: PathBuf,
     moved: Box<Moved>,
@@ -113,8 +115,8 @@ impl SnmpApplier {
         tools: PathBuf,
         moved: impl Fn(Action, &Progress) + Send + Sync + 'static,
     ) -> Self {
-        let (managers, moved, within) = (Mutex::default(), Box::new(moved), APPLY_WITHIN);
-        Self { runtime, documents, endpoints, clones, managers, bells, tools, moved, within }
+        let (managers, rebooting, moved, within) = (Mutex::default(), Mutex::default(), Box::new(moved), APPLY_WITHIN);
+        Self { runtime, documents, endpoints, clones, managers, rebooting, bells, tools, moved, within }
     }
 
     /// With another longest duration of an apply, and of a rollback.
@@ -149,6 +151,7 @@ impl SnmpApplier {
             }),
             packages: patchlab_protocol::enrolment::Packages::default(),
             fetch: patchlab_protocol::enrolment::Fetching::default(),
+            boot: patchlab_protocol::enrolment::Booting::default(),
         };
         let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
         Ok(agent::EnrolmentFiles {
@@ -192,7 +195,70 @@ impl SnmpApplier {
         let class = &self.documents.class;
         let system = class.package_system();
         let system = system.ok_or_else(|| lab(format!("nobody knows how versions of {class} compare")))?;
-        let row = Row {
+        let row = self.row(action);
+        let host = self.clone_of(Role::Patched)?.host.clone();
+        let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing".into() });
+        let (waits, waiting) = tokio::sync::oneshot::channel();
+        let bell = self.bells.of(&host);
+        let mut watch = Watch { action, bell, moved: &*self.moved, heard: &heard, waits: Some(waits) };
+        let start = Instant::now();
+        let (stop, over) = mpsc::channel();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // The agent's word, or what is seen of its machine: whichever is first.
+        let followed = std::thread::scope(|scope| {
+            let mut others = || silenced(machine, &heard);
+            scope.spawn(move || tell.send(machine.watch(&over, &mut others)));
+            let followed = self.runtime.block_on(async {
+                let run = run_index(action);
+                tokio::select! {
+                    report = push_and_run(&*manager, &row, run, &mut watch) => Ok(report),
+                    Ok(()) = waiting => Ok(row::report(&*manager, ROW, run).await),
+                    Ok(seen) = told => Err(seen),
+                }
+            });
+            drop(stop);
+            followed
+        });
+        let doing = || lock(&heard).doing.clone();
+        match followed {
+            Ok(Ok(report)) => {
+                if report.state == RunState::Rebooting {
+                    self.rebooting().insert(machine.name().to_owned());
+                }
+                read(action, system, report, start.elapsed())
+            }
+            Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
+            Err(seen) => Err(match seen {
+                Ok(Some(loss)) => {
+                    let how = format!("{loss}; its agent said last: {}", doing());
+                    ApplierError::Lost { action: name(action), how }
+                }
+                Ok(None) => lab("nobody watched the machine to its end".into()),
+                Err(error) => lab(with_source(&error)),
+            }),
+        }
+    }
+
+    fn rebooting(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.rebooting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows an apply that waited for its machine's reboot to its end.
+    fn go_on(&self, manager: &SnmpManager) -> Result<(), ApplierError> {
+        let action = "go on after the reboot";
+        let (row, mut nobody) = (self.row(Action::Apply), row::Unobserved);
+        let followed = push_and_run(manager, &row, run_index(Action::Apply), &mut nobody);
+        let failed = |error: DeployError| ApplierError::Lab { action, reason: error.to_string() };
+        let report = self.runtime.block_on(followed).map_err(failed)?;
+        match report.state {
+            RunState::Succeeded => Ok(()),
+            _ => Err(ApplierError::Failed { action, reason: report.error }),
+        }
+    }
+
+    /// The order's row on a clone.
+    fn row(&self, action: Action) -> Row {
+        Row {
             index: ROW,
             order: self.documents.order.digest(),
             release: Some(self.documents.release.digest()),
@@ -205,38 +271,6 @@ impl SnmpApplier {
             lifetime: self.within,
             window: None,
             preparation: None,
-        };
-        let host = self.clone_of(Role::Patched)?.host.clone();
-        let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing".into() });
-        let mut watch = Watch { action, bell: self.bells.of(&host), moved: &*self.moved, heard: &heard };
-        let start = Instant::now();
-        let (stop, over) = mpsc::channel();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        // The agent's word, or what is seen of its machine: whichever is first.
-        let followed = std::thread::scope(|scope| {
-            let mut others = || silenced(machine, &heard);
-            scope.spawn(move || tell.send(machine.watch(&over, &mut others)));
-            let followed = self.runtime.block_on(async {
-                tokio::select! {
-                    report = push_and_run(&*manager, &row, run_index(action), &mut watch) => Ok(report),
-                    Ok(seen) = told => Err(seen),
-                }
-            });
-            drop(stop);
-            followed
-        });
-        let doing = || lock(&heard).doing.clone();
-        match followed {
-            Ok(Ok(report)) => read(action, system, report, start.elapsed()),
-            Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
-            Err(seen) => Err(match seen {
-                Ok(Some(loss)) => {
-                    let how = format!("{loss}; its agent said last: {}", doing());
-                    ApplierError::Lost { action: name(action), how }
-                }
-                Ok(None) => lab("nobody watched the machine to its end".into()),
-                Err(error) => lab(with_source(&error)),
-            }),
         }
     }
 }
@@ -295,8 +329,17 @@ impl Applier for SnmpApplier {
         agent::launch(machine).map_err(|error| failed(error.to_string()))?;
         // Its boots have grown: a manager of before would have to be told.
         let (manager, _) = self.runtime.block_on(self.first_answer(clone)).map_err(failed)?;
-        self.managers.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.name().to_owned(), manager);
-        Ok(())
+        let manager = {
+            let mut managers = self.managers.lock().unwrap_or_else(PoisonError::into_inner);
+            managers.insert(machine.name().to_owned(), Arc::clone(&manager));
+            manager
+        };
+        let was_waiting = self.rebooting().remove(machine.name());
+        if was_waiting { self.go_on(&manager) } else { Ok(()) }
+    }
+
+    fn next_boot(&self, machine: &Machine) -> NextBoot {
+        if self.rebooting().contains(machine.name()) { NextBoot::KernelOnTrial } else { NextBoot::AsEver }
     }
 
     fn apply(&self, machine: &Machine) -> Result<Applied, ApplierError> {
@@ -314,12 +357,22 @@ struct Watch<'a> {
     bell: Arc<tokio::sync::Notify>,
     moved: &'a Moved,
     heard: &'a Mutex<Heard>,
+    /// Told once when the run goes on only after a reboot.
+    waits: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
 impl Observer for Watch<'_> {
     fn moved(&mut self, progress: &Progress) {
         lock(self.heard).doing = format!("{} ({})", progress.state.name(), progress.phase);
         (self.moved)(self.action, progress);
+        let is_asked = progress.percent >= u32::from(REBOOT_ASKED_PERCENT);
+        if progress.state == RunState::Rebooting
+            && is_asked
+            && let Some(waits) = self.waits.take()
+        {
+            // Nobody listens when the run ended meanwhile.
+            let _ = waits.send(());
+        }
     }
 
     fn heard(&mut self) {
@@ -347,7 +400,9 @@ fn run_index(action: Action) -> u32 {
 
 /// What a finished run says about the patch. Pure.
 fn read(action: Action, system: PackageSystem, report: RunReport, duration: Duration) -> Result<Applied, ApplierError> {
+    // One that goes on after the reboot has changed all that it changes.
     let wanted = match action {
+        Action::Apply if report.state == RunState::Rebooting => RunState::Rebooting,
         Action::Apply => RunState::Succeeded,
         Action::Rollback => RunState::RolledBack,
     };
@@ -359,7 +414,8 @@ fn read(action: Action, system: PackageSystem, report: RunReport, duration: Dura
         let done = report.items.iter().filter(|item| item.state == ItemState::Done);
         let transaction = Transaction::new(system, done.map(change)).lines();
         let complaint = is_on_but_complains.then_some(error);
-        return Ok(Applied { transaction, duration, reboot_needed: report.reboot_needed, complaint });
+        let reboot_needed = report.reboot_needed || report.state == RunState::Rebooting;
+        return Ok(Applied { transaction, duration, reboot_needed, complaint });
     }
     Err(match (report.state, report.refusal) {
         // The package manager, the class and the versions speak about the order; everything else would be the lab's own mistake.
@@ -433,6 +489,13 @@ mod tests {
         assert_eq!(applied.transaction, ["install added amd64 - -> 2", "upgrade nginx amd64 1.0 -> 1.1"]);
         assert!(
             read(Action::Rollback, PackageSystem::Dpkg, report(RunState::RolledBack, None), Duration::ZERO).is_ok()
+        );
+        let waits =
+            read(Action::Apply, PackageSystem::Dpkg, report(RunState::Rebooting, None), Duration::ZERO).unwrap();
+        assert_eq!(
+            (waits.transaction, waits.reboot_needed),
+            (applied.transaction, true),
+            "it goes on after its reboot"
         );
     }
 

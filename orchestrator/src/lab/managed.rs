@@ -134,7 +134,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
                 })
             }
             Ask::Enrol(files) => match &machine {
-                Some(machine) => agent::start(machine, &files).map(|()| Tell::Enrolled).map_err(Into::into),
+                Some(machine) => agent::settle(machine, &files).map(|()| Tell::Enrolled).map_err(Into::into),
                 None => Err(anyhow::anyhow!("told to enrol before it was booted")),
             },
         };

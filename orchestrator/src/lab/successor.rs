@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use patchlab_check::{PackageSystem, Target as _};
 use patchlab_lab::{
     Baseline, Lab, Machine,
-    applier::{Applied, Applier as _, Role},
+    applier::{Applied, Applier as _, NextBoot, Role},
     baseline::Baselines,
     machine::{CloneSpec, Driver},
     worker::{Inside, Network, Worker},
@@ -157,8 +157,14 @@ fn patch(inside: &Inside, ask: Ask) -> anyhow::Result<()> {
     whole(&applied)?;
     let took = begun.elapsed().as_secs();
     say(&format!("applied in {took} s: {} packages; taking the agent away", applied.transaction.len()));
+    let on_trial = applier.next_boot(&machine) == NextBoot::KernelOnTrial;
+    if on_trial {
+        say("rebooting into the new kernel, which the agent confirms");
+        machine.reboot(timeout)?;
+        applier.resume(Role::Patched, &machine)?;
+    }
     take_agent_away(&machine, timeout)?;
-    if applied.reboot_needed {
+    if applied.reboot_needed && !on_trial {
         say("rebooting, as the order asks for");
         machine.reboot(timeout)?;
     }

@@ -160,6 +160,9 @@ pub struct RunResult {
     pub audit: Option<Digest>,
 }
 
+/// How far a run is, in percent, when its reboot was asked for: its boot loader knows what to take.
+pub const REBOOT_ASKED_PERCENT: u8 = 89;
+
 /// How many production checks passed and failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
