@@ -195,8 +195,8 @@ impl Lan<'_> {
             std::thread::sleep(LOOK);
         }
         let ports = self.members.iter().filter(|other| member.number == 0 && other.number != 0);
-        let cables = ports.flat_map(|other| self.hub_ports(other)).chain([self.cable.clone()]);
-        cables.map(|id| machine.monitor("netdev_del", json!({ "id": id })).map(drop)).collect()
+        let mut cables = ports.flat_map(|other| self.hub_ports(other)).chain([self.cable.clone()]);
+        cables.try_for_each(|id| machine.monitor("netdev_del", json!({ "id": id })).map(drop))
     }
 
     /// Takes its card from a member that is lost and lets nothing go any more: its emulator does when it is reset.
