@@ -45,7 +45,8 @@ fn is_of_rpm(baseline: &Baseline) {
     let pool: Vec<_> = record.pool.iter().map(|file| file.name.as_str()).collect();
     assert_eq!((&pool[..], record.unpooled.len()), (&PACKAGES[..], 0));
     let manifest = baseline.manifest().expect("a manifest");
-    let names: Vec<_> = manifest.packages.values().map(|package| package.name.as_str()).collect();
+    let mut names: Vec<_> = manifest.packages.values().map(|package| package.name.as_str()).collect();
+    names.sort_unstable();
     assert_eq!(names, PACKAGES);
     assert_eq!(manifest.packages["house-web:noarch"].version, "1-1.house");
     let page = &manifest.files["/usr/share/house-web/index.html"];
