@@ -132,7 +132,7 @@ fn slips_are_named_with_their_line() {
         ),
         (
             GOOD.replace("run = \"./b.sh\"", "reboot = true\nuntil = \"c\""),
-            r#"10:1: key "step": step "b" cannot be as it is written: only what looks at the machine goes on beside"#,
+            r#"7:1: key "step": step "b" cannot be as it is written: only what looks at the machine goes on beside"#,
         ),
     ];
     for (toml, expected) in table {
