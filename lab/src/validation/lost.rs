@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Broke, Clones, Validation, both, lab};
 use crate::{
-    machine::LabError,
+    machine::{LabError, failures},
     report::BaselineReport,
     verdict::{self, Phase, Verdict},
 };
@@ -61,13 +61,23 @@ impl Validation<'_> {
 
     fn console(&self, clones: &Clones) -> Vec<String> {
         let redacted = |line| self.scenarios.iter().fold(line, |line, scenario| scenario.redacted(line));
-        let said = clones.patched.last_lines(CONSOLE_LINES).into_iter().map(redacted);
+        let lines = clones.patched.last_lines(CONSOLE_LINES_READ);
+        let said = from_failure(&lines).iter().cloned().map(redacted);
         std::iter::once("its console ends:".to_owned()).chain(said).collect()
     }
 }
 
-/// Lines of a console that are shown for a machine that does not answer.
+/// Lines of a console that are shown at least for a machine that does not answer.
 const CONSOLE_LINES: usize = 30;
+/// Lines in which what broke is looked for: a kernel says that first, and where it was after it.
+const CONSOLE_LINES_READ: usize = 120;
+
+/// The last lines of a console; all from the first on that says what broke, when one of them does.
+fn from_failure(lines: &[String]) -> &[String] {
+    let last = lines.len().saturating_sub(CONSOLE_LINES);
+    let broke = lines.iter().position(|line| !failures(line).is_empty());
+    &lines[broke.map_or(last, |broke| broke.min(last))..]
+}
 
 /// A length of time in the largest unit of which there are two.
 fn span(time: Duration) -> String {
@@ -87,5 +97,17 @@ mod tests {
     fn spans_are_for_people() {
         let of = |seconds| span(Duration::from_secs(seconds));
         assert_eq!([of(61), of(7201), of(400 * 86_400)], ["61 s", "2 hours", "400 days"]);
+    }
+    #[test]
+    fn a_console_is_shown_from_what_broke_on() {
+        let line = |number: usize| format!("[{number}.0] a line");
+        let mut lines: Vec<String> = (0..100).map(line).collect();
+        assert_eq!(from_failure(&lines).first(), Some(&line(70)));
+        lines[40] = "[40.0] Kernel panic - not syncing: attempted to kill init".into();
+        assert_eq!((from_failure(&lines).first(), from_failure(&lines).len()), (Some(&lines[40]), 60));
+        lines[40] = line(40);
+        lines[95] = "[95.0] Kernel panic - not syncing: x".into();
+        assert_eq!(from_failure(&lines).len(), CONSOLE_LINES);
+        assert_eq!(from_failure(&lines[..3]).len(), 3);
     }
 }
