@@ -16,7 +16,8 @@ use patchlab_tests::{
 const POSTINST: &str = r#"#!/bin/sh
 set -e
 [ "$1" = configure ] || exit 0
-sed -i 's|^linux .*|& init=/bin/false|' /boot/grub/grub.cfg
+sed -i 's|^[[:space:]]*linux[[:space:]].*|& init=/bin/false|' /boot/grub/grub.cfg
+grep -q 'init=/bin/false' /boot/grub/grub.cfg
 touch /run/reboot-required
 "#;
 
