@@ -201,41 +201,51 @@ impl SnmpApplier {
         let (waits, waiting) = tokio::sync::oneshot::channel();
         let bell = self.bells.of(&host);
         let mut watch = Watch { action, bell, moved: &*self.moved, heard: &heard, waits: Some(waits) };
-        let start = Instant::now();
+        let (start, run) = (Instant::now(), run_index(action));
+        let report = self.watched(machine, &heard, name(action), async {
+            tokio::select! {
+                report = push_and_run(&*manager, &row, run, &mut watch) => report,
+                Ok(()) = waiting => row::report(&*manager, ROW, run).await,
+            }
+        })?;
+        if report.state == RunState::Rebooting {
+            self.rebooting().insert(machine.name().to_owned());
+        }
+        read(action, system, report, start.elapsed())
+    }
+
+    /// Awaits an agent's word, or what is seen of its machine: whichever is first.
+    fn watched(
+        &self,
+        machine: &Machine,
+        heard: &Mutex<Heard>,
+        action: &'static str,
+        word: impl Future<Output = Result<RunReport, DeployError>>,
+    ) -> Result<RunReport, ApplierError> {
+        let lab = |reason: String| ApplierError::Lab { action, reason };
         let (stop, over) = mpsc::channel();
         let (tell, told) = tokio::sync::oneshot::channel();
-        // The agent's word, or what is seen of its machine: whichever is first.
         let followed = std::thread::scope(|scope| {
-            let mut others = || silenced(machine, &heard);
+            let mut others = || silenced(machine, heard);
             scope.spawn(move || tell.send(machine.watch(&over, &mut others)));
             let followed = self.runtime.block_on(async {
-                let run = run_index(action);
                 tokio::select! {
-                    report = push_and_run(&*manager, &row, run, &mut watch) => Ok(report),
-                    Ok(()) = waiting => Ok(row::report(&*manager, ROW, run).await),
+                    report = word => Ok(report),
                     Ok(seen) = told => Err(seen),
                 }
             });
             drop(stop);
             followed
         });
-        let doing = || lock(&heard).doing.clone();
         match followed {
-            Ok(Ok(report)) => {
-                if report.state == RunState::Rebooting {
-                    self.rebooting().insert(machine.name().to_owned());
-                }
-                read(action, system, report, start.elapsed())
-            }
+            Ok(Ok(report)) => Ok(report),
             Ok(Err(error)) => Err(lab(format!("{error}; the agent's journal: {}", agent::journal(machine)))),
-            Err(seen) => Err(match seen {
-                Ok(Some(loss)) => {
-                    let how = format!("{loss}; its agent said last: {}", doing());
-                    ApplierError::Lost { action: name(action), how }
-                }
-                Ok(None) => lab("nobody watched the machine to its end".into()),
-                Err(error) => lab(with_source(&error)),
-            }),
+            Err(Ok(Some(loss))) => {
+                let how = format!("{loss}; its agent said last: {}", lock(heard).doing);
+                Err(ApplierError::Lost { action, how })
+            }
+            Err(Ok(None)) => Err(lab("nobody watched the machine to its end".into())),
+            Err(Err(error)) => Err(lab(with_source(&error))),
         }
     }
 
@@ -244,12 +254,13 @@ impl SnmpApplier {
     }
 
     /// Follows an apply that waited for its machine's reboot to its end.
-    fn go_on(&self, manager: &SnmpManager) -> Result<(), ApplierError> {
-        let action = "go on after the reboot";
-        let (row, mut nobody) = (self.row(Action::Apply), row::Unobserved);
-        let followed = push_and_run(manager, &row, run_index(Action::Apply), &mut nobody);
-        let failed = |error: DeployError| ApplierError::Lab { action, reason: error.to_string() };
-        let report = self.runtime.block_on(followed).map_err(failed)?;
+    fn go_on(&self, machine: &Machine, manager: &SnmpManager) -> Result<(), ApplierError> {
+        let (action, row) = ("go on after the reboot", self.row(Action::Apply));
+        let heard = Mutex::new(Heard { last: Instant::now(), doing: "rebooting".into() });
+        let bell = self.bells.of(&self.clone_of(Role::Patched)?.host);
+        let mut watch = Watch { action: Action::Apply, bell, moved: &*self.moved, heard: &heard, waits: None };
+        let run = run_index(Action::Apply);
+        let report = self.watched(machine, &heard, action, push_and_run(manager, &row, run, &mut watch))?;
         match report.state {
             RunState::Succeeded => Ok(()),
             _ => Err(ApplierError::Failed { action, reason: report.error }),
@@ -335,7 +346,7 @@ impl Applier for SnmpApplier {
             manager
         };
         let was_waiting = self.rebooting().remove(machine.name());
-        if was_waiting { self.go_on(&manager) } else { Ok(()) }
+        if was_waiting { self.go_on(machine, &manager) } else { Ok(()) }
     }
 
     fn next_boot(&self, machine: &Machine) -> NextBoot {
