@@ -25,7 +25,7 @@ const FIRST: u8 = 10;
 /// How often a guest is asked whether it has let its card go.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Before the card is there: nothing that manages networks may take it. Arguments: the card's address, where the lab's files are.
+/// Before the card is there, or has just come up in a boot: nothing that manages networks may take it. Arguments: the card's address, where the lab's files are.
 const ANNOUNCE: &str = r#"
 mkdir -p "$2" /run/systemd/network
 printf '[Match]\nMACAddress=%s\n[Link]\nUnmanaged=yes\n' "$1" >/run/systemd/network/00-patchlab-lan.network
@@ -145,7 +145,7 @@ impl Lan<'_> {
 
     fn plug(&self, member: &Member<'_>, cable: Value) -> Result<(), LabError> {
         let (machine, mac) = (member.machine, member.mac());
-        machine.guest().script(ANNOUNCE, &[&mac, GUEST_FOLDER], member.timeout())?;
+        Self::announce(member)?;
         let port = free_port(&machine.monitor("query-pci", json!({}))?).ok_or_else(|| LabError::Monitor {
             machine: machine.name().to_owned(),
             command: "query-pci".into(),
@@ -166,7 +166,12 @@ impl Lan<'_> {
     /// It does not find its card, or takes no address.
     pub fn settle(&self, machine: &Machine) -> Result<(), LabError> {
         let member = self.members.iter().find(|member| std::ptr::eq(member.machine, machine));
-        member.map_or(Ok(()), |member| self.settle_member(member))
+        member.map_or(Ok(()), |member| Self::announce(member).and_then(|()| self.settle_member(member)))
+    }
+
+    fn announce(member: &Member<'_>) -> Result<(), LabError> {
+        let said = member.machine.guest().script(ANNOUNCE, &[&member.mac(), GUEST_FOLDER], member.timeout());
+        Ok(said.map(drop)?)
     }
 
     fn settle_member(&self, member: &Member<'_>) -> Result<(), LabError> {
