@@ -7,6 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::bootable::BOOTABLE;
+
 /// `$1`: the new image; run in a folder for what comes between.
 const SCRIPT: &str = r#"
 set -eu
@@ -28,25 +30,11 @@ for pair in 'debian bookworm bookworm-updates' 'debian-security bookworm-securit
 done >root/etc/apt/sources.list.d/debian.sources
 rm -f root/etc/apt/sources.list root/etc/machine-id
 : >root/etc/machine-id
-echo '/dev/vda1 / ext4 defaults 0 1' >root/etc/fstab
-mkdir -p root/boot/grub
-cat >root/boot/grub/grub.cfg <<'END'
-set timeout=0
-serial --unit=0
-terminal_output serial
-linux /vmlinuz root=/dev/vda1 console=tty0 console=ttyS0
-initrd /initrd.img
-boot
-END
 systemctl --root=root enable systemd-networkd.service >/dev/null 2>&1
-grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o core.img biosdisk part_msdos ext2 normal linux configfile serial terminal echo test
-truncate -s 2G disk.raw
-echo 'start=2048,type=83,bootable' | sfdisk --quiet disk.raw
-mke2fs -q -t ext4 -L root -d root -E offset=1048576 disk.raw $(((2 << 20) - 1024))k
-dd if=/usr/lib/grub/i386-pc/boot.img of=disk.raw bs=440 count=1 conv=notrunc status=none
-dd if=core.img of=disk.raw bs=512 seek=1 conv=notrunc status=none
-qemu-img convert -f raw -O qcow2 -c disk.raw "$image"
 "#;
+
+/// As small as it is downloaded.
+const PACKED: &str = r#"qemu-img convert -f raw -O qcow2 -c disk.raw "$image""#;
 
 /// Builds it; what comes between goes to a folder in `dir`, which goes.
 ///
@@ -56,7 +44,8 @@ pub fn build(image: &Path, dir: &Path) {
     let work = dir.join("cloud-image");
     fs::create_dir(&work).expect("a folder");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", SCRIPT, "sh"]);
+    let script = format!("{SCRIPT}{BOOTABLE}{PACKED}\n");
+    command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", &script, "sh"]);
     let output = command.arg(image).current_dir(&work).stdin(Stdio::null()).output().expect("unshare starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::remove_dir_all(&work).expect("it goes");

@@ -2,6 +2,7 @@
 
 pub mod agent_bench;
 pub mod bare_qemu;
+mod bootable;
 pub mod clone_bench;
 pub mod cloud_image;
 pub mod isolation;

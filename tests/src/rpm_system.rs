@@ -12,6 +12,8 @@ use std::{
 
 use axum::{extract::Path as UrlPath, http::StatusCode, routing};
 
+use crate::bootable::BOOTABLE;
+
 /// `$1`: the repository's address. Leaves `key.asc`, and packages in folders by their version: 2 is an update, 3 serves no pages any more
 /// and is not signed. `repository` has the first alone.
 const PACKAGES: &str = r#"
@@ -107,7 +109,6 @@ chroot root dnf --assumeyes --quiet --releasever=41 --setopt=reposdir=/none --re
 umount root/proc
 rm -rf root/etc/rpm/macros.first root/var/cache/dnf root/etc/machine-id
 : >root/etc/machine-id
-echo '/dev/vda1 / ext4 defaults 0 1' >root/etc/fstab
 if [ "$kind" = disk ]; then
   printf '[Match]\nType=ether\n[Network]\nDHCP=yes\n' >root/etc/systemd/network/10-house.network
 else
@@ -117,24 +118,11 @@ cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user]
 END
 fi
-mkdir -p root/boot/grub
-cat >root/boot/grub/grub.cfg <<'END'
-set timeout=0
-serial --unit=0
-terminal_output serial
-linux /vmlinuz root=/dev/vda1 console=tty0 console=ttyS0
-initrd /initrd.img
-boot
-END
 systemctl --root=root enable systemd-networkd.service house-web.service >/dev/null 2>&1
-grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o core.img biosdisk part_msdos ext2 normal linux configfile serial terminal echo test
-truncate -s 2G disk.raw
-echo 'start=2048,type=83,bootable' | sfdisk --quiet disk.raw
-mke2fs -q -t ext4 -L root -d root -E offset=1048576 disk.raw $(((2 << 20) - 1024))k
-dd if=/usr/lib/grub/i386-pc/boot.img of=disk.raw bs=440 count=1 conv=notrunc status=none
-dd if=core.img of=disk.raw bs=512 seek=1 conv=notrunc status=none
-qemu-img convert -f raw -O qcow2 disk.raw "$image"
 "#;
+
+/// Nobody sends it anywhere.
+const PLAIN: &str = r#"qemu-img convert -f raw -O qcow2 disk.raw "$image""#;
 
 /// What kind of source an image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,7 +198,8 @@ impl Repository {
         fs::create_dir(&work).expect("a folder");
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh"]);
-        shell(command, IMAGE, &[&image.display().to_string(), &self.url, kind.name()], &work);
+        let script = format!("{IMAGE}{BOOTABLE}{PLAIN}\n");
+        shell(command, &script, &[&image.display().to_string(), &self.url, kind.name()], &work);
         fs::remove_dir_all(&work).expect("it goes");
     }
 }
