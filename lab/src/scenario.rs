@@ -27,6 +27,8 @@ use patchlab_check::{
 };
 use serde::Deserialize;
 
+use crate::{baseline::Baseline, manifest::Manifest};
+
 pub use bench::{RebootError, Suspected};
 pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
@@ -164,23 +166,34 @@ pub struct Applies {
 
 /// What a scenario's `applies` is compared with.
 #[derive(Debug, Clone)]
-pub struct Subject<'a> {
+pub struct Subject {
     /// The baseline, `name@n`.
-    pub baseline: &'a str,
+    pub baseline: String,
     /// The tags it represents.
-    pub tags: &'a [String],
+    pub tags: Vec<String>,
     /// Names of the packages installed on it.
-    pub installed: &'a BTreeSet<String>,
+    pub installed: BTreeSet<String>,
+}
+
+impl Subject {
+    /// A baseline, with what it is made of.
+    pub fn of(baseline: &Baseline, manifest: &Manifest) -> Self {
+        Self {
+            baseline: baseline.full_name(),
+            tags: baseline.record.represents.tags.clone(),
+            installed: manifest.packages.values().map(|package| package.name.clone()).collect(),
+        }
+    }
 }
 
 impl Applies {
     /// Whether the subject fits every list that is given.
-    pub fn fits(&self, subject: &Subject<'_>) -> bool {
+    pub fn fits(&self, subject: &Subject) -> bool {
         let name = subject.baseline.split('@').next().unwrap_or_default();
         let any = |list: &[String], fits: &dyn Fn(&String) -> bool| list.is_empty() || list.iter().any(fits);
         any(&self.packages, &|package| subject.installed.contains(package))
             && any(&self.tags, &|tag| subject.tags.contains(tag))
-            && any(&self.baselines, &|wanted| wanted == subject.baseline || wanted == name)
+            && any(&self.baselines, &|wanted| *wanted == subject.baseline || wanted == name)
     }
 }
 
@@ -328,7 +341,7 @@ impl Scenario {
     }
 
     /// Whether it is to be run on a baseline.
-    pub fn applies_to(&self, subject: &Subject<'_>) -> bool {
+    pub fn applies_to(&self, subject: &Subject) -> bool {
         self.applies.as_ref().is_none_or(|applies| applies.fits(subject))
     }
 

@@ -427,9 +427,7 @@ impl Validation<'_> {
     }
 
     fn applicable(&self, manifest: &Manifest) -> Vec<&Scenario> {
-        let installed: BTreeSet<String> = manifest.packages.values().map(|package| package.name.clone()).collect();
-        let name = self.baseline.full_name();
-        let subject = Subject { baseline: &name, tags: &self.baseline.record.represents.tags, installed: &installed };
+        let subject = Subject::of(self.baseline, manifest);
         self.scenarios.iter().filter(|scenario| scenario.applies_to(&subject)).collect()
     }
 

@@ -184,8 +184,7 @@ fn lint_tells_everything_at_once() {
 #[test]
 fn applies_is_every_list_that_is_given() {
     let installed = set(&["nginx", "curl"]);
-    let tags = ["web".to_owned()];
-    let subject = Subject { baseline: "debian-12-web@2", tags: &tags, installed: &installed };
+    let subject = Subject { baseline: "debian-12-web@2".into(), tags: vec!["web".into()], installed };
     let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
     let table: &[Row<'_>] = &[

@@ -10,7 +10,7 @@ use patchlab_lab::{
     machine::{CLONE_DISK, TOOLS_BYTES},
     room::{self, Bytes},
     runs::{How, Run, Scope},
-    scenario::Scenario,
+    scenario::{Scenario, Subject},
     verdict::Judgement,
 };
 
@@ -26,13 +26,20 @@ const RESERVE_PERCENT: u64 = 10;
 /// How long a validation is expected to take on a baseline that none was measured on.
 const UNMEASURED: Duration = Duration::from_secs(120);
 
-/// What a validation on a baseline takes while it runs; scenarios may ask for more machines, of baselines by the names that they give.
+/// What a validation on a baseline takes while it runs; scenarios that apply there may ask for more machines, of baselines by the names
+/// that they give.
 pub fn needs(
     baseline: &Baseline,
     keep: Keep,
     (scenarios, others): (&[Scenario], &BTreeMap<String, Baseline>),
 ) -> Needs {
     let guest = baseline.record.hardware.memory_mib;
+    // The manifest is long: it is read where something hangs on it. Of one that cannot be read, the validation will tell.
+    let mut several = scenarios.iter().filter(|scenario| !scenario.machines.is_empty()).peekable();
+    let manifest = several.peek().and_then(|_| baseline.manifest().ok());
+    let subject = manifest.map(|manifest| Subject::of(baseline, &manifest));
+    let applying: Vec<&Scenario> =
+        several.filter(|scenario| subject.as_ref().is_none_or(|subject| scenario.applies_to(subject))).collect();
     let beside = |scenario: &Scenario| -> u64 {
         let baselines = scenario.machines.values().filter_map(|machine| match &machine.baseline {
             None => Some(baseline),
@@ -41,8 +48,8 @@ pub fn needs(
         baselines.map(|other| other.record.hardware.memory_mib + EMULATOR_MIB).sum()
     };
     // Each scenario's are gone before the next one's come.
-    let beside_mib = scenarios.iter().map(beside).max().unwrap_or(0);
-    let machines = 1 + scenarios.iter().map(|scenario| scenario.machines.len()).max().unwrap_or(0) as u64;
+    let beside_mib = applying.iter().copied().map(beside).max().unwrap_or(0);
+    let machines = 1 + applying.iter().map(|scenario| scenario.machines.len()).max().unwrap_or(0) as u64;
     // Both clones' memory is written out when they are kept.
     let kept = if keep == Keep::Never { 0 } else { 2 * (guest << 20) };
     Needs {

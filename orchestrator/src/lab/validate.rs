@@ -159,7 +159,7 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     for (number, ((order, baselines), names)) in batch.orders.iter().zip(&names).enumerate() {
         for (baseline, name) in baselines.iter().zip(names) {
             let expected = budget::expected(&known, &digest_of(order.clone()), name);
-            let work = Work { order: number, expected, needs: needs(baseline) };
+            let work = Work { order: number, expected, needs: all[pairs.len()] };
             let (data, scenarios, scope, manner) = (batch.data, batch.scenarios, &batch.scope, batch.manner);
             let (recording, halt, others) = (&recordings[number], &halt, &others);
             pairs.push((work, Pair { data, order, baseline, name, scenarios, others, scope, manner, recording, halt }));

@@ -1,7 +1,6 @@
 //! `patchlab scenario run`: a scenario on a fresh clone, once or at each save, told as a test runner tells it.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -174,10 +173,7 @@ fn choose(data: &Data, scenario: &Scenario, named: Option<&str>, output: &Output
 
 fn applies(scenario: &Scenario, baseline: &Baseline) -> Result<bool, CliError> {
     let manifest = baseline.manifest().map_err(|error| CliError::Failed(error.to_string()))?;
-    let installed: BTreeSet<String> = manifest.packages.into_values().map(|package| package.name).collect();
-    let name = baseline.full_name();
-    let tags = &baseline.record.represents.tags;
-    Ok(scenario.applies_to(&Subject { baseline: &name, tags, installed: &installed }))
+    Ok(scenario.applies_to(&Subject::of(baseline, &manifest)))
 }
 
 /// Tells of the words that end a program, which from here on end nothing by themselves.
