@@ -140,7 +140,8 @@ fn script(package: &str) -> String {
 set -eu
 
 # Every file that the package brought is as it was packed.
-if ! changed=$(dpkg --verify '{package}'); then
+if dpkg-query --show '{package}' >/dev/null 2>&1; then system=dpkg; else system=rpm; fi
+if ! changed=$("$system" --verify '{package}'); then
     echo "files of {package} were altered: $changed" >&2
     exit 1
 fi
