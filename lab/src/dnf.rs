@@ -266,7 +266,8 @@ impl Dnf {
             script.push_str(&format!("upgrade {name}\n"));
         }
         for file in files {
-            script.push_str(&format!("install {}\n", file.display()));
+            // Its shell parts words as sh(1) does.
+            script.push_str(&format!("install '{}'\n", file.display().to_string().replace('\'', r"'\''")));
         }
         script.push_str("run\n");
         let path = self.dir.path().join("script");

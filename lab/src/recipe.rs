@@ -119,7 +119,7 @@ impl Written {
                 return wrong("os.family", expected, &format!("{:?}", self.os.family));
             }
             (Some(PackageSystem::Rpm), WrittenSource::Mmdebstrap { .. }) => {
-                let expected = "\"cloud-image\" or \"disk\" for a system with rpm";
+                let expected = "\"cloud-image\", \"disk\" or \"domain\" for a system with rpm";
                 return wrong("source.kind", expected, &"\"mmdebstrap\", which installs Debian's packages");
             }
             (Some(PackageSystem::Rpm), _) if !self.packages.is_empty() => {

@@ -85,7 +85,14 @@ fn a_system_that_rpm_manages_becomes_a_baseline_on_which_an_update_passes_and_a_
     repository.publish_update();
     let drafted = draft("PO-RPM", &good, &["--upgrade", "house-web"]);
     assert_eq!(drafted.code, Some(0), "{}", drafted.err);
-    let broken = ["house-web", "house-web-common"].map(|name| repository.file(name, "3").display().to_string());
+    // Where people put files.
+    let odd = dir.join("it's new");
+    fs::create_dir(&odd).expect("a folder");
+    let broken = ["house-web", "house-web-common"].map(|name| {
+        let to = odd.join(name).with_extension("rpm");
+        fs::copy(repository.file(name, "3"), &to).expect("a copy");
+        to.display().to_string()
+    });
     let drafted = draft("PO-RPM-BREAKING", &bad, &["--package", &broken[0], "--package", &broken[1]]);
     assert_eq!(drafted.code, Some(0), "{}", drafted.err);
 
