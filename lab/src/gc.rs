@@ -124,7 +124,7 @@ fn describe(thing: &Thing) -> String {
         Thing::Folder { path } => format!("folder {}", path.display()),
         Thing::Process { process } => format!("process {}", process.pid),
         Thing::Veth { name } => format!("network link {name}"),
-        Thing::Machine { uri, name } => format!("machine {name} at {uri}"),
+        Thing::Machines { uri, prefix } => format!("machines {prefix}* at {uri}"),
     }
 }
 
@@ -133,7 +133,7 @@ fn exists(thing: &Thing) -> bool {
         Thing::Folder { path } => path.exists(),
         Thing::Process { process } => process.is_alive(),
         Thing::Veth { name } => Path::new("/sys/class/net").join(name).exists(),
-        Thing::Machine { uri, name } => crate::machine::exists(uri, name),
+        Thing::Machines { uri, prefix } => crate::machine::may_have(uri, prefix),
     }
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn remove(thing: &Thing) -> io::Result<()> {
             }
             Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
         }
-        Thing::Machine { uri, name } => crate::machine::remove(uri, name).map_err(io::Error::other),
+        Thing::Machines { uri, prefix } => crate::machine::end_all(uri, prefix).map_err(io::Error::other),
     }
 }
 
@@ -193,6 +193,19 @@ mod tests {
         assert_eq!(collect(&places, Mode::Collect).unwrap(), found);
         assert_eq!((dead.exists(), alive.exists()), (false, true));
         assert_eq!(collect(&places, Mode::Collect).unwrap(), []);
+    }
+
+    #[test]
+    fn machines_at_a_libvirt_that_does_not_answer_are_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(dir.path());
+        let uri = format!("test://{}/gone.xml", dir.path().display());
+        orphan(&places, "dead", &[Thing::Machines { uri: uri.clone(), prefix: "patchlab-dead-".into() }]);
+        for _ in 0..2 {
+            let left = collect(&places, Mode::Collect).unwrap();
+            assert_eq!(left[0].what, format!("machines patchlab-dead-* at {uri}"));
+            assert!(left[0].failure.is_some(), "{left:?}");
+        }
     }
 
     #[test]

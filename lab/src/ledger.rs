@@ -99,12 +99,12 @@ pub enum Thing {
         /// Its name.
         name: String,
     },
-    /// A machine defined through another libvirt than the worker's own.
-    Machine {
+    /// Machines at a libvirt that runs by itself.
+    Machines {
         /// Connection URI.
         uri: String,
-        /// The machine's name.
-        name: String,
+        /// With what their names begin.
+        prefix: String,
     },
 }
 

@@ -15,6 +15,7 @@ pub mod diff;
 pub mod dnf;
 pub mod failure;
 pub mod gc;
+pub mod host;
 pub mod host_memory;
 pub mod junit;
 pub mod kept;
@@ -33,6 +34,7 @@ pub mod worker;
 
 pub use artifact::{ArtifactError, ArtifactStore};
 pub use baseline::Baseline;
+pub use host::LabHost;
 pub use host_memory::HostMemory;
 pub use machine::{Guest, Lab, LabError, Machine};
 pub use manifest::Manifest;

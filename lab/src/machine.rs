@@ -7,12 +7,14 @@
 mod budget;
 mod clone;
 mod domain;
+mod foreign;
 mod guest;
 mod guest_time;
 mod handshake;
 mod lan;
 mod libvirt;
 mod loss;
+mod panel;
 mod prepared;
 mod saved;
 mod serial;
@@ -39,7 +41,7 @@ pub use self::{
     guest_time::{Awaiting, GuestTime},
     handshake::Handshake,
     lan::Lan,
-    libvirt::{Driver, Lab, Versions},
+    libvirt::{Lab, Versions},
     loss::Loss,
     prepared::{Prepared, PreparedClones, wanted},
     saved::{Saved, SavedFile},
@@ -48,13 +50,15 @@ pub use self::{
 };
 pub(crate) use self::{
     clone::{DiskFate, Plan, Template, unfit},
-    domain::{Description, Memory, Opening},
+    domain::{Description, Memory, Opening, Owner},
+    foreign::{end_all, look, may_have},
     stream::Carried,
 };
 use budget::Budget;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
-use libvirt::flatten;
-pub(crate) use libvirt::{exists, installed_qemu, remove, start_events};
+use libvirt::{Kept, flatten};
+pub(crate) use libvirt::{installed_qemu, start_events};
+use panel::Panel;
 use steward::{Steward, Ward};
 
 /// A machine could not be made or used: the lab's failure, never the patch's.
@@ -171,6 +175,11 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LabErr
     move |source| LabError::Io { action, path, source }
 }
 
+/// An error with what caused it.
+pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
 /// How often a machine's state is asked for while it changes.
 const POLL: Duration = Duration::from_millis(4);
 
@@ -178,12 +187,14 @@ const POLL: Duration = Duration::from_millis(4);
 #[derive(Debug)]
 pub struct Machine {
     name: String,
+    /// Its name at libvirt.
+    known_as: String,
     domain: Domain,
     hardware: Hardware,
     disk: PathBuf,
     fate: DiskFate,
     serial: PathBuf,
-    state: PathBuf,
+    kept: Kept,
     report: CloneReport,
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
@@ -193,6 +204,8 @@ pub struct Machine {
     /// Which boot it is, as far as somebody knows.
     boot: Mutex<Option<String>>,
     ward: Ward,
+    /// What gives it its network, where its own emulator does not.
+    _panel: Option<Panel>,
     /// Keeps its baseline where it is: its disk is a layer over that one's.
     hold: Option<fs::File>,
 }
@@ -411,7 +424,7 @@ impl Machine {
 
     /// The emulator's process, by the file in which libvirt keeps its number.
     fn emulator_pid(&self) -> Result<u32, LabError> {
-        let path = self.state.join(format!("{}.pid", self.name));
+        let path = self.kept.state.join(format!("{}.pid", self.known_as));
         let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
         text.trim().parse().map_err(|_| failed("understand", &path)(io::ErrorKind::InvalidData.into()))
     }
@@ -555,10 +568,9 @@ impl Machine {
         self.overlooked.load(Ordering::Relaxed)
     }
 
-    /// The emulator's log, beside the state of running machines: `run/qemu` and `log/qemu`.
+    /// The emulator's log.
     fn log(&self) -> PathBuf {
-        let root = self.state.parent().and_then(Path::parent).unwrap_or(&self.state);
-        root.join("log/qemu").join(format!("{}.log", self.name))
+        self.kept.logs.join(format!("{}.log", self.known_as))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The lab's folders. A worker sees the same folders at other paths: its own are given to it by [`crate::worker::enter`].
 ///
 /// ```text
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// DATA/lab/cache/          libvirt's capability cache      (worker: shared)
 /// DATA/lab/ledger.jsonl    what was made on this host
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     /// Stored baselines, and the file of their names.
     pub baselines: PathBuf,

@@ -41,6 +41,7 @@ pub use self::{
 };
 use crate::{
     gc,
+    host::{Driver, LabHost},
     ledger::{Ledger, LedgerError, Process, Thing},
     places::Places,
 };
@@ -130,20 +131,12 @@ pub struct Launcher {
 #[derive(Debug, Serialize, Deserialize)]
 struct Assignment {
     id: String,
-    places: PlacesOnHost,
+    places: Places,
+    driver: Driver,
     network: Network,
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct PlacesOnHost {
-    baselines: PathBuf,
-    artifacts: PathBuf,
-    work: PathBuf,
-    kept: PathBuf,
-    cache: PathBuf,
 }
 
 /// What init answers.
@@ -171,10 +164,13 @@ pub struct Worker {
     keeper: Option<JoinHandle<io::Result<ExitStatus>>>,
     ledger: Ledger,
     link: Option<String>,
+    /// Its machines at a libvirt that runs by itself, which do not end with its namespaces.
+    lent: Option<Thing>,
 }
 
-/// Starts `launcher` as a worker. Collects first what dead workers left behind.
-pub fn spawn(places: &Places, launcher: &Launcher, network: &Network) -> Result<Worker, WorkerError> {
+/// Starts `launcher` as a worker whose machines are `host`'s. Collects first what dead workers left behind.
+pub fn spawn(host: &LabHost, places: &Places, launcher: &Launcher, network: &Network) -> Result<Worker, WorkerError> {
+    let places = &host.places(places);
     if !rustix::process::geteuid().is_root() {
         return Err(WorkerError::NotRoot);
     }
@@ -185,6 +181,14 @@ pub fn spawn(places: &Places, launcher: &Launcher, network: &Network) -> Result<
     let folder = places.work.join(&id);
     ledger.begin(&id)?;
     ledger.creating(&id, Thing::Folder { path: folder.clone() })?;
+    let driver = host.libvirt.driver(&id);
+    let lent = match &driver {
+        Driver::Embedded => None,
+        Driver::Foreign { uri, prefix } => Some(Thing::Machines { uri: uri.clone(), prefix: prefix.clone() }),
+    };
+    if let Some(machines) = &lent {
+        ledger.creating(&id, machines.clone())?;
+    }
     make_folder(places, &folder, &user)?;
 
     let log = folder.join(LOG);
@@ -193,17 +197,21 @@ pub fn spawn(places: &Places, launcher: &Launcher, network: &Network) -> Result<
     let process = Process::of(pid).map_err(failed("identify", "the worker"))?;
     ledger.creating(&id, Thing::Process { process: process.clone() })?;
     let (sender, receiver) = channel::pair(ours)?;
-    let mut worker =
-        Worker { id, folder, process, sender, receiver: Some(receiver), keeper: Some(keeper), ledger, link: None };
+    let mut worker = Worker {
+        id,
+        folder,
+        process,
+        sender,
+        receiver: Some(receiver),
+        keeper: Some(keeper),
+        ledger,
+        link: None,
+        lent,
+    };
     let assignment = Assignment {
         id: worker.id.clone(),
-        places: PlacesOnHost {
-            baselines: places.baselines.clone(),
-            artifacts: places.artifacts.clone(),
-            work: worker.folder.clone(),
-            kept: places.kept.clone(),
-            cache: places.cache.clone(),
-        },
+        places: Places { work: worker.folder.clone(), ..places.clone() },
+        driver,
         network: network.clone(),
         uid: user.uid,
         gid: user.gid,
@@ -304,6 +312,9 @@ impl Worker {
         if let Some(name) = self.link.take() {
             let thing = Thing::Veth { name };
             gc::remove(&thing).map_err(failed("remove the link of", &self.folder))?;
+        }
+        if let Some(machines) = self.lent.take() {
+            gc::remove(&machines).map_err(failed("end the machines of", &self.folder))?;
         }
         remove_folder(&self.folder)?;
         Ok(self.ledger.end(&self.id)?)

@@ -78,6 +78,11 @@ impl Data {
         self.dir.join("server/store.sqlite")
     }
 
+    /// What an administrator says of this lab, where there is anything to say.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("patchlab.toml")
+    }
+
     /// Held by the one server of this data folder.
     pub fn server_lock(&self) -> PathBuf {
         self.dir.join("server/lock")

@@ -9,7 +9,7 @@ use patchlab_lab::{
 };
 use schemars::Schema;
 
-use crate::order;
+use crate::{lab::pool::Pool, order};
 
 /// Where the schemas of this version are found by editors.
 const PLACE: &str = "docs/schemas";
@@ -25,11 +25,13 @@ pub enum Form {
     Recipe,
     /// `order.toml`.
     Order,
+    /// `patchlab.toml`.
+    Settings,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 4] = [Self::Scenario, Self::Fixture, Self::Recipe, Self::Order];
+    pub const ALL: [Self; 5] = [Self::Scenario, Self::Fixture, Self::Recipe, Self::Order, Self::Settings];
 
     /// Its name, as on the command line.
     pub fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Form {
             Self::Fixture => "fixture",
             Self::Recipe => "recipe",
             Self::Order => "order",
+            Self::Settings => "settings",
         }
     }
 
@@ -48,6 +51,7 @@ impl Form {
             Self::Fixture => "fixtures/NAME/fixture.toml, in a scenario's folder or beside it",
             Self::Recipe => "images/NAME.toml",
             Self::Order => "order.toml",
+            Self::Settings => "patchlab.toml, in the data folder",
         }
     }
 
@@ -63,6 +67,7 @@ impl Form {
             Self::Fixture => Fixture::schema(),
             Self::Recipe => Recipe::schema(),
             Self::Order => order::schema(),
+            Self::Settings => Pool::schema(),
         };
         schema.insert("title".into(), format!("patchlab {}", self.name()).into());
         schema

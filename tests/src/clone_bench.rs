@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use patchlab_lab::{
     Baseline, Lab, Machine,
     baseline::Baselines,
-    machine::{CloneReport, CloneSpec, Driver, PreparedClones, Rung},
+    machine::{CloneReport, CloneSpec, PreparedClones, Rung},
     worker::{self, Inside},
 };
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ fn template_clone(lab: &Lab, baseline: &Baseline, name: &str) -> anyhow::Result<
 fn measure(inside: &Inside, order: &Order) -> anyhow::Result<BTreeMap<String, Value>> {
     let say = |text: String| inside.sender.send(&Word::Said(text));
     let opening = Instant::now();
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     say(format!("libvirt {} open after {} ms", lab.versions().libvirt, opening.elapsed().as_millis()))?;
     let baseline = Baselines::open(&inside.places).get(&order.baseline)?;
     let mut samples = Samples::default();

@@ -13,9 +13,9 @@ use anyhow::{Context as _, bail};
 use patchlab::payload::{self, InMemory};
 use patchlab_check::Target as _;
 use patchlab_lab::{
-    ArtifactStore, Lab, Machine, Places,
+    ArtifactStore, Lab, LabHost, Machine, Places,
     baseline::Baselines,
-    machine::{CloneSpec, Driver, Forward, Protocol},
+    machine::{CloneSpec, Forward, Protocol},
     worker::{self, Inside, Launcher, Network, Receiver, Worker},
 };
 use serde::{Deserialize, Serialize};
@@ -69,9 +69,15 @@ pub struct Isolated {
 }
 
 impl Isolated {
-    /// Clones `baseline` in a worker that `launcher` starts; its program's first act is [`serve`].
-    pub fn start(places: &Places, launcher: &Launcher, baseline: &str, ports: Ports) -> anyhow::Result<Self> {
-        let mut worker = worker::spawn(places, launcher, &Network::Isolated)?;
+    /// Clones `baseline` on a host, in a worker that `launcher` starts; its program's first act is [`serve`].
+    pub fn start(
+        host: &LabHost,
+        places: &Places,
+        launcher: &Launcher,
+        baseline: &str,
+        ports: Ports,
+    ) -> anyhow::Result<Self> {
+        let mut worker = worker::spawn(host, places, launcher, &Network::Isolated)?;
         let receiver = worker.take_receiver().context("the worker's channel was taken")?;
         let mut isolated = Self { worker, receiver, ports };
         match isolated.ask(&Ask::Clone { baseline: baseline.to_owned(), ports })? {
@@ -147,7 +153,7 @@ fn clone(
     let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, ports.payload)))?;
     runtime.spawn(async move { axum::serve(listener, router).await });
     let baseline = Baselines::open(&inside.places).get(baseline)?;
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports.forward);
     let forwards = vec![Forward { protocol: Protocol::Tcp, host, guest_port: GUEST_PORT }];
     let machine = lab.clone_baseline(&baseline, &CloneSpec { name: "isolated".into(), tools: None, forwards })?;

@@ -5,6 +5,7 @@ pub mod bare_qemu;
 mod bootable;
 pub mod clone_bench;
 pub mod cloud_image;
+pub mod daemon;
 pub mod isolation;
 pub mod killed;
 pub mod mount_namespace;

@@ -125,7 +125,15 @@ fn example(block: &Block<'_>) -> Result<(), String> {
         "toml order" => patchlab_check::written::read::<patchlab::order::Written>(&write("order.toml")?)
             .map(drop)
             .map_err(|error| error.to_string()),
-        other => Err(format!("a block says ```{other}, which is none of ```toml recipe, scenario, fixture or order")),
+        "toml settings" => {
+            write("patchlab.toml")?;
+            let data =
+                patchlab::place::Data::open(Some(folder.path().to_owned())).map_err(|error| error.to_string())?;
+            patchlab::lab::pool::Pool::of(&data, &[]).map(drop).map_err(|error| error.to_string())
+        }
+        other => Err(format!(
+            "a block says ```{other}, which is none of ```toml recipe, scenario, fixture, order or settings"
+        )),
     };
     read.map_err(|error| format!("{error}\n{text}"))
 }
@@ -135,7 +143,7 @@ fn every_example_is_read_by_the_real_reader() {
     none_complains(|_, text| examples(text));
     let files = fs::read_to_string(root().join("docs/files.md")).unwrap();
     let kinds: BTreeSet<&str> = parts(&files).0.iter().map(|block| block.info).filter(|i| !i.is_empty()).collect();
-    assert_eq!(kinds, BTreeSet::from(["toml recipe", "toml scenario", "toml fixture", "toml order"]));
+    assert_eq!(kinds, BTreeSet::from(["toml recipe", "toml scenario", "toml fixture", "toml order", "toml settings"]));
 }
 
 #[test]
@@ -146,6 +154,7 @@ fn a_wrong_example_is_complained_about() {
         ("packages = [\"nginx\", \"openssl\"", "pakages = [\"nginx\", \"openssl\"", "pakages"),
         ("memory = \"512MiB\"", "memory = \"512 apples\"", "memory"),
         ("[[check]] ", "[[chek]] ", "chek"),
+        ("validations = 2", "validations = 0", "nonzero"),
         ("severity = \"important\"", "severity = \"dire\"", "severity"),
         ("```toml recipe", "```toml", "none of"),
     ] {

@@ -13,8 +13,9 @@ use std::{
     },
 };
 
-use patchlab_lab::{Places, baseline::Baselines, machine::HOST_ADDRESS, worker::Launcher};
+use patchlab_lab::{LabHost, Places, baseline::Baselines, machine::HOST_ADDRESS, worker::Launcher};
 use patchlab_tests::{
+    daemon::Daemon,
     isolation::{From, Isolated, Ports, exchange},
     program::{Need, Patchlab, folder, obstacle},
 };
@@ -65,14 +66,20 @@ fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     let head = format!("HEAD /artifacts/{file} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
     let page = "GET / HTTP/1.0\r\n\r\n";
 
-    let start = |ports| {
-        Isolated::start(&places, &launcher("isolation"), &baseline.full_name(), ports).expect("a clone in its worker")
+    let daemons = folder.path().join("d");
+    std::fs::create_dir(&daemons).expect("a folder");
+    let daemon = Daemon::start(&daemons);
+    let (here, there) = (LabHost::here(), LabHost::at("daemon", daemon.libvirt()));
+    let start = |host, ports| {
+        Isolated::start(host, &places, &launcher("isolation"), &baseline.full_name(), ports).expect("a clone")
     };
-    let mut one = start(Ports { payload: 18_001, forward: 18_002 });
-    let mut other = start(Ports { payload: 18_003, forward: 18_004 });
+    let mut one = start(&here, Ports { payload: 18_001, forward: 18_002 });
+    let mut other = start(&here, Ports { payload: 18_003, forward: 18_004 });
+    // Its emulator is in the network namespace of a libvirt that runs by itself, which is the host's.
+    let mut lent = start(&there, Ports { payload: 18_005, forward: 18_006 });
 
     // What must be reached: the lab's payload server, and through its worker the guest itself.
-    for clone in [&mut one, &mut other] {
+    for clone in [&mut one, &mut other, &mut lent] {
         let Ports { payload, forward } = clone.ports;
         let answer = clone.connect(From::Guest, HOST_ADDRESS, payload, &head).expect("an answer");
         assert!(answer.as_deref().is_some_and(|text| text.starts_with("HTTP/1.1 200")), "payload: {answer:?}");
@@ -100,9 +107,11 @@ fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     for gateway in ip(&["-4", "route", "show", "default"], "via") {
         closed.extend([53, 80].map(|port| (gateway.clone(), port)));
     }
-    for (host, port) in &closed {
-        let answer = one.connect(From::Guest, host, *port, page).expect("the guest agent answers");
-        assert_eq!(answer, None, "a guest reached {host} port {port}");
+    for clone in [&mut one, &mut lent] {
+        for (host, port) in &closed {
+            let answer = clone.connect(From::Guest, host, *port, page).expect("the guest agent answers");
+            assert_eq!(answer, None, "a guest reached {host} port {port}");
+        }
     }
     assert_eq!(connected.load(Ordering::SeqCst), by_host, "somebody in the guest reached the host's service");
     eprintln!("out of reach from inside: {closed:?}");

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     accelerator::Accelerator,
     artifact::ArtifactStore,
+    host::LabHost,
     places::Places,
     recipe::{Installation, Recipe, Source},
     room::{self, Bytes},
@@ -365,7 +366,7 @@ impl FreezeWorker {
 
     /// Starts it and waits until it has libvirt open; says what will run the machine, and how slow that is.
     pub(super) fn open(places: &Places, launcher: &Launcher, narrator: &mut Narrator<'_>) -> Result<Self, BuildError> {
-        let mut worker = worker::spawn(places, launcher, &Network::Isolated)?;
+        let mut worker = worker::spawn(&LabHost::here(), places, launcher, &Network::Isolated)?;
         let mut receiver = worker.take_receiver().ok_or_else(Self::gone)?;
         receiver.set_timeout(Some(OPEN_TIMEOUT))?;
         match receiver.receive()?.ok_or_else(Self::gone)? {

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
     machine::{
-        Carried, CloneSpec, DiskFate, Driver, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, Machine, Memory, Plan,
-        Rung, Screen, Template, rehearse,
+        Carried, CloneSpec, DiskFate, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, Machine, Memory, Plan, Rung,
+        Screen, Template, rehearse, with_source,
     },
     manifest,
     worker::{self, Inside},
@@ -169,12 +169,8 @@ pub fn serve_freeze() -> ExitCode {
     }
 }
 
-fn with_source(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-}
-
 fn serve(inside: &mut Inside) -> Result<Option<Freezer>, FreezeError> {
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let probed = accelerator::probe().map_err(|source| LabError::Io {
         action: "try what runs machines, with",
         path: "qemu-system-x86_64".into(),

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use virt::sys;
 
 use super::{
-    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Prepared, TOOLS_BYTES, failed,
-    handshake,
+    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Owner, Panel, Prepared,
+    TOOLS_BYTES, failed, handshake, with_source,
 };
 use crate::{
     accelerator::Accelerator,
@@ -126,7 +126,7 @@ impl Lab {
             match unfit(&frozen.versions.qemu, &frozen.host_cpu, &self.versions().qemu, &baseline.record.hardware) {
                 None => match self.template_clone(baseline, spec) {
                     Ok(machine) => return self.introduce(machine),
-                    Err(error) => error.to_string(),
+                    Err(error) => with_source(&error),
                 },
                 Some(reason) => reason,
             };
@@ -246,27 +246,37 @@ impl Lab {
         let serial = self.places.work.join(format!("{}.console", plan.name));
         // The log of a machine stays when it goes, and one of the same name goes on with it.
         let overlooked = fs::metadata(&serial).map_or(0, |log| log.len());
+        let prefix = self.lent.as_ref().map_or("", |lent| &lent.prefix);
+        let known_as = format!("{prefix}{}", plan.name);
+        let socket = self.places.work.join(format!("{}.net", plan.name));
+        let owner = match &self.lent {
+            None => Owner::Worker(&plan.forwards),
+            Some(lent) => Owner::Lender { socket: &socket, security: &lent.security },
+        };
         let description = Description {
-            name: &plan.name,
+            name: &known_as,
             hardware: &plan.hardware,
             memory: plan.memory,
             disk: &plan.disk,
             tools: &plan.tools,
             serial: &serial,
-            forwards: &plan.forwards,
+            owner,
         };
-        let domain = self.create(&description, plan.flags)?;
+        let ends_with_us = self.lent.as_ref().map_or(0, |_| sys::VIR_DOMAIN_START_AUTODESTROY);
+        let domain = self.create(&description, plan.flags | ends_with_us)?;
+        let panel = self.lent.as_ref().map(|_| Panel::join(&socket, &plan.forwards)).transpose()?;
         let ward = self.steward.take(&plan.name, &domain, &serial, (&plan.disk, plan.fate));
         let report =
             CloneReport { rung: plan.rung, fallback: None, start_ms: 0, incoming_ms: 0, ready_ms: 0, handshake_ms: 0 };
         Ok(Machine {
             name: plan.name,
+            known_as,
             domain,
             hardware: plan.hardware,
             disk: plan.disk,
             fate: plan.fate,
             serial,
-            state: self.state.clone(),
+            kept: self.kept.clone(),
             report,
             handshake: None,
             ready_units: plan.ready_units,
@@ -274,6 +284,7 @@ impl Lab {
             overlooked: overlooked.into(),
             boot: Default::default(),
             ward,
+            _panel: panel,
             hold: None,
         })
     }

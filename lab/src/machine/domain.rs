@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::foreign::Security;
 use crate::accelerator::Accelerator;
 
 /// Size of the second, read-only disk in bytes: 64 MiB. Fixed, since a template and its clones must agree on it.
@@ -128,7 +129,21 @@ pub(crate) struct Description<'a> {
     pub(crate) disk: &'a Path,
     pub(crate) tools: &'a Path,
     pub(crate) serial: &'a Path,
-    pub(crate) forwards: &'a [Forward],
+    pub(crate) owner: Owner<'a>,
+}
+
+/// Whose libvirt starts it: what that does for a machine, and what its emulator has to do itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner<'a> {
+    /// The worker's own. Its emulator gives it a user network, with ports that lead in.
+    Worker(&'a [Forward]),
+    /// One that runs by itself. Its emulator listens at a socket for who gives it a network.
+    Lender {
+        /// Where it listens.
+        socket: &'a Path,
+        /// What libvirt is told of security.
+        security: &'a Security,
+    },
 }
 
 impl Description<'_> {
@@ -140,7 +155,15 @@ impl Description<'_> {
             Accelerator::Tcg => "qemu",
         };
         let (memory, vcpus) = (hardware.memory_mib, hardware.vcpus);
-        let (disk, tools, serial) = (path(self.disk), path(self.tools), path(self.serial));
+        let (disk, tools) = (path(self.disk), path(self.tools));
+        let (serial, security) = match self.owner {
+            Owner::Worker(_) => {
+                let file = path(self.serial);
+                (format!("\n    <serial type='file'><source path='{file}' append='on'/></serial>"), String::new())
+            }
+            // It would open the log as root, or have another daemon do so.
+            Owner::Lender { security, .. } => (String::new(), security.to_xml()),
+        };
         let screen = hardware.screen.map_or("", Screen::to_xml);
         let arguments = self.arguments().iter().fold(String::new(), |mut xml, argument| {
             let _ = write!(xml, "\n    <qemu:arg value='{}'/>", escape(argument));
@@ -156,12 +179,11 @@ impl Description<'_> {
     <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe' discard='unmap'/>
       <source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
     <disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback'/>
-      <source file='{tools}'/><target dev='vdb' bus='virtio'/><readonly/></disk>
-    <serial type='file'><source path='{serial}' append='on'/></serial>
+      <source file='{tools}'/><target dev='vdb' bus='virtio'/><readonly/></disk>{serial}
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memballoon model='none'/><controller type='usb' model='none'/>{screen}
-  </devices>
+  </devices>{security}
   <qemu:commandline>{arguments}
   </qemu:commandline>
   <qemu:capabilities><qemu:del capability='{SLOW_CAPABILITY}'/></qemu:capabilities>
@@ -187,8 +209,18 @@ impl Description<'_> {
             "-machine".into(),
             "memory-backend=lab-memory".into(),
         ];
-        arguments.push("-netdev".into());
-        arguments.push(netdev(self.forwards));
+        match self.owner {
+            Owner::Worker(forwards) => arguments.extend(["-netdev".into(), netdev(forwards)]),
+            Owner::Lender { socket, .. } => {
+                let listens = format!("stream,id=lab-net,server=on,addr.type=unix,addr.path={}", socket.display());
+                let log = format!("file,id=lab-serial,append=on,path={}", self.serial.display());
+                arguments.extend(["-netdev".into(), listens]);
+                // A template's user network is in its state, and wants a place; this one leads nowhere.
+                arguments.extend(["-netdev".into(), "user,id=lab-state,restrict=on".into()]);
+                arguments.extend(["-chardev".into(), log]);
+                arguments.extend(["-device".into(), "isa-serial,chardev=lab-serial,index=0".into()]);
+            }
+        }
         arguments.push("-device".into());
         arguments.push(format!("virtio-net-pci,netdev=lab-net,mac={GUEST_MAC},addr=0x1d"));
         if matches!(self.memory, Memory::Clone(..) | Memory::Saved) {
@@ -200,7 +232,7 @@ impl Description<'_> {
 }
 
 /// QEMU's user network. Without `restrict`, which silently drops forwarded UDP: isolation is the namespace's work.
-fn netdev(forwards: &[Forward]) -> String {
+pub(super) fn netdev(forwards: &[Forward]) -> String {
     forwards.iter().fold(String::from("user,id=lab-net"), |mut option, forward| {
         let protocol = match forward.protocol {
             Protocol::Udp => "udp",
@@ -216,7 +248,7 @@ fn path(path: &Path) -> String {
     escape(&path.display().to_string())
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;").replace('"', "&quot;")
 }
 
@@ -241,7 +273,7 @@ mod tests {
             disk: Path::new("/d"),
             tools: Path::new("/t"),
             serial: Path::new("/s"),
-            forwards,
+            owner: Owner::Worker(forwards),
         }
         .to_xml()
     }
@@ -266,6 +298,25 @@ mod tests {
         );
         assert_eq!(xml(Memory::Saved, &[]), expected);
         assert!(expected.contains("memory-backend-ram,id=lab-memory,size=512M"));
+    }
+
+    #[test]
+    fn a_machine_that_another_libvirt_starts_reaches_nothing_by_its_emulator() {
+        let security = Security { user: (993, 992), models: Vec::new() };
+        let owner = Owner::Lender { socket: Path::new("/s.net"), security: &security };
+        let (hardware, at) = (hardware(), Path::new("/s"));
+        let memory = Memory::Clone("/ram".into(), Opening::ReadOnly);
+        let description =
+            Description { name: "a", hardware: &hardware, memory, disk: at, tools: at, serial: at, owner };
+        let xml = description.to_xml();
+        assert!(
+            xml.contains("netdev=lab-net,")
+                && xml.contains("stream,id=lab-net,server=on,addr.type=unix,addr.path=/s.net")
+        );
+        assert_eq!((xml.matches("'user,").count(), xml.matches("'user,id=lab-state,restrict=on'").count()), (1, 1));
+        assert!(xml.contains("model='dac'") && !xml.contains("<serial"), "{xml}");
+        let own = of(&hardware, Memory::Plain, &[]);
+        assert!(own.contains("<serial type='file'>") && !own.contains("seclabel"), "{own}");
     }
 
     #[test]

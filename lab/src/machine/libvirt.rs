@@ -1,4 +1,4 @@
-//! The connection to libvirt: its embedded driver, or another by URI.
+//! The connection to libvirt: its embedded driver, or one that runs by itself.
 
 use std::{
     fs, io,
@@ -13,18 +13,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use virt::{connect::Connect, domain::Domain, sys};
 
-use super::{Description, GuestTime, LabError, Steward, domain::EMULATOR, failed};
-use crate::places::Places;
-
-/// Which libvirt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Driver {
-    /// The driver in this process, with a root folder of its own. No daemon.
-    Embedded,
-    /// Another libvirt, e.g. `qemu:///system`.
-    Uri(String),
-}
+use super::{
+    Description, GuestTime, LabError, Steward,
+    domain::EMULATOR,
+    failed,
+    foreign::{self, Security},
+};
+use crate::{host::Driver, places::Places};
 
 /// What runs the machines, as far as a template depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,14 +35,33 @@ pub struct Versions {
 pub struct Lab {
     pub(super) connect: Connect,
     pub(super) places: Places,
-    /// Where libvirt keeps the state of running machines.
-    pub(super) state: PathBuf,
+    /// Where libvirt keeps the state of running machines, and their emulators' logs.
+    pub(super) kept: Kept,
+    /// What a libvirt that runs by itself is told; `None` where it is this process's own.
+    pub(super) lent: Option<Lent>,
     versions: Versions,
     pub(super) guest_time: GuestTime,
     count: AtomicU32,
     /// Held while a file that all machines share is made: an empty layer, a copy of a template's memory.
     pub(super) files: Mutex<()>,
     pub(super) steward: Steward,
+}
+
+/// Where libvirt keeps what it keeps of machines.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    /// The emulators' process numbers.
+    pub(super) state: PathBuf,
+    /// What the emulators say.
+    pub(super) logs: PathBuf,
+}
+
+/// How machines are had from a libvirt that runs by itself.
+#[derive(Debug, Clone)]
+pub(super) struct Lent {
+    /// With what their names begin there.
+    pub(super) prefix: String,
+    pub(super) security: Security,
 }
 
 /// The embedded driver's settings. Without them it asks for a security driver and probes at every start.
@@ -69,32 +83,34 @@ impl Lab {
     pub fn open(places: &Places, driver: &Driver) -> Result<Self, LabError> {
         virt::error::clear_error_callback();
         start_events()?;
-        let (uri, state) = match driver {
-            Driver::Uri(uri) => (uri.clone(), PathBuf::from("/run/libvirt/qemu")),
+        let (connect, uri, kept, lent) = match driver {
+            Driver::Foreign { uri, prefix } => {
+                let connect = foreign::open(uri)?;
+                let security = foreign::security(&connect, uri)?;
+                let kept = Kept { state: "/run/libvirt/qemu".into(), logs: "/var/log/libvirt/qemu".into() };
+                (connect, uri.clone(), kept, Some(Lent { prefix: prefix.clone(), security }))
+            }
             Driver::Embedded => {
                 // One folder per process: the driver locks it. Short, since its sockets' paths end at 108 bytes.
                 let root = places.work.parent().unwrap_or(&places.work).join("embed");
                 prepare_root(&root, &places.cache)?;
-                (format!("qemu:///embed?root={}", root.display()), root.join("run/qemu"))
+                let uri = format!("qemu:///embed?root={}", root.display());
+                let connect = Connect::open(Some(&uri)).map_err(|error| LabError::Libvirt {
+                    action: "open",
+                    subject: uri.clone(),
+                    reason: format!(
+                        "{} (is libvirt-daemon-driver-qemu installed? run lab/setup-host)",
+                        error.message()
+                    ),
+                })?;
+                (connect, uri, Kept { state: root.join("run/qemu"), logs: root.join("log/qemu") }, None)
             }
         };
-        let connect = Connect::open(Some(&uri)).map_err(|error| LabError::Libvirt {
-            action: "open",
-            subject: uri.clone(),
-            reason: format!("{} (is libvirt-daemon-driver-qemu installed? run lab/setup-host)", error.message()),
-        })?;
-        let broken = |action| {
-            let subject = uri.clone();
-            move |error: virt::error::Error| LabError::Libvirt { action, subject, reason: error.message().to_owned() }
-        };
-        let versions = Versions {
-            qemu: version(connect.hyp_version().map_err(broken("ask for QEMU's version at"))?),
-            libvirt: version(connect.lib_version().map_err(broken("ask for the version of"))?),
-        };
+        let versions = foreign::versions(&connect, &uri)?;
         let places = places.clone();
         let (guest_time, count, files) = (GuestTime::default(), AtomicU32::new(0), Mutex::new(()));
         let steward = Steward::new(&places.work).map_err(failed("look after the machines in", &places.work))?;
-        Ok(Self { connect, places, state, versions, guest_time, count, files, steward })
+        Ok(Self { connect, places, kept, lent, versions, guest_time, count, files, steward })
     }
 
     /// What runs the machines.
@@ -213,7 +229,7 @@ pub(crate) fn start_events() -> Result<(), LabError> {
     Ok(())
 }
 
-fn version(number: u32) -> String {
+pub(super) fn version(number: u32) -> String {
     format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
 }
 
@@ -228,18 +244,6 @@ fn said_version(text: &str) -> Option<String> {
     let word = text.strip_prefix("QEMU emulator version ")?.split_whitespace().next()?;
     let numbers: Option<Vec<u32>> = word.split('.').map(|part| part.parse().ok()).collect();
     numbers.filter(|numbers| numbers.len() == 3).map(|_| word.to_owned())
-}
-
-/// Whether another libvirt still has the machine.
-pub(crate) fn exists(uri: &str, name: &str) -> bool {
-    virt::error::clear_error_callback();
-    Connect::open(Some(uri)).is_ok_and(|connect| connect.lookup_domain_by_name(name).is_ok())
-}
-
-/// Destroys a machine of another libvirt.
-pub(crate) fn remove(uri: &str, name: &str) -> Result<(), String> {
-    let said = |error: virt::error::Error| error.message().to_owned();
-    Connect::open(Some(uri)).map_err(said)?.lookup_domain_by_name(name).map_err(said)?.destroy().map_err(said)
 }
 
 #[cfg(test)]

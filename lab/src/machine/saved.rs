@@ -16,7 +16,7 @@ use virt::sys;
 use super::{
     Carried, Hardware, Lab, LabError, Machine, Memory, Plan, Rung, Versions,
     clone::{BOOT_TIMEOUT, CLONE_TIMEOUT, DiskFate, millis, unfit},
-    failed,
+    failed, with_source,
 };
 use crate::accelerator::host_cpu;
 
@@ -103,7 +103,7 @@ impl Lab {
         let fallback = match unfit(&saved.versions.qemu, &saved.host_cpu, &self.versions().qemu, &saved.hardware) {
             None => match self.go_on_from(saved, folder, tools) {
                 Ok(machine) => return Ok(machine),
-                Err(error) => error.to_string(),
+                Err(error) => with_source(&error),
             },
             Some(reason) => reason,
         };

@@ -21,6 +21,18 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Happening {
+    /// It begins, on one of several hosts that lend machines.
+    Started {
+        /// The host's name.
+        host: String,
+    },
+    /// That host lends nothing any more: it waits for another.
+    HostGone {
+        /// The host's name.
+        host: String,
+        /// Why.
+        reason: String,
+    },
     /// A phase begins, and the one before it ends.
     Phase {
         /// Its name.

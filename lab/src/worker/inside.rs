@@ -14,18 +14,34 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Assignment, Receiver, Sender, Word, WorkerError, channel, failed, link};
-use crate::places::{Places, WORKER_ROOT};
+use crate::{
+    host::Driver,
+    places::{Places, WORKER_ROOT},
+};
 
 pub(super) const STAGE: &str = "PATCHLAB_WORKER_STAGE";
 pub(super) const STAGE_INIT: &str = "init";
 const STAGE_WORKER: &str = "worker";
+/// By which init tells the worker what it has.
+const SEAT: &str = "PATCHLAB_WORKER_SEAT";
+
+/// Where a worker finds what it works with.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seat {
+    places: Places,
+    driver: Driver,
+}
 
 /// What a worker has.
 #[derive(Debug)]
 pub struct Inside {
     /// The lab's folders, as seen here; `work` is this worker's own.
     pub places: Places,
+    /// Which libvirt makes its machines.
+    pub driver: Driver,
     /// The way to the parent.
     pub sender: Sender,
     /// What comes from the parent; its end means that the worker is to end.
@@ -62,7 +78,7 @@ fn inherited() -> Result<(Sender, Receiver), WorkerError> {
 
 fn init() -> Result<ExitCode, WorkerError> {
     let (sender, mut receiver) = inherited()?;
-    match prepare(&sender, &mut receiver).and_then(|()| start_worker()) {
+    match prepare(&sender, &mut receiver).and_then(|seat| start_worker(&seat)) {
         // The channel is the worker's from here on; it says that it is up.
         Ok(worker) => reap_until(worker),
         Err(error) => {
@@ -72,7 +88,7 @@ fn init() -> Result<ExitCode, WorkerError> {
     }
 }
 
-fn prepare(sender: &Sender, receiver: &mut Receiver) -> Result<(), WorkerError> {
+fn prepare(sender: &Sender, receiver: &mut Receiver) -> Result<Seat, WorkerError> {
     let gone = || failed("hear from", "the lab")(io::Error::from(io::ErrorKind::UnexpectedEof));
     let assignment: Assignment = receiver.receive()?.ok_or_else(gone)?;
     sender.send(&Word::Namespaced)?;
@@ -84,16 +100,21 @@ fn prepare(sender: &Sender, receiver: &mut Receiver) -> Result<(), WorkerError> 
     // The user may serve ports below 1024 here, as the hosts it stands for do. A namespace's own setting.
     let ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     fs::write(ports, "0").map_err(failed("set", ports))?;
-    mount_places(&assignment)?;
-    give_up_rights(&assignment)
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(failed("keep to itself", "/"))?;
+    let places = match &assignment.driver {
+        Driver::Embedded => mount_places(&assignment)?,
+        // It opens files itself, by the names that everybody else has for them; what the worker may write is what its user may.
+        Driver::Foreign { .. } => assignment.places.clone(),
+    };
+    give_up_rights(&assignment)?;
+    Ok(Seat { places, driver: assignment.driver })
 }
 
 /// Shows the worker the lab's folders under one short root: what is stored read only, its own folder to write.
-fn mount_places(assignment: &Assignment) -> Result<(), WorkerError> {
+fn mount_places(assignment: &Assignment) -> Result<Places, WorkerError> {
     let here = Places::of_worker();
     let host = &assignment.places;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(failed("keep to itself", "/"))?;
     fs::create_dir_all(WORKER_ROOT).map_err(failed("create", WORKER_ROOT))?;
     let options = format!("mode=0755,size=64m,uid={},gid={}", assignment.uid, assignment.gid);
     let options = std::ffi::CString::new(options).unwrap_or_default();
@@ -110,7 +131,7 @@ fn mount_places(assignment: &Assignment) -> Result<(), WorkerError> {
     }
     bind(&host.work, &here.work)?;
     bind(&host.cache, &here.cache)?;
-    Ok(())
+    Ok(here)
 }
 
 fn give_up_rights(assignment: &Assignment) -> Result<(), WorkerError> {
@@ -124,14 +145,16 @@ fn give_up_rights(assignment: &Assignment) -> Result<(), WorkerError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("follow", "the lab"))
 }
 
-fn start_worker() -> Result<u32, WorkerError> {
+fn start_worker(seat: &Seat) -> Result<u32, WorkerError> {
+    let told = serde_json::to_string(seat).map_err(failed("tell the worker of", &seat.places.work))?;
     // By this link, since the way to the program may lead through folders that are closed to the user.
     let program = "/proc/self/exe";
     let channel = io::stdin().as_fd().try_clone_to_owned().map_err(failed("hand over", "the channel"))?;
     let child = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(STAGE, STAGE_WORKER)
-        .env("HOME", Places::of_worker().work)
+        .env(SEAT, told)
+        .env("HOME", &seat.places.work)
         .stdin(Stdio::from(channel))
         .spawn()
         .map_err(failed("start", program))?;
@@ -155,6 +178,8 @@ fn reap_until(worker: u32) -> Result<ExitCode, WorkerError> {
 fn work() -> Result<Inside, WorkerError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("follow", "init"))?;
     let (sender, receiver) = inherited()?;
+    let told = std::env::var(SEAT).unwrap_or_default();
+    let Seat { places, driver } = serde_json::from_str(&told).map_err(failed("understand", SEAT))?;
     sender.send(&Word::Up)?;
-    Ok(Inside { places: Places::of_worker(), sender, receiver })
+    Ok(Inside { places, driver, sender, receiver })
 }

@@ -100,7 +100,9 @@ impl Board {
                     self.keep(&format!("{all} validations, {jobs} at once"));
                 }
             }
-            Seen::Started(subject) => self.start(subject),
+            Seen::HostOut(host, reason) => self.keep(&format!("host {host} is out: {reason}")),
+            Seen::Started(subject, host) => self.start(subject, host),
+            Seen::Requeued(subject) => self.requeue(subject),
             Seen::Told(subject, tell) => self.told(subject, tell),
             Seen::Ended(subject, report, record) => self.end(subject, report, record),
             Seen::Stopped(subject) => self.leave(subject, "interrupted", ""),
@@ -122,12 +124,16 @@ impl Board {
         self.rows.iter_mut().find(|row| row.name == name)
     }
 
-    fn start(&mut self, subject: Subject<'_>) {
+    fn start(&mut self, subject: Subject<'_>, host: Option<&str>) {
         let name = self.name(subject);
+        let shown = host.map_or_else(|| name.clone(), |host| format!("{name} ({host})"));
+        if let Some(host) = host {
+            self.log(&format!("{name}: on host {host}"));
+        }
         let bar = self.screen.as_ref().map(|screen| {
             let bar = screen.lines.insert_before(&screen.total, ProgressBar::new_spinner());
             bar.set_style(line("  {spinner} {took:>10}  {prefix}  {wide_msg}"));
-            bar.set_prefix(name.clone());
+            bar.set_prefix(shown);
             bar.enable_steady_tick(TICK);
             bar
         });
@@ -179,17 +185,32 @@ impl Board {
         self.leave(subject, report.verdict.name(), &first_line(report, record));
     }
 
+    /// Takes a validation's moving line away.
+    fn take(&mut self, subject: Subject<'_>) -> Option<Row> {
+        let name = self.name(subject);
+        let place = self.rows.iter().position(|row| row.name == name)?;
+        let row = self.rows.remove(place);
+        if let (Some(bar), Some(screen)) = (&row.bar, &self.screen) {
+            bar.finish_and_clear();
+            screen.lines.remove(bar);
+        }
+        Some(row)
+    }
+
+    /// A validation waits again.
+    fn requeue(&mut self, subject: Subject<'_>) {
+        if let Some(row) = self.take(subject) {
+            self.keep(&format!("{}: waits for another host", row.name));
+        }
+    }
+
     /// A validation is over: its moving line goes, and what it came to stays.
     fn leave(&mut self, subject: Subject<'_>, state: &str, more: &str) {
         let name = self.name(subject);
-        let Some(place) = self.rows.iter().position(|row| row.name == name) else { return };
-        let row = self.rows.remove(place);
-        if let (Some(bar), Some(screen)) = (row.bar, &self.screen) {
-            bar.finish_and_clear();
-            screen.lines.remove(&bar);
-        }
+        // One that no host was left for never ran.
+        let took = self.take(subject).map(|row| format!("  in {}", duration(row.begun.elapsed()))).unwrap_or_default();
         self.ended += 1;
-        self.keep(&format!("{}  {name}  in {}{more}", self.word(state), duration(row.begun.elapsed())));
+        self.keep(&format!("{}  {name}{took}{more}", self.word(state)));
     }
 
     /// The last line: how many are done, and how long the rest will take.

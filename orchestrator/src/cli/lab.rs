@@ -12,10 +12,11 @@ use patchlab_lab::{
 };
 
 use super::{
-    CliError, Exit, Global, kept,
+    CliError, Exit, Global, kept, pool,
     runs::{self, LogCommand, ReportOf, Retry, RunsCommand},
     validate::{self, Validate},
 };
+use crate::lab::pool::Pool;
 
 /// The lab.
 #[derive(Debug, Subcommand)]
@@ -41,6 +42,9 @@ pub enum LabCommand {
     /// Write a run as one HTML page
     #[command(after_help = runs::REPORT_EXAMPLES)]
     Report(ReportOf),
+    /// List the hosts that lend machines, and look at each
+    #[command(after_help = pool::EXAMPLES)]
+    Hosts(pool::HostsCommand),
     /// List the clones that were kept of validations
     #[command(after_help = kept::KEPT_EXAMPLES)]
     Kept,
@@ -105,6 +109,7 @@ impl LabCommand {
             Self::Log(log) => log.run(global),
             Self::Retry(retry) => retry.run(global),
             Self::Report(report) => report.run(global),
+            Self::Hosts(hosts) => hosts.run(global),
             Self::Kept => kept::list(global),
             Self::Shell(shell) => shell.run(global),
             Self::Console(console) => console.run(global),
@@ -118,8 +123,15 @@ impl LabCommand {
 impl Gc {
     fn run(self, global: &Global) -> Result<Exit, CliError> {
         let mode = if self.dry_run { Mode::DryRun } else { Mode::Collect };
-        let places = global.data()?.lab();
+        let data = global.data()?;
+        let places = data.lab();
         let mut leftovers = gc::collect(&places, mode).map_err(CliError::failed)?;
+        for host in Pool::of(&data, &[]).map_err(CliError::input)?.hosts() {
+            let there = host.places(&places);
+            if there != places {
+                leftovers.extend(gc::collect(&there, mode).map_err(CliError::failed)?);
+            }
+        }
         let limits = Limits { count: self.runs, bytes: Bytes(self.run_bytes.bytes()) };
         let old = Runs::open(&places).retain(limits, mode).map_err(CliError::failed)?;
         leftovers.extend(old.into_iter().map(|run| Leftover {

@@ -20,6 +20,7 @@ mod key;
 mod lab;
 mod order;
 mod output;
+mod pool;
 mod preparation;
 mod progress;
 mod report;

@@ -9,6 +9,7 @@ use patchlab_lab::{
     Baseline,
     applier::Role,
     baseline::Baselines,
+    host::Libvirt,
     report::BaselineReport,
     runs::{Event, Happening, Run, Runs, RunsError, Scope, State},
     scenario::{Scenario, discover},
@@ -24,7 +25,7 @@ use super::{
     verdict,
 };
 use crate::{
-    lab::{validate::Batch, worker::Manner},
+    lab::{pool::Pool, validate::Batch, worker::Manner},
     legible::millis,
     place::Data,
 };
@@ -258,6 +259,8 @@ pub(super) fn legible_line(line: &str) -> String {
 
 fn said(event: &Event) -> String {
     let what = match &event.what {
+        Happening::Started { host } => format!("on host {host}"),
+        Happening::HostGone { host, reason } => format!("host {host} is out: {reason}"),
         Happening::Phase { name } => name.clone(),
         Happening::Step { scenario, step, role, status } => {
             format!("{scenario}/{step} on the {} clone: {status}", role.name())
@@ -307,6 +310,9 @@ pub struct Retry {
     /// Folder of scenarios to read anew, instead of those that the run had
     #[arg(long, value_name = "DIR")]
     scenarios: Vec<PathBuf>,
+    /// Hosts that lend machines, by the URIs of their libvirt, instead of those in DATA/patchlab.toml
+    #[arg(long, value_name = "URI")]
+    libvirt: Vec<Libvirt>,
     /// When both clones are kept
     #[arg(long, value_enum)]
     keep: Option<super::kept::KeepWhen>,
@@ -327,6 +333,7 @@ impl Retry {
         let scope = scope(&scenarios, &self.scenario, self.step.as_deref()).map_err(CliError::Input)?;
         let scenarios: Vec<Scenario> = scenarios.into_iter().filter(|scenario| is_in(&scope, scenario)).collect();
         let baselines = self.baselines(&data, &run)?;
+        let pool = Pool::of(&data, &self.libvirt).map_err(CliError::input)?;
         let mut manner: Manner = serde_json::from_value(run.record.manner.clone())
             .map_err(|error| CliError::Failed(format!("run {}: how it ran: {error}", run.record.id)))?;
         if let Some(keep) = self.keep {
@@ -334,7 +341,16 @@ impl Retry {
         }
         let orders = [(order, baselines)];
         let retry_of = Some(run.record.id.clone());
-        let batch = Batch { data: &data, orders: &orders, scenarios: &scenarios, scope, retry_of, manner, jobs: None };
+        let batch = Batch {
+            data: &data,
+            orders: &orders,
+            scenarios: &scenarios,
+            scope,
+            retry_of,
+            manner,
+            jobs: None,
+            pool: &pool,
+        };
         let validated = validate::run(&output, &batch)?;
         validate::finish(&output, &data, &self.results, &validated)
     }

@@ -8,7 +8,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use patchlab_check::written::Span;
 use patchlab_lab::{
-    ArtifactStore, Baseline, junit,
+    ArtifactStore, Baseline,
+    host::Libvirt,
+    junit,
     report::Report,
     runs::{Scope, Tested},
     validation::Reboot,
@@ -26,6 +28,7 @@ use super::{
 };
 use crate::{
     lab::{
+        pool::Pool,
         validate::{self, Batch, Validated},
         worker::Manner,
     },
@@ -39,6 +42,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   patchlab lab validate --order order.toml --baseline debian-12-web --json verdict.json --junit junit.xml
   patchlab lab validate --order first.toml --order second.toml --jobs 4
   patchlab lab validate --order order.toml --html report.html
+  patchlab lab validate --order order.toml --libvirt qemu:///system
   patchlab lab validate --order order.toml --keep on-failure     # then: patchlab lab kept, patchlab lab shell NAME
 
 Every run leaves a record: `patchlab lab runs` lists them, `patchlab lab show last` says what the newest found.
@@ -62,6 +66,9 @@ pub struct Validate {
     /// than memory and disk allow
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Hosts that lend machines, by the URIs of their libvirt, instead of those in DATA/patchlab.toml
+    #[arg(long, value_name = "URI")]
+    libvirt: Vec<Libvirt>,
     /// Sign a release of a passing order with this key, into ORDER.release.json
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
@@ -117,6 +124,7 @@ impl Validate {
         let data = global.data()?;
         let output = global.output();
         self.results.fit(self.order.len())?;
+        let pool = Pool::of(&data, &self.libvirt).map_err(CliError::input)?;
         let artifacts = ArtifactStore::open(data.artifacts()).map_err(CliError::failed)?;
         let compile = |path: &PathBuf| compile_file(path, &artifacts).map_err(CliError::from);
         let orders = self.order.iter().map(compile).collect::<Result<Vec<_>, _>>()?;
@@ -142,6 +150,7 @@ impl Validate {
             retry_of: None,
             manner,
             jobs: self.jobs.map(NonZeroUsize::get),
+            pool: &pool,
         };
         let mut validated = run(&output, &batch)?;
         if self.bisect == Bisect::Auto {

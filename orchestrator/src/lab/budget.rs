@@ -1,21 +1,23 @@
-//! What this machine can give to validations, and what one of them takes: read from the system, and decided by what was measured.
+//! What hosts can give to validations, and what one of them takes: read from the system, and decided by what was measured.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
 use anyhow::bail;
 use patchlab_check::Digest;
 use patchlab_lab::{
-    Baseline, HostMemory,
+    Baseline, HostMemory, LabHost,
     kept::Keep,
     machine::{CLONE_DISK, TOOLS_BYTES},
-    room::{self, Bytes},
+    room::Bytes,
     runs::{How, Run, Scope},
     scenario::{Scenario, Subject},
     verdict::Judgement,
 };
 
-use super::schedule::{Budget, Needs};
-use crate::place::Data;
+use super::{
+    pool::Lender,
+    schedule::{Budget, Budgets, Needs, Work},
+};
 
 /// What an emulator takes beside its guest's memory, MiB: 60 to 90 were measured.
 const EMULATOR_MIB: u64 = 128;
@@ -58,27 +60,60 @@ pub fn needs(
     }
 }
 
-/// What all may take together: `jobs` as asked for, or as many as there are processors. Refuses what cannot run even alone.
-pub fn budget(data: &Data, jobs: Option<usize>, all: &[Needs]) -> anyhow::Result<Budget> {
-    let work = data.lab().work;
+/// What all may take together, and each host of those that were looked at: `jobs` as asked for, or as many as there are processors, or as
+/// the hosts say if that is more. Refuses what cannot run even alone.
+pub fn budgets(hosts: &[Lender<'_>], jobs: Option<usize>, all: &[Needs]) -> anyhow::Result<Budgets> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let free = HostMemory::now().ok().map(|memory| memory.available_mib);
-    let budget = Budget {
-        jobs: jobs.unwrap_or(processors).max(1),
+    let said: usize = hosts.iter().filter_map(|lender| lender.host.validations).map(NonZeroUsize::get).sum();
+    let together = Budget {
+        jobs: jobs.unwrap_or(processors.max(said)).max(1),
         memory_mib: free.map_or(u64::MAX, |free| free - free * RESERVE_PERCENT / 100),
-        disk: room::free(&work).map_or(u64::MAX, |free| free.0),
+        disk: u64::MAX,
     };
-    let largest = |of: fn(&Needs) -> u64| all.iter().map(of).max().unwrap_or(0);
-    let disk = Bytes(largest(|needs| needs.disk));
-    room::require(&work, disk, "a validation")?;
-    let memory = largest(|needs| needs.memory_mib);
-    if memory > budget.memory_mib {
-        let (needed, free) = (Bytes(memory << 20), Bytes(budget.memory_mib << 20));
+    let of = |lender: &Lender<'_>| {
+        let found = lender.found.as_ref().ok()?;
+        let LabHost { validations, memory_mib, .. } = lender.host;
+        let (jobs, memory_mib) = (validations.map_or(processors, NonZeroUsize::get), memory_mib.unwrap_or(u64::MAX));
+        Some(Budget { jobs, memory_mib, disk: found.disk_free })
+    };
+    let budgets = Budgets { all: together, hosts: hosts.iter().map(of).collect() };
+    let out = hosts.iter().filter_map(|lender| Some(format!("{}: {}", lender.host.name, lender.found.as_ref().err()?)));
+    let out: Vec<String> = out.collect();
+    if out.len() == hosts.len() {
+        bail!("no host lends machines: {}", out.join("; "));
+    }
+    let memory = all.iter().map(|needs| needs.memory_mib).max().unwrap_or(0);
+    if memory > together.memory_mib {
+        let (needed, free) = (Bytes(memory << 20), Bytes(together.memory_mib << 20));
         bail!(
             "a validation needs {needed} of memory, and {free} can be had: end something, or give its recipe less memory"
         );
     }
-    Ok(budget)
+    for needs in all {
+        let work = Work { order: 0, expected: Duration::ZERO, needs: *needs };
+        if !budgets.can_ever_run(&work) {
+            bail!("{}", no_host(hosts, needs));
+        }
+    }
+    Ok(budgets)
+}
+
+/// Why what needs so much fits none of the hosts.
+fn no_host(hosts: &[Lender<'_>], needs: &Needs) -> String {
+    let lends = |lender: &Lender<'_>| match &lender.found {
+        Err(reason) => format!("{} lends nothing: {reason}", lender.host.name),
+        Ok(found) => {
+            let memory = lender.host.memory_mib.map(|mib| format!("{} of memory and ", Bytes(mib << 20)));
+            format!("{} has {}{} of disk", lender.host.name, memory.unwrap_or_default(), Bytes(found.disk_free))
+        }
+    };
+    let (memory, disk) = (Bytes(needs.memory_mib << 20), Bytes(needs.disk));
+    let lent: Vec<String> = hosts.iter().map(lends).collect();
+    format!(
+        "a validation needs {memory} of memory and {disk} of disk, and no host has that for it: {}",
+        lent.join("; ")
+    )
 }
 
 /// How long a validation of an order on a baseline will take, by the runs before, newest first: as long as the same one took, else as
@@ -112,6 +147,7 @@ fn median(mut all: Vec<Duration>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use patchlab_lab::{
+        host::Found,
         ledger::Process,
         runs::{End, Measured, Record},
     };
@@ -142,6 +178,28 @@ mod tests {
             end: Some(end),
         };
         Run { record, folder: "/".into(), size: 0 }
+    }
+
+    #[test]
+    fn what_fits_no_host_is_refused_with_what_each_has() {
+        let at = |name: &str, memory_mib| LabHost { memory_mib, ..LabHost::at(name, "qemu:///embed".parse().unwrap()) };
+        let (small, gone) = (at("small", Some(512)), at("gone", None));
+        let found = Found { libvirt: String::new(), disk_free: 10 << 30 };
+        let hosts = [
+            Lender { host: &small, found: Ok(found) },
+            Lender { host: &gone, found: Err("/mnt/gone: no such folder".into()) },
+        ];
+        let needs = |memory_mib| Needs { memory_mib, disk: 1 << 30 };
+        let given = budgets(&hosts, None, &[needs(512)]).unwrap();
+        assert_eq!(given.hosts.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
+        let error = budgets(&hosts, None, &[needs(512), needs(1024)]).unwrap_err().to_string();
+        assert!(
+            error.contains("1.0 GiB of memory") && error.contains("small has 512 MiB of memory and 10.0 GiB"),
+            "{error}"
+        );
+        assert!(error.contains("gone lends nothing: /mnt/gone"), "{error}");
+        let error = budgets(&hosts[1..], None, &[]).unwrap_err().to_string();
+        assert_eq!(error, "no host lends machines: gone: /mnt/gone: no such folder");
     }
 
     #[test]

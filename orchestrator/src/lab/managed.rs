@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
+    LabHost,
     baseline::Baselines,
-    machine::{CloneSpec, Driver, Lab},
+    machine::{CloneSpec, Lab},
     worker::{Inside, Launcher, Network, Worker},
 };
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl ManagedHost {
     pub fn boot(data: &Data, host: &str, segment: Segment, baseline: &str) -> anyhow::Result<Self> {
         let launcher: Launcher = launcher(Job::Host)?;
         let places = data.lab();
-        let mut worker = patchlab_lab::worker::spawn(&places, &launcher, &segment.network())
+        let mut worker = patchlab_lab::worker::spawn(&LabHost::here(), &places, &launcher, &segment.network())
             .with_context(|| format!("managed host {host}"))?;
         let receiver = worker.take_receiver().context("the worker's channel was taken")?;
         let tools = super::tools::disk_in_worker(data, &worker)?;
@@ -152,7 +153,7 @@ fn boot(
     tools: &str,
 ) -> anyhow::Result<(Lab, patchlab_lab::machine::Machine)> {
     let baseline = Baselines::open(&inside.places).get(baseline)?;
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let spec = CloneSpec {
         name: host.to_owned(),
         tools: Some(inside.places.work.join(tools)),

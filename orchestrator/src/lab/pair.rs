@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
-    Baseline,
+    Baseline, LabHost,
     applier::Role,
     kept::{KeptClones, SavedClone},
     report::BaselineReport,
@@ -28,6 +28,7 @@ use super::{
     applier::host_name,
     halt::Halt,
     job::{Job, launcher},
+    pool,
     provisional::Provisional,
     tools,
     worker::{Ask, Manner, SAVED, SCENARIOS, Tell},
@@ -48,6 +49,14 @@ pub(super) struct Pair<'a> {
     pub(super) halt: &'a Halt,
 }
 
+/// What came of it on a host.
+pub(super) enum Came {
+    /// What was found.
+    Found(Box<BaselineReport>),
+    /// Nothing: the host lends no machines any more, and why.
+    HostGone(String),
+}
+
 /// How a worker ended.
 enum Ended {
     /// It said what it found.
@@ -57,13 +66,25 @@ enum Ended {
 }
 
 impl Pair<'_> {
-    /// Runs it in a worker; one that dies is replaced a bounded number of times, and its death never blames the patch.
-    pub(super) fn run(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<BaselineReport> {
+    /// Runs it in a worker on a host; one that dies is replaced a bounded number of times, and its death never blames the patch. When the
+    /// lab breaks, the host is looked at: one that is gone broke it.
+    pub(super) fn run(&self, host: &LabHost, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Came> {
         let begun = Instant::now();
         let mut deaths = 0;
         let reason = loop {
-            match self.in_worker(told) {
-                Ok(Ended::Told(report)) => return Ok(*report),
+            let ended = self.in_worker(host, told);
+            let is_broken = match &ended {
+                Ok(Ended::Told(report)) => report.verdict == Judgement::LabError,
+                Ok(Ended::Died { .. }) | Err(_) => true,
+            };
+            if is_broken
+                && !self.halt.is_called()
+                && let Err(reason) = pool::look(host, &self.data.lab())
+            {
+                return Ok(Came::HostGone(reason));
+            }
+            match ended {
+                Ok(Ended::Told(report)) => return Ok(Came::Found(report)),
                 Ok(Ended::Died { phase, .. }) if self.halt.is_called() => {
                     break format!("interrupted in the phase {phase}");
                 }
@@ -77,11 +98,13 @@ impl Pair<'_> {
             }
         };
         let total_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(BaselineReport { reason, total_ms, ..BaselineReport::begun(self.name.to_owned(), self.baseline.digest) })
+        let broken = BaselineReport::begun(self.name.to_owned(), self.baseline.digest);
+        Ok(Came::Found(Box::new(BaselineReport { reason, total_ms, ..broken })))
     }
 
-    fn in_worker(&self, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
-        let mut worker = patchlab_lab::worker::spawn(&self.data.lab(), &launcher(Job::Validate)?, &Network::Isolated)?;
+    fn in_worker(&self, host: &LabHost, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+        let (places, launcher) = (self.data.lab(), launcher(Job::Validate)?);
+        let mut worker = patchlab_lab::worker::spawn(host, &places, &launcher, &Network::Isolated)?;
         self.halt.enter(worker.process());
         let ended = self.follow(&mut worker, told);
         // Whatever the end is: what the machines said is worth most when it is a bad one.

@@ -1,4 +1,5 @@
-//! Which validation starts next, and how long all of them will take. Pure: what waits, what runs and a budget in, a choice out.
+//! Which validation starts next and on which host, and how long all of them will take. Pure: what waits, what runs and what there is to
+//! give in, a choice out.
 //!
 //! The longest first, so that no long one is left to the end; fair between orders, so that a small order does not wait behind a large
 //! one's many baselines. What does not fit beside what runs waits, and may be passed by what does; nothing waits for ever, since what
@@ -13,11 +14,11 @@ pub struct Work {
     pub order: usize,
     /// How long it takes, by what was measured before.
     pub expected: Duration,
-    /// What it takes of this machine while it runs.
+    /// What it takes of a host while it runs.
     pub needs: Needs,
 }
 
-/// What a validation takes of a machine.
+/// What a validation takes of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
     /// Memory, MiB.
@@ -26,7 +27,7 @@ pub struct Needs {
     pub disk: u64,
 }
 
-/// What all validations together may take.
+/// What validations may take, all together or of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// How many at once, at least 1.
@@ -37,40 +38,79 @@ pub struct Budget {
     pub disk: u64,
 }
 
+/// What there is to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budgets {
+    /// All hosts together.
+    pub all: Budget,
+    /// Each host; `None` where it lends nothing any more.
+    pub hosts: Vec<Option<Budget>>,
+}
+
+/// A validation that runs on the host of this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// What.
+    pub work: Work,
+    /// Where.
+    pub host: usize,
+}
+
 impl Budget {
-    /// Whether `work` fits beside `running`. What runs alone always does: whether it fits at all is asked before anything begins.
-    fn has_room(&self, work: &Work, running: &[Work]) -> bool {
-        let sum = |of: fn(&Needs) -> u64| running.iter().map(|other| of(&other.needs)).sum::<u64>() + of(&work.needs);
-        running.is_empty()
-            || running.len() < self.jobs
-                && sum(|needs| needs.memory_mib) <= self.memory_mib
-                && sum(|needs| needs.disk) <= self.disk
+    /// Whether `work` fits beside others.
+    fn has_room(&self, work: &Work, beside: impl Iterator<Item = Work> + Clone) -> bool {
+        let sum = |of: fn(&Needs) -> u64| beside.clone().map(|other| of(&other.needs)).sum::<u64>() + of(&work.needs);
+        beside.clone().count() < self.jobs
+            && sum(|needs| needs.memory_mib) <= self.memory_mib
+            && sum(|needs| needs.disk) <= self.disk
     }
 }
 
-/// The place in `waiting` of the one that starts now; `None` when none fits.
-pub fn next(waiting: &[Work], running: &[Work], budget: &Budget) -> Option<usize> {
-    let of_order = |order| running.iter().filter(|work| work.order == order).count();
-    let fitting = waiting.iter().enumerate().filter(|(_, work)| budget.has_room(work, running));
+impl Budgets {
+    /// The host on which `work` starts beside what runs; `None` when it fits nowhere. The one with the smallest part of what it can run
+    /// running; of equals the first. What runs alone need not fit all together: whether it fits at all is asked before anything begins.
+    fn host(&self, work: &Work, running: &[Running]) -> Option<usize> {
+        if !running.is_empty() && !self.all.has_room(work, running.iter().map(|other| other.work)) {
+            return None;
+        }
+        let on = |host: usize| running.iter().filter(move |other| other.host == host).map(|other| other.work);
+        let lending = self.hosts.iter().enumerate().filter_map(|(host, budget)| Some((host, (*budget)?)));
+        let fitting = lending.filter(|(host, budget)| budget.has_room(work, on(*host)));
+        fitting
+            .min_by_key(|(host, budget)| (on(*host).count() * 1000 / budget.jobs.max(1), *host))
+            .map(|(host, _)| host)
+    }
+
+    /// Whether `work` fits a host that has nothing else to do.
+    pub fn can_ever_run(&self, work: &Work) -> bool {
+        self.host(work, &[]).is_some()
+    }
+}
+
+/// The place in `waiting` of the one that starts now, and the host that it starts on; `None` when none fits anywhere.
+pub fn next(waiting: &[Work], running: &[Running], budgets: &Budgets) -> Option<(usize, usize)> {
+    let of_order = |order| running.iter().filter(|other| other.work.order == order).count();
+    let fitting =
+        waiting.iter().enumerate().filter_map(|(place, work)| Some((place, work, budgets.host(work, running)?)));
     // Of equals the first: the order in which they were given.
     fitting
-        .min_by_key(|(place, work)| (of_order(work.order), std::cmp::Reverse(work.expected), *place))
-        .map(|(place, _)| place)
+        .min_by_key(|(place, work, _)| (of_order(work.order), std::cmp::Reverse(work.expected), *place))
+        .map(|(place, _, host)| (place, host))
 }
 
 /// How long it will take until all are done, when `running` began as long ago as is given with each.
-pub fn remaining(waiting: &[Work], running: &[(Work, Duration)], budget: &Budget) -> Duration {
+pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], budgets: &Budgets) -> Duration {
     let mut waiting = waiting.to_vec();
     // What has run longer than expected is expected to end now.
-    let left = |(work, ran): &(Work, Duration)| (*work, work.expected.saturating_sub(*ran));
-    let mut running: Vec<(Work, Duration)> = running.iter().map(left).collect();
+    let left = |(running, ran): &(Running, Duration)| (*running, running.work.expected.saturating_sub(*ran));
+    let mut running: Vec<(Running, Duration)> = running.iter().map(left).collect();
     let mut total = Duration::ZERO;
     loop {
         loop {
-            let works: Vec<Work> = running.iter().map(|(work, _)| *work).collect();
-            let Some(place) = next(&waiting, &works, budget) else { break };
+            let now: Vec<Running> = running.iter().map(|(running, _)| *running).collect();
+            let Some((place, host)) = next(&waiting, &now, budgets) else { break };
             let work = waiting.remove(place);
-            running.push((work, work.expected));
+            running.push((Running { work, host }, work.expected));
         }
         let Some(first) = running.iter().map(|(_, left)| *left).min() else { return total };
         total += first;
@@ -91,54 +131,86 @@ mod tests {
         Budget { jobs, memory_mib, disk: 100 }
     }
 
-    /// The order in which all start when each ends before the next begins, or all at once.
-    fn started(mut waiting: Vec<Work>, budget: Budget) -> Vec<Work> {
+    /// One host, with no limits of its own.
+    fn alone(all: Budget) -> Budgets {
+        Budgets { all, hosts: vec![Some(Budget { jobs: usize::MAX, memory_mib: u64::MAX, disk: u64::MAX })] }
+    }
+
+    fn on(host: usize, work: Work) -> Running {
+        Running { work, host }
+    }
+
+    /// Which start, and where, when all start at once.
+    fn started(mut waiting: Vec<Work>, budgets: &Budgets) -> Vec<Running> {
         let mut running = Vec::new();
-        while let Some(place) = next(&waiting, &running, &budget) {
-            running.push(waiting.remove(place));
+        while let Some((place, host)) = next(&waiting, &running, budgets) {
+            running.push(on(host, waiting.remove(place)));
         }
         running
+    }
+
+    fn works(running: Vec<Running>) -> Vec<Work> {
+        running.into_iter().map(|running| running.work).collect()
     }
 
     #[test]
     fn the_longest_starts_first_and_equals_in_the_order_given() {
         let all = [work(0, 10, 1), work(0, 60, 1), work(0, 30, 1), work(0, 60, 2)];
-        assert_eq!(started(all.into(), budget(9, 100)), [all[1], all[3], all[2], all[0]]);
+        assert_eq!(works(started(all.into(), &alone(budget(9, 100)))), [all[1], all[3], all[2], all[0]]);
     }
 
     #[test]
     fn orders_take_turns_whatever_they_take() {
         let all = [work(0, 90, 1), work(0, 80, 1), work(0, 70, 1), work(1, 10, 1), work(1, 5, 1)];
-        let turns: Vec<usize> = started(all.into(), budget(9, 100)).iter().map(|work| work.order).collect();
+        let turns: Vec<usize> =
+            started(all.into(), &alone(budget(9, 100))).iter().map(|other| other.work.order).collect();
         assert_eq!(turns, [0, 1, 0, 1, 0]);
     }
 
     #[test]
     fn no_more_at_once_than_jobs_memory_and_disk_allow() {
         let all = [work(0, 3, 40), work(0, 2, 40), work(0, 1, 40)];
-        assert_eq!(started(all.into(), budget(2, 1000)).len(), 2);
-        assert_eq!(started(all.into(), budget(9, 100)).len(), 2);
-        assert_eq!(started(all.into(), Budget { disk: 1, ..budget(9, 1000) }).len(), 1);
+        assert_eq!(started(all.into(), &alone(budget(2, 1000))).len(), 2);
+        assert_eq!(started(all.into(), &alone(budget(9, 100))).len(), 2);
+        assert_eq!(started(all.into(), &alone(Budget { disk: 1, ..budget(9, 1000) })).len(), 1);
     }
 
     #[test]
     fn a_small_one_may_pass_a_large_one_that_must_wait_and_alone_everything_runs() {
-        let (large, small) = (work(0, 90, 80), work(0, 10, 20));
-        assert_eq!(next(&[large, small], &[work(0, 5, 60)], &budget(9, 100)), Some(1));
-        assert_eq!(next(&[large], &[work(0, 5, 60)], &budget(9, 100)), None);
-        assert_eq!(next(&[work(0, 9, 5000)], &[], &budget(9, 100)), Some(0));
-        assert_eq!(next(&[], &[], &budget(9, 100)), None);
+        let (large, small, budgets) = (work(0, 90, 80), work(0, 10, 20), alone(budget(9, 100)));
+        assert_eq!(next(&[large, small], &[on(0, work(0, 5, 60))], &budgets), Some((1, 0)));
+        assert_eq!(next(&[large], &[on(0, work(0, 5, 60))], &budgets), None);
+        assert_eq!(next(&[work(0, 9, 5000)], &[], &budgets), Some((0, 0)));
+        assert_eq!(next(&[], &[], &budgets), None);
+    }
+
+    #[test]
+    fn hosts_fill_up_evenly_for_what_each_lends_and_never_beyond() {
+        let mut two = alone(budget(9, 1000));
+        two.hosts = vec![Some(budget(1, 100)), Some(budget(3, 100))];
+        let places = |budgets: &Budgets, all: Vec<Work>| -> Vec<usize> {
+            started(all, budgets).iter().map(|running| running.host).collect()
+        };
+        assert_eq!(places(&two, vec![work(0, 9, 30); 5]), [0, 1, 1, 1]);
+        // The first has no memory for it, whatever else it does not do.
+        two.hosts[0] = Some(budget(1, 10));
+        assert_eq!(places(&two, vec![work(0, 9, 60), work(0, 8, 60)]), [1]);
+        assert!(two.can_ever_run(&work(0, 9, 60)) && !two.can_ever_run(&work(0, 9, 200)));
+        // One that lends nothing any more gets nothing.
+        two.hosts[1] = None;
+        assert_eq!(places(&two, vec![work(0, 9, 60), work(0, 8, 10)]), [0]);
+        assert!(!two.can_ever_run(&work(0, 9, 60)));
     }
 
     #[test]
     fn what_remains_is_what_the_same_choices_would_take() {
-        let (two, seconds) = (budget(2, 100), Duration::from_secs);
+        let (two, seconds) = (alone(budget(2, 100)), Duration::from_secs);
         let waiting = [work(0, 10, 1), work(0, 60, 1), work(0, 50, 1)];
         assert_eq!(remaining(&waiting, &[], &two), seconds(60));
-        assert_eq!(remaining(&waiting, &[], &budget(1, 100)), seconds(120));
+        assert_eq!(remaining(&waiting, &[], &alone(budget(1, 100))), seconds(120));
         // 20 s of it are left, then two more beside the 60 s.
-        assert_eq!(remaining(&waiting[..2], &[(work(0, 30, 1), seconds(10))], &two), seconds(60));
-        assert_eq!(remaining(&[], &[(work(0, 30, 1), seconds(50))], &two), Duration::ZERO);
+        assert_eq!(remaining(&waiting[..2], &[(on(0, work(0, 30, 1)), seconds(10))], &two), seconds(60));
+        assert_eq!(remaining(&[], &[(on(0, work(0, 30, 1)), seconds(50))], &two), Duration::ZERO);
         assert_eq!(remaining(&[], &[], &two), Duration::ZERO);
     }
 }

@@ -8,10 +8,10 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use patchlab_check::{Target as _, target};
 use patchlab_lab::{
-    Lab, Machine,
+    Lab, LabHost, Machine,
     applier::Role,
     kept::{Hold, Kept, KeptClones, TOOLS},
-    machine::{CloneReport, Driver},
+    machine::CloneReport,
     runs::take_out,
     scenario::requirement,
     worker::{Inside, Network, Receiver, Worker},
@@ -85,7 +85,8 @@ impl Shell {
         let places = data.lab();
         // Before the worker starts, which first collects what is expired.
         let hold = KeptClones::open(&places).hold(kept)?;
-        let mut worker = patchlab_lab::worker::spawn(&places, &launcher(Job::Shell)?, &Network::Isolated)?;
+        let mut worker =
+            patchlab_lab::worker::spawn(&LabHost::here(), &places, &launcher(Job::Shell)?, &Network::Isolated)?;
         let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
         worker.sender().send(&Ask::Resume { kept: kept.record.name.clone(), role })?;
         match answer(&worker, &mut receiver)? {
@@ -156,7 +157,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
 fn resume(inside: &Inside, kept: &str, role: Role) -> anyhow::Result<(Machine, Lab)> {
     let kept = KeptClones::open(&inside.places).get(kept)?;
     let clone = kept.clone_of(role).with_context(|| format!("{} has no {} clone", kept.record.name, role.name()))?;
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let machine = lab.resume(&clone.saved, &kept.folder, &kept.folder.join(TOOLS))?;
     Ok((machine, lab))
 }

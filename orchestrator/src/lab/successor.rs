@@ -13,10 +13,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use patchlab_check::{PackageSystem, Target as _};
 use patchlab_lab::{
-    Baseline, Lab, Machine,
+    Baseline, Lab, LabHost, Machine,
     applier::{Applied, Applier as _, NextBoot, Role},
     baseline::Baselines,
-    machine::{CloneSpec, Driver},
+    machine::CloneSpec,
     worker::{Inside, Network, Worker},
 };
 use patchlab_protocol::{document::Order, enrolment::DEFAULT_STATE_DIR};
@@ -73,7 +73,8 @@ pub fn leave_patched(
     (disk, status): (&Path, &Path),
     told: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
-    let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Succeed)?, &Network::Isolated)?;
+    let mut worker =
+        patchlab_lab::worker::spawn(&LabHost::here(), &data.lab(), &launcher(Job::Succeed)?, &Network::Isolated)?;
     let followed = follow(data, &mut worker, baseline, order, told);
     let taken = followed.and_then(|()| {
         take(&worker.folder().join(DISK), disk)?;
@@ -133,7 +134,7 @@ fn patch(inside: &Inside, ask: Ask) -> anyhow::Result<()> {
     // A parent that is gone ends us by other means.
     let say = |what: &str| drop(inside.sender.send(&Tell::At(what.to_owned())));
     let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let clones = vec![CloneIdentity::generate(&baseline.full_name(), Role::Patched)?];
     let bells = Bells::default();

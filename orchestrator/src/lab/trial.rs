@@ -14,9 +14,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
-    Baseline, Lab, LabError, Machine,
+    Baseline, Lab, LabError, LabHost, Machine,
     baseline::Baselines,
-    machine::{CloneReport, CloneSpec, Driver, PreparedClones},
+    machine::{CloneReport, CloneSpec, PreparedClones},
     runs::take_out,
     scenario::{self, Occasion, Progress, Scenario, ScenarioRun, StepRun, Suspected},
     worker::{Inside, Network, Receiver, Worker},
@@ -131,7 +131,8 @@ pub struct Trial {
 impl Trial {
     /// Starts it; what it says comes from the receiver, whose end is the worker's.
     pub fn open(data: &Data, baseline: &Baseline, ahead: Ahead) -> anyhow::Result<(Self, Receiver)> {
-        let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Trial)?, &Network::Isolated)?;
+        let mut worker =
+            patchlab_lab::worker::spawn(&LabHost::here(), &data.lab(), &launcher(Job::Trial)?, &Network::Isolated)?;
         let receiver = worker.take_receiver().context("the worker's channel was taken")?;
         worker.sender().send(&Begin { baseline: baseline.digest.to_string(), ahead })?;
         Ok((Self { worker }, receiver))
@@ -169,7 +170,7 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
     let Some(begin) = inside.receiver.receive::<Begin>()? else { return Ok(()) };
     let open = || -> anyhow::Result<(Lab, Baseline)> {
         let baseline = Baselines::open(&inside.places).get(&begin.baseline)?;
-        Ok((Lab::open(&inside.places, &Driver::Embedded)?, baseline))
+        Ok((Lab::open(&inside.places, &inside.driver)?, baseline))
     };
     let (lab, baseline) = match open() {
         Ok(opened) => opened,

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use patchlab_lab::{
-    Baseline,
+    Baseline, LabHost,
     baseline::{Baselines, StoreError},
     report::{BaselineReport, Report, SCHEMA},
     runs::{Asked, Happening, Limits, OnBaseline, Record, Recording, Runs, Scope},
@@ -20,8 +20,9 @@ use patchlab_protocol::{document::Order, envelope::digest_of};
 use super::{
     budget,
     halt::Halt,
-    pair::{Pair, changed, limited},
-    schedule::{self, Budget, Work},
+    pair::{Came, Pair, changed, limited},
+    pool::Pool,
+    schedule::{self, Budgets, Running, Work},
     worker::{Manner, Tell},
 };
 use crate::{legible::millis, place::Data};
@@ -86,6 +87,8 @@ pub struct Batch<'a> {
     pub manner: Manner,
     /// How many validations at once; as many as fit unless given.
     pub jobs: Option<usize>,
+    /// The hosts that lend machines.
+    pub pool: &'a Pool,
 }
 
 /// One order on one baseline, for whoever watches.
@@ -107,8 +110,12 @@ pub enum Seen<'a> {
         /// How many of them run at once, at most.
         jobs: usize,
     },
-    /// A validation begins.
-    Started(Subject<'a>),
+    /// A host lends nothing, or nothing any more: why.
+    HostOut(&'a str, &'a str),
+    /// A validation begins, on this host where there is a choice.
+    Started(Subject<'a>, Option<&'a str>),
+    /// Its host is out: it waits for another.
+    Requeued(Subject<'a>),
     /// It says something.
     Told(Subject<'a>, &'a Tell),
     /// It has ended.
@@ -134,6 +141,8 @@ pub struct Validated {
 enum Word {
     Told(usize, Box<Tell>),
     Ended(usize, anyhow::Result<Box<BaselineReport>>),
+    /// It has not ended, since its host, of this number, is gone: why.
+    HostGone(usize, usize, String),
     Interrupted,
 }
 
@@ -147,7 +156,13 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     let others = others(&Baselines::open(&batch.data.lab()), batch.scenarios)?;
     let needs = |baseline: &Baseline| budget::needs(baseline, batch.manner.keep, (batch.scenarios, &others));
     let all: Vec<_> = batch.orders.iter().flat_map(|(_, baselines)| baselines).map(needs).collect();
-    let budget = budget::budget(batch.data, batch.jobs, &all)?;
+    let hosts = batch.pool.look(batch.data);
+    for lender in &hosts {
+        if let Err(reason) = &lender.found {
+            observer(Seen::HostOut(&lender.host.name, reason));
+        }
+    }
+    let budgets = budget::budgets(&hosts, batch.jobs, &all)?;
     let runs = Runs::open(&batch.data.lab());
     runs.retain(Limits::default(), patchlab_lab::gc::Mode::Collect)?;
     let (known, _) = runs.list()?;
@@ -167,7 +182,9 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     }
     let (ended, validated) = (BTreeMap::new(), BTreeMap::new());
     let (pairs, recordings, halt) = (&pairs, &recordings, &halt);
-    let mut floor = Floor { batch, recordings, pairs, budget, halt, tell, observer, ended, validated };
+    let out = hosts.iter().filter_map(|lender| Some(format!("{}: {}", lender.host.name, lender.found.as_ref().err()?)));
+    let out: Vec<String> = out.collect();
+    let mut floor = Floor { batch, recordings, pairs, budgets, out, halt, tell, observer, ended, validated };
     floor.run(&words);
     // Nothing but failures of the lab's own: then the first one is the answer.
     if floor.ended.values().all(Result::is_err)
@@ -202,7 +219,10 @@ struct Floor<'a, 'o> {
     batch: &'a Batch<'a>,
     recordings: &'a [Recording],
     pairs: &'a [(Work, Pair<'a>)],
-    budget: Budget,
+    /// What there is to give; of hosts that are gone, nothing.
+    budgets: Budgets,
+    /// Those that are, and why.
+    out: Vec<String>,
     halt: &'a Halt,
     tell: Sender<Word>,
     observer: &'o mut dyn FnMut(Seen<'_>),
@@ -258,27 +278,37 @@ impl Floor<'_, '_> {
     /// Until all have ended, or those that run when all is to end.
     fn run_pairs(&mut self, words: &mpsc::Receiver<Word>) {
         let pairs = self.pairs;
-        (self.observer)(Seen::Begins { all: pairs.len(), jobs: self.budget.jobs.min(pairs.len()) });
+        (self.observer)(Seen::Begins { all: pairs.len(), jobs: self.budgets.all.jobs.min(pairs.len()) });
         let mut waiting: Vec<usize> = (0..pairs.len()).collect();
-        let mut running: Vec<(usize, Instant)> = Vec::new();
+        let mut running: Vec<OnHost> = Vec::new();
         std::thread::scope(|scope| {
             loop {
-                while let Some(place) = self.next(&waiting, &running) {
+                while let Some((place, host)) = self.next(&waiting, &running) {
                     let place = waiting.remove(place);
-                    running.push((place, Instant::now()));
-                    (self.observer)(Seen::Started(subject(&pairs[place].1)));
+                    running.push(OnHost { place, host, since: Instant::now() });
+                    let lender = &self.batch.pool.hosts()[host];
+                    self.starts(&pairs[place].1, lender);
                     let tell = self.tell.clone();
-                    scope.spawn(move || work(&pairs[place].1, place, &tell));
+                    scope.spawn(move || work(&pairs[place].1, (place, host, lender), &tell));
                 }
                 if running.is_empty() {
+                    // Where all is to end, none of them waits for anything.
+                    let reason = format!("no host is left that could lend machines to it: {}", self.out.join("; "));
+                    waiting.drain(..).for_each(|place| self.has_ended(place, Err(anyhow!("{reason}"))));
                     return;
                 }
                 self.say_remaining(&waiting, &running);
                 match words.recv() {
                     Ok(Word::Told(place, what)) => self.told(place, &what),
                     Ok(Word::Ended(place, result)) => {
-                        running.retain(|(other, _)| *other != place);
+                        running.retain(|other| other.place != place);
                         self.has_ended(place, result.map(|report| *report));
+                    }
+                    Ok(Word::HostGone(place, host, reason)) => {
+                        running.retain(|other| other.place != place);
+                        self.host_gone(place, host, &reason);
+                        // As it was: what is waiting is in the order given.
+                        waiting.insert(waiting.partition_point(|other| *other < place), place);
                     }
                     Ok(Word::Interrupted) => {
                         waiting.clear();
@@ -291,20 +321,45 @@ impl Floor<'_, '_> {
         });
     }
 
-    fn next(&self, waiting: &[usize], running: &[(usize, Instant)]) -> Option<usize> {
+    fn next(&self, waiting: &[usize], running: &[OnHost]) -> Option<(usize, usize)> {
         if self.halt.is_called() {
             return None;
         }
         let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
-        let running: Vec<Work> = running.iter().map(|(place, _)| self.pairs[*place].0).collect();
-        schedule::next(&waiting, &running, &self.budget)
+        let running: Vec<Running> = running.iter().map(|on| self.running(on)).collect();
+        schedule::next(&waiting, &running, &self.budgets)
     }
 
-    fn say_remaining(&mut self, waiting: &[usize], running: &[(usize, Instant)]) {
+    fn running(&self, on: &OnHost) -> Running {
+        Running { work: self.pairs[on.place].0, host: on.host }
+    }
+
+    fn say_remaining(&mut self, waiting: &[usize], running: &[OnHost]) {
         let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
-        let running: Vec<(Work, Duration)> =
-            running.iter().map(|(place, since)| (self.pairs[*place].0, since.elapsed())).collect();
-        (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budget)));
+        let running: Vec<(Running, Duration)> =
+            running.iter().map(|on| (self.running(on), on.since.elapsed())).collect();
+        (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budgets)));
+    }
+
+    fn starts(&mut self, pair: &Pair<'_>, host: &LabHost) {
+        let told = (!self.batch.pool.is_here_alone()).then_some(host.name.as_str());
+        if let Some(name) = told {
+            self.write_down(pair, Happening::Started { host: name.to_owned() });
+        }
+        (self.observer)(Seen::Started(subject(pair), told));
+    }
+
+    /// Takes a host out, and says what becomes of what ran there.
+    fn host_gone(&mut self, place: usize, host: usize, reason: &str) {
+        let name = &self.batch.pool.hosts()[host].name;
+        // Several may find out.
+        if self.budgets.hosts[host].take().is_some() {
+            self.out.push(format!("{name}: {reason}"));
+            (self.observer)(Seen::HostOut(name, reason));
+        }
+        let pair = &self.pairs[place].1;
+        self.write_down(pair, Happening::HostGone { host: name.clone(), reason: reason.to_owned() });
+        (self.observer)(Seen::Requeued(subject(pair)));
     }
 
     fn told(&mut self, place: usize, tell: &Tell) {
@@ -350,12 +405,24 @@ impl Floor<'_, '_> {
     }
 }
 
+/// A validation, by its place in `pairs`, that runs on the host of this number.
+struct OnHost {
+    place: usize,
+    host: usize,
+    since: Instant,
+}
+
 /// Runs one validation and tells the floor.
-fn work(pair: &Pair<'_>, place: usize, tell: &Sender<Word>) {
+fn work(pair: &Pair<'_>, (place, host, lender): (usize, usize, &LabHost), tell: &Sender<Word>) {
     let mut told = |what| drop(tell.send(Word::Told(place, Box::new(what))));
-    let result = pair.run(&mut told).map(Box::new);
+    let result = pair.run(lender, &mut told);
     let result = result.with_context(|| format!("validation on {}", pair.baseline.full_name()));
-    drop(tell.send(Word::Ended(place, result)));
+    let word = match result {
+        Ok(Came::Found(report)) => Word::Ended(place, Ok(report)),
+        Ok(Came::HostGone(reason)) => Word::HostGone(place, host, reason),
+        Err(error) => Word::Ended(place, Err(error)),
+    };
+    drop(tell.send(word));
 }
 
 fn subject<'a>(pair: &Pair<'a>) -> Subject<'a> {

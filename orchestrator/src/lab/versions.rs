@@ -3,7 +3,8 @@
 
 use anyhow::{Context as _, bail};
 use patchlab_lab::{
-    machine::{Driver, Lab, Versions},
+    LabHost,
+    machine::{Lab, Versions},
     worker::{Inside, Network, OPEN_TIMEOUT},
 };
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,8 @@ enum Tell {
 /// # Errors
 /// No worker could be made, or libvirt did not open: in libvirt's own words, with what to install.
 pub fn ask(data: &Data) -> anyhow::Result<Versions> {
-    let mut worker = patchlab_lab::worker::spawn(&data.lab(), &launcher(Job::Versions)?, &Network::Isolated)?;
+    let mut worker =
+        patchlab_lab::worker::spawn(&LabHost::here(), &data.lab(), &launcher(Job::Versions)?, &Network::Isolated)?;
     let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
     receiver.set_timeout(Some(OPEN_TIMEOUT))?;
     let told = receiver
@@ -39,7 +41,7 @@ pub fn ask(data: &Data) -> anyhow::Result<Versions> {
 
 /// The worker's side.
 pub fn serve(inside: Inside) -> anyhow::Result<()> {
-    let told = match Lab::open(&inside.places, &Driver::Embedded) {
+    let told = match Lab::open(&inside.places, &inside.driver) {
         Ok(lab) => Tell::Open(lab.versions().clone()),
         Err(error) => Tell::Failed(format!("{:#}", anyhow::Error::from(error))),
     };

@@ -16,7 +16,6 @@ use patchlab_lab::{
     applier::Role,
     baseline::Baselines,
     kept::{Keep, SavedClone},
-    machine::Driver,
     report::BaselineReport,
     runs::Scope,
     scenario::{Scenario, discover, today},
@@ -123,7 +122,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
     let baseline = Baselines::open(&inside.places).get(&ask.baseline)?;
     let scenarios = chosen(discover(&[inside.places.work.join(SCENARIOS)])?, &ask.scope);
     let others = opened(inside, &ask.others)?;
-    let lab = Lab::open(&inside.places, &Driver::Embedded)?;
+    let lab = Lab::open(&inside.places, &inside.driver)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let clones = [Role::Control, Role::Patched]
         .into_iter()

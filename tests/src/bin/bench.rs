@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use patchlab_lab::{
+    LabHost,
     baseline::{Baselines, Built, Progress, serve_freeze},
     places::Places,
     worker::{self, Launcher, Network},
@@ -169,7 +170,7 @@ fn clone(arguments: &CloneArguments) -> anyhow::Result<()> {
         Built::Stored(baseline) => eprintln!("{} taken from the store", baseline.full_name()),
         Built::Refrozen(baseline) => eprintln!("{} frozen again for this host", baseline.full_name()),
     }
-    let mut worker = worker::spawn(&places, &launcher("clone-worker")?, &Network::Isolated)?;
+    let mut worker = worker::spawn(&LabHost::here(), &places, &launcher("clone-worker")?, &Network::Isolated)?;
     let order =
         Order { baseline: built.baseline().full_name(), runs: arguments.runs, cold_boots: arguments.cold_boots };
     worker.sender().send(&order)?;

@@ -1,0 +1,144 @@
+//! Hosts that lend machines: what each must be, machines of a libvirt that runs by itself, and what becomes of a validation whose host goes
+//! away.
+//!
+//! Skips aloud what this machine cannot run.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+};
+
+use patchlab_tests::{
+    daemon::Daemon,
+    program::{Need, Patchlab, folder, json, obstacle, said},
+    trial::Trial,
+};
+use serde_json::Value;
+
+fn skips(test: &str, needs: &[Need]) -> bool {
+    let obstacle = obstacle(needs);
+    if let Some(why) = &obstacle {
+        eprintln!("SKIP {test}: {why}");
+    }
+    obstacle.is_some()
+}
+
+/// Writes the pool of a data folder.
+fn pool(data: &Path, hosts: &[(&str, String)]) {
+    let text: String =
+        hosts.iter().map(|(name, uri)| format!("[[lab.host]]\nname = \"{name}\"\nlibvirt = \"{uri}\"\n")).collect();
+    fs::write(data.join("patchlab.toml"), text).expect("a file");
+}
+
+#[test]
+fn each_host_says_what_it_has_or_why_it_lends_nothing() {
+    if skips("each_host_says_what_it_has_or_why_it_lends_nothing", &[Need::Program]) {
+        return;
+    }
+    let dir = folder();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).expect("a folder");
+    let patchlab = Patchlab { data: data.clone() };
+    let alone = json(&patchlab.run(&["lab", "hosts", "--json", "-"]));
+    assert_eq!((alone[0]["name"].as_str(), alone[0]["out"].as_str()), (Some("here"), None), "{alone:#}");
+
+    let elsewhere = format!("qemu:///embed?root={}", dir.path().display());
+    let gone = format!("{elsewhere}/gone");
+    let nobody = format!("qemu+unix:///system?socket={}/nobody", dir.path().display());
+    let hosts = [("tests", "test:///default".into()), ("disk", elsewhere), ("gone", gone), ("nobody", nobody)];
+    pool(&data, &hosts);
+    let found = json(&patchlab.run(&["lab", "hosts", "--json", "-"]));
+    let out = |number: usize| found[number]["out"].as_str().unwrap_or_default().to_owned();
+    assert!(out(0).contains("its machines are TEST's, and the lab's are QEMU's"), "{}", out(0));
+    assert!(found[1]["found"]["disk_free"].as_u64().is_some_and(|free| free > 0), "{found:#}");
+    assert!(out(2).contains("/gone: no such folder: create it, or mount its disk"), "{}", out(2));
+    assert!(out(3).contains("cannot open"), "{}", out(3));
+
+    pool(&data, &hosts[2..]);
+    assert_eq!(patchlab.run(&["lab", "hosts"]).code, Some(4));
+    let wrong = "[[lab.host]]\nname = \"x\"\nlibvirt = \"qemu:///embed\"\nvalidation = 2\n";
+    fs::write(data.join("patchlab.toml"), wrong).expect("a file");
+    said(&patchlab.run(&["lab", "hosts"]), 65, &["patchlab.toml:4:1", "did you mean \"validations\""]);
+}
+
+/// What happened in the newest run, in order.
+fn events(patchlab: &Patchlab) -> Vec<Value> {
+    json(&patchlab.run(&["lab", "log", "last", "--json", "-"])).as_array().expect("events").clone()
+}
+
+fn nothing_is_left(patchlab: &Patchlab) {
+    let found = patchlab.run(&["lab", "gc", "--dry-run"]);
+    assert_eq!(found.out.trim(), "nothing to collect", "{}", found.err);
+}
+
+#[test]
+fn what_runs_on_a_host_that_goes_away_runs_on_another() {
+    let test = "what_runs_on_a_host_that_goes_away_runs_on_another";
+    if skips(test, &[Need::Program, Need::Lab, Need::Agent, Need::Time, Need::Stored]) {
+        return;
+    }
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let (daemons, disk) = (dir.path().join("d"), dir.path().join("disk"));
+    for folder in [&daemons, &disk] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let trial = Trial::new("lent", &[], "true", dir.path());
+    let mut daemon = Daemon::start(&daemons);
+    let uri = daemon.libvirt().to_string();
+
+    // A whole validation on machines of the daemon's.
+    let mut validate = trial.arguments(&patchlab);
+    validate.extend(["--libvirt".into(), uri.clone(), "--json".into(), "-".into()]);
+    let validate: Vec<&str> = validate.iter().map(String::as_str).collect();
+    let verdict = json(&patchlab.run(&validate));
+    assert_eq!(verdict["verdict"], "passed", "{verdict:#}");
+    assert_eq!(verdict["baselines"][0]["clone"]["rung"], "template-clone", "{:#}", verdict["baselines"][0]["clone"]);
+    assert_eq!(verdict["baselines"][0]["rollback"]["class"], "proven", "{:#}", verdict["baselines"][0]["rollback"]);
+    assert_eq!(daemon.machines(), Vec::<String>::new());
+    nothing_is_left(&patchlab);
+
+    // One whose host loses its power while the patch is applied.
+    pool(&patchlab.data, &[("daemon", uri), ("disk", format!("qemu:///embed?root={}", disk.display()))]);
+    let arguments = trial.arguments(&patchlab);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut child =
+        patchlab.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("patchlab");
+    let mut lines = BufReader::new(child.stderr.take().expect("its standard error")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
+    let machines = daemon.machines();
+    let are_the_labs = machines.iter().all(|name| name.starts_with("patchlab-w-"));
+    assert!(machines.len() == 2 && are_the_labs, "{machines:?}");
+    daemon.kill();
+    let on_disk = |line: &String| line.contains("on host disk");
+    let told: Vec<String> = lines.by_ref().take_while(|line| !on_disk(line)).collect();
+    for part in ["host daemon is out: ", "waits for another host"] {
+        assert!(told.iter().any(|line| line.contains(part)), "{part:?} is not in {told:#?}");
+    }
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{told:#?}{rest:#?}");
+    let events = events(&patchlab);
+    let of = |kind: &str| -> Vec<&str> {
+        let wanted = events.iter().filter(|event| event["event"] == kind);
+        wanted.filter_map(|event| event["host"].as_str()).collect()
+    };
+    assert_eq!((of("started"), of("host-gone")), (vec!["daemon", "disk"], vec!["daemon"]));
+    // Its machines' files were on the other disk, and are gone.
+    let work = fs::read_dir(&disk).expect("the disk").next().expect("the lab's folder there").expect("it").path();
+    assert_eq!(fs::read_dir(&work).expect("it").count(), 0, "{}", work.display());
+
+    // What a dead host may still have is not forgotten until it says.
+    let left = patchlab.run(&["lab", "gc"]);
+    assert!(left.code == Some(4) && left.out.contains("machines patchlab-w-"), "{}{}", left.out, left.err);
+    let daemon = Daemon::start(&daemons);
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!(collected.code, Some(0), "{}{}", collected.out, collected.err);
+    nothing_is_left(&patchlab);
+    drop(daemon);
+
+    // And when no host is left, nothing begins.
+    pool(&patchlab.data, &[("daemon", "qemu+unix:///system?socket=/nobody".into())]);
+    said(&patchlab.run(&arguments), 4, &["no host lends machines: daemon: "]);
+}
