@@ -43,7 +43,7 @@ use crate::{
     places::Places,
     report::{BaselineReport, REPORT_BYTES, Report, SCHEMA as REPORT_SCHEMA},
     room::Bytes,
-    verdict::{Judgement, overall},
+    verdict::{Judgement, Phase, overall},
 };
 pub use evidence::take_out;
 
@@ -110,6 +110,8 @@ pub enum Scope {
     Whole,
     /// Some scenarios alone: no verdict on the order.
     Scenarios(Vec<String>),
+    /// Everything before a step, and not that one: no verdict on the order, but clones to look into.
+    Before(Point),
     /// One scenario, up to and with one of its steps: no verdict on the order.
     Step {
         /// The scenario.
@@ -119,12 +121,30 @@ pub enum Scope {
     },
 }
 
+/// A point in a validation: before a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// When.
+    pub phase: Phase,
+    /// In which scenario.
+    pub scenario: String,
+    /// Before which step; a name that no step has (a check's) stands for the end of the steps.
+    pub step: String,
+}
+
+impl std::fmt::Display for Point {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "before {}/{} {}", self.scenario, self.step, self.phase)
+    }
+}
+
 impl Scope {
     /// For people; empty for the whole.
     pub fn describe(&self) -> String {
         match self {
             Self::Whole => String::new(),
             Self::Scenarios(names) => names.join(", "),
+            Self::Before(point) => point.to_string(),
             Self::Step { scenario, step } => format!("{scenario} up to {step}"),
         }
     }

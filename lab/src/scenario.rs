@@ -356,6 +356,22 @@ impl Scenario {
         (!steps.is_empty()).then(|| Self { steps, checks, after_writes, production: Vec::new(), ..self.clone() })
     }
 
+    /// As far as the step of that name, once, and no further: what was set up stays. A name that no step has stands for the end of them.
+    pub fn before(&self, step: &str) -> Self {
+        let at = |steps: &[Step]| steps.iter().position(|other| other.name == step);
+        let mut scenario = Self { checks: Vec::new(), repeat: Repeat::default(), ..self.clone() };
+        let setting_up = scenario.fixtures.iter().position(|fixture| at(&fixture.set_up).is_some());
+        scenario.fixtures.truncate(setting_up.map_or(usize::MAX, |place| place + 1));
+        for fixture in &mut scenario.fixtures {
+            let upto = at(&fixture.set_up).unwrap_or(usize::MAX);
+            fixture.set_up.truncate(upto);
+            fixture.tear_down.clear();
+        }
+        let upto = setting_up.map(|_| 0).or_else(|| at(&scenario.steps)).unwrap_or(usize::MAX);
+        scenario.steps.truncate(upto);
+        scenario
+    }
+
     /// The steps that an agent repeats on real hosts.
     pub fn production_steps(&self) -> impl Iterator<Item = &Step> {
         self.production.iter().filter_map(|name| self.steps.iter().find(|step| step.name == *name))

@@ -28,6 +28,7 @@ use crate::{
     machine::{CloneSpec, Lab, LabError, Machine},
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, Over, RollbackReport, ScenarioReport},
+    runs::Point,
     scenario::{RebootError, Scenario, Standing, Subject},
     verdict::{self, Applied, Facts, Judgement, LAB_ERROR_REQUEUES, Lives, Phase, Policy, Verdict, has_evidence},
 };
@@ -59,6 +60,8 @@ pub struct Validation<'a> {
     pub reboot: Reboot,
     /// When clones are kept, and where they are saved to.
     pub keep: (Keep, &'a Path),
+    /// Where it is to stop, when it is not to go through to its end.
+    pub until: Option<&'a Point>,
     /// Today, in UTC: the day on which quarantines hold or have expired.
     pub today: jiff::civil::Date,
     /// Told what happens, from several threads.
@@ -107,6 +110,9 @@ enum Broke {
     /// Not the lab did: the patched clone, and not the control.
     #[error("the patched clone was lost: {}", _0.how)]
     Lost(Lost),
+    /// Nothing did: it is where it was to stop.
+    #[error("stopped {0}, as asked")]
+    Reached(Point),
 }
 
 fn lab(phase: &'static str) -> impl FnOnce(LabError) -> Broke {
@@ -200,7 +206,7 @@ impl Validation<'_> {
     /// Once on a pair of clones; `before` says how the patched one was lost the last time.
     fn once(&self, begun: Instant, before: Option<&Lost>) -> (BaselineReport, Option<Clones>, Option<Lost>) {
         let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
-        let (mut clones, mut lost) = (None, None);
+        let (mut clones, mut lost, mut reached) = (None, None, None);
         let applied = match self.phases(&mut report, &mut clones) {
             Ok(applied) => applied,
             Err(Broke::Lost(found)) => {
@@ -211,6 +217,11 @@ impl Validation<'_> {
                 };
                 report.scenarios.push(verdict::lost(found.phase, &found.how, Lives::Never));
                 lost = Some(found);
+                Applied::Yes
+            }
+            Err(broke @ Broke::Reached(_)) => {
+                report.rollback = RollbackReport::skipped("it was to stop before");
+                reached = Some(broke.to_string());
                 Applied::Yes
             }
             Err(broke) => Applied::LabError(broke.to_string()),
@@ -239,6 +250,9 @@ impl Validation<'_> {
         });
         report.verdict = judged.judgement;
         report.reason = judged.reason + &self.set_aside(&report.scenarios);
+        if let Some(reached) = reached {
+            (report.verdict, report.reason) = (Judgement::Missing, reached);
+        }
         report.total_ms = millis(begun.elapsed());
         (report, clones, lost)
     }

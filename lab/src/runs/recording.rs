@@ -93,6 +93,14 @@ impl Runs {
         Ok(Recording { record, folder: home, events, begun: Instant::now() })
     }
 
+    /// Writes a verdict that more was found out about since. How the run ended stays.
+    ///
+    /// # Errors
+    /// There is no such run, or it cannot be written.
+    pub fn amend(&self, id: &str, report: &Report) -> Result<(), RunsError> {
+        write_json(&self.get(id)?.folder.join(VERDICT), report)
+    }
+
     /// The last act: a name stands for all of it or does not exist. Of two that begin in one second, one gets a number.
     fn name(&self, partial: &Path, wanted: &str) -> Result<String, RunsError> {
         let numbered = (2_u32..).map(|number| format!("{wanted}-{number}"));

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     applier::Role,
     gc::Mode,
-    report::{BaselineReport, Over, RollbackReport},
+    report::{BaselineReport, BisectionReport, Over, RollbackReport},
     scenario::{FILE, Scenario},
     verdict::tests::baseline,
 };
@@ -85,7 +85,11 @@ fn a_run_is_on_the_disk_from_its_beginning_and_ends_with_its_verdict() {
     recording.judged(&verdict).unwrap();
 
     let run = runs.get(LAST).unwrap();
-    assert_eq!((run.state(), run.report().unwrap()), (State::Judged(Judgement::Passed), verdict));
+    assert_eq!((run.state(), run.report().unwrap()), (State::Judged(Judgement::Passed), verdict.clone()));
+    let split = BisectionReport { breaking: Vec::new(), passing: vec!["web".into()], tries: 3, limited: false };
+    let more = Report { bisection: Some(split), ..verdict };
+    runs.amend(&id, &more).unwrap();
+    assert_eq!((run.state(), run.report().unwrap()), (State::Judged(Judgement::Passed), more));
     assert_eq!(run.phases_on("web@1").unwrap()[0].name, "clone");
     let text = |name| run.text_of("web@1", name).unwrap();
     assert_eq!(text("patched.console").as_deref(), Some("Linux version"));

@@ -419,6 +419,20 @@ fn fixtures_are_set_up_before_and_taken_away_after_whatever_happens() {
 }
 
 #[test]
+fn a_scenario_is_brought_before_a_step_with_its_fixtures_set_up() {
+    let steps = "[[step]]\nname = \"a\"\nrun = \"echo a >>LOG\"\n[[step]]\nname = \"b\"\nrun = \"echo b >>LOG\"\n";
+    for (step, done) in [("b", "up\na\n"), ("a", "up\n"), ("check coredump", "up\na\nb\n"), ("fixture data: make", "")]
+    {
+        let (dir, log) = with_fixture("echo up >>LOG", "repeat = 2", steps);
+        let scenario = Scenario::read(&dir.path().join("web")).unwrap().before(step);
+        let bed = Bed { reboot: Ok(String::new()), out: dir.path().join("out") };
+        let root = dir.path().join("web");
+        run(&scenario, &Benches::alone(&bed), root.to_str().unwrap(), &mut |_| ()).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap_or_default(), done, "before {step}");
+    }
+}
+
+#[test]
 fn rounds_are_repeated_until_one_fails() {
     let steps = "[[step]]\nname = \"a\"\nrun = \"echo a >>LOG\"\n\
         [[step]]\nname = \"b\"\nrun = \"test $(wc -l <LOG) -ne 3\"\n";

@@ -12,6 +12,7 @@ use crate::{
     applier::Role,
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
+    runs::Point,
     scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, requirement},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, compare_scenario},
 };
@@ -65,6 +66,9 @@ impl Validation<'_> {
     ) -> Result<(), Broke> {
         self.phase(&format!("scenarios {phase}"));
         for scenario in scenarios {
+            if let Some(point) = self.until.filter(|point| point.phase == phase && point.scenario == scenario.name) {
+                return Err(self.reach(scenario, clones, point));
+            }
             let (compared, patched_clone) = self.compared(scenario, clones, phase)?;
             report.scenarios.push(compared);
             // There is nobody left to ask.
@@ -73,6 +77,23 @@ impl Validation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Brings both clones to the point in a scenario at which somebody wants to look at them. What its steps give on the way is told, and
+    /// nothing comes of it.
+    fn reach(&self, scenario: &Scenario, clones: &Clones, point: &Point) -> Broke {
+        if !scenario.machines.is_empty() {
+            (self.observer)(Event::Note(
+                "the machines beside the clones are not kept: what is done with them shows on the clones alone",
+            ));
+        }
+        match self.attempt(&scenario.before(&point.step), point.phase, clones) {
+            Ok(Attempt { control: Ok(_), patched: Ok(_), .. }) => Broke::Reached(point.clone()),
+            Ok(Attempt { control: Err(reason), .. } | Attempt { patched: Err(reason), .. }) => {
+                other("scenarios", reason)
+            }
+            Err(broke) => broke,
+        }
     }
 
     /// A scenario on both clones, again as long as comparing asks for it.

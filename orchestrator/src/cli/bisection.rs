@@ -69,7 +69,8 @@ pub(super) fn split(
     Ok(())
 }
 
-fn print(output: &Output, order: &str, found: &BisectionReport) {
+/// Prints what the split found.
+pub(super) fn print(output: &Output, order: &str, found: &BisectionReport) {
     let tries = found.tries;
     output.line(format!("{order}: split, in {tries} validation{}", if tries == 1 { "" } else { "s" }));
     for breaking in &found.breaking {

@@ -12,10 +12,11 @@ use patchlab_lab::{
     applier::Role,
     kept::{Keep, Kept, KeptClones, KeptError},
     machine::SavedFile,
+    runs::Runs,
 };
 use serde_json::{Value, json};
 
-use super::{CliError, Exit, Global, Output, runs::legible_line};
+use super::{CliError, Exit, Global, Output, point, runs::legible_line};
 use crate::lab::shell::{Ended, Ran, Shell};
 
 /// Bytes of a console that are printed, from its beginning: 16 MiB.
@@ -69,6 +70,10 @@ pub(super) const SHELL_EXAMPLES: &str = "Examples:
   patchlab lab shell PO-2026-0002 -- systemctl status nginx
   patchlab lab shell PO-2026-0002 --clone control -- sh -c 'nginx -t && journalctl -u nginx | tail'
   patchlab lab shell PO-2026-0002 < commands.txt
+  patchlab lab shell last                                    # right before the step that failed
+
+Of a RUN, its clones that were kept; else fresh ones, on which everything is done again, up to the step that failed first and not that one.
+They are kept for 3 days, under the name that is said.
 
 With COMMAND, its output and exit code are passed on. Without, every line of standard input is run in a shell of its own, and the last
 exit code is passed on. Every call goes on from the moment in which the clone was saved: what one changes, the next does not see.
@@ -150,8 +155,12 @@ impl ScreenshotCommand {
 /// A shell in a kept clone.
 #[derive(Debug, Args)]
 pub struct ShellCommand {
-    /// Name of the kept clones, or how only one of them begins
+    /// Name of the kept clones, or how only one of them begins; or a run, by its id or as `last`
+    #[arg(value_name = "NAME|RUN")]
     name: String,
+    /// Of a run, on which baseline; the only one, or the first that did not pass, unless given
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
     /// Which of the two
     #[arg(long = "clone", value_enum, default_value_t = Which::Patched)]
     which: Which,
@@ -210,7 +219,10 @@ impl ShellCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
         let output = global.output();
-        let kept = KeptClones::open(&data.lab()).get(&self.name).map_err(classify)?;
+        let kept = match (KeptClones::open(&data.lab()).get(&self.name), Runs::open(&data.lab()).get(&self.name)) {
+            (Err(KeptError::Unknown { .. }), Ok(run)) => point::clones(&output, &data, &run, self.baseline.as_deref())?,
+            (kept, _) => kept.map_err(classify)?,
+        };
         let broken = |error: anyhow::Error| CliError::Failed(format!("{}: {error:#}", kept.record.name));
         let mut shell = Shell::open(&data, &kept, self.which.into()).map_err(broken)?;
         if let Some(reason) = &shell.report.fallback {

@@ -48,7 +48,7 @@ pub enum LabCommand {
     /// List the clones that were kept of validations
     #[command(after_help = kept::KEPT_EXAMPLES)]
     Kept,
-    /// Look into a kept clone: run commands in it, from the moment in which it was saved
+    /// Look into a kept clone, or into a fresh one right before the step that failed: run commands in it
     #[command(after_help = kept::SHELL_EXAMPLES)]
     Shell(kept::ShellCommand),
     /// Print what a kept clone's console said until it was saved

@@ -20,6 +20,7 @@ mod key;
 mod lab;
 mod order;
 mod output;
+mod point;
 mod pool;
 mod preparation;
 mod progress;

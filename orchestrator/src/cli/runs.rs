@@ -272,7 +272,8 @@ fn said(event: &Event) -> String {
     format!("{}.{:03}\t{}\t{what}", event.ms / 1000, event.ms % 1000, event.baseline)
 }
 
-fn baseline_of(run: &Run, wanted: Option<&str>) -> Result<String, CliError> {
+/// The name of one of a run's baselines: the one wanted, the only one, or the first that did not pass.
+pub(super) fn baseline_of(run: &Run, wanted: Option<&str>) -> Result<String, CliError> {
     let names: Vec<&str> = run.record.baselines.iter().map(|baseline| baseline.name.as_str()).collect();
     match wanted {
         Some(wanted) => names
@@ -326,38 +327,50 @@ impl Retry {
         let data = global.data()?;
         let output = global.output();
         let run = Runs::open(&data.lab()).get(&self.run).map_err(classify)?;
-        let order: Order = run.order().map_err(classify)?;
         let folders = if self.scenarios.is_empty() { vec![run.scenarios()] } else { self.scenarios.clone() };
-        let folders: Vec<PathBuf> = folders.into_iter().filter(|dir| dir.exists()).collect();
-        let scenarios = discover(&folders).map_err(CliError::input)?;
-        let scope = scope(&scenarios, &self.scenario, self.step.as_deref()).map_err(CliError::Input)?;
-        let scenarios: Vec<Scenario> = scenarios.into_iter().filter(|scenario| is_in(&scope, scenario)).collect();
-        let baselines = self.baselines(&data, &run)?;
+        let mut again = Again::of(&data, &run, &folders, self.baseline.as_deref())?;
+        let scope = scope(&again.scenarios, &self.scenario, self.step.as_deref()).map_err(CliError::Input)?;
+        again.scenarios.retain(|scenario| is_in(&scope, scenario));
         let pool = Pool::of(&data, &self.libvirt).map_err(CliError::input)?;
-        let mut manner: Manner = serde_json::from_value(run.record.manner.clone())
-            .map_err(|error| CliError::Failed(format!("run {}: how it ran: {error}", run.record.id)))?;
         if let Some(keep) = self.keep {
-            manner.keep = keep.into();
+            again.manner.keep = keep.into();
         }
-        let orders = [(order, baselines)];
-        let retry_of = Some(run.record.id.clone());
-        let batch = Batch {
-            data: &data,
-            orders: &orders,
-            scenarios: &scenarios,
-            scope,
-            retry_of,
-            manner,
-            jobs: None,
-            pool: &pool,
-        };
-        let validated = validate::run(&output, &batch)?;
+        let validated = validate::run(&output, &again.batch(&data, &pool, scope))?;
         validate::finish(&output, &data, &self.results, &validated)
+    }
+}
+
+/// What a run was asked, to be asked once more.
+pub(super) struct Again {
+    orders: [(Order, Vec<Baseline>); 1],
+    scenarios: Vec<Scenario>,
+    retry_of: String,
+    /// How.
+    pub(super) manner: Manner,
+}
+
+impl Again {
+    /// With the scenarios of these folders, on all of its baselines or on one.
+    pub(super) fn of(data: &Data, run: &Run, folders: &[PathBuf], baseline: Option<&str>) -> Result<Self, CliError> {
+        let order: Order = run.order().map_err(classify)?;
+        let folders: Vec<PathBuf> = folders.iter().filter(|dir| dir.exists()).cloned().collect();
+        let scenarios = discover(&folders).map_err(CliError::input)?;
+        let manner = serde_json::from_value(run.record.manner.clone())
+            .map_err(|error| CliError::Failed(format!("run {}: how it ran: {error}", run.record.id)))?;
+        let orders = [(order, Self::baselines(data, run, baseline)?)];
+        Ok(Self { orders, scenarios, retry_of: run.record.id.clone(), manner })
+    }
+
+    /// As it is asked.
+    pub(super) fn batch<'a>(&'a self, data: &'a Data, pool: &'a Pool, scope: Scope) -> Batch<'a> {
+        let Self { orders, scenarios, retry_of, manner } = self;
+        let (retry_of, manner) = (Some(retry_of.clone()), *manner);
+        Batch { data, orders, scenarios, scope, retry_of, manner, jobs: None, pool }
     }
 
     /// The run's baselines, as they were: by their digests.
-    fn baselines(&self, data: &Data, run: &Run) -> Result<Vec<Baseline>, CliError> {
-        let only = self.baseline.as_deref().map(|wanted| baseline_of(run, Some(wanted))).transpose()?;
+    fn baselines(data: &Data, run: &Run, only: Option<&str>) -> Result<Vec<Baseline>, CliError> {
+        let only = only.map(|wanted| baseline_of(run, Some(wanted))).transpose()?;
         let store = Baselines::open(&data.lab());
         let wanted = run.record.baselines.iter().filter(|on| only.as_ref().is_none_or(|name| on.name == *name));
         wanted
@@ -399,7 +412,7 @@ fn scope(known: &[Scenario], scenarios: &[String], step: Option<&str>) -> Result
 
 fn is_in(scope: &Scope, scenario: &Scenario) -> bool {
     match scope {
-        Scope::Whole => true,
+        Scope::Whole | Scope::Before(_) => true,
         Scope::Scenarios(names) => names.contains(&scenario.name),
         Scope::Step { scenario: name, .. } => *name == scenario.name,
     }
@@ -434,7 +447,7 @@ pub(super) fn page(data: &Data, wanted: &str) -> Result<String, CliError> {
     crate::report::run::html(&told).map_err(CliError::failed)
 }
 
-fn classify(error: RunsError) -> CliError {
+pub(super) fn classify(error: RunsError) -> CliError {
     match error {
         RunsError::Unknown { .. } | RunsError::Nothing { .. } => CliError::Input(error.to_string()),
         other => CliError::Failed(other.to_string()),

@@ -12,7 +12,7 @@ use patchlab_lab::{
     host::Libvirt,
     junit,
     report::Report,
-    runs::{Scope, Tested},
+    runs::{Runs, Scope, Tested},
     validation::Reboot,
     verdict::Judgement,
 };
@@ -156,6 +156,9 @@ impl Validate {
         if self.bisect == Bisect::Auto {
             for ((order, path), validated) in orders.iter().zip(&self.order).zip(&mut validated) {
                 bisection::split(&output, &batch, (order, path), &mut validated.report, &artifacts)?;
+                if validated.report.bisection.is_some() {
+                    Runs::open(&data.lab()).amend(&validated.record.id, &validated.report).map_err(CliError::failed)?;
+                }
             }
         }
         for (((order, _), path), validated) in orders.iter().zip(&self.order).zip(&validated) {
@@ -167,18 +170,23 @@ impl Validate {
     }
 }
 
-/// Validates while people watch.
+/// Validates while people watch, and prints what was found.
 pub(super) fn run(output: &Output, batch: &Batch<'_>) -> Result<Vec<Validated>, CliError> {
+    let validated = watch(output, batch)?;
+    for Validated { report, record } in &validated {
+        verdict::print(output, report, record);
+    }
+    Ok(validated)
+}
+
+/// Validates while people watch.
+pub(super) fn watch(output: &Output, batch: &Batch<'_>) -> Result<Vec<Validated>, CliError> {
     say_unfit(output, batch.orders);
     let orders = if batch.orders.len() == 1 { Orders::One } else { Orders::Several };
     let mut board = Board::new(output.voice(), orders);
     let validated = validate::validate(batch, &mut |seen| board.see(seen));
     drop(board);
-    let validated = validated.map_err(|error| CliError::Failed(format!("{error:#}")))?;
-    for Validated { report, record } in &validated {
-        verdict::print(output, report, record);
-    }
-    Ok(validated)
+    validated.map_err(|error| CliError::Failed(format!("{error:#}")))
 }
 
 /// Says of each baseline that this host cannot clone why, what that costs, and what helps.

@@ -10,7 +10,7 @@ use patchlab_lab::{
     verdict::Verdict,
 };
 
-use super::{Output, runs::legible_line};
+use super::{Output, bisection, runs::legible_line};
 use crate::legible::millis;
 
 /// Most lines of a step's output shown of each clone; the JSON has all.
@@ -42,6 +42,9 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
         changes(output, baseline);
         let why = if report.reason.contains(&baseline.reason) { "" } else { &baseline.reason };
         end(output, baseline, why);
+    }
+    if let Some(found) = &report.bisection {
+        bisection::print(output, &report.id, found);
     }
     output.pairs(&[("record", format!("{0}  (patchlab lab show {0})", record.id))]);
 }

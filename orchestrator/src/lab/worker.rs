@@ -160,6 +160,10 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         applier: &applier,
         reboot: ask.manner.reboot,
         keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
+        until: match &ask.scope {
+            Scope::Before(point) => Some(point),
+            _ => None,
+        },
         today: today(),
         observer: &observer,
     };
@@ -176,7 +180,8 @@ pub(super) fn opened(inside: &Inside, others: &BTreeMap<String, String>) -> anyh
 /// The scenarios of a scope. Of one that is tried up to a step, the steps before that one may be what it builds on; those after are not.
 fn chosen(mut scenarios: Vec<Scenario>, scope: &Scope) -> Vec<Scenario> {
     match scope {
-        Scope::Whole => {}
+        // It stops by itself, where it is to.
+        Scope::Whole | Scope::Before(_) => {}
         Scope::Scenarios(names) => scenarios.retain(|scenario| names.contains(&scenario.name)),
         Scope::Step { scenario: name, step } => {
             scenarios.retain(|scenario| scenario.name == *name);
