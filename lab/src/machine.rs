@@ -50,7 +50,7 @@ pub use self::{
 };
 pub(crate) use self::{
     clone::{DiskFate, Plan, Template, unfit},
-    domain::{Description, Memory, Opening, Owner},
+    domain::{Description, MACHINE, Memory, Opening, Owner},
     foreign::{end_all, look, may_have},
     stream::Carried,
 };

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
     machine::{
-        Carried, CloneSpec, DiskFate, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, Machine, Memory, Plan, Rung,
-        Screen, Template, rehearse, with_source,
+        Carried, CloneSpec, DiskFate, GUEST_ADDRESS, Guest, Hardware, Lab, LabError, MACHINE, Machine, Memory, Plan,
+        Rung, Screen, Template, rehearse, with_source,
     },
     manifest,
     worker::{self, Inside},
@@ -316,7 +316,7 @@ fn plan(
             memory_mib: order.memory_mib,
             vcpus: order.vcpus,
             accelerator,
-            machine: "q35".into(),
+            machine: MACHINE.into(),
             screen: order.screen,
         },
         memory,
@@ -410,11 +410,11 @@ fn choose(
     }
 }
 
-/// The machine type that libvirt made of `q35`: clones name it, whatever a later QEMU makes of the alias.
+/// The machine type that libvirt made of [`MACHINE`]: clones name it, whatever a later QEMU makes of the alias.
 fn machine_type(xml: &str) -> String {
     xml.split_once("machine='")
         .and_then(|(_, rest)| rest.split_once('\''))
-        .map_or_else(|| "q35".into(), |(machine, _)| machine.to_owned())
+        .map_or_else(|| MACHINE.into(), |(machine, _)| machine.to_owned())
 }
 
 /// The guest's clock, as its files will show it.

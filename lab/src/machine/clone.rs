@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use virt::sys;
 
 use super::{
-    Carried, Description, Forward, Hardware, Lab, LabError, Machine, Memory, Opening, Owner, Panel, Prepared,
-    TOOLS_BYTES, failed, handshake, with_source,
+    Carried, Description, Forward, Hardware, Lab, LabError, MACHINE, Machine, Memory, Opening, Owner, Panel, Prepared,
+    TOOLS_BYTES, Versions, failed, handshake, with_source,
 };
 use crate::{
     accelerator::Accelerator,
@@ -196,7 +196,9 @@ impl Lab {
 
     fn boot(&self, baseline: &Baseline, spec: &CloneSpec, fallback: Option<String>) -> Result<Machine, LabError> {
         let begun = Instant::now();
-        let mut machine = self.start(&baseline.into(), spec, Memory::Plain, sys::VIR_DOMAIN_NONE, Rung::ColdBoot)?;
+        let hardware = self.bootable(&baseline.record.hardware, &baseline.record.frozen.versions);
+        let template = Template { hardware: &hardware, ..baseline.into() };
+        let mut machine = self.start(&template, spec, Memory::Plain, sys::VIR_DOMAIN_NONE, Rung::ColdBoot)?;
         machine.report.start_ms = millis(begun);
         machine.report.fallback = fallback;
         let timeout = BOOT_TIMEOUT * machine.hardware.accelerator.factor();
@@ -287,6 +289,14 @@ impl Lab {
             _panel: panel,
             hold: None,
         })
+    }
+
+    /// What boots cold of what was made by another QEMU: this one need not know that one's name for the type of machine.
+    pub(super) fn bootable(&self, hardware: &Hardware, made_by: &Versions) -> Hardware {
+        match made_by.qemu == self.versions().qemu {
+            true => hardware.clone(),
+            false => Hardware { machine: MACHINE.into(), ..hardware.clone() },
+        }
     }
 
     /// A baseline frozen under kvm may be booted cold where there is none.

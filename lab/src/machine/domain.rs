@@ -20,6 +20,9 @@ pub const TOOLS_BYTES: u64 = 64 * 1024 * 1024;
 /// The emulator that the lab uses.
 pub(crate) const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 
+/// The type of machine, until a template fixes it: whichever QEMU has now under that name.
+pub(crate) const MACHINE: &str = "q35";
+
 /// A guest's address inside its own user network.
 pub const GUEST_ADDRESS: &str = "10.0.2.15";
 
@@ -42,7 +45,7 @@ pub struct Hardware {
     pub vcpus: u32,
     /// What runs them.
     pub accelerator: Accelerator,
-    /// QEMU's machine type; `q35` until a template fixes it, e.g. `pc-q35-10.0`.
+    /// QEMU's machine type; [`MACHINE`] until a template fixes it, e.g. `pc-q35-10.0`.
     pub machine: String,
     /// Its screen, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

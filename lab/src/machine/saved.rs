@@ -131,13 +131,13 @@ impl Lab {
     }
 
     fn start_saved(&self, saved: &Saved, folder: &Path, tools: &Path, memory: Memory) -> Result<Machine, LabError> {
-        let (flags, rung) = match memory {
-            Memory::Saved => (sys::VIR_DOMAIN_START_PAUSED, Rung::SaveImage),
-            _ => (sys::VIR_DOMAIN_NONE, Rung::ColdBoot),
+        let (flags, rung, hardware) = match memory {
+            Memory::Saved => (sys::VIR_DOMAIN_START_PAUSED, Rung::SaveImage, saved.hardware.clone()),
+            _ => (sys::VIR_DOMAIN_NONE, Rung::ColdBoot, self.bootable(&saved.hardware, &saved.versions)),
         };
         self.start_as(Plan {
             name: saved.machine.clone(),
-            hardware: Hardware { accelerator: self.usable(&saved.hardware), ..saved.hardware.clone() },
+            hardware: Hardware { accelerator: self.usable(&saved.hardware), ..hardware },
             memory,
             disk: self.layer(&saved.file(folder, SavedFile::Disk), &saved.machine)?,
             fate: DiskFate::Remove,
