@@ -32,12 +32,15 @@ use crate::{
         credentials::{Credentials, CredentialsError},
         executor::{self, Executor},
         offers::OfferError,
+        rotation::{self, RotationError},
         sink::Sink,
         survey::{self, Looked},
     },
     gate,
     place::Data,
-    store::{Deployment, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
+    store::{
+        Deployment, Host, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name,
+    },
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
@@ -90,6 +93,9 @@ pub enum PipelineError {
     /// A host's credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// A host's keys.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
     /// A root or a revocation list.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -423,6 +429,15 @@ impl Pipeline {
             }
         }
         Ok(self.store.survey(name)?)
+    }
+
+    /// Gives the SNMP users of a host new keys.
+    pub async fn rotate_keys(&self, name: &str, actor: &str) -> Result<Host, PipelineError> {
+        let host = self.store.host(name)?;
+        rotation::rotate(&self.executor.offers, &host).await?;
+        let detail = json!({ "users": ["deployer", "key administrator"] });
+        self.store.record(&Event::new("keys-rotated", name, detail).by(actor))?;
+        Ok(host)
     }
 
     /// The release and the approval that an apply on these hosts rests on, at the moment from which on it counts.

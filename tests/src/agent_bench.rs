@@ -166,6 +166,7 @@ impl World {
             host_key: "host.pem".into(),
             monitor: users[0].clone(),
             deployer: users[1].clone(),
+            key_administrator: None,
             inform: None,
             packages: Packages { root: path("root"), ..Packages::default() },
             fetch: Fetching::default(),

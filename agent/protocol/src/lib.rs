@@ -21,6 +21,7 @@ pub mod rate;
 pub mod refusal;
 pub mod time;
 pub mod trust;
+pub mod usm;
 
 pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;

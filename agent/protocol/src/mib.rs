@@ -37,6 +37,43 @@ pub mod agent {
     pub const READ_INVENTORY: u32 = 10;
 }
 
+/// `usmUser` of SNMP-USER-BASED-SM-MIB (RFC 3414, 5): the keys of the agent's users. `usmUserTable` is indexed by engine id and user name, each
+/// as its length and its bytes.
+pub mod user {
+    /// `usmUser`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 2];
+    /// `usmUserSpinLock`, TestAndIncr; the instance is `.0`.
+    pub const SPIN_LOCK: u32 = 1;
+    /// `usmUserEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 2, 2, 1];
+    /// `usmUserSecurityName`, SnmpAdminString, read-only.
+    pub const SECURITY_NAME: u32 = 3;
+    /// `usmUserCloneFrom`, RowPointer; zeroDotZero.
+    pub const CLONE_FROM: u32 = 4;
+    /// `usmUserAuthProtocol`, AutonomousType, read-only here.
+    pub const AUTH_PROTOCOL: u32 = 5;
+    /// `usmUserAuthKeyChange`, KeyChange.
+    pub const AUTH_KEY_CHANGE: u32 = 6;
+    /// `usmUserOwnAuthKeyChange`, KeyChange, by that user alone.
+    pub const OWN_AUTH_KEY_CHANGE: u32 = 7;
+    /// `usmUserPrivProtocol`, AutonomousType, read-only here.
+    pub const PRIVACY_PROTOCOL: u32 = 8;
+    /// `usmUserPrivKeyChange`, KeyChange.
+    pub const PRIVACY_KEY_CHANGE: u32 = 9;
+    /// `usmUserOwnPrivKeyChange`, KeyChange, by that user alone.
+    pub const OWN_PRIVACY_KEY_CHANGE: u32 = 10;
+    /// `usmUserPublic`, OCTET STRING (0..32): whoever changes a key writes it in the same SET, and sees by it that the change was made.
+    pub const PUBLIC: u32 = 11;
+    /// `usmUserStorageType`: permanent(4).
+    pub const STORAGE_TYPE: u32 = 12;
+    /// `usmUserStatus`: active(1).
+    pub const STATUS: u32 = 13;
+    /// `usmHMAC192SHA256AuthProtocol` (RFC 7860).
+    pub const SHA_256: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 1, 1, 5];
+    /// `usmAesCfb128PrivProtocol` (RFC 3826).
+    pub const AES_128: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 1, 2, 4];
+}
+
 /// `plOrderTable`, indexed by `plOrderIndex` (Unsigned32, 1.., chosen by the manager).
 pub mod order {
     /// `plOrderEntry`.

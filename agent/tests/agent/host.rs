@@ -119,6 +119,7 @@ impl Host {
             host_key: "host.pem".into(),
             monitor: user("monitor"),
             deployer: user("deployer"),
+            key_administrator: None,
             inform,
             packages: Packages { root: path("root"), system: None },
             fetch,
@@ -164,6 +165,33 @@ impl Host {
     /// From its next start on, the host reboots into a kernel that it could not come back from.
     pub fn go_on_without_fallback(&mut self) {
         self.enrolment.boot.without_fallback = WithoutFallback::GoOn;
+        self.configure();
+    }
+
+    /// A host whose keys may change.
+    pub fn with_key_administrator() -> Self {
+        let mut host = Self::new();
+        host.enrolment.key_administrator = Some(user("keys"));
+        host.anew()
+    }
+
+    /// A host whose agent listens there.
+    pub fn listening(listen: &str) -> Self {
+        let mut host = Self::new();
+        host.enrolment.listen = listen.parse().unwrap();
+        host.anew()
+    }
+
+    fn anew(mut self) -> Self {
+        self.kill();
+        self.configure();
+        self.start();
+        self
+    }
+
+    /// As if it were enrolled anew: from its next start on, the deployer has this passphrase.
+    pub fn enrol_deployer_with(&mut self, auth: &str) {
+        self.enrolment.deployer.auth = auth.into();
         self.configure();
     }
 
@@ -221,6 +249,10 @@ impl Host {
 
     pub fn deployer(&self) -> Manager {
         self.manager(&self.enrolment.deployer)
+    }
+
+    pub fn key_administrator(&self) -> Manager {
+        self.manager(self.enrolment.key_administrator.as_ref().unwrap())
     }
 
     pub fn monitor(&self) -> Manager {

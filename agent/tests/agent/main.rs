@@ -18,6 +18,7 @@ mod hostile;
 mod inform;
 mod inspection;
 mod kernels;
+mod keys;
 mod kills;
 mod preflight;
 mod reading;

@@ -32,6 +32,12 @@ pub enum HostCommand {
     List,
     /// Show one host
     Show(Show),
+    /// Give the SNMP users that this server shares with a host new keys, by the host's own table, and see that they count
+    #[command(name = "rotate-keys", after_help = ROTATE_EXAMPLES)]
+    RotateKeys {
+        /// Its name
+        name: String,
+    },
     /// Have a host read anew what is installed there, and show it
     #[command(after_help = INVENTORY_EXAMPLES)]
     Inventory {
@@ -43,6 +49,11 @@ pub enum HostCommand {
 const INVENTORY_EXAMPLES: &str = "Example: patchlab host inventory web-1
 
 Hosts are read by themselves: when they ring, and once an hour. This reads one now, whatever it thinks has changed.";
+
+const ROTATE_EXAMPLES: &str = "Example: patchlab host rotate-keys web-1
+
+The old keys are refused from then on, whatever the host's agent.toml says. When the host does not answer, run it again later: old and new
+keys are tried until it does.";
 
 const SHOW_EXAMPLES: &str = "Examples:
   patchlab host show web-1
@@ -122,6 +133,13 @@ impl HostCommand {
             Self::Show(Show { name, packages: false, profile: false }) => {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
                 show(&output, &host);
+                output.json(&host)?;
+            }
+            Self::RotateKeys { name } => {
+                let host: Host = client.post(&format!("hosts/{}/keys", segment(&name)), &json!({})).await?;
+                output.line(format!(
+                    "{name}: new keys for its deployer and its key administrator count; the old ones are refused"
+                ));
                 output.json(&host)?;
             }
             Self::Inventory { name } => {
@@ -255,6 +273,7 @@ impl Enroll {
             host_key: "host.pem".into(),
             monitor: material.monitor.clone(),
             deployer: material.credentials.deployer.clone(),
+            key_administrator: material.credentials.key_administrator.clone(),
             inform: Some(InformSink {
                 address: seen(terms.informs),
                 engine_id: terms.manager_engine_id.clone(),

@@ -144,6 +144,7 @@ impl SnmpApplier {
             host_key: "host.pem".into(),
             monitor: clone.material.monitor.clone(),
             deployer: clone.material.credentials.deployer.clone(),
+            key_administrator: None,
             inform: Some(InformSink {
                 address: SocketAddr::from((HOST_SEEN_FROM_GUEST, self.endpoints.inform_port)),
                 engine_id: self.endpoints.manager_engine.clone(),

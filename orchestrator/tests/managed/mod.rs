@@ -9,11 +9,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, row::Unobserved};
+use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, rotation, row::Unobserved};
 use patchlab_protocol::{
     Refusal,
     document::RunState,
-    enrolment::{Enrolment, Packages},
+    enrolment::{Enrolment, Packages, SnmpUser},
 };
 
 use super::site::{Site, free_port};
@@ -132,7 +132,7 @@ impl Agent {
     pub fn pushed(&self, row: &Row, run: u32) -> (RunState, Option<Refusal>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let manager = self.manager().await;
+            let manager = self.manager(&self.enrolment.deployer).await;
             let manager: &dyn Manager = &manager;
             let report = push_and_run(manager, row, run, &mut Unobserved).await.unwrap();
             (report.state, report.refusal)
@@ -143,10 +143,16 @@ impl Agent {
         fs::read_to_string(self.root.join("usr/share/demo/version")).unwrap()
     }
 
-    async fn manager(&self) -> SnmpManager {
+    /// Whether it answers this user.
+    pub fn answers(&self, user: &SnmpUser) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { self.manager(user).await.get(&[rotation::who()]).await.is_ok() })
+    }
+
+    async fn manager(&self, user: &SnmpUser) -> SnmpManager {
         let e = &self.enrolment;
         let engine = e.engine_id.as_ref().unwrap();
-        SnmpManager::new(&e.host, e.listen, engine, &e.deployer, Patience::default()).await.unwrap()
+        SnmpManager::new(&e.host, e.listen, engine, user, Patience::default()).await.unwrap()
     }
 }
 
