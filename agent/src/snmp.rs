@@ -30,6 +30,7 @@ use front::Front;
 use handler::Tables;
 use keys::{Keys, KeysError};
 use seal::Seal;
+use tokio::net::UdpSocket;
 use users::UserTable;
 
 /// `internet`: everything that SNMP agents speak of.
@@ -38,8 +39,9 @@ const INTERNET: &[u32] = &[1, 3, 6, 1];
 const ENGINE: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 2, 1];
 /// `usmStats` of SNMP-USER-BASED-SM-MIB (RFC 3414): what was refused.
 const REFUSED: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 1];
-/// Where the engine is: nobody outside this host reaches it, and whoever inside does has no key.
-const INSIDE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Where the engine is: nobody outside this host reaches it, and whoever inside does has no key. Not 127.0.0.1, where its ports would be in the
+/// way of others'.
+const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 161, 0, 1);
 
 /// The SNMP engine could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,9 @@ pub enum SnmpError {
         /// Why not.
         source: io::Error,
     },
+    /// The way from the address to the engine.
+    #[error("SNMP front: {0}; is the loopback interface up?")]
+    Front(io::Error),
     /// The engine is not set up as it must.
     #[error("SNMP engine: {0}; is the loopback interface up?")]
     Engine(Box<async_snmp::Error>),
@@ -89,6 +94,9 @@ pub async fn bind(
     keys: Arc<Keys>,
     tables: Arc<Tables>,
 ) -> Result<Answering, SnmpError> {
+    let listen = enrolment.listen;
+    // Before the ports inside are taken: none of them may be this one.
+    let socket = UdpSocket::bind(listen).await.map_err(|source| SnmpError::Listen { listen, source })?;
     let (secret, seal) = secret(engine.engine_id())?;
     let mut builder = Agent::builder()
         .bind(SocketAddr::from((INSIDE, 0)).to_string())
@@ -105,9 +113,8 @@ pub async fn bind(
             .map_err(|error| SnmpError::User { name: user.name.clone(), reason: error.to_string() })?;
     }
     let engine = builder.build().await.map_err(SnmpError::Engine)?;
-    let listen = enrolment.listen;
-    let front = Front::bind(listen, engine.local_addr(), seal, keys).await;
-    Ok(Answering { engine, front: Arc::new(front.map_err(|source| SnmpError::Listen { listen, source })?) })
+    let front = Front::before(engine.local_addr(), socket, seal, keys).await.map_err(SnmpError::Front)?;
+    Ok(Answering { engine, front: Arc::new(front) })
 }
 
 /// What the engine's messages bear until this start ends: a passphrase of 256 random bits that nobody sees.

@@ -6,7 +6,7 @@
 //! refused by the engine. Nothing is decided here: engine id, time window, access and size stay the engine's.
 //!
 //! ```text
-//! manager ---- user's key ----> front ---- engine's key, 127.0.0.1 ----> engine
+//! manager ---- user's key ----> front ---- engine's key, loopback ----> engine
 //! ```
 
 use std::{
@@ -34,9 +34,9 @@ const DATAGRAM_BYTES: usize = 65_536;
 /// Room for an answer, bytes; the engine's are smaller ([`patchlab_protocol::limits::PDU_BYTES`]).
 const ANSWER_BYTES: usize = 2048;
 /// Requests with a user's seal that can wait for their answers.
-const KNOWN: usize = 32;
+const KNOWN: usize = 16;
 /// Messages of anybody that can. They have lines of their own: who floods them takes none from who has a key.
-const STRANGERS: usize = 16;
+const STRANGERS: usize = 8;
 /// How often receiving may fail in a row.
 const FAILURES: u32 = 20;
 /// Pause after a failure.
@@ -70,12 +70,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// Takes the address; nothing is answered yet. `engine` is where the engine is, and `seal` what its messages bear.
+    /// Before the engine that is there and whose messages bear this seal; managers reach `socket`. Nothing is answered yet.
     ///
     /// # Errors
-    /// When the address cannot be taken.
-    pub async fn bind(listen: SocketAddr, engine: SocketAddr, seal: Seal, keys: Arc<Keys>) -> io::Result<Self> {
-        let socket = UdpSocket::bind(listen).await?;
+    /// When there are no sockets.
+    pub async fn before(engine: SocketAddr, socket: UdpSocket, seal: Seal, keys: Arc<Keys>) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let mut lines = Vec::new();
         for _ in 0..KNOWN + STRANGERS {

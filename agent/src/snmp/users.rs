@@ -3,7 +3,10 @@
 //! The users are the enrolment's: rows come and go with it alone (`permanent`), and the protocols are those that are compiled in. A key that
 //! changes is on the disk before the SET is answered, by the old one, and counts from the next message on.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use async_snmp::{
     BoxFuture, GetNextResult, GetResult, HandlerResult, MibHandler, Oid, OidTable, PreparedSet, RequestContext,
@@ -244,7 +247,7 @@ impl PreparedSet for Binding {
             let names = writes
                 .iter()
                 .filter_map(|write| if let Write::Key(at, ..) = write { users.users.get(*at) } else { None });
-            let names: Vec<&str> = names.map(|user| &*user.name).collect();
+            let names: BTreeSet<&str> = names.map(|user| &*user.name).collect();
             let by = String::from_utf8_lossy(by.security_name().as_bytes()).into_owned();
             if !names.is_empty() {
                 tracing::info!(?names, by, "keys of SNMP users change");
