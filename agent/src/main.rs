@@ -47,7 +47,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Shows what is installed, and which automatic updaters are enabled
+    /// Shows what is installed, which automatic updaters are enabled, and what the host is and does
     Inventory {
         /// The enrolment file, mode 0600
         #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
@@ -192,10 +192,15 @@ fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
     }
     let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
     println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
+    let description = &found.description;
+    let said = |word: &str| if word.is_empty() { "not said".to_owned() } else { word.to_owned() };
+    let (location, function) = (said(&description.tags.location), said(&description.tags.function));
+    println!("machine: {}, location: {location}, function: {function}", said(&description.machine));
     println!("automatic updaters: {updaters}");
     println!("{} packages of {}, digest {}", found.packages.len(), found.system, found.digest);
     found.packages.iter().for_each(|line| println!("{line}"));
     found.half_way.iter().for_each(|line| println!("half-way: {line}"));
+    description.lines().iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

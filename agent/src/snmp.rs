@@ -6,6 +6,7 @@
 
 pub mod front;
 pub mod handler;
+pub mod host;
 pub mod identity;
 pub mod inform;
 pub mod keys;
@@ -28,6 +29,7 @@ use patchlab_protocol::{enrolment::Enrolment, limits, mib};
 
 use front::Front;
 use handler::Tables;
+use host::HostTable;
 use keys::{Keys, KeysError};
 use seal::Seal;
 use tokio::net::UdpSocket;
@@ -98,6 +100,7 @@ pub async fn bind(
     // Before the ports inside are taken: none of them may be this one.
     let socket = UdpSocket::bind(listen).await.map_err(|source| SnmpError::Listen { listen, source })?;
     let (secret, seal) = secret(engine.engine_id())?;
+    let host = HostTable::new(enrolment.packages.root.clone(), enrolment.tags.clone());
     let mut builder = Agent::builder()
         .bind(SocketAddr::from((INSIDE, 0)).to_string())
         .max_message_size(limits::PDU_BYTES)
@@ -105,6 +108,7 @@ pub async fn bind(
         .recv_buffer_size(None)
         .authoritative_engine(engine)
         .handler(Oid::from_slice(INTERNET), tables)
+        .handler(Oid::from_slice(mib::host::GROUP), Arc::new(host))
         .handler(Oid::from_slice(mib::user::GROUP), Arc::new(UserTable::new(Arc::clone(&keys))))
         .vacm(|vacm| access(vacm, enrolment));
     for user in enrolment.users() {

@@ -420,13 +420,16 @@ impl Pipeline {
         let manager = self.executor.offers.manager(&host).await?;
         self.executor.offers.meet(&host, &manager).await?;
         survey::read_anew(&manager).await?;
-        let known = self.store.survey(name)?.packages;
+        let Survey { packages: known, description, .. } = self.store.survey(name)?;
         match survey::packages(&manager, &known).await? {
             Looked::Same => self.store.keep_packages(name, &known, Timestamp::now())?,
             Looked::Changed { packages, .. } => self.store.keep_packages(name, &packages, Timestamp::now())?,
             Looked::Moved => {
                 return Err(PipelineError::Input(format!("{name}: its packages change just now: ask again")));
             }
+        }
+        if let Some(described) = survey::described(&manager, description.map(|known| known.digest)).await? {
+            self.store.keep_description(name, &described, Timestamp::now())?;
         }
         Ok(self.store.survey(name)?)
     }

@@ -85,6 +85,14 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     // A package that is half-way is not installed: the change before was that it went.
     assert_eq!(packages()["packages"][0]["index"], 1, "its index stayed");
     assert!(!site.ok_json(&["host", "show", "web-1", "--profile"])["at"].is_null());
+    let shown = site.ok_json(&["host", "show", "web-1"]);
+    assert_eq!(
+        (&shown["name"], &shown["description"]["tags"]["function"]),
+        (&json!("web-1"), &json!("web")),
+        "{shown}"
+    );
+    let does = site.ok(&["host", "show", "web-1", "--services"]);
+    assert!(does.contains("80/tcp\t0.0.0.0"), "{does}");
 
     let operator = site.key("operator");
     let story = site.ok_json(&["order", "rollback", "PO-1", "--host", "web-1", "--wait", "--key", &operator]);

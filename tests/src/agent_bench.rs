@@ -171,6 +171,7 @@ impl World {
             packages: Packages { root: path("root"), ..Packages::default() },
             fetch: Fetching::default(),
             boot: Booting::default(),
+            tags: patchlab_protocol::description::Tags::default(),
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
         fs::set_permissions(path("id/agent.toml"), fs::Permissions::from_mode(0o600))?;

@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, PackageSystem, Rate, limits};
+use crate::{Digest, PackageSystem, Rate, description::Tags, limits};
 
 /// The file's name, by convention.
 pub const FILE_NAME: &str = "agent.toml";
@@ -79,6 +79,9 @@ pub struct Enrolment {
     /// How new kernels are booted.
     #[serde(default, skip_serializing_if = "Booting::is_default")]
     pub boot: Booting,
+    /// Where the host stands and what for.
+    #[serde(default, skip_serializing_if = "Tags::is_default")]
+    pub tags: Tags,
 }
 
 /// The root document and the digest it must have.
@@ -327,6 +330,9 @@ impl Enrolment {
                 "key_administrator",
                 "must be another user than monitor and deployer, or they could change keys",
             );
+        }
+        if !self.tags.fit() {
+            return bad("tags", "a location and a function have at most 64 bytes each, on one line");
         }
         if self.fetch.sources.len() > limits::SOURCES {
             return bad("fetch.sources", "at most 8 places: name those nearest to the host");

@@ -9,6 +9,7 @@
 //! files are passed in.
 
 pub mod authorization;
+pub mod description;
 pub mod document;
 pub mod enrolment;
 pub mod envelope;

@@ -230,6 +230,24 @@ pub mod workload {
     pub const WEEKS: u32 = 6;
 }
 
+/// `plHost`: what the host is and does. `plHostTable` is indexed by `plHostIndex` (1..).
+pub mod host {
+    /// `plHost`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 8];
+    /// Where it stands, as its configuration says, SnmpAdminString (0..64).
+    pub const LOCATION: u32 = 1;
+    /// What it is for, as its configuration says, SnmpAdminString (0..64).
+    pub const FUNCTION: u32 = 2;
+    /// `physical`, `container`, or whose virtual machine it is, SnmpAdminString.
+    pub const MACHINE: u32 = 3;
+    /// Digest of the description, OCTET STRING (32): what [`crate::description::digest`] makes of the three above and every line.
+    pub const DIGEST: u32 = 4;
+    /// `plHostEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 8, 5, 1];
+    /// A service or a listening port in words, SnmpAdminString.
+    pub const LINE: u32 = 2;
+}
+
 /// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state,
 /// result and signature.
 pub mod notification {

@@ -18,6 +18,7 @@ use axum::{
 use patchlab_agent::host::class;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, PublicKey, SigningKey,
+    description::Tags,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
     enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser, WithoutFallback},
     mib,
@@ -124,6 +125,7 @@ impl Host {
             packages: Packages { root: path("root"), system: None },
             fetch,
             boot: Booting::default(),
+            tags: Tags::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let asked = Log::default();
@@ -187,6 +189,12 @@ impl Host {
         self.configure();
         self.start();
         self
+    }
+
+    /// From its next start on, its configuration says this of it.
+    pub fn tag(&mut self, tags: Tags) {
+        self.enrolment.tags = tags;
+        self.configure();
     }
 
     /// As if it were enrolled anew: from its next start on, the deployer has this passphrase.

@@ -13,6 +13,7 @@ mod orders;
 
 mod actions;
 mod conformance;
+mod description;
 mod hooks;
 mod hostile;
 mod inform;

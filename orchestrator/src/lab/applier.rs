@@ -153,6 +153,7 @@ impl SnmpApplier {
             packages: patchlab_protocol::enrolment::Packages::default(),
             fetch: patchlab_protocol::enrolment::Fetching::default(),
             boot: patchlab_protocol::enrolment::Booting::default(),
+            tags: patchlab_protocol::description::Tags::default(),
         };
         let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
         Ok(agent::EnrolmentFiles {
