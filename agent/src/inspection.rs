@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, Refused, Role,
     authorization::{Documents, Identity, authorize, signed},
+    description::{Description, Tags},
     document::{Action, Class, Order, Root},
     limits,
     trust::root_in_force,
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 use crate::{
     configuration::Configuration,
+    description::describe,
     host::{self, ClassError},
     journal::{self, JournalError},
     packages::{self, Goal, Installed, OpenError, PackageError, PackageManager},
@@ -83,6 +85,8 @@ pub struct HostInventory {
     pub half_way: Vec<String>,
     /// Automatic updaters that are enabled; they are paused while a run works.
     pub updaters: Vec<&'static str>,
+    /// What it is and does.
+    pub description: Description,
 }
 
 /// The host as the agent sees it.
@@ -93,6 +97,7 @@ pub struct Inspection {
     state: State,
     packages: Arc<dyn PackageManager>,
     system: PathBuf,
+    tags: Tags,
 }
 
 /// The files of an order's documents; those that are not given are missing.
@@ -131,6 +136,7 @@ impl Inspection {
             packages: packages::open(&enrolment.packages, &enrolment.state_dir)?,
             host: enrolment.host,
             system: enrolment.packages.root,
+            tags: enrolment.tags,
             state,
         })
     }
@@ -151,6 +157,7 @@ impl Inspection {
             packages: lines(settled.to_string()),
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
+            description: describe(&self.system, &self.tags),
         })
     }
 

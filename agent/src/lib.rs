@@ -22,6 +22,7 @@
 pub mod boot;
 pub mod catalog;
 pub mod configuration;
+pub mod description;
 pub mod fetch;
 pub mod hooks;
 pub mod host;

@@ -19,6 +19,8 @@ use patchlab_agent::{
 use patchlab_check::{Outcome, Step, Target, step::Context, target::TargetError};
 use patchlab_protocol::document::RunState;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Applies patch orders that are signed, released, approved and activated, and nothing else.
 #[derive(Parser)]
@@ -45,7 +47,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Shows what is installed, and which automatic updaters are enabled
+    /// Shows what is installed, which automatic updaters are enabled, and what the host is and does
     Inventory {
         /// The enrolment file, mode 0600
         #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
@@ -108,11 +110,7 @@ enum Command {
 const REFUSED: u8 = 5;
 
 fn main() -> ExitCode {
-    // The SNMP engine warns of every message it cannot read, and whoever reaches its port can send them without end:
-    // they are counted, and do not fill the log.
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_snmp=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    log_to_stderr();
     let done = match Arguments::parse().command {
         Command::Run { config } => run(config),
         Command::Status { config, json } => status(config, json),
@@ -133,6 +131,16 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// What is told, as RUST_LOG says it (`info,patchlab_agent=debug`). The SNMP engine warns of every message it cannot read, and whoever reaches its
+/// port can send them without end: they are counted, and do not fill the log.
+fn log_to_stderr() {
+    let said = std::env::var("RUST_LOG").ok().and_then(|said| said.parse().ok());
+    // Not the filter that knows spans and patterns: it has a regular expression engine of its own.
+    let told = said.unwrap_or_else(|| Targets::new().with_default(Level::INFO).with_target("async_snmp", Level::ERROR));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(told)).init();
 }
 
 /// The exit code of a rollback.
@@ -184,10 +192,15 @@ fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
     }
     let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
     println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
+    let description = &found.description;
+    let said = |word: &str| if word.is_empty() { "not said".to_owned() } else { word.to_owned() };
+    let (location, function) = (said(&description.tags.location), said(&description.tags.function));
+    println!("machine: {}, location: {location}, function: {function}", said(&description.machine));
     println!("automatic updaters: {updaters}");
     println!("{} packages of {}, digest {}", found.packages.len(), found.system, found.digest);
     found.packages.iter().for_each(|line| println!("{line}"));
     found.half_way.iter().for_each(|line| println!("half-way: {line}"));
+    description.lines().iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

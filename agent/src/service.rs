@@ -9,8 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use async_snmp::Agent;
-use patchlab_protocol::enrolment::InformSink;
+use patchlab_protocol::enrolment::{EngineId, InformSink, SnmpUser};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
@@ -26,10 +25,11 @@ use crate::{
     record::{OpenError, Record},
     run::{Engine, EngineError},
     snmp::{
-        self, SnmpError,
+        self, Answering, SnmpError,
         handler::Tables,
         identity::{self, IdentityError},
         inform::{InformError, Informer},
+        keys::Keys,
         view::Facts,
     },
     staged::Staged,
@@ -91,6 +91,12 @@ pub enum ServiceError {
     /// A run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Its engine id.
+    #[error("SNMP engine: {0}")]
+    EngineId(String),
+    /// No message can be received any more.
+    #[error("SNMP: receiving failed over and over: {0}")]
+    Receiving(io::Error),
     /// The SNMP engine ended.
     #[error("SNMP ended: {0}")]
     Ended(Box<async_snmp::Error>),
@@ -98,7 +104,8 @@ pub enum ServiceError {
 
 /// An agent that is ready to run.
 pub struct Service {
-    agent: Agent,
+    snmp: Answering,
+    address: SocketAddr,
     engine: Arc<Engine>,
     trust: Arc<Trust>,
     tables: Arc<Tables>,
@@ -139,8 +146,14 @@ impl Service {
         };
         let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts, &enrolment.state_dir));
         let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
-        let agent = snmp::bind(&enrolment, identity, Arc::clone(&tables)).await?;
-        tables.count_with(agent.clone());
+        let users: Vec<&SnmpUser> = enrolment.users().collect();
+        let engine_id =
+            EngineId::from_bytes(identity.engine_id()).map_err(|bad| ServiceError::EngineId(bad.to_string()))?;
+        let keys = Keys::open(enrolment.ledger(), &engine_id, &users).map_err(SnmpError::from)?;
+        let snmp = snmp::bind(&enrolment, identity, Arc::new(keys), Arc::clone(&tables)).await?;
+        tables.count_with(snmp.engine.clone());
+        let listen = enrolment.listen;
+        let address = snmp.front.address().map_err(|source| SnmpError::Listen { listen, source })?;
         let engine = Arc::new(Engine {
             host: enrolment.host,
             class,
@@ -159,7 +172,8 @@ impl Service {
             ends: tokio::sync::Mutex::new(()),
         });
         Ok(Self {
-            agent,
+            snmp,
+            address,
             engine,
             trust,
             tables,
@@ -171,7 +185,7 @@ impl Service {
 
     /// The address it answers on.
     pub fn address(&self) -> SocketAddr {
-        self.agent.local_addr()
+        self.address
     }
 
     /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package
@@ -182,7 +196,7 @@ impl Service {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
         self.engine.recover().await?;
         self.engine.record.enter(Event::Started)?;
-        let address = self.agent.local_addr();
+        let address = self.address;
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
             .map_err(|source| ServiceError::StateFolder { path: self.state_dir.clone(), source })?;
         let door = Door::open(&self.state_dir, Arc::clone(&self.engine.record), self.engine.staged.clone())
@@ -193,7 +207,8 @@ impl Service {
             systemd.tell("READY=1").map_err(ServiceError::Notify)?;
         }
         tokio::select! {
-            ended = self.agent.run() => ended.map_err(ServiceError::Ended),
+            ended = self.snmp.engine.run() => ended.map_err(ServiceError::Ended),
+            ended = Arc::clone(&self.snmp.front).run() => ended.map_err(ServiceError::Receiving),
             ended = Arc::clone(&self.engine).supervise() => ended.map_err(ServiceError::Engine),
             ended = Arc::clone(&self.trust).supervise() => ended.map_err(ServiceError::Journal),
             ended = self.tables.answer() => ended.map_err(ServiceError::Journal),

@@ -32,7 +32,12 @@ impl Material {
             engine_id: EngineId::generate()?,
             key: SigningKey::generate()?,
             monitor: user("monitor")?,
-            credentials: Credentials { deployer: user("deployer")?, inform: user(&inform_name(host)?)? },
+            credentials: Credentials {
+                deployer: user("deployer")?,
+                inform: user(&inform_name(host)?)?,
+                key_administrator: Some(user("keys")?),
+                next: None,
+            },
         })
     }
 }
@@ -45,8 +50,11 @@ fn inform_name(host: &str) -> Result<String, KeyError> {
     Ok(format!("inform-{host}-{}", hex::encode(random)))
 }
 
-/// 128 bits for each passphrase: nobody types them.
-fn user(name: &str) -> Result<SnmpUser, KeyError> {
+/// A user with fresh passphrases of 128 bits each: nobody types them.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn user(name: &str) -> Result<SnmpUser, KeyError> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| KeyError::Entropy(error.to_string()))?;
     Ok(SnmpUser { name: name.to_owned(), auth: hex::encode(&random[..16]), privacy: hex::encode(&random[16..]) })

@@ -32,12 +32,15 @@ use crate::{
         credentials::{Credentials, CredentialsError},
         executor::{self, Executor},
         offers::OfferError,
+        rotation::{self, RotationError},
         sink::Sink,
         survey::{self, Looked},
     },
     gate,
     place::Data,
-    store::{Deployment, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
+    store::{
+        Deployment, Host, NewHost, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name,
+    },
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
@@ -90,6 +93,9 @@ pub enum PipelineError {
     /// A host's credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// A host's keys.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
     /// A root or a revocation list.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -414,7 +420,7 @@ impl Pipeline {
         let manager = self.executor.offers.manager(&host).await?;
         self.executor.offers.meet(&host, &manager).await?;
         survey::read_anew(&manager).await?;
-        let known = self.store.survey(name)?.packages;
+        let Survey { packages: known, description, .. } = self.store.survey(name)?;
         match survey::packages(&manager, &known).await? {
             Looked::Same => self.store.keep_packages(name, &known, Timestamp::now())?,
             Looked::Changed { packages, .. } => self.store.keep_packages(name, &packages, Timestamp::now())?,
@@ -422,7 +428,19 @@ impl Pipeline {
                 return Err(PipelineError::Input(format!("{name}: its packages change just now: ask again")));
             }
         }
+        if let Some(described) = survey::described(&manager, description.map(|known| known.digest)).await? {
+            self.store.keep_description(name, &described, Timestamp::now())?;
+        }
         Ok(self.store.survey(name)?)
+    }
+
+    /// Gives the SNMP users of a host new keys.
+    pub async fn rotate_keys(&self, name: &str, actor: &str) -> Result<Host, PipelineError> {
+        let host = self.store.host(name)?;
+        rotation::rotate(&self.executor.offers, &host).await?;
+        let detail = json!({ "users": ["deployer", "key administrator"] });
+        self.store.record(&Event::new("keys-rotated", name, detail).by(actor))?;
+        Ok(host)
     }
 
     /// The release and the approval that an apply on these hosts rests on, at the moment from which on it counts.

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use managed::{Agent, package, program};
 use patchlab::deploy::Row;
 use patchlab_protocol::{Digest, Refusal, document::RunState};
-use serde_json::json;
+use serde_json::{Value, json};
 use site::{Site, order, until};
 
 /// A shell for a package's script below a package root, and the gate that [`WAITS`] stands before.
@@ -85,6 +85,14 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     // A package that is half-way is not installed: the change before was that it went.
     assert_eq!(packages()["packages"][0]["index"], 1, "its index stayed");
     assert!(!site.ok_json(&["host", "show", "web-1", "--profile"])["at"].is_null());
+    let shown = site.ok_json(&["host", "show", "web-1"]);
+    assert_eq!(
+        (&shown["name"], &shown["description"]["tags"]["function"]),
+        (&json!("web-1"), &json!("web")),
+        "{shown}"
+    );
+    let does = site.ok(&["host", "show", "web-1", "--services"]);
+    assert!(does.contains("80/tcp\t0.0.0.0"), "{does}");
 
     let operator = site.key("operator");
     let story = site.ok_json(&["order", "rollback", "PO-1", "--host", "web-1", "--wait", "--key", &operator]);
@@ -294,4 +302,64 @@ fn a_recipe_is_drafted_from_what_a_real_agent_reported() {
     assert!(altered.code == Some(4) && altered.err.contains("fetch the package lists"), "{}", altered.err);
     assert!(!site.path("altered.toml").exists());
     drop(agent);
+}
+
+/// New keys count, the old ones no more, and whatever ends the server or the host in between, one of the two is always answered.
+#[test]
+fn keys_that_a_host_shares_with_the_server_are_replaced_and_a_lost_answer_is_made_good() {
+    let Some(program) = program() else { return };
+    let mut site = Site::new();
+    let packages = site.path("packages");
+    fs::create_dir(&packages).unwrap();
+    let old = package(&packages, "1.0-1", None);
+    site.serve();
+    let mut agent = Agent::start(&site, &program, "web-1", &old);
+    let path = site.path("data/keys/hosts/web-1.json");
+    let held = || serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).unwrap();
+    let asked = || site.ok_json(&["host", "inventory", "web-1"])["packages"][0]["version"].clone();
+    until("the host answers", || site.run(&["host", "inventory", "web-1"]).code == Some(0));
+
+    let before = held();
+    assert!(agent.answers(&agent.enrolment.deployer));
+    site.ok(&["host", "rotate-keys", "web-1"]);
+    let after = held();
+    assert!(before["deployer"]["auth"] != after["deployer"]["auth"] && after["next"].is_null());
+    assert!(!agent.answers(&agent.enrolment.deployer), "the passphrase in agent.toml counts no more");
+    assert_eq!(asked(), "1.0-1");
+    assert!(site.ok(&["audit", "show"]).contains("keys-rotated"));
+    agent.stop();
+    agent.start_again();
+    assert_eq!(asked(), "1.0-1", "keys stay over the agent's end");
+
+    // The host has the new keys, and the server was killed before it saw that.
+    let begun = |now: &Value, next: &Value| {
+        let users = ["deployer", "key_administrator"].map(|user| (user.to_owned(), next[user].clone()));
+        let mut file = now.clone();
+        file["next"] = users.into_iter().collect::<serde_json::Map<_, _>>().into();
+        fs::write(&path, file.to_string()).unwrap();
+    };
+    begun(&before, &after);
+    assert_eq!(asked(), "1.0-1");
+    assert_eq!(held(), after, "the new keys were answered, so they count");
+    begun(&before, &after);
+    site.ok(&["host", "rotate-keys", "web-1"]);
+    assert_eq!(held(), after, "the same change goes on, and no other begins");
+
+    // The server was killed before it told the host.
+    let mut planned = after.clone();
+    for user in ["deployer", "key_administrator"] {
+        planned[user]["auth"] = json!(format!("planned for {user}"));
+    }
+    begun(&after, &planned);
+    assert_eq!(asked(), "1.0-1", "the old keys are tried too");
+    site.ok(&["host", "rotate-keys", "web-1"]);
+    assert_eq!(held(), planned);
+    assert_eq!(asked(), "1.0-1");
+
+    agent.stop();
+    let away = site.run(&["host", "rotate-keys", "web-1"]);
+    assert!(away.code != Some(0) && away.err.contains("not known yet"), "{:?} {}", away.code, away.err);
+    agent.start_again();
+    site.ok(&["host", "rotate-keys", "web-1"]);
+    assert_eq!(asked(), "1.0-1");
 }

@@ -242,6 +242,43 @@ async fn packages_are_read_whole_once_and_then_only_what_changed() {
 }
 
 #[tokio::test]
+async fn what_a_host_does_is_read_when_its_digest_changed_and_only_when_it_comes_to_that() {
+    use async_snmp::Value;
+    use patchlab_protocol::{
+        description::{self, LINES, Tags},
+        mib::host::{DIGEST, ENTRY, FUNCTION, GROUP, LINE, LOCATION, MACHINE},
+    };
+    let (host, manager, _) = pair("web-1").await;
+    assert_eq!(survey::described(&manager, None).await.unwrap(), None, "an older agent says nothing");
+    let says = |tags: &Tags, lines: &[String]| {
+        for (number, said) in [(MACHINE, "kvm"), (LOCATION, &tags.location), (FUNCTION, &tags.function)] {
+            host.set_cell(GROUP, number, &[0], Value::from(said));
+        }
+        for (index, line) in (1..).zip(lines) {
+            host.set_cell(ENTRY, LINE, &[index], Value::from(line.as_str()));
+        }
+        let digest = description::digest("kvm", tags, lines);
+        host.set_cell(GROUP, DIGEST, &[0], Value::from(digest.as_bytes().as_slice()));
+        digest
+    };
+    let tags = Tags { location: "hall 2".into(), function: "web".into() };
+    let lines = ["service web.service enabled active", "port tcp 80 :: web.service", "sensor of a later agent"];
+    let digest = says(&tags, &lines.map(str::to_owned));
+    let read = survey::described(&manager, Some(Digest::of("another"))).await.unwrap().unwrap();
+    assert_eq!((read.digest, read.description.tags, read.description.ports[0].port), (digest, tags.clone(), 80));
+    assert_eq!(survey::described(&manager, Some(digest)).await.unwrap(), None, "nothing changed");
+
+    host.set_cell(ENTRY, LINE, &[2], Value::from("port tcp 81 :: web.service"));
+    assert_eq!(survey::described(&manager, None).await.unwrap(), None, "it changes just now");
+    host.set_cell(ENTRY, LINE, &[2], Value::from("x".repeat(300).as_str()));
+    let error = survey::described(&manager, None).await.unwrap_err();
+    assert!(matches!(error, DeployError::Nonsense { what: "plHostLine", .. }), "{error}");
+    says(&tags, &vec!["port tcp 80 :: -".to_owned(); 2 * LINES + 1]);
+    let error = survey::described(&manager, None).await.unwrap_err();
+    assert!(matches!(error, DeployError::Nonsense { what: "plHostTable", .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_week_has_the_hours_that_were_seen_and_no_others() {
     use async_snmp::Value;
     let (host, manager, _) = pair("web-1").await;

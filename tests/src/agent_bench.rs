@@ -166,10 +166,12 @@ impl World {
             host_key: "host.pem".into(),
             monitor: users[0].clone(),
             deployer: users[1].clone(),
+            key_administrator: None,
             inform: None,
             packages: Packages { root: path("root"), ..Packages::default() },
             fetch: Fetching::default(),
             boot: Booting::default(),
+            tags: patchlab_protocol::description::Tags::default(),
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
         fs::set_permissions(path("id/agent.toml"), fs::Permissions::from_mode(0o600))?;

@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, PackageSystem, Rate, limits};
+use crate::{Digest, PackageSystem, Rate, description::Tags, limits};
 
 /// The file's name, by convention.
 pub const FILE_NAME: &str = "agent.toml";
@@ -63,6 +63,10 @@ pub struct Enrolment {
     pub monitor: SnmpUser,
     /// May read, and write orders and runs. That alone neither installs nor downgrades anything.
     pub deployer: SnmpUser,
+    /// May read and change the keys of these users by `usmUserTable` (RFC 3414), its own as well, and nothing of PATCHLAB-MIB. Absent: keys
+    /// change by another enrolment alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_administrator: Option<SnmpUser>,
     /// Where informs go; absent: none are sent. Tables are truth, informs are hints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inform: Option<InformSink>,
@@ -75,6 +79,9 @@ pub struct Enrolment {
     /// How new kernels are booted.
     #[serde(default, skip_serializing_if = "Booting::is_default")]
     pub boot: Booting,
+    /// Where the host stands and what for.
+    #[serde(default, skip_serializing_if = "Tags::is_default")]
+    pub tags: Tags,
 }
 
 /// The root document and the digest it must have.
@@ -285,6 +292,11 @@ impl Enrolment {
         self
     }
 
+    /// The agent's own SNMP users.
+    pub fn users(&self) -> impl Iterator<Item = &SnmpUser> {
+        [&self.monitor, &self.deployer].into_iter().chain(&self.key_administrator)
+    }
+
     /// Where the ledger is.
     pub fn ledger(&self) -> &Path {
         self.ledger_dir.as_deref().unwrap_or(&self.state_dir)
@@ -300,7 +312,9 @@ impl Enrolment {
             return bad("host", "expected 1 to 64 letters, digits, '.', '_' or '-'");
         }
         let sink = self.inform.as_ref().map(|sink| ("inform.user", &sink.user));
-        for (key, user) in [("monitor", &self.monitor), ("deployer", &self.deployer)].into_iter().chain(sink) {
+        let administrator = self.key_administrator.as_ref().map(|user| ("key_administrator", user));
+        let always = [("monitor", &self.monitor), ("deployer", &self.deployer)];
+        for (key, user) in always.into_iter().chain(administrator).chain(sink) {
             if user.name.is_empty() || user.name.len() > 32 {
                 return bad(key, "a user name has 1 to 32 bytes");
             }
@@ -310,6 +324,15 @@ impl Enrolment {
         }
         if self.monitor.name == self.deployer.name {
             return bad("deployer", "must be another user than monitor, or its rights would be the monitor's too");
+        }
+        if administrator.is_some_and(|(_, user)| [&self.monitor.name, &self.deployer.name].contains(&&user.name)) {
+            return bad(
+                "key_administrator",
+                "must be another user than monitor and deployer, or they could change keys",
+            );
+        }
+        if !self.tags.fit() {
+            return bad("tags", "a location and a function have at most 64 bytes each, on one line");
         }
         if self.fetch.sources.len() > limits::SOURCES {
             return bad("fetch.sources", "at most 8 places: name those nearest to the host");

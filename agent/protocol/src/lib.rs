@@ -9,6 +9,7 @@
 //! files are passed in.
 
 pub mod authorization;
+pub mod description;
 pub mod document;
 pub mod enrolment;
 pub mod envelope;
@@ -21,6 +22,7 @@ pub mod rate;
 pub mod refusal;
 pub mod time;
 pub mod trust;
+pub mod usm;
 
 pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;

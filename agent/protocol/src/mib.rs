@@ -37,6 +37,43 @@ pub mod agent {
     pub const READ_INVENTORY: u32 = 10;
 }
 
+/// `usmUser` of SNMP-USER-BASED-SM-MIB (RFC 3414, 5): the keys of the agent's users. `usmUserTable` is indexed by engine id and user name, each
+/// as its length and its bytes.
+pub mod user {
+    /// `usmUser`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 2];
+    /// `usmUserSpinLock`, TestAndIncr; the instance is `.0`.
+    pub const SPIN_LOCK: u32 = 1;
+    /// `usmUserEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 2, 2, 1];
+    /// `usmUserSecurityName`, SnmpAdminString, read-only.
+    pub const SECURITY_NAME: u32 = 3;
+    /// `usmUserCloneFrom`, RowPointer; zeroDotZero.
+    pub const CLONE_FROM: u32 = 4;
+    /// `usmUserAuthProtocol`, AutonomousType, read-only here.
+    pub const AUTH_PROTOCOL: u32 = 5;
+    /// `usmUserAuthKeyChange`, KeyChange.
+    pub const AUTH_KEY_CHANGE: u32 = 6;
+    /// `usmUserOwnAuthKeyChange`, KeyChange, by that user alone.
+    pub const OWN_AUTH_KEY_CHANGE: u32 = 7;
+    /// `usmUserPrivProtocol`, AutonomousType, read-only here.
+    pub const PRIVACY_PROTOCOL: u32 = 8;
+    /// `usmUserPrivKeyChange`, KeyChange.
+    pub const PRIVACY_KEY_CHANGE: u32 = 9;
+    /// `usmUserOwnPrivKeyChange`, KeyChange, by that user alone.
+    pub const OWN_PRIVACY_KEY_CHANGE: u32 = 10;
+    /// `usmUserPublic`, OCTET STRING (0..32): whoever changes a key writes it in the same SET, and sees by it that the change was made.
+    pub const PUBLIC: u32 = 11;
+    /// `usmUserStorageType`: permanent(4).
+    pub const STORAGE_TYPE: u32 = 12;
+    /// `usmUserStatus`: active(1).
+    pub const STATUS: u32 = 13;
+    /// `usmHMAC192SHA256AuthProtocol` (RFC 7860).
+    pub const SHA_256: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 1, 1, 5];
+    /// `usmAesCfb128PrivProtocol` (RFC 3826).
+    pub const AES_128: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 1, 2, 4];
+}
+
 /// `plOrderTable`, indexed by `plOrderIndex` (Unsigned32, 1.., chosen by the manager).
 pub mod order {
     /// `plOrderEntry`.
@@ -191,6 +228,24 @@ pub mod workload {
     pub const SESSIONS: u32 = 5;
     /// How many weeks were averaged, Unsigned32.
     pub const WEEKS: u32 = 6;
+}
+
+/// `plHost`: what the host is and does. `plHostTable` is indexed by `plHostIndex` (1..).
+pub mod host {
+    /// `plHost`.
+    pub const GROUP: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 8];
+    /// Where it stands, as its configuration says, SnmpAdminString (0..64).
+    pub const LOCATION: u32 = 1;
+    /// What it is for, as its configuration says, SnmpAdminString (0..64).
+    pub const FUNCTION: u32 = 2;
+    /// `physical`, `container`, or whose virtual machine it is, SnmpAdminString.
+    pub const MACHINE: u32 = 3;
+    /// Digest of the description, OCTET STRING (32): what [`crate::description::digest`] makes of the three above and every line.
+    pub const DIGEST: u32 = 4;
+    /// `plHostEntry`.
+    pub const ENTRY: &[u32] = &[1, 3, 6, 1, 4, 1, 32473, 1, 1, 8, 5, 1];
+    /// A service or a listening port in words, SnmpAdminString.
+    pub const LINE: u32 = 2;
 }
 
 /// Notifications, sent as informs; each carries `plAgentNotificationSequence`, `plAgentHost`, and for a run its state,

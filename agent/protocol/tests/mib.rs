@@ -59,6 +59,8 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
         ("plPackages", mib::package::GROUP),
         ("plPackageEntry", mib::package::ENTRY),
         ("plWorkloadEntry", mib::workload::ENTRY),
+        ("plHost", mib::host::GROUP),
+        ("plHostEntry", mib::host::ENTRY),
         ("plTrustChanged", mib::notification::TRUST_CHANGED),
         ("plInventoryRead", mib::notification::INVENTORY_READ),
     ]
@@ -152,6 +154,15 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
         use mib::workload::*;
         let all = [("Cpu", CPU), ("Memory", MEMORY), ("Disk", DISK), ("Sessions", SESSIONS), ("Weeks", WEEKS)];
         columns(ENTRY, "plWorkload", &all);
+    }
+    {
+        use mib::host::*;
+        columns(
+            GROUP,
+            "plHost",
+            &[("Location", LOCATION), ("Function", FUNCTION), ("Machine", MACHINE), ("Digest", DIGEST)],
+        );
+        columns(ENTRY, "plHost", &[("Line", LINE)]);
     }
     {
         use mib::item::*;

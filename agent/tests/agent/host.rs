@@ -18,6 +18,7 @@ use axum::{
 use patchlab_agent::host::class;
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, PublicKey, SigningKey,
+    description::Tags,
     document::{Class, Origin, PackageFile, Replaced, RunResult},
     enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser, WithoutFallback},
     mib,
@@ -119,10 +120,12 @@ impl Host {
             host_key: "host.pem".into(),
             monitor: user("monitor"),
             deployer: user("deployer"),
+            key_administrator: None,
             inform,
             packages: Packages { root: path("root"), system: None },
             fetch,
             boot: Booting::default(),
+            tags: Tags::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
         let asked = Log::default();
@@ -164,6 +167,39 @@ impl Host {
     /// From its next start on, the host reboots into a kernel that it could not come back from.
     pub fn go_on_without_fallback(&mut self) {
         self.enrolment.boot.without_fallback = WithoutFallback::GoOn;
+        self.configure();
+    }
+
+    /// A host whose keys may change.
+    pub fn with_key_administrator() -> Self {
+        let mut host = Self::new();
+        host.enrolment.key_administrator = Some(user("keys"));
+        host.anew()
+    }
+
+    /// A host whose agent listens there.
+    pub fn listening(listen: &str) -> Self {
+        let mut host = Self::new();
+        host.enrolment.listen = listen.parse().unwrap();
+        host.anew()
+    }
+
+    fn anew(mut self) -> Self {
+        self.kill();
+        self.configure();
+        self.start();
+        self
+    }
+
+    /// From its next start on, its configuration says this of it.
+    pub fn tag(&mut self, tags: Tags) {
+        self.enrolment.tags = tags;
+        self.configure();
+    }
+
+    /// As if it were enrolled anew: from its next start on, the deployer has this passphrase.
+    pub fn enrol_deployer_with(&mut self, auth: &str) {
+        self.enrolment.deployer.auth = auth.into();
         self.configure();
     }
 
@@ -221,6 +257,10 @@ impl Host {
 
     pub fn deployer(&self) -> Manager {
         self.manager(&self.enrolment.deployer)
+    }
+
+    pub fn key_administrator(&self) -> Manager {
+        self.manager(self.enrolment.key_administrator.as_ref().unwrap())
     }
 
     pub fn monitor(&self) -> Manager {

@@ -13,11 +13,13 @@ mod orders;
 
 mod actions;
 mod conformance;
+mod description;
 mod hooks;
 mod hostile;
 mod inform;
 mod inspection;
 mod kernels;
+mod keys;
 mod kills;
 mod preflight;
 mod reading;

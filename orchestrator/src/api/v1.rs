@@ -44,6 +44,7 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/hosts/{name}", get(host))
         .route("/hosts/{name}/survey", get(survey))
         .route("/hosts/{name}/inventory", post(inventory))
+        .route("/hosts/{name}/keys", post(rotate_keys))
         .route("/revocation", get(revocation).post(revoke))
         .route("/root", post(succeed))
         .route("/enrolment", get(terms))
@@ -184,6 +185,14 @@ async fn preparations(
 
 async fn inventory(State(server): Server, Path(name): Path<String>) -> Answer<Survey> {
     Ok(Json(server.inventory(&name).await?))
+}
+
+async fn rotate_keys(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> Answer<Host> {
+    Ok(Json(server.rotate_keys(&name, actor.0).await?))
 }
 
 /// A deployment with its runs.

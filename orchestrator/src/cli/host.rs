@@ -11,13 +11,14 @@ use std::{
 use clap::{Args, Subcommand};
 use patchlab_protocol::{
     Digest, SigningKey,
+    description::Tags,
     enrolment::{self, Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot},
 };
 use serde_json::json;
 
 use super::{CliError, Client, Exit, Global, Output, client::segment};
 use crate::{
-    deploy::survey::HOURS,
+    deploy::survey::{Described, HOURS},
     enrol,
     pipeline::{EnrolmentRequest, EnrolmentTerms},
     store::{Host, HostTrust, NewHost, Survey},
@@ -32,6 +33,12 @@ pub enum HostCommand {
     List,
     /// Show one host
     Show(Show),
+    /// Give the SNMP users that this server shares with a host new keys, by the host's own table, and see that they count
+    #[command(name = "rotate-keys", after_help = ROTATE_EXAMPLES)]
+    RotateKeys {
+        /// Its name
+        name: String,
+    },
     /// Have a host read anew what is installed there, and show it
     #[command(after_help = INVENTORY_EXAMPLES)]
     Inventory {
@@ -44,9 +51,15 @@ const INVENTORY_EXAMPLES: &str = "Example: patchlab host inventory web-1
 
 Hosts are read by themselves: when they ring, and once an hour. This reads one now, whatever it thinks has changed.";
 
+const ROTATE_EXAMPLES: &str = "Example: patchlab host rotate-keys web-1
+
+The old keys are refused from then on, whatever the host's agent.toml says. When the host does not answer, run it again later: old and new
+keys are tried until it does.";
+
 const SHOW_EXAMPLES: &str = "Examples:
   patchlab host show web-1
   patchlab host show web-1 --packages
+  patchlab host show web-1 --services
   patchlab host show web-1 --profile --json week.json";
 
 /// A host to show.
@@ -56,8 +69,11 @@ pub struct Show {
     /// Its name
     name: String,
     /// What is installed there, as it last said
-    #[arg(long, conflicts_with = "profile")]
+    #[arg(long, conflicts_with_all = ["profile", "services"])]
     packages: bool,
+    /// Its services and the ports that it listens on, as it last said
+    #[arg(long, conflicts_with = "profile")]
+    services: bool,
     /// How busy its week is, by hours (UTC), as it last said
     #[arg(long)]
     profile: bool,
@@ -119,9 +135,19 @@ impl HostCommand {
                 output.table(&[header.as_slice(), &TRUST_HEADER].concat(), &rows);
                 output.json(&hosts)?;
             }
-            Self::Show(Show { name, packages: false, profile: false }) => {
+            Self::Show(Show { name, packages: false, services: false, profile: false }) => {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
-                show(&output, &host);
+                let survey: Survey = client.get(&format!("hosts/{}/survey", segment(&name))).await?;
+                show(&output, &host, survey.description.as_ref());
+                let mut value = serde_json::to_value(&host).map_err(CliError::failed)?;
+                value["description"] = json!(survey.description);
+                output.json(&value)?;
+            }
+            Self::RotateKeys { name } => {
+                let host: Host = client.post(&format!("hosts/{}/keys", segment(&name)), &json!({})).await?;
+                output.line(format!(
+                    "{name}: new keys for its deployer and its key administrator count; the old ones are refused"
+                ));
                 output.json(&host)?;
             }
             Self::Inventory { name } => {
@@ -129,9 +155,13 @@ impl HostCommand {
                 let survey: Survey = client.post(&path, &json!({})).await?;
                 show_packages(&output, &survey)?;
             }
-            Self::Show(Show { name, packages, .. }) => {
+            Self::Show(Show { name, packages, services, .. }) => {
                 let survey: Survey = client.get(&format!("hosts/{}/survey", segment(&name))).await?;
-                if packages { show_packages(&output, &survey)? } else { show_week(&output, &survey)? }
+                match (packages, services) {
+                    (true, _) => show_packages(&output, &survey)?,
+                    (_, true) => show_services(&output, &survey)?,
+                    _ => show_week(&output, &survey)?,
+                }
             }
         }
         Ok(Exit::Passed)
@@ -163,14 +193,43 @@ pub(super) fn trust_table(output: &Output, hosts: &[Host]) {
     }
 }
 
-fn show(output: &Output, host: &Host) {
+/// Services and ports.
+fn show_services(output: &Output, survey: &Survey) -> Result<(), CliError> {
+    let (Some(described), Some(at)) = (&survey.description, &survey.description_at) else {
+        output.note("not read yet: it is read when the host answers");
+        return output.json(&json!({ "at": null }));
+    };
+    let said = &described.description;
+    let (services, ports) = (said.services.len(), said.ports.len());
+    output.note(format!("{services} services and {ports} ports, as of {}", output.moment(at)));
+    let rows: Vec<_> =
+        said.services.iter().map(|s| vec![s.unit.clone(), s.enabled.clone(), s.active.clone()]).collect();
+    output.table(&["service", "starts", "now"], &rows);
+    let unit = |unit: &Option<String>| unit.clone().unwrap_or_else(|| "-".into());
+    let rows: Vec<_> = said
+        .ports
+        .iter()
+        .map(|p| vec![format!("{}/{}", p.port, p.transport), p.address.to_string(), unit(&p.unit)])
+        .collect();
+    output.table(&["port", "address", "service"], &rows);
+    output.json(&json!({ "at": at, "services": said.services, "ports": said.ports }))
+}
+
+fn show(output: &Output, host: &Host, described: Option<&Described>) {
     let (enrolled, none) = (&host.enrolled, || "none".to_owned());
     let digest = |digest: Option<Digest>| digest.map_or_else(none, |digest| digest.to_string());
     let [root, revocation, offer] = believes(&host.trust);
     let offer = if host.trust.reason.is_empty() { offer } else { format!("{offer}: {}", host.trust.reason) };
+    let said = |part: fn(&Described) -> &str| match described.map(part) {
+        Some("") | None => "not said".to_owned(),
+        Some(word) => word.to_owned(),
+    };
     output.pairs(&[
         ("host", enrolled.name.clone()),
         ("site", enrolled.site.clone()),
+        ("location", said(|d| &d.description.tags.location)),
+        ("function", said(|d| &d.description.tags.function)),
+        ("machine", said(|d| &d.description.machine)),
         ("class", host.class.clone().unwrap_or_else(|| "not heard yet".into())),
         ("address", enrolled.address.to_string()),
         ("last contact", host.seen_at.as_deref().map_or_else(|| "never".into(), |at| output.moment(at))),
@@ -255,6 +314,7 @@ impl Enroll {
             host_key: "host.pem".into(),
             monitor: material.monitor.clone(),
             deployer: material.credentials.deployer.clone(),
+            key_administrator: material.credentials.key_administrator.clone(),
             inform: Some(InformSink {
                 address: seen(terms.informs),
                 engine_id: terms.manager_engine_id.clone(),
@@ -263,6 +323,7 @@ impl Enroll {
             packages: Packages::default(),
             fetch: Fetching::default(),
             boot: Booting::default(),
+            tags: Tags::default(),
         };
         agent.check().map_err(CliError::input)?;
         // The folder first: a host that is enrolled here but whose key is nowhere would be of no use.

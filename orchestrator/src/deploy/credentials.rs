@@ -15,6 +15,22 @@ pub struct Credentials {
     pub deployer: SnmpUser,
     /// Signs the host's informs.
     pub inform: SnmpUser,
+    /// Changes the deployer's keys and its own; `None` of a host that was enrolled before keys could change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_administrator: Option<SnmpUser>,
+    /// What the keys become, or have become: a change was begun, and not yet seen to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextKeys>,
+}
+
+/// Users with the keys that a change gives them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextKeys {
+    /// The deployer.
+    pub deployer: SnmpUser,
+    /// The key administrator.
+    pub key_administrator: SnmpUser,
 }
 
 /// Credentials could not be read or written.
@@ -34,6 +50,20 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
+    /// After a change of keys was seen to be done: the new ones.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        match self.next {
+            Some(next) => Self {
+                deployer: next.deployer,
+                key_administrator: Some(next.key_administrator),
+                next: None,
+                inform: self.inform,
+            },
+            None => self,
+        }
+    }
+
     /// Reads a host's credentials.
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
         let bytes = std::fs::read(path).map_err(PlaceError::io("read", path))?;

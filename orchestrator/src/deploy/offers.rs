@@ -13,9 +13,10 @@ use tokio::sync::OwnedMutexGuard;
 use super::{
     credentials::{Credentials, CredentialsError},
     manager::{Manager, ManagerError},
+    rotation,
     row::DeployError,
     sink::Bells,
-    snmp::{Patience, SnmpManager},
+    snmp::SnmpManager,
     trust::{self, Ended, Offered, Said},
 };
 use crate::{
@@ -47,7 +48,7 @@ pub struct Turns(Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>);
 
 impl Turns {
     /// Waits for the turn with a host; it ends with what is given back.
-    async fn wait(&self, host: &str) -> OwnedMutexGuard<()> {
+    pub(super) async fn wait(&self, host: &str) -> OwnedMutexGuard<()> {
         let turn =
             Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_owned()).or_default());
         turn.lock_owned().await
@@ -74,15 +75,22 @@ impl Offers {
     /// # Errors
     /// Its credentials cannot be read or used.
     pub async fn manager(&self, host: &Host) -> Result<SnmpManager, OfferError> {
-        let credentials = Credentials::read(&self.data.credentials(&host.enrolled.name))?;
-        let made = SnmpManager::new(
-            &host.enrolled.name,
-            host.enrolled.address,
-            &host.enrolled.engine_id,
-            &credentials.deployer,
-            Patience::default(),
-        );
-        Ok(made.await.map_err(DeployError::from)?)
+        let path = self.data.credentials(&host.enrolled.name);
+        let credentials = Credentials::read(&path)?;
+        let speak = async |user| rotation::speak(host, user).await.map_err(DeployError::from);
+        if let Some(next) = &credentials.next {
+            // A change of keys was begun, and nobody saw yet that it was done: whoever is answered by the new ones has seen it.
+            let _turn = self.turns.wait(&host.enrolled.name).await;
+            let manager = speak(&next.deployer).await?;
+            if manager.get(&[rotation::who()]).await.is_ok() {
+                let now = Credentials::read(&path)?;
+                if now == credentials {
+                    now.settled().write(&path)?;
+                }
+                return Ok(manager);
+            }
+        }
+        Ok(speak(&credentials.deployer).await?)
     }
 
     /// Brings a host to what is in force here, and notes what came of it.

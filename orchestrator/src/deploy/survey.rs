@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use patchlab_protocol::{
     Digest,
+    description::{self, Description, LINES, Tags},
     inventory::{Inventory, PackageId},
-    mib::{agent, package, workload},
+    mib::{agent, host, package, workload},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -210,6 +211,42 @@ async fn since(manager: &dyn Manager, change: u32) -> Result<Vec<Package>, Deplo
         at = oid;
     }
     Ok(all)
+}
+
+/// What a host is and does, with the digest that it had for that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// `plHostDigest`.
+    pub digest: Digest,
+    /// What it said.
+    #[serde(flatten)]
+    pub description: Description,
+}
+
+/// Looks at what a host is and does. `None` when that is what is known, when it changes just now, and when its agent does not say.
+///
+/// # Errors
+/// When the host cannot be asked, or says what no agent says.
+pub async fn described(manager: &dyn Manager, known: Option<Digest>) -> Result<Option<Described>, DeployError> {
+    let scalars = [host::DIGEST, host::MACHINE, host::LOCATION, host::FUNCTION];
+    let found = manager.get(&scalars.map(|number| Oid::of(host::GROUP, number, &[0]))).await?;
+    let get = |n: usize| found.get(n).and_then(Option::as_ref);
+    let Some(said) = digest(get(0)).filter(|said| Some(*said) != known) else { return Ok(None) };
+    let machine = text("plHostMachine", get(1))?;
+    let tags = Tags { location: text("plHostLocation", get(2))?, function: text("plHostFunction", get(3))? };
+    let mut lines = Vec::new();
+    let mut at = Oid::of(host::ENTRY, host::LINE, &[0]);
+    while let Some((oid, line)) = manager.next(&at).await? {
+        let Some(&[_]) = oid.index_in(host::ENTRY, host::LINE) else { break };
+        if oid <= at || lines.len() >= 2 * LINES {
+            let found = format!("more than {} rows, or rows in no order", 2 * LINES);
+            return Err(DeployError::Nonsense { what: "plHostTable", found });
+        }
+        lines.push(text("plHostLine", Some(&line))?);
+        at = oid;
+    }
+    let same = description::digest(&machine, &tags, &lines) == said;
+    Ok(same.then(|| Described { digest: said, description: Description::of(machine, tags, &lines) }))
 }
 
 /// Reads a host's week: the hours that it has seen.

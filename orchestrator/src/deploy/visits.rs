@@ -15,7 +15,7 @@ use super::{
     own,
     survey::{self, Looked},
 };
-use crate::store::{Host, OfferState};
+use crate::store::{Host, OfferState, Survey};
 
 /// Most hosts that are visited at the same time.
 const AT_ONCE: usize = 16;
@@ -157,7 +157,7 @@ async fn visit(offers: &Offers, host: &Host) -> Result<OfferState, OfferError> {
 /// Reads what changed on a host.
 async fn look(offers: &Offers, host: &Host, manager: &dyn Manager) -> Result<(), OfferError> {
     let (store, name) = (&offers.store, &host.enrolled.name);
-    let known = store.survey(name)?.packages;
+    let Survey { packages: known, description, .. } = store.survey(name)?;
     match survey::packages(manager, &known).await? {
         Looked::Same => {}
         Looked::Moved => tracing::debug!(host = name, "its packages changed while they were read"),
@@ -169,6 +169,12 @@ async fn look(offers: &Offers, host: &Host, manager: &dyn Manager) -> Result<(),
     let read = store.week_read_at(name)?.and_then(|at| at.parse::<Timestamp>().ok());
     if read.is_none_or(|at| Timestamp::now().duration_since(at).unsigned_abs() >= WEEK_AGE) {
         store.keep_week(name, &survey::week(manager).await?, Timestamp::now())?;
+    }
+    match survey::described(manager, description.map(|known| known.digest)).await {
+        Ok(Some(described)) => store.keep_description(name, &described, Timestamp::now())?,
+        Ok(None) => {}
+        // A busy host may look at itself for longer than an answer is waited for, and has seen itself then: nothing else waits for that.
+        Err(error) => tracing::debug!(host = name, %error, "it does not say what it is and does"),
     }
     Ok(())
 }

@@ -144,6 +144,7 @@ impl SnmpApplier {
             host_key: "host.pem".into(),
             monitor: clone.material.monitor.clone(),
             deployer: clone.material.credentials.deployer.clone(),
+            key_administrator: None,
             inform: Some(InformSink {
                 address: SocketAddr::from((HOST_SEEN_FROM_GUEST, self.endpoints.inform_port)),
                 engine_id: self.endpoints.manager_engine.clone(),
@@ -152,6 +153,7 @@ impl SnmpApplier {
             packages: patchlab_protocol::enrolment::Packages::default(),
             fetch: patchlab_protocol::enrolment::Fetching::default(),
             boot: patchlab_protocol::enrolment::Booting::default(),
+            tags: patchlab_protocol::description::Tags::default(),
         };
         let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
         Ok(agent::EnrolmentFiles {

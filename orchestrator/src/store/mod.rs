@@ -41,6 +41,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-2-trust.sql")),
     M::up(include_str!("schema-3-survey.sql")),
     M::up(include_str!("schema-4-preparation.sql")),
+    M::up(include_str!("schema-5-description.sql")),
 ];
 
 /// The open store.

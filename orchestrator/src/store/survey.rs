@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use rusqlite::{Row as SqlRow, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, failed, first, number, optional_parsed, optional_text, text};
-use crate::deploy::survey::{Hour, Package, Packages};
+use super::{Store, StoreError, failed, first, number, optional_parsed, optional_text, parse, text};
+use crate::deploy::survey::{Described, Hour, Package, Packages};
 
 /// What is known of a host beyond its enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -19,13 +19,22 @@ pub struct Survey {
     pub week: Vec<Hour>,
     /// When that was last read, RFC 3339.
     pub week_at: Option<String>,
+    /// What it is and does; `None` before it was read.
+    #[serde(default)]
+    pub description: Option<Described>,
+    /// When that was last read, RFC 3339.
+    #[serde(default)]
+    pub description_at: Option<String>,
 }
 
 impl Store {
     /// What is known of a host; nothing before it was ever asked.
     pub fn survey(&self, host: &str) -> Result<Survey, StoreError> {
         let head = first(&self.read(), "read a survey", "SELECT * FROM survey WHERE host = ?1", [host], survey_row)?;
-        let Some(mut survey) = head else { return Ok(Survey::default()) };
+        let mut survey = head.unwrap_or_default();
+        let sql = "SELECT * FROM host_description WHERE host = ?1";
+        let described = first(&self.read(), "read what a host does", sql, [host], description_row)?;
+        (survey.description, survey.description_at) = described.unzip();
         survey.packages.packages = self.rows(
             "read a host's packages",
             "SELECT * FROM host_package WHERE host = ?1 ORDER BY number",
@@ -54,6 +63,20 @@ impl Store {
             for Package { index, change, name, arch, version } in &packages.packages {
                 insert.execute(params![host, index, change, name, arch, version])?;
             }
+            Ok(())
+        })
+    }
+
+    /// Keeps what a host is and does.
+    pub fn keep_description(&self, host: &str, described: &Described, at: Timestamp) -> Result<(), StoreError> {
+        // Texts and numbers: serialisation cannot fail.
+        let text = serde_json::to_string(&described.description).unwrap_or_else(|_| "{}".into());
+        self.keep("keep what a host does", |transaction| {
+            transaction.execute(
+                "INSERT INTO host_description VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (host) DO UPDATE SET digest = ?2, description = ?3, read_at = ?4",
+                params![host, described.digest.to_string(), text, at.to_string()],
+            )?;
             Ok(())
         })
     }
@@ -96,7 +119,16 @@ fn survey_row(row: &SqlRow<'_>) -> Result<Survey, StoreError> {
         packages_at: optional_text(row, "packages_at")?,
         week: read?,
         week_at: optional_text(row, "week_at")?,
+        description: None,
+        description_at: None,
     })
+}
+
+fn description_row(row: &SqlRow<'_>) -> Result<(Described, String), StoreError> {
+    let said = text(row, "description")?;
+    let read = serde_json::from_str(&said);
+    let description = read.map_err(|_| StoreError::Corrupt { what: "what a host does", value: said })?;
+    Ok((Described { digest: parse("digest", text(row, "digest")?)?, description }, text(row, "read_at")?))
 }
 
 fn package_row(row: &SqlRow<'_>) -> Result<Package, StoreError> {

@@ -9,11 +9,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, row::Unobserved};
+use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, rotation, row::Unobserved};
 use patchlab_protocol::{
     Refusal,
+    description::Tags,
     document::RunState,
-    enrolment::{Enrolment, Packages},
+    enrolment::{Enrolment, Packages, SnmpUser},
 };
 
 use super::site::{Site, free_port};
@@ -55,12 +56,17 @@ pub fn package(dir: &Path, version: &str, postinst: Option<&str>) -> PathBuf {
     file
 }
 
+/// `/proc/net/tcp` of a host with something on port 80.
+const LISTENS: &str = "0: 00000000:0050 00000000:0000 0A 0:0 00:0 0 0 0 4711 1 0\n";
+
 /// A package root with demo 1 installed.
 fn package_root(dir: &Path, old: &Path) {
     for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log", "etc"] {
         fs::create_dir_all(dir.join(folder)).unwrap();
     }
     fs::write(dir.join("var/lib/dpkg/status"), "").unwrap();
+    fs::create_dir_all(dir.join("proc/net")).unwrap();
+    fs::write(dir.join("proc/net/tcp"), LISTENS).unwrap();
     fs::write(dir.join("etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n").unwrap();
     let installed = Command::new("dpkg").arg(format!("--root={}", dir.display())).arg("-i").arg(old).output().unwrap();
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -108,6 +114,7 @@ impl Agent {
         let config = folder.join("agent.toml");
         let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         enrolment.packages = Packages { root: root.clone(), ..Packages::default() };
+        enrolment.tags = Tags { location: "hall-2".into(), function: "web".into() };
         fs::write(&config, toml::to_string(&enrolment).unwrap()).unwrap();
         Self { child: spawn(program, &config), program: program.to_owned(), config, enrolment, root }
     }
@@ -132,7 +139,7 @@ impl Agent {
     pub fn pushed(&self, row: &Row, run: u32) -> (RunState, Option<Refusal>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let manager = self.manager().await;
+            let manager = self.manager(&self.enrolment.deployer).await;
             let manager: &dyn Manager = &manager;
             let report = push_and_run(manager, row, run, &mut Unobserved).await.unwrap();
             (report.state, report.refusal)
@@ -143,10 +150,16 @@ impl Agent {
         fs::read_to_string(self.root.join("usr/share/demo/version")).unwrap()
     }
 
-    async fn manager(&self) -> SnmpManager {
+    /// Whether it answers this user.
+    pub fn answers(&self, user: &SnmpUser) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { self.manager(user).await.get(&[rotation::who()]).await.is_ok() })
+    }
+
+    async fn manager(&self, user: &SnmpUser) -> SnmpManager {
         let e = &self.enrolment;
         let engine = e.engine_id.as_ref().unwrap();
-        SnmpManager::new(&e.host, e.listen, engine, &e.deployer, Patience::default()).await.unwrap()
+        SnmpManager::new(&e.host, e.listen, engine, user, Patience::default()).await.unwrap()
     }
 }
 

@@ -1,0 +1,32 @@
+//! What the host is and does, looked at: the kind of machine, the services that systemd knows, the ports that something listens on, and what
+//! the configuration says of place and purpose. Nothing is changed, what is read has limits, and what cannot be read is left out.
+
+mod machine;
+mod ports;
+mod services;
+
+use std::{fs, io::Read as _, path::Path};
+
+use patchlab_protocol::description::{Description, Tags};
+
+/// Looks at the system below `root`.
+pub fn describe(root: &Path, tags: &Tags) -> Description {
+    Description {
+        machine: machine::kind(root).to_owned(),
+        tags: tags.clone(),
+        services: services::services(root),
+        ports: ports::listening(root),
+    }
+}
+
+/// The kind of machine of the system below `root`.
+pub fn machine(root: &Path) -> &'static str {
+    machine::kind(root)
+}
+
+/// The beginning of a file, as text; empty when it cannot be read.
+fn text(path: &Path, most: u64) -> String {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+    if read.is_ok() { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() }
+}

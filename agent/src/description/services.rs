@@ -1,0 +1,111 @@
+//! Services that start by themselves or run, as systemctl(1) says.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use patchlab_protocol::description::{LINES, Service};
+
+use crate::process;
+
+/// Longest that systemctl may take.
+const ASKING: Duration = Duration::from_secs(10);
+/// Most that it may say, bytes.
+const SAID_BYTES: u64 = 1024 * 1024;
+/// Longest name of a unit (systemd's own limit is 255), and of a state, bytes.
+const NAME_BYTES: usize = 200;
+
+/// The services of the system below `root`; none where there is no systemd. What runs, only the running system can say.
+pub fn services(root: &Path) -> Vec<Service> {
+    let options = ["--type=service", "--no-legend", "--no-pager", "--plain"];
+    let here = root == Path::new("/");
+    let below = format!("--root={}", root.display());
+    let mut files = Command::new("systemctl");
+    files.arg("list-unit-files").args(options).args((!here).then_some(below));
+    let mut units = Command::new("systemctl");
+    units.args(["list-units", "--all"]).args(options);
+    join(&said(&mut files), &if here { said(&mut units) } else { String::new() })
+}
+
+fn said(command: &mut Command) -> String {
+    let asked = process::run(command.env("LC_ALL", "C"), Instant::now() + ASKING, SAID_BYTES, |_| {});
+    match asked {
+        // Of an answer that is too long the middle is missing, and what is left is no list.
+        Ok(finished) if finished.succeeded() && finished.written <= SAID_BYTES => finished.stdout,
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+/// `UNIT STATE …` of unit files, and `UNIT LOAD ACTIVE SUB …` of units: those that are enabled or not just inactive, sorted.
+fn join(files: &str, units: &str) -> Vec<Service> {
+    let mut found: BTreeMap<&str, [&str; 2]> = BTreeMap::new();
+    for line in files.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(unit), Some(state)) = (words.next(), words.next()) {
+            found.insert(unit, [state, "-"]);
+        }
+    }
+    for line in units.lines() {
+        // A mark before a unit that failed.
+        let mut words = line.split_whitespace().skip_while(|word| !word.contains('.'));
+        if let (Some(unit), Some(_), Some(active)) = (words.next(), words.next(), words.next()) {
+            found.entry(unit).or_insert(["-", "-"])[1] = active;
+        }
+    }
+    let counts = |[enabled, active]: &[&str; 2]| enabled.starts_with("enabled") || !matches!(*active, "-" | "inactive");
+    let short = |word: &str| word.len() <= NAME_BYTES;
+    let told = found
+        .into_iter()
+        .filter(|(unit, states)| short(unit) && states.iter().all(|s| s.len() <= 20) && counts(states));
+    let service = |(unit, [enabled, active]): (&str, [&str; 2])| Service {
+        unit: unit.into(),
+        enabled: enabled.into(),
+        active: active.into(),
+    };
+    told.map(service).take(LINES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// systemd 252 of Debian 12.
+    const FILES: &str = "\
+apt-daily.service                      static          -
+cron.service                           enabled         enabled
+getty@.service                         enabled         enabled
+nginx.service                          enabled         enabled
+rsync.service                          disabled        enabled
+systemd-timesyncd.service              enabled         enabled
+";
+    const UNITS: &str = "\
+apt-daily.service           loaded    inactive dead    Daily apt download activities
+auditd.service              not-found inactive dead    auditd.service
+cron.service                loaded    active   running Regular background program processing daemon
+* nginx.service             loaded    failed   failed  A high performance web server and a reverse proxy server
+dbus.service                loaded    active   running D-Bus System Message Bus
+";
+
+    #[test]
+    fn services_that_start_by_themselves_or_run_are_told() {
+        let lines: Vec<String> = join(FILES, UNITS).iter().map(ToString::to_string).collect();
+        let expected = [
+            "service cron.service enabled active",
+            "service dbus.service - active",
+            "service getty@.service enabled -",
+            "service nginx.service enabled failed",
+            "service systemd-timesyncd.service enabled -",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn neither_their_number_nor_their_names_are_without_limit() {
+        let many: String = (0..2000).map(|n| format!("s{n}.service enabled enabled\n")).collect();
+        assert_eq!(join(&many, "").len(), LINES);
+        assert!(join(&format!("{}.service enabled\nx.service\n\n", "x".repeat(300)), "nonsense\n").is_empty());
+    }
+}
