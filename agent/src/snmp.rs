@@ -27,7 +27,7 @@ use async_snmp::{
 };
 use patchlab_protocol::{enrolment::Enrolment, limits, mib};
 
-use front::Front;
+use front::{Front, Secrets};
 use handler::Tables;
 use host::HostTable;
 use keys::{Keys, KeysError};
@@ -99,7 +99,13 @@ pub async fn bind(
     let listen = enrolment.listen;
     // Before the ports inside are taken: none of them may be this one.
     let socket = UdpSocket::bind(listen).await.map_err(|source| SnmpError::Listen { listen, source })?;
-    let (secret, seal) = secret(engine.engine_id())?;
+    let mut secrets = Secrets::new();
+    let mut passphrases = Vec::new();
+    for user in enrolment.users() {
+        let (passphrase, seal) = secret(engine.engine_id())?;
+        secrets.insert(user.name.clone().into_bytes(), Arc::new(seal));
+        passphrases.push((user.name.clone(), passphrase));
+    }
     let host = HostTable::new(enrolment.packages.root.clone(), enrolment.tags.clone());
     let mut builder = Agent::builder()
         .bind(SocketAddr::from((INSIDE, 0)).to_string())
@@ -111,17 +117,17 @@ pub async fn bind(
         .handler(Oid::from_slice(mib::host::GROUP), Arc::new(host))
         .handler(Oid::from_slice(mib::user::GROUP), Arc::new(UserTable::new(Arc::clone(&keys))))
         .vacm(|vacm| access(vacm, enrolment));
-    for user in enrolment.users() {
+    for (name, passphrase) in passphrases {
         builder = builder
-            .usm_user(user.name.clone(), |usm| usm.with_master_keys(secret.clone()))
-            .map_err(|error| SnmpError::User { name: user.name.clone(), reason: error.to_string() })?;
+            .usm_user(name.clone(), |usm| usm.with_master_keys(passphrase))
+            .map_err(|error| SnmpError::User { name, reason: error.to_string() })?;
     }
     let engine = builder.build().await.map_err(SnmpError::Engine)?;
-    let front = Front::before(engine.local_addr(), socket, seal, keys).await.map_err(SnmpError::Front)?;
+    let front = Front::before(engine.local_addr(), socket, secrets, keys).await.map_err(SnmpError::Front)?;
     Ok(Answering { engine, front: Arc::new(front) })
 }
 
-/// What the engine's messages bear until this start ends: a passphrase of 256 random bits that nobody sees.
+/// What one user's messages bear inside until this start ends: a passphrase of 256 random bits that nobody sees.
 fn secret(engine: &[u8]) -> Result<(MasterKeys, Seal), SnmpError> {
     let failed = |error: CryptoError| SnmpError::Secret(error.to_string());
     let mut random = [0; 32];

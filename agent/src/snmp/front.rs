@@ -1,15 +1,17 @@
 //! The front: the socket that managers reach, before the SNMP engine.
 //!
-//! The engine takes passphrases, and keeps them while it runs; a key that was changed by `usmUserTable` has no passphrase. So the engine has a
-//! secret of this start alone, on an address of this host alone, and the front changes seals: a message that bears a user's key is sealed
-//! anew with the engine's, and its answer with the key that the request bore. Every other message goes on as it came, and is counted and
-//! refused by the engine. Nothing is decided here: engine id, time window, access and size stay the engine's.
+//! The engine takes passphrases, and keeps them while it runs; a key that was changed by `usmUserTable` has no passphrase. So the engine has,
+//! for each user, a secret of this start alone, on an address of this host alone, and the front changes seals: a message that bears a user's
+//! key is sealed anew with that user's secret, and its answer with the key that the request bore. Every other message goes on as it came, and
+//! is counted and refused by the engine. Nothing is decided here: engine id, time window, access and size stay the engine's. Each user has a
+//! secret of its own, so that who is one user to the front can never be another to the engine, whatever a message looks like.
 //!
 //! ```text
-//! manager ---- user's key ----> front ---- engine's key, loopback ----> engine
+//! manager ---- user's key ----> front ---- user's secret, loopback ----> engine
 //! ```
 
 use std::{
+    collections::BTreeMap,
     io,
     io::IoSliceMut,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -49,7 +51,8 @@ struct Waiting {
     asked: Option<IpAddr>,
     /// `msgID`; `None` of what is no SNMPv3 message, and gets no answer.
     id: Option<i32>,
-    seal: Option<Arc<Seal>>,
+    /// The user's key, and its secret inside.
+    seals: Option<(Arc<Seal>, Arc<Seal>)>,
 }
 
 /// A way to the engine for one request at a time. A newer one takes the place of one that was not answered.
@@ -58,23 +61,26 @@ struct Line {
     waiting: Mutex<Option<Waiting>>,
 }
 
+/// What seals each user's messages between front and engine.
+pub type Secrets = BTreeMap<Vec<u8>, Arc<Seal>>;
+
 /// The socket that managers reach.
 pub struct Front {
     socket: UdpSocket,
     state: UdpSocketState,
     keys: Arc<Keys>,
-    engine: Seal,
+    secrets: Secrets,
     salts: SaltCounter,
     lines: Vec<Line>,
     next: [AtomicUsize; 2],
 }
 
 impl Front {
-    /// Before the engine that is there and whose messages bear this seal; managers reach `socket`. Nothing is answered yet.
+    /// Before the engine that is there and knows users by these secrets; managers reach `socket`. Nothing is answered yet.
     ///
     /// # Errors
     /// When there are no sockets.
-    pub async fn before(engine: SocketAddr, socket: UdpSocket, seal: Seal, keys: Arc<Keys>) -> io::Result<Self> {
+    pub async fn before(engine: SocketAddr, socket: UdpSocket, secrets: Secrets, keys: Arc<Keys>) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let mut lines = Vec::new();
         for _ in 0..KNOWN + STRANGERS {
@@ -84,7 +90,7 @@ impl Front {
             lines.push(Line { socket, waiting: Mutex::new(None) });
         }
         let salts = SaltCounter::new().map_err(io::Error::other)?;
-        Ok(Self { socket, state, keys, engine: seal, salts, lines, next: [AtomicUsize::new(0), AtomicUsize::new(0)] })
+        Ok(Self { socket, state, keys, secrets, salts, lines, next: [AtomicUsize::new(0), AtomicUsize::new(0)] })
     }
 
     /// The address that managers reach.
@@ -135,18 +141,18 @@ impl Front {
     /// Passes a message on to the engine.
     fn pass(&self, datagram: &mut [u8], meta: &RecvMeta) {
         let outside = Outside::of(datagram);
-        let seal = outside.as_ref().filter(|outside| outside.is_sealed()).and_then(|outside| {
-            let seal = self.keys.seal(&outside.user)?;
-            outside.reseal(datagram, &seal, &self.engine, &self.salts)?;
-            Some(seal)
+        let seals = outside.as_ref().filter(|outside| outside.is_sealed()).and_then(|outside| {
+            let (key, secret) = (self.keys.seal(&outside.user)?, self.secrets.get(&outside.user)?);
+            outside.reseal(datagram, &key, secret, &self.salts)?;
+            Some((key, Arc::clone(secret)))
         });
-        let (lines, next) = match seal {
+        let (lines, next) = match seals {
             Some(_) => (&self.lines[..KNOWN], &self.next[0]),
             None => (&self.lines[KNOWN..], &self.next[1]),
         };
         let line = &lines[next.fetch_add(1, Ordering::Relaxed) % lines.len()];
         let id = outside.map(|outside| outside.id);
-        let waiting = Waiting { manager: meta.addr, asked: meta.dst_ip.filter(is_of_one), id, seal };
+        let waiting = Waiting { manager: meta.addr, asked: meta.dst_ip.filter(is_of_one), id, seals };
         *line.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
         // A message that finds no room is lost, as on any way of UDP: managers ask again.
         if let Err(error) = line.socket.try_send(datagram) {
@@ -171,8 +177,8 @@ impl Front {
             };
             let Some(waiting) = waiting else { continue };
             if outside.is_sealed() {
-                let sealed =
-                    waiting.seal.as_ref().and_then(|seal| outside.reseal(answer, &self.engine, seal, &self.salts));
+                let seals = waiting.seals.as_ref();
+                let sealed = seals.and_then(|(key, secret)| outside.reseal(answer, secret, key, &self.salts));
                 if sealed.is_none() {
                     continue;
                 }

@@ -12,6 +12,7 @@ mod member;
 mod orders;
 
 mod actions;
+mod coexistence;
 mod conformance;
 mod description;
 mod hooks;
