@@ -165,8 +165,11 @@ pub struct Dnf {
 /// # Errors
 /// It is none, or rpm is not there.
 pub fn identify(file: &Path) -> Result<Package, DnfError> {
+    let opened = fs::File::open(file).map_err(failed("read", file))?;
     let mut command = Command::new("rpm");
-    command.args(["-qp", "--nosignature", "--nomanifest", "--qf", QUERY, "--"]).arg(file).env("LC_ALL", "C.UTF-8");
+    // By a name in which rpm finds neither quotes nor patterns.
+    command.args(["-qp", "--nosignature", "--nomanifest", "--qf", QUERY, "--", "/proc/self/fd/0"]);
+    command.stdin(opened).env("LC_ALL", "C.UTF-8");
     let said = run("rpm", "read a package file", &mut command)?;
     match &packages(&said)?[..] {
         [package] => Ok(package.clone()),
@@ -265,9 +268,8 @@ impl Dnf {
         for name in names {
             script.push_str(&format!("upgrade {name}\n"));
         }
-        for file in files {
-            // Its shell parts words as sh(1) does.
-            script.push_str(&format!("install '{}'\n", file.display().to_string().replace('\'', r"'\''")));
+        for name in self.given(files)? {
+            script.push_str(&format!("install {}\n", name.display()));
         }
         script.push_str("run\n");
         let path = self.dir.path().join("script");
@@ -323,7 +325,8 @@ impl Dnf {
         for (word, files) in [("-U", plain), ("-i", beside)].into_iter().filter(|(_, files)| !files.is_empty()) {
             let mut command = self.rpm("rpm");
             command.args([word, "--justdb", "--noscripts", "--notriggers", "--nodeps", "--nosignature", "--"]);
-            command.args(files.iter().map(|(file, _)| file));
+            let files: Vec<PathBuf> = files.iter().map(|(file, _)| (*file).clone()).collect();
+            command.args(self.given(&files)?);
             run("rpm", "simulate the transaction", &mut command)?;
         }
         Ok(transaction(&self.installed, &self.rows()?))
@@ -356,6 +359,19 @@ impl Dnf {
         self.dir.path().join(ROOT)
     }
 
+    /// Names for files in this folder, from which rpm and dnf are run: in those that people give them, both find quotes and patterns.
+    fn given(&self, files: &[PathBuf]) -> Result<Vec<PathBuf>, DnfError> {
+        let folder = tempfile::Builder::new().prefix("given-").tempdir_in(self.dir.path());
+        let folder = folder.map_err(failed("create a folder in", self.dir.path()))?.keep();
+        let name = |(number, file): (usize, &PathBuf)| {
+            let name = folder.join(format!("{number}.rpm"));
+            let file = file.canonicalize().map_err(failed("find", file))?;
+            std::os::unix::fs::symlink(&file, &name).map_err(failed("name", &file))?;
+            Ok(name.strip_prefix(self.dir.path()).map_or_else(|_| name.clone(), Path::to_owned))
+        };
+        files.iter().enumerate().map(name).collect()
+    }
+
     /// A program of rpm's on the baseline's database.
     fn rpm(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -365,6 +381,7 @@ impl Dnf {
     }
 
     fn surround(&self, command: &mut Command) {
+        command.current_dir(self.dir.path());
         command.env("HOME", self.dir.path()).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
     }
 

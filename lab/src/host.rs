@@ -14,6 +14,7 @@ use std::{
 };
 
 use patchlab_check::Digest;
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -198,7 +199,7 @@ impl LabHost {
     /// It cannot, and why.
     pub fn look(&self, places: &Places) -> Result<Found, HostError> {
         let work = self.places(places).work;
-        let folder = |reason| HostError::Folder { folder: work.clone(), reason };
+        let folder = |reason: io::Error| HostError::Folder { folder: work.clone(), reason };
         let libvirt = match &self.libvirt {
             Libvirt::Embedded { root } => {
                 if let Some(root) = root.as_ref().filter(|root| !root.is_dir()) {
@@ -214,7 +215,8 @@ impl LabHost {
                 format!("libvirt {}, QEMU {}", versions.libvirt, versions.qemu)
             }
         };
-        std::fs::create_dir_all(&work).map_err(folder)?;
+        let existing = work.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| folder(error.into()))?;
         let Bytes(disk_free) = room::free(&work).map_err(folder)?;
         Ok(Found { libvirt, disk_free })
     }

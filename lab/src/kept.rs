@@ -22,13 +22,13 @@ use std::{
 
 use jiff::Timestamp;
 use patchlab_check::Digest;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     applier::Role,
     ledger::{Ledger, LedgerError, Thing},
-    machine::{Lab, LabError, Machine, Saved},
+    machine::{Lab, LabError, Machine, Saved, SavedFile},
     places::Places,
     report::BaselineReport,
     verdict::Judgement,
@@ -372,7 +372,12 @@ impl KeptClones {
 fn place(from: &Path, record: &Record, to: &Path) -> Result<(), KeptError> {
     let kept = to.parent().unwrap_or(to);
     fs::create_dir_all(kept).map_err(failed("create", kept))?;
-    fs::rename(from, to).map_err(failed("move", from))?;
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            bring(from, record, to).map_err(failed("copy", from))?;
+        }
+        moved => moved.map_err(failed("move", from))?,
+    }
     // Its worker may still live, and may no longer be ours: from here on it can change no name in this folder.
     let found = fs::symlink_metadata(to).map_err(failed("look at", to))?;
     if !found.is_dir() {
@@ -391,6 +396,35 @@ fn place(from: &Path, record: &Record, to: &Path) -> Result<(), KeptError> {
     file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
     let folder = File::open(to).map_err(failed("open", to))?;
     rustix::fs::syncfs(&folder).map_err(|error| failed("write out", to)(error.into()))
+}
+
+/// Copies what is kept from another disk: the files that the record speaks of, plain ones alone, since the folder is a worker's.
+fn bring(from: &Path, record: &Record, to: &Path) -> io::Result<()> {
+    let saved = |clone: &SavedClone| SavedFile::ALL.map(|file| clone.saved.file(Path::new(""), file));
+    let tools = PathBuf::from(TOOLS);
+    let names = record.clones.iter().flat_map(saved).chain([tools]);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let folder = openat(CWD, from, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let whose = File::from(folder.try_clone()?).metadata()?;
+    fs::create_dir(to)?;
+    std::os::unix::fs::chown(to, Some(whose.uid()), Some(whose.gid()))?;
+    for name in names {
+        let mut file = match openat(&folder, &name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other(format!("{} is no plain file", name.display())));
+        }
+        let path = to.join(&name);
+        let mut copy = File::create_new(&path)?;
+        io::copy(&mut file, &mut copy)?;
+        copy.set_permissions(found.permissions())?;
+        std::os::unix::fs::fchown(&copy, Some(found.uid()), Some(found.gid()))?;
+    }
+    Ok(())
 }
 
 fn lock(folder: &Path, name: &str, operation: FlockOperation) -> Result<Hold, KeptError> {

@@ -12,6 +12,7 @@ use std::{
 
 use patchlab_tests::{
     daemon::Daemon,
+    mount_namespace::MountNamespace,
     program::{Need, Patchlab, folder, json, obstacle, said},
     trial::Trial,
 };
@@ -91,21 +92,28 @@ fn what_runs_on_a_host_that_goes_away_runs_on_another() {
 
     // A whole validation on machines of the daemon's.
     let mut validate = trial.arguments(&patchlab);
-    validate.extend(["--libvirt".into(), uri.clone(), "--json".into(), "-".into()]);
+    let more = ["--libvirt", &uri, "--keep", "always", "--json", "-"];
+    validate.extend(more.map(str::to_owned));
     let validate: Vec<&str> = validate.iter().map(String::as_str).collect();
     let verdict = json(&patchlab.run(&validate));
     assert_eq!(verdict["verdict"], "passed", "{verdict:#}");
+    // Kept of a libvirt that runs by itself, a clone goes on with the lab's own.
+    let told = patchlab.run(&["lab", "shell", "last", "--clone", "control", "--", "hostname"]);
+    assert!(told.code == Some(0) && told.out.contains("control"), "{}{}", told.out, told.err);
     assert_eq!(verdict["baselines"][0]["clone"]["rung"], "template-clone", "{:#}", verdict["baselines"][0]["clone"]);
     assert_eq!(verdict["baselines"][0]["rollback"]["class"], "proven", "{:#}", verdict["baselines"][0]["rollback"]);
     assert_eq!(daemon.machines(), Vec::<String>::new());
     nothing_is_left(&patchlab);
 
-    // One whose host loses its power while the patch is applied.
+    // One whose host loses its power while the patch is applied. The other one's files are on another disk indeed.
+    let namespace = MountNamespace::new();
+    namespace.mount(&["-t", "tmpfs", "none", &disk.display().to_string()]);
     pool(&patchlab.data, &[("daemon", uri), ("disk", format!("qemu:///embed?root={}", disk.display()))]);
-    let arguments = trial.arguments(&patchlab);
+    let mut arguments = trial.arguments(&patchlab);
+    arguments.extend(["--keep".into(), "always".into()]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut child =
-        patchlab.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("patchlab");
+    let mut command = patchlab.command_in(&namespace, &arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("patchlab");
     let mut lines = BufReader::new(child.stderr.take().expect("its standard error")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
     let machines = daemon.machines();
@@ -125,9 +133,13 @@ fn what_runs_on_a_host_that_goes_away_runs_on_another() {
         wanted.filter_map(|event| event["host"].as_str()).collect()
     };
     assert_eq!((of("started"), of("host-gone")), (vec!["daemon", "disk"], vec!["daemon"]));
-    // Its machines' files were on the other disk, and are gone.
-    let work = fs::read_dir(&disk).expect("the disk").next().expect("the lab's folder there").expect("it").path();
-    assert_eq!(fs::read_dir(&work).expect("it").count(), 0, "{}", work.display());
+    // Its machines' files were on the other disk, and are gone; its clones were kept here, and go on here.
+    let left = namespace.command("find").arg(&disk).args(["-mindepth", "1"]).output().expect("find runs");
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    let is_its_folder = left.lines().count() == 1 && left.contains("/patchlab-work-");
+    assert!(is_its_folder, "{left}");
+    let told = patchlab.run(&["lab", "shell", "last", "--", "hostname"]);
+    assert!(told.code == Some(0) && told.out.contains("patched"), "{}{}", told.out, told.err);
 
     // What a dead host may still have is not forgotten until it says.
     let left = patchlab.run(&["lab", "gc"]);

@@ -49,6 +49,34 @@ fn what_a_policy_wants() {
 }
 
 #[test]
+fn what_is_kept_is_brought_from_another_disk_and_nothing_that_a_worker_put_beside_it() {
+    let (dir, places, _) = lab();
+    let clones: Vec<_> = [Role::Control, Role::Patched].map(saved).into();
+    let (from, to) = (places.work.join("saved"), dir.path().join("kept"));
+    fs::create_dir_all(&from).unwrap();
+    for (clone, file) in clones.iter().flat_map(|clone| SavedFile::ALL.map(|file| (clone, file))) {
+        fs::write(clone.saved.file(&from, file), "state").unwrap();
+    }
+    fs::write(from.join("more"), "x").unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    std::os::unix::fs::symlink(&secret, from.join(TOOLS)).unwrap();
+    let report = baseline("web@1", Judgement::Rejected, Vec::new());
+    let record = Record::new(("PO-1", Digest::of("order")), &report, clones, Timestamp::now());
+    assert!(bring(&from, &record, &to).is_err(), "a link is followed");
+    fs::remove_dir_all(&to).unwrap();
+    fs::remove_file(from.join(TOOLS)).unwrap();
+    fs::write(from.join(TOOLS), "tools").unwrap();
+    bring(&from, &record, &to).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let expected =
+        ["control.console", "control.qcow2", "control.state", "patched.console", "patched.qcow2", "patched.state"];
+    assert_eq!(names[..6], expected.map(std::ffi::OsString::from));
+    assert_eq!((names[6].to_str(), names.len()), (Some(TOOLS), 7));
+}
+
+#[test]
 fn adopted_clones_are_listed_found_and_removed() {
     let (_dir, places, kept) = lab();
     let now = "2026-01-02T03:04:05Z".parse().unwrap();

@@ -48,6 +48,11 @@ pub enum SavedFile {
     Console,
 }
 
+impl SavedFile {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::State, Self::Disk, Self::Console];
+}
+
 impl Saved {
     /// One of its files in the folder it was saved to.
     pub fn file(&self, folder: &Path, file: SavedFile) -> PathBuf {
