@@ -366,7 +366,7 @@ impl Dnf {
         let name = |(number, file): (usize, &PathBuf)| {
             let name = folder.join(format!("{number}.rpm"));
             let file = file.canonicalize().map_err(failed("find", file))?;
-            std::os::unix::fs::symlink(&file, &name).map_err(failed("name", &file))?;
+            symlink(&file, &name).map_err(failed("name", &file))?;
             Ok(name.strip_prefix(self.dir.path()).map_or_else(|_| name.clone(), Path::to_owned))
         };
         files.iter().enumerate().map(name).collect()
