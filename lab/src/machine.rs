@@ -56,7 +56,7 @@ pub(crate) use self::{
 };
 use budget::Budget;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
-use libvirt::{Kept, flatten};
+use libvirt::{Traces, flatten};
 pub(crate) use libvirt::{installed_qemu, start_events};
 use panel::Panel;
 use steward::{Steward, Ward};
@@ -194,7 +194,7 @@ pub struct Machine {
     disk: PathBuf,
     fate: DiskFate,
     serial: PathBuf,
-    kept: Kept,
+    traces: Traces,
     report: CloneReport,
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
@@ -424,7 +424,7 @@ impl Machine {
 
     /// The emulator's process, by the file in which libvirt keeps its number.
     fn emulator_pid(&self) -> Result<u32, LabError> {
-        let path = self.kept.state.join(format!("{}.pid", self.known_as));
+        let path = self.traces.state.join(format!("{}.pid", self.known_as));
         let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
         text.trim().parse().map_err(|_| failed("understand", &path)(io::ErrorKind::InvalidData.into()))
     }
@@ -570,7 +570,7 @@ impl Machine {
 
     /// The emulator's log.
     fn log(&self) -> PathBuf {
-        self.kept.logs.join(format!("{}.log", self.known_as))
+        self.traces.logs.join(format!("{}.log", self.known_as))
     }
 }
 

@@ -14,7 +14,6 @@ mod round;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -25,7 +24,7 @@ use crate::{
     baseline::Baseline,
     diff::{Diff, Group, diff, diff_beside, equal_but_for_workload, equal_to_baseline, groups},
     kept::{self, Keep, SavedClone},
-    machine::{CloneSpec, Lab, LabError, Machine},
+    machine::{CloneSpec, Lab, LabError, Machine, with_source},
     manifest::{self, Manifest},
     report::{BaselineReport, CloneTimes, Over, RollbackReport, ScenarioReport},
     runs::Point,
@@ -197,7 +196,7 @@ impl Validation<'_> {
         self.phase("save the clones");
         let clones = vec![(Role::Control, clones.control), (Role::Patched, clones.patched)];
         kept::save(self.lab, clones, self.applier.tools(), folder).unwrap_or_else(|error| {
-            let reason = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            let reason = with_source(&error);
             (self.observer)(Event::Note(&format!("the clones are not kept: {reason}")));
             Vec::new()
         })

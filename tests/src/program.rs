@@ -6,6 +6,8 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use patchlab_lab::{Places, baseline::Baselines};
+
 use crate::mount_namespace::MountNamespace;
 
 /// Something that a test needs and a machine may not have.
@@ -101,6 +103,17 @@ pub fn folder() -> tempfile::TempDir {
     folder
 }
 
+/// Writes a file below `dir`; its path, as on a command line.
+///
+/// # Panics
+/// It cannot be written.
+pub fn file(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&path, text).expect("a file");
+    path.display().to_string()
+}
+
 /// `patchlab` on a data folder.
 #[derive(Debug)]
 pub struct Patchlab {
@@ -192,6 +205,15 @@ impl Patchlab {
             assert!(status.expect("cp starts").success(), "{name} cannot be copied");
         }
         Self { data }
+    }
+
+    /// The full name of the first of its stored baselines.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn baseline(&self) -> String {
+        let baselines = Baselines::open(&Places::of_data(&self.data)).list().expect("baselines");
+        baselines.first().expect("a baseline").full_name()
     }
 
     /// `patchlab --data DATA ARGUMENTS`, run where the sources lie.

@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use patchlab_lab::{Places, baseline::Baselines};
-
 use crate::{
     package::{self, File},
     program::Patchlab,
@@ -44,8 +42,7 @@ impl Trial {
     /// # Panics
     /// There is no baseline.
     pub fn arguments(&self, patchlab: &Patchlab) -> Vec<String> {
-        let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
-        let baseline = baselines.first().expect("a baseline").full_name();
+        let baseline = patchlab.baseline();
         let [order, scenarios] = [&self.order, &self.scenarios].map(|path| path.display().to_string());
         ["lab", "validate", "--order", &order, "--baseline", &baseline, "--scenarios", &scenarios]
             .map(str::to_owned)

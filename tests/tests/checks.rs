@@ -5,10 +5,9 @@
 
 use std::fs;
 
-use patchlab_lab::{Places, baseline::Baselines};
 use patchlab_tests::{
     package::{self, File},
-    program::{Need, Patchlab, folder, obstacle},
+    program::{Need, Patchlab, file, folder, obstacle},
 };
 use serde_json::Value;
 
@@ -68,14 +67,8 @@ fn every_kind_of_check_calls_what_is_new_a_regression() {
     }
     let dir = folder();
     let patchlab = Patchlab::on_a_copy(dir.path());
-    let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
-    let baseline = baselines.first().expect("a baseline").full_name();
-    let file = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::write(&path, text).expect("a file");
-        path.display().to_string()
-    };
+    let baseline = patchlab.baseline();
+    let file = |name: &str, text: &str| file(dir.path(), name, text);
     let order =
         file("order.toml", &package::order("PO-CHECKS-1", "careless", &package::build("careless", &FILES, dir.path())));
     file("scenarios/watched/scenario.toml", &scenario());

@@ -2,12 +2,9 @@
 //!
 //! Skips aloud what this machine cannot run.
 
-use std::fs;
-
-use patchlab_lab::{Places, baseline::Baselines};
 use patchlab_tests::{
     package,
-    program::{Need, Patchlab, folder, json, obstacle},
+    program::{Need, Patchlab, file, folder, json, obstacle},
 };
 
 const SCENARIO: &str = r#"name = "story"
@@ -49,14 +46,8 @@ fn the_moment_before_the_failing_step_can_be_looked_into() {
     }
     let dir = folder();
     let patchlab = Patchlab::on_a_copy(dir.path());
-    let baselines = Baselines::open(&Places::of_data(&patchlab.data)).list().expect("baselines");
-    let baseline = baselines.first().expect("a baseline").full_name();
-    let file = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::write(&path, text).expect("a file");
-        path.display().to_string()
-    };
+    let baseline = patchlab.baseline();
+    let file = |name: &str, text: &str| file(dir.path(), name, text);
     let package = package::build("harmful", &[("etc/harm", "harm\n", 0o644)], dir.path());
     let order = file("order.toml", &package::order("PO-HARM-1", "harmful", &package));
     file("scenarios/story/scenario.toml", SCENARIO);

@@ -278,7 +278,7 @@ impl Lab {
             disk: plan.disk,
             fate: plan.fate,
             serial,
-            kept: self.kept.clone(),
+            traces: self.traces.clone(),
             report,
             handshake: None,
             ready_units: plan.ready_units,

@@ -46,7 +46,15 @@ pub(super) fn open(uri: &str) -> Result<Connect, LabError> {
     // What it says comes back as an error.
     virt::error::clear_error_callback();
     start_events()?;
-    let connect = Connect::open(Some(uri)).map_err(refused("open", uri))?;
+    let connect = Connect::open(Some(uri)).map_err(|error| LabError::Libvirt {
+        action: "open",
+        subject: uri.to_owned(),
+        reason: format!(
+            "{} (does it run, and is the lab's user let in: `adduser {} libvirt`?)",
+            error.message(),
+            crate::worker::USER
+        ),
+    })?;
     let unfit = |reason: String| LabError::Libvirt { action: "use", subject: uri.to_owned(), reason };
     let kind = connect.driver_type().map_err(refused("ask for the kind of", uri))?;
     if kind != "QEMU" {

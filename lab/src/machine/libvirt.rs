@@ -36,7 +36,7 @@ pub struct Lab {
     pub(super) connect: Connect,
     pub(super) places: Places,
     /// Where libvirt keeps the state of running machines, and their emulators' logs.
-    pub(super) kept: Kept,
+    pub(super) traces: Traces,
     /// What a libvirt that runs by itself is told; `None` where it is this process's own.
     pub(super) lent: Option<Lent>,
     versions: Versions,
@@ -47,9 +47,9 @@ pub struct Lab {
     pub(super) steward: Steward,
 }
 
-/// Where libvirt keeps what it keeps of machines.
+/// Where libvirt leaves traces of machines.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct Traces {
     /// The emulators' process numbers.
     pub(super) state: PathBuf,
     /// What the emulators say.
@@ -83,12 +83,12 @@ impl Lab {
     pub fn open(places: &Places, driver: &Driver) -> Result<Self, LabError> {
         virt::error::clear_error_callback();
         start_events()?;
-        let (connect, uri, kept, lent) = match driver {
+        let (connect, uri, traces, lent) = match driver {
             Driver::Foreign { uri, prefix } => {
                 let connect = foreign::open(uri)?;
                 let security = foreign::security(&connect, uri)?;
-                let kept = Kept { state: "/run/libvirt/qemu".into(), logs: "/var/log/libvirt/qemu".into() };
-                (connect, uri.clone(), kept, Some(Lent { prefix: prefix.clone(), security }))
+                let traces = Traces { state: "/run/libvirt/qemu".into(), logs: "/var/log/libvirt/qemu".into() };
+                (connect, uri.clone(), traces, Some(Lent { prefix: prefix.clone(), security }))
             }
             Driver::Embedded => {
                 // One folder per process: the driver locks it. Short, since its sockets' paths end at 108 bytes.
@@ -103,14 +103,14 @@ impl Lab {
                         error.message()
                     ),
                 })?;
-                (connect, uri, Kept { state: root.join("run/qemu"), logs: root.join("log/qemu") }, None)
+                (connect, uri, Traces { state: root.join("run/qemu"), logs: root.join("log/qemu") }, None)
             }
         };
         let versions = foreign::versions(&connect, &uri)?;
         let places = places.clone();
         let (guest_time, count, files) = (GuestTime::default(), AtomicU32::new(0), Mutex::new(()));
         let steward = Steward::new(&places.work).map_err(failed("look after the machines in", &places.work))?;
-        Ok(Self { connect, places, kept, lent, versions, guest_time, count, files, steward })
+        Ok(Self { connect, places, traces, lent, versions, guest_time, count, files, steward })
     }
 
     /// What runs the machines.

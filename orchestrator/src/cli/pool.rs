@@ -14,7 +14,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 DATA/patchlab.toml says which there are; without it, this machine alone lends to itself:
 
   [[lab.host]]
-  name = \"fast disk\"
+  name = \"fast-disk\"
   libvirt = \"qemu:///embed?root=/mnt/fast\"
   validations = 2
   memory = \"8GiB\"
@@ -71,5 +71,22 @@ impl HostsCommand {
             .collect();
         output.json(&all)?;
         Ok(if lenders.iter().any(|lender| lender.found.is_ok()) { Exit::Passed } else { Exit::Broken })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Data;
+
+    #[test]
+    fn the_example_is_a_pool() {
+        let text = EXAMPLES.lines().skip_while(|line| !line.contains("[[lab.host]]")).take(5);
+        let text: String = text.flat_map(|line| [line.trim(), "\n"]).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let data = Data::open(Some(dir.path().to_owned())).unwrap();
+        std::fs::write(data.settings(), text).unwrap();
+        let pool = Pool::of(&data, &[]).unwrap();
+        assert_eq!(pool.hosts()[0].validations.map(usize::from), Some(2));
     }
 }

@@ -78,8 +78,7 @@ pub fn budgets(hosts: &[Lender<'_>], jobs: Option<usize>, all: &[Needs]) -> anyh
         Some(Budget { jobs, memory_mib, disk: found.disk_free })
     };
     let budgets = Budgets { all: together, hosts: hosts.iter().map(of).collect() };
-    let out = hosts.iter().filter_map(|lender| Some(format!("{}: {}", lender.host.name, lender.found.as_ref().err()?)));
-    let out: Vec<String> = out.collect();
+    let out: Vec<String> = hosts.iter().filter_map(Lender::out).collect();
     if out.len() == hosts.len() {
         bail!("no host lends machines: {}", out.join("; "));
     }
@@ -111,7 +110,8 @@ fn no_host(hosts: &[Lender<'_>], needs: &Needs) -> String {
     let (memory, disk) = (Bytes(needs.memory_mib << 20), Bytes(needs.disk));
     let lent: Vec<String> = hosts.iter().map(lends).collect();
     format!(
-        "a validation needs {memory} of memory and {disk} of disk, and no host has that for it: {}",
+        "a validation needs {memory} of memory and {disk} of disk, and no host has that for it: {}; make room there, or name another \
+         host (DATA/patchlab.toml, --libvirt)",
         lent.join("; ")
     )
 }

@@ -28,6 +28,13 @@ pub struct Lender<'a> {
     pub found: Result<Found, String>,
 }
 
+impl Lender<'_> {
+    /// Its name and why it lends nothing, when it does not.
+    pub(super) fn out(&self) -> Option<String> {
+        Some(format!("{}: {}", self.host.name, self.found.as_ref().err()?))
+    }
+}
+
 /// `patchlab.toml` as written.
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

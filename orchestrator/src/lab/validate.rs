@@ -21,7 +21,7 @@ use super::{
     budget,
     halt::Halt,
     pair::{Came, Pair, changed, limited},
-    pool::Pool,
+    pool::{Lender, Pool},
     schedule::{self, Budgets, Running, Work},
     worker::{Manner, Tell},
 };
@@ -182,8 +182,7 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     }
     let (ended, validated) = (BTreeMap::new(), BTreeMap::new());
     let (pairs, recordings, halt) = (&pairs, &recordings, &halt);
-    let out = hosts.iter().filter_map(|lender| Some(format!("{}: {}", lender.host.name, lender.found.as_ref().err()?)));
-    let out: Vec<String> = out.collect();
+    let out = hosts.iter().filter_map(Lender::out).collect();
     let mut floor = Floor { batch, recordings, pairs, budgets, out, halt, tell, observer, ended, validated };
     floor.run(&words);
     // Nothing but failures of the lab's own: then the first one is the answer.
