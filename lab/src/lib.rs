@@ -11,6 +11,7 @@ pub mod apt;
 pub mod artifact;
 pub mod baseline;
 pub mod bisection;
+pub mod control;
 pub mod diff;
 pub mod dnf;
 pub mod failure;

@@ -265,6 +265,14 @@ impl Machine {
         self.guest().put_file(path, bytes, mode)
     }
 
+    /// Writes small files into a folder, all at once: each process costs a guest under software emulation more than their bytes do.
+    ///
+    /// # Errors
+    /// They are too large together, the guest's agent does not answer, or the guest's disk says no.
+    pub fn put_files(&self, dir: &str, files: &[(&str, &[u8])], mode: u32) -> Result<(), GuestError> {
+        self.guest().put_files(dir, files, mode)
+    }
+
     /// Takes a picture of its screen, a PNG, to `to`.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 /// DATA/kept/NAME/          clones kept of a validation     (worker: read only)
 /// DATA/runs/ID/            records of validations         (worker: not there)
 /// DATA/lab/cache/          libvirt's capability cache      (worker: shared)
+/// DATA/lab/controls/       what controls were found to be (worker: not there)
 /// DATA/lab/ledger.jsonl    what was made on this host
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -115,6 +115,9 @@ pub struct BaselineReport {
     /// How the patched clone was made; absent when none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<CloneTimes>,
+    /// The control that the patched clone was compared with, where that was remembered; absent where one stood beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Remembered>,
     /// What ran, phase by phase.
     pub scenarios: Vec<ScenarioReport>,
     /// How the way back went.
@@ -183,6 +186,7 @@ impl BaselineReport {
             verdict: Judgement::LabError,
             reason: String::new(),
             clone: None,
+            control: None,
             scenarios: Vec::new(),
             rollback: RollbackReport::skipped("the patch was not applied"),
             diff: None,
@@ -212,6 +216,15 @@ pub struct CloneTimes {
     pub ready_ms: u64,
     /// The handshake after it, milliseconds.
     pub handshake_ms: u64,
+}
+
+/// A control that an earlier validation saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The run that saw it.
+    pub run: String,
+    /// When it was made.
+    pub at: jiff::Timestamp,
 }
 
 /// A scenario on both clones, in one phase.

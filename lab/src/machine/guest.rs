@@ -245,6 +245,37 @@ impl Guest {
         step(finish, &[])
     }
 
+    /// Writes files of at most [`INPUT_CHUNK`] together into a folder, each whole.
+    pub fn put_files(&self, dir: &str, files: &[(&str, &[u8])], mode: u32) -> Result<(), GuestError> {
+        let action = || format!("write files into {dir}");
+        let input: Vec<u8> = files.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+        if input.is_empty() || input.len() > INPUT_CHUNK {
+            let reason = format!("{} bytes: expected 1 to {INPUT_CHUNK}", input.len());
+            return Err(self.error(&action(), reason, Answer::Refused));
+        }
+        // head(1) reads no byte more than it is asked for: the next file begins there.
+        let script = r#"umask 077; mkdir -p "$1" && cd "$1" || exit 1; mode=$2; name=; shift 2
+for word; do
+  case $name in
+  "") name=$word; continue ;;
+  esac
+  head -c "$word" >"$name.incoming" && chmod "$mode" "$name.incoming" && mv -f "$name.incoming" "$name" || exit 1
+  name=
+done"#;
+        let mode = format!("{mode:o}");
+        let sizes: Vec<String> = files.iter().map(|(_, bytes)| bytes.len().to_string()).collect();
+        let pairs = files.iter().zip(&sizes).flat_map(|((name, _), size)| [*name, size.as_str()]);
+        let argv: Vec<&str> = ["/bin/sh", "-c", script, "lab", dir, &mode].into_iter().chain(pairs).collect();
+        let executed = self.exec(&argv, &input, Duration::from_secs(120))?;
+        match executed.exit {
+            Some(0) => Ok(()),
+            exit => {
+                let reason = format!("exit {exit:?}: {}", String::from_utf8_lossy(&executed.stderr).trim());
+                Err(self.error(&action(), reason, Answer::Refused))
+            }
+        }
+    }
+
     /// Writes at the end of a file that is there. No process is started for it, which costs a guest more than the bytes do.
     fn append(&self, path: &str, bytes: &[u8], budget: Budget) -> Result<(), GuestError> {
         let handle = self.ask("guest-file-open", &json!({ "path": path, "mode": "a" }), budget)?;

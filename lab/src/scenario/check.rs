@@ -132,6 +132,19 @@ impl CheckKind {
         }
     }
 
+    /// The name under which it stands among a scenario's steps in reports.
+    pub fn step_name(self) -> String {
+        format!("check {}", self.name())
+    }
+
+    /// Whether it reads what a machine keeps of what once happened: to look again on the same machine is to find the same.
+    pub fn reads_traces(self) -> bool {
+        match self {
+            Self::SerialPanic | Self::FailedUnits | Self::Coredump | Self::JournalErrors => true,
+            Self::ListeningPorts | Self::DiskGrowth | Self::SetuidFiles | Self::ChangedConfiguration => false,
+        }
+    }
+
     /// The command whose standard output [`Check::compare`] reads, run in the guest, for a baseline frozen `at` that time. `None` for
     /// the serial log, which is on the host.
     pub fn collector(self, at: Timestamp) -> Option<String> {

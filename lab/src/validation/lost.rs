@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Broke, Clones, Validation, both, lab};
+use super::{Broke, Clones, Control, Validation, lab};
 use crate::{
     machine::{LabError, failures},
     report::BaselineReport,
@@ -23,19 +23,35 @@ pub(super) struct Lost {
 impl Validation<'_> {
     /// What it means that something broke on the patched clone: the loss of that clone, when it is lost and the control is not; the lab's
     /// failure otherwise.
-    pub(super) fn of_patched(&self, clones: &Clones, phase: Phase, broke: Broke) -> Broke {
-        let (control, patched) = both(|role| clones.of(role).lost());
+    pub(super) fn of_patched(&self, clones: &Clones<'_>, phase: Phase, broke: Broke) -> Broke {
+        let (control, patched) = clones.both(|_, machine| machine.lost());
         match (control, patched) {
-            (Ok(None), Ok(Some(loss))) => Broke::Lost(Lost { phase, how: loss.to_string() }),
+            (None | Some(Ok(None)), Ok(Some(loss))) => self.lost(clones, Lost { phase, how: loss.to_string() }),
             _ => broke,
         }
     }
 
+    /// What it means that the patched clone is lost: beside a control that is only remembered, not yet anything.
+    pub(super) fn lost(&self, clones: &Clones<'_>, lost: Lost) -> Broke {
+        match clones.control {
+            Control::Beside(..) => Broke::Lost(lost),
+            Control::Remembered(_) => {
+                Broke::Disagrees(format!("the patched clone was lost {}: {}", lost.phase, lost.how))
+            }
+        }
+    }
+
     /// Compares the clocks. One that a patch sets is wrong for whoever looks at the time, and hides what was changed since the freeze.
-    pub(super) fn keeps_time(&self, clones: &Clones, phase: Phase, report: &mut BaselineReport) -> Result<(), Broke> {
-        let (control, patched) = both(|role| clones.of(role).clock_off());
+    pub(super) fn keeps_time(
+        &self,
+        clones: &Clones<'_>,
+        phase: Phase,
+        report: &mut BaselineReport,
+    ) -> Result<(), Broke> {
+        let (control, patched) = clones.both(|_, machine| machine.clock_off());
         let broke = |error| lab("look at the clocks")(LabError::Guest(error));
-        let control = control.map_err(broke)?;
+        // One that is remembered kept the time, or would not be.
+        let control = control.unwrap_or(Ok(Duration::ZERO)).map_err(broke)?;
         let patched = patched.map_err(|error| self.of_patched(clones, phase, broke(error)))?;
         if patched > CLOCK_TOLERANCE && control <= CLOCK_TOLERANCE {
             let why = format!("the patched clone's clock is {} off", span(patched));
@@ -45,7 +61,7 @@ impl Validation<'_> {
     }
 
     /// What is still to be read of a patched clone that broke: its journal, or what its console said last.
-    pub(super) fn last_words(&self, clones: &Clones) -> Vec<String> {
+    pub(super) fn last_words(&self, clones: &Clones<'_>) -> Vec<String> {
         match clones.patched.guest().ping() {
             Ok(()) => self.journal(clones),
             Err(_) => self.console(clones),
@@ -53,13 +69,13 @@ impl Validation<'_> {
     }
 
     /// The same of one that is lost, whose console tells most, and which may answer all the same.
-    pub(super) fn last_words_of_lost(&self, clones: &Clones) -> Vec<String> {
+    pub(super) fn last_words_of_lost(&self, clones: &Clones<'_>) -> Vec<String> {
         let answers = clones.patched.guest().ping().is_ok();
         let journal = if answers { self.journal(clones) } else { Vec::new() };
         journal.into_iter().chain(self.console(clones)).collect()
     }
 
-    fn console(&self, clones: &Clones) -> Vec<String> {
+    fn console(&self, clones: &Clones<'_>) -> Vec<String> {
         let redacted = |line| self.scenarios.iter().fold(line, |line, scenario| scenario.redacted(line));
         let lines = clones.patched.last_lines(CONSOLE_LINES_READ);
         let said = from_failure(&lines).iter().cloned().map(redacted);

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use patchlab_check::{
-    Outcome, Target as _,
+    Outcome, Status, Target as _,
     target::{Ended, TargetError},
 };
 
-use super::{Broke, Clones, Event, Validation, both, lab, other, reboot_and_resume};
+use super::{Broke, Clones, Control, Event, Validation, joined, lab, other, reboot::reboot_and_resume};
 use crate::{
     applier::Role,
+    control::Stage,
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
     scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, requirement},
-    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, compare_scenario},
+    verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, Verdict, compare_scenario},
 };
 
 /// How long a check's collector may take in a guest with kvm; scaled by the accelerator's factor.
@@ -60,20 +61,28 @@ impl Validation<'_> {
     pub(super) fn round(
         &self,
         scenarios: &[&Scenario],
-        clones: &Clones,
-        phase: Phase,
+        clones: &Clones<'_>,
+        stage: Stage,
         report: &mut BaselineReport,
     ) -> Result<(), Broke> {
-        self.phase(&format!("scenarios {phase}"));
+        self.phase(&format!("scenarios {}", stage.phase));
+        let wanted =
+            |scenario: &Scenario, point: &&Point| point.phase == stage.phase && point.scenario == scenario.name;
         for scenario in scenarios {
-            if let Some(point) = self.until.filter(|point| point.phase == phase && point.scenario == scenario.name) {
-                return Err(self.reach(scenario, clones, point));
+            if let Some(point) = self.until.filter(|point| wanted(scenario, point)) {
+                return Err(self.reach(scenario, clones, (stage, point)));
             }
-            let (compared, patched_clone) = self.compared(scenario, clones, phase)?;
+            let (compared, patched_clone) = self.compared(scenario, clones, stage)?;
+            if let (Control::Remembered(_), true) = (&clones.control, compared.verdict != Verdict::Pass) {
+                return Err(Broke::Disagrees(format!("{} {}: {}", scenario.name, stage.phase, compared.reason)));
+            }
+            let how = compared.reason.clone();
             report.scenarios.push(compared);
-            // There is nobody left to ask.
-            if patched_clone == Presence::Lost {
-                break;
+            match patched_clone {
+                Presence::There => {}
+                // There is nobody left to ask.
+                Presence::Lost if self.counts(&scenario.name) => break,
+                Presence::Lost => return Err(Broke::Unruly { scenario: scenario.name.clone(), how }),
             }
         }
         Ok(())
@@ -81,13 +90,13 @@ impl Validation<'_> {
 
     /// Brings both clones to the point in a scenario at which somebody wants to look at them. What its steps give on the way is told, and
     /// nothing comes of it.
-    fn reach(&self, scenario: &Scenario, clones: &Clones, point: &Point) -> Broke {
+    fn reach(&self, scenario: &Scenario, clones: &Clones<'_>, (stage, point): (Stage, &Point)) -> Broke {
         if !scenario.machines.is_empty() {
             (self.observer)(Event::Note(
                 "the machines beside the clones are not kept: what is done with them shows on the clones alone",
             ));
         }
-        match self.attempt(&scenario.before(&point.step), point.phase, clones) {
+        match self.attempt(&scenario.before(&point.step), stage, clones) {
             Ok(Attempt { control: Ok(_), patched: Ok(_), .. }) => Broke::Reached(point.clone()),
             Ok(Attempt { control: Err(reason), .. } | Attempt { patched: Err(reason), .. }) => {
                 other("scenarios", reason)
@@ -100,19 +109,27 @@ impl Validation<'_> {
     fn compared(
         &self,
         scenario: &Scenario,
-        clones: &Clones,
-        phase: Phase,
+        clones: &Clones<'_>,
+        stage: Stage,
     ) -> Result<(ScenarioReport, Presence), Broke> {
         let mut attempts = Vec::new();
         while attempts.len() < ATTEMPTS {
-            let mut attempt = self.attempt(scenario, phase, clones)?;
+            let mut attempt = self.attempt(scenario, stage, clones)?;
             if is_gone(&attempt.patched) && !is_gone(&attempt.control) {
+                if let Control::Remembered(_) = clones.control {
+                    let gone = attempt.patched.ok().and_then(|run| run.gone).unwrap_or_default();
+                    return Err(Broke::Disagrees(format!("{}: the patched clone was lost in {gone}", scenario.name)));
+                }
                 attempt.patched_clone = self.power_cycle(&clones.patched)?;
             }
             let patched_clone = attempt.patched_clone;
             attempts.push(attempt);
-            match compare_scenario(scenario, phase, &attempts) {
+            match compare_scenario(scenario, stage.phase, &attempts) {
                 Compared::Verdict(compared) => return Ok((compared, patched_clone)),
+                Compared::Repeat if matches!(clones.control, Control::Remembered(_)) => {
+                    let failed = attempts.last().and_then(failed_step).unwrap_or("a step".into());
+                    return Err(Broke::Disagrees(format!("{} {}: {failed}", scenario.name, stage.phase)));
+                }
                 Compared::Repeat => (self.observer)(Event::Note(&format!(
                     "{}: a step fails on the patched clone alone, or a metric cannot be told yet; both once more",
                     scenario.name
@@ -145,13 +162,28 @@ impl Validation<'_> {
         }
     }
 
-    fn attempt(&self, scenario: &Scenario, phase: Phase, clones: &Clones) -> Result<Attempt, Broke> {
+    fn attempt(&self, scenario: &Scenario, stage: Stage, clones: &Clones<'_>) -> Result<Attempt, Broke> {
         let turns = Turns::default();
-        let run = |role| self.run_on(scenario, phase, clones.of(role), (role, turns.seat(role)));
-        let (control, patched) = both(run);
+        let seats = (turns.seat(Role::Control), turns.seat(Role::Patched));
+        let (control, patched) = std::thread::scope(|scope| {
+            let control = scope.spawn(|| {
+                clones.control.is(
+                    |machine| Ok(self.run_on(scenario, stage.phase, machine, (Role::Control, seats.0))),
+                    |record, run| {
+                        if let Ok(run) = run {
+                            record.keep_run(stage, run.clone());
+                        }
+                    },
+                    |record| Some(Ok(record.run(stage, &scenario.name)?.clone())),
+                )
+            });
+            let patched = self.run_on(scenario, stage.phase, &clones.patched, (Role::Patched, seats.1));
+            (joined(control), patched)
+        });
+        let control = control?;
         let checks = match (&control, &patched) {
             (Ok(one), Ok(other)) if one.gone.is_none() && other.gone.is_none() => {
-                let check = |check: &Check| self.check(*check, scenario, (phase, clones));
+                let check = |check: &Check| self.check(*check, scenario, (stage, clones));
                 scenario.checks.iter().map(check).collect::<Result<_, _>>()?
             }
             // What broke is told by the steps.
@@ -189,16 +221,40 @@ impl Validation<'_> {
     }
 
     /// A check on both clones.
-    fn check(&self, check: Check, scenario: &Scenario, (phase, clones): (Phase, &Clones)) -> Result<CheckRun, Broke> {
+    fn check(
+        &self,
+        check: Check,
+        scenario: &Scenario,
+        (stage, clones): (Stage, &Clones<'_>),
+    ) -> Result<CheckRun, Broke> {
         let collector = check.kind.collector(self.baseline.record.frozen.at);
-        let (control, patched) = both(|role| collected(collector.as_deref(), clones.of(role)));
         let broke = |error: TargetError| other("checks", error);
-        let (control, patched) =
-            (control.map_err(broke)?, patched.map_err(|error| self.of_patched(clones, phase, broke(error)))?);
+        let which = (scenario.name.as_str(), check.kind);
+        let (control, patched) = std::thread::scope(|scope| {
+            let control = scope.spawn(|| {
+                clones.control.is(
+                    |machine| collected(collector.as_deref(), machine).map_err(broke),
+                    |record, text| record.keep_read(stage, which, text.clone()),
+                    |record| record.read(stage, which).map(str::to_owned),
+                )
+            });
+            let patched = collected(collector.as_deref(), &clones.patched);
+            (joined(control), patched)
+        });
+        let patched = patched.map_err(|error| self.of_patched(clones, stage.phase, broke(error)));
+        let (control, patched) = (control?, patched?);
         let (control, patched) = check.outcomes(&check.compare(&control, &patched));
         let (control, patched) = (redacted(scenario, control), redacted(scenario, patched));
-        Ok(CheckRun { name: format!("check {}", check.kind.name()), control, patched })
+        Ok(CheckRun { name: check.kind.step_name(), control, patched })
     }
+}
+
+/// The first thing that fails on the patched clone, for people.
+fn failed_step(attempt: &Attempt) -> Option<String> {
+    let steps = attempt.patched.as_ref().ok()?.steps.iter().map(|step| (&step.name, &step.outcome));
+    let mut all = steps.chain(attempt.checks.iter().map(|check| (&check.name, &check.patched)));
+    let (name, outcome) = all.find(|(_, outcome)| outcome.status == Status::Fail)?;
+    Some(format!("{name}: {}", outcome.reason))
 }
 
 fn is_gone(run: &Result<ScenarioRun, String>) -> bool {

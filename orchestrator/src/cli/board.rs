@@ -200,7 +200,7 @@ impl Board {
     /// A validation waits again.
     fn requeue(&mut self, subject: Subject<'_>) {
         if let Some(row) = self.take(subject) {
-            self.keep(&format!("{}: waits for another host", row.name));
+            self.keep(&format!("{}: waits to be made once more", row.name));
         }
     }
 

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     lab::{
+        control::Control,
         pool::Pool,
         validate::{self, Batch, Validated},
         worker::Manner,
@@ -43,6 +44,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   patchlab lab validate --order first.toml --order second.toml --jobs 4
   patchlab lab validate --order order.toml --html report.html
   patchlab lab validate --order order.toml --libvirt qemu:///system
+  patchlab lab validate --order order.toml --control remembered  # half the machines, where the same was validated before
   patchlab lab validate --order order.toml --keep on-failure     # then: patchlab lab kept, patchlab lab shell NAME
 
 Every run leaves a record: `patchlab lab runs` lists them, `patchlab lab show last` says what the newest found.
@@ -85,9 +87,31 @@ pub struct Validate {
     /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
     #[arg(long, value_enum, default_value_t = KeepWhen::Never)]
     keep: KeepWhen,
+    /// Which control the patched clone is compared with
+    #[arg(long, value_enum, default_value_t = WhichControl::Beside)]
+    control: WhichControl,
     /// Where results go.
     #[command(flatten)]
     results: Results,
+}
+
+/// Which control.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum WhichControl {
+    /// One of its own, beside it
+    Beside,
+    /// What one was found to be before, on the same baseline under the same scenarios and by the same patchlab: half the machines. At the
+    /// first disagreement a control of its own is made
+    Remembered,
+}
+
+impl From<WhichControl> for Control {
+    fn from(which: WhichControl) -> Self {
+        match which {
+            WhichControl::Beside => Self::Beside,
+            WhichControl::Remembered => Self::Remembered,
+        }
+    }
 }
 
 /// Where results go, beside standard output and the record.
@@ -141,7 +165,8 @@ impl Validate {
         };
         let orders = orders.into_iter().map(on).collect::<Result<Vec<_>, _>>()?;
         let apply_within = self.apply_within.map(|span| span.0);
-        let manner = Manner { reboot: self.reboot.into(), keep: self.keep.into(), apply_within };
+        let (reboot, keep, control) = (self.reboot.into(), self.keep.into(), self.control.into());
+        let manner = Manner { reboot, keep, control, apply_within };
         let batch = Batch {
             data: &data,
             orders: &orders,

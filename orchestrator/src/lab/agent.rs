@@ -54,7 +54,7 @@ pub fn forward(address: std::net::SocketAddrV4) -> Forward {
     Forward { protocol: Protocol::Udp, host: address, guest_port: SNMP_PORT }
 }
 
-/// Puts the enrolment into the guest and starts the agent. The agent answers a moment later.
+/// Puts the enrolment into the guest and starts the agent, which answers when this returns.
 pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
     enrol(machine, files)?;
     launch(machine)
@@ -64,7 +64,7 @@ pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError
 pub fn settle(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
     enrol(machine, files)?;
     let unit = format!(
-        "[Unit]\nDescription=patchlab agent\n[Service]\nExecStartPre=mkdir -p {MOUNT_POINT}\n\
+        "[Unit]\nDescription=patchlab agent\n[Service]\nType=notify\nExecStartPre=mkdir -p {MOUNT_POINT}\n\
          ExecStartPre=-mount -o ro /dev/vdb {MOUNT_POINT}\n\
          ExecStart={MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}\nRestart=on-failure\n\
          [Install]\nWantedBy=multi-user.target\n"
@@ -75,15 +75,9 @@ pub fn settle(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartErro
 }
 
 fn enrol(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
-    let failed = failed(machine);
-    let put = |name: &str, text: &str| {
-        machine
-            .put_file(&format!("{ENROLMENT_DIR}/{name}"), text.as_bytes(), 0o600)
-            .map_err(|error| failed(error.to_string()))
-    };
-    put(FILE_NAME, &files.config)?;
-    put("root.json", &files.root)?;
-    put("host.pem", &files.host_key)
+    let files = [(FILE_NAME, &files.config), ("root.json", &files.root), ("host.pem", &files.host_key)];
+    let files: Vec<_> = files.into_iter().map(|(name, text)| (name, text.as_bytes())).collect();
+    machine.put_files(ENROLMENT_DIR, &files, 0o600).map_err(|error| failed(machine)(error.to_string()))
 }
 
 fn failed(machine: &Machine) -> impl Fn(String) -> StartError {
@@ -93,9 +87,10 @@ fn failed(machine: &Machine) -> impl Fn(String) -> StartError {
 
 /// Starts the agent of an enrolled guest as a unit of its own: after its enrolment, and after every reboot.
 pub fn launch(machine: &Machine) -> Result<(), StartError> {
+    // It ends when the agent is ready to answer: an SNMP message before that would be lost, and its answer awaited for seconds.
     let script = format!(
         "mkdir -p {MOUNT_POINT} && mount -o ro /dev/vdb {MOUNT_POINT} && \
-         systemd-run --quiet --unit={UNIT} --property=Restart=on-failure \
+         systemd-run --quiet --unit={UNIT} --property=Restart=on-failure --property=Type=notify \
          {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
     );
     run(machine, &script)

@@ -327,7 +327,8 @@ impl Applier for SnmpApplier {
     fn prepare(&self, role: Role, machine: &Machine) -> Result<Vec<String>, ApplierError> {
         let failed = |reason: String| ApplierError::Lab { action: "start the agent", reason };
         let clone = self.clone_of(role)?;
-        agent::start(machine, &self.enrolment(clone)?).map_err(|error| failed(error.to_string()))?;
+        agent::start(machine, &self.enrolment(clone)?)
+            .map_err(|error| failed(format!("{error}; its journal: {}", agent::journal(machine))))?;
         let (manager, evidence) = self
             .runtime
             .block_on(self.first_answer(clone))

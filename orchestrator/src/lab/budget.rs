@@ -15,6 +15,7 @@ use patchlab_lab::{
 };
 
 use super::{
+    control::Control,
     pool::Lender,
     schedule::{Budget, Budgets, Needs, Work},
 };
@@ -32,7 +33,7 @@ const UNMEASURED: Duration = Duration::from_secs(120);
 /// that they give.
 pub fn needs(
     baseline: &Baseline,
-    keep: Keep,
+    (keep, control): (Keep, Control),
     (scenarios, others): (&[Scenario], &BTreeMap<String, Baseline>),
 ) -> Needs {
     let guest = baseline.record.hardware.memory_mib;
@@ -52,11 +53,16 @@ pub fn needs(
     // Each scenario's are gone before the next one's come.
     let beside_mib = applying.iter().copied().map(beside).max().unwrap_or(0);
     let machines = 1 + applying.iter().map(|scenario| scenario.machines.len()).max().unwrap_or(0) as u64;
-    // Both clones' memory is written out when they are kept.
-    let kept = if keep == Keep::Never { 0 } else { 2 * (guest << 20) };
+    // A control that is remembered takes nothing.
+    let clones = match control {
+        Control::Beside => 2,
+        Control::Remembered => 1,
+    };
+    // Clones' memory is written out when they are kept.
+    let kept = if keep == Keep::Never { 0 } else { clones * (guest << 20) };
     Needs {
-        memory_mib: 2 * (guest + EMULATOR_MIB + beside_mib) + WORKER_MIB,
-        disk: 2 * machines * CLONE_DISK + TOOLS_BYTES + kept,
+        memory_mib: clones * (guest + EMULATOR_MIB + beside_mib) + WORKER_MIB,
+        disk: clones * machines * CLONE_DISK + TOOLS_BYTES + kept,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod applier;
 pub mod bisection;
 pub mod budget;
+pub mod control;
 pub mod halt;
 pub mod job;
 pub mod managed;

@@ -8,9 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use patchlab_check::Digest;
 use patchlab_lab::{
     Baseline, LabHost,
     applier::Role,
+    control::{Adopted, ControlRecord, Controls},
     kept::{KeptClones, SavedClone},
     report::BaselineReport,
     runs::{Recording, Scope},
@@ -26,6 +28,7 @@ use patchlab_protocol::{
 
 use super::{
     applier::host_name,
+    control::Control,
     halt::Halt,
     job::{Job, launcher},
     pool,
@@ -45,6 +48,8 @@ pub(super) struct Pair<'a> {
     pub(super) others: &'a BTreeMap<String, Baseline>,
     pub(super) scope: &'a Scope,
     pub(super) manner: Manner,
+    /// Under which name its control's results are remembered, where they may be.
+    pub(super) key: Option<Digest>,
     pub(super) recording: &'a Recording,
     pub(super) halt: &'a Halt,
 }
@@ -55,12 +60,16 @@ pub(super) enum Came {
     Found(Box<BaselineReport>),
     /// Nothing: the host lends no machines any more, and why.
     HostGone(String),
+    /// Nothing: what is remembered of the control does not do, and why.
+    Disagrees(String),
 }
 
 /// How a worker ended.
 enum Ended {
     /// It said what it found.
     Told(Box<BaselineReport>),
+    /// It said why a control must stand beside the patched clone.
+    Disagreed(String),
     /// It was gone before it could; why, as far as that is known, and in which phase.
     Died { reason: String, phase: String },
 }
@@ -68,13 +77,14 @@ enum Ended {
 impl Pair<'_> {
     /// Runs it in a worker on a host; one that dies is replaced a bounded number of times, and its death never blames the patch. When the
     /// lab breaks, the host is looked at: one that is gone broke it.
-    pub(super) fn run(&self, host: &LabHost, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Came> {
+    pub(super) fn run(&self, host: &LabHost, control: Control, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Came> {
         let begun = Instant::now();
         let mut deaths = 0;
         let reason = loop {
-            let ended = self.in_worker(host, told);
+            let ended = self.in_worker(host, control, told);
             let is_broken = match &ended {
                 Ok(Ended::Told(report)) => report.verdict == Judgement::LabError,
+                Ok(Ended::Disagreed(_)) => false,
                 Ok(Ended::Died { .. }) | Err(_) => true,
             };
             if is_broken
@@ -85,6 +95,7 @@ impl Pair<'_> {
             }
             match ended {
                 Ok(Ended::Told(report)) => return Ok(Came::Found(report)),
+                Ok(Ended::Disagreed(reason)) => return Ok(Came::Disagrees(reason)),
                 Ok(Ended::Died { phase, .. }) if self.halt.is_called() => {
                     break format!("interrupted in the phase {phase}");
                 }
@@ -102,11 +113,11 @@ impl Pair<'_> {
         Ok(Came::Found(Box::new(BaselineReport { reason, total_ms, ..broken })))
     }
 
-    fn in_worker(&self, host: &LabHost, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+    fn in_worker(&self, host: &LabHost, control: Control, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
         let (places, launcher) = (self.data.lab(), launcher(Job::Validate)?);
         let mut worker = patchlab_lab::worker::spawn(host, &places, &launcher, &Network::Isolated)?;
         self.halt.enter(worker.process());
-        let ended = self.follow(&mut worker, told);
+        let ended = self.follow(&mut worker, control, told);
         // Whatever the end is: what the machines said is worth most when it is a bad one.
         if let Err(error) = self.recording.take(self.name, worker.folder()) {
             told(Tell::Note(format!("what the machines said is not kept: {error}")));
@@ -117,11 +128,16 @@ impl Pair<'_> {
     }
 
     /// Tells the worker what to do, and listens until it has done it or is gone.
-    fn follow(&self, worker: &mut Worker, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
+    fn follow(&self, worker: &mut Worker, control: Control, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Ended> {
         let mut phase = String::from("start");
         let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
         put_scenarios(worker, self.scenarios)?;
-        if let Err(ChannelError::Io(_)) = worker.sender().send(&self.ask(worker)?) {
+        if control == Control::Remembered {
+            let unknown = || Ok(Ended::Disagreed("what was remembered of the control is gone".into()));
+            let Some(record) = self.remembered()? else { return unknown() };
+            patchlab_lab::control::put(&record, worker.folder()).context("give the worker what is remembered")?;
+        }
+        if let Err(ChannelError::Io(_)) = worker.sender().send(&self.ask(worker, control)?) {
             return Ok(died(worker, phase));
         }
         loop {
@@ -131,7 +147,9 @@ impl Pair<'_> {
                 other => other?,
             };
             match tell {
-                Some(Tell::Done { mut report, saved }) => {
+                Some(Tell::Done { disagreement: Some(reason), .. }) => return Ok(Ended::Disagreed(reason)),
+                Some(Tell::Done { mut report, saved, disagreement: None }) => {
+                    self.remember(worker, (control, &report), told);
                     if !saved.is_empty() {
                         report.kept = self.keep(worker, &report, saved, told);
                     }
@@ -149,7 +167,24 @@ impl Pair<'_> {
         }
     }
 
-    fn ask(&self, worker: &Worker) -> anyhow::Result<Ask> {
+    /// What is remembered of its control.
+    fn remembered(&self) -> anyhow::Result<Option<ControlRecord>> {
+        let Some(key) = &self.key else { return Ok(None) };
+        Controls::open(&self.data.lab()).get(key).context("read what is remembered of the control")
+    }
+
+    /// Keeps what was found out about a control that stood beside a patched clone that passed. That it cannot be kept is told.
+    fn remember(&self, worker: &Worker, (control, report): (Control, &BaselineReport), told: &mut dyn FnMut(Tell)) {
+        let (Some(key), Control::Beside, Judgement::Passed) = (&self.key, control, report.verdict) else { return };
+        let why = match Controls::open(&self.data.lab()).adopt(key, worker.folder(), self.recording.id()) {
+            Ok(Adopted::Yes) => return,
+            Ok(Adopted::No) => "something failed on it, or was measured".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        told(Tell::Note(format!("this control is not remembered for other validations: {why}")));
+    }
+
+    fn ask(&self, worker: &Worker, control: Control) -> anyhow::Result<Ask> {
         let hosts = [Role::Control, Role::Patched].map(|role| host_name(self.name, role));
         Ok(Ask {
             baseline: self.baseline.digest.to_string(),
@@ -158,6 +193,7 @@ impl Pair<'_> {
             tools: tools::disk_in_worker(self.data, worker)?,
             manner: Manner { reboot: reboots(self.order, self.manner.reboot), ..self.manner },
             scope: self.scope.clone(),
+            control,
             others: digests(self.others),
         })
     }

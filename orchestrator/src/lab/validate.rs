@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use patchlab_lab::{
     Baseline, LabHost,
     baseline::{Baselines, StoreError},
+    control::Controls,
     report::{BaselineReport, Report, SCHEMA},
     runs::{Asked, Happening, Limits, OnBaseline, Record, Recording, Runs, Scope},
     scenario::Scenario,
@@ -19,6 +20,7 @@ use patchlab_protocol::{document::Order, envelope::digest_of};
 
 use super::{
     budget,
+    control::{Control, Programs},
     halt::Halt,
     pair::{Came, Pair, changed, limited},
     pool::{Lender, Pool},
@@ -114,7 +116,7 @@ pub enum Seen<'a> {
     HostOut(&'a str, &'a str),
     /// A validation begins, on this host where there is a choice.
     Started(Subject<'a>, Option<&'a str>),
-    /// Its host is out: it waits for another.
+    /// It is to be made once more: its host is out, or what was remembered of its control did not do.
     Requeued(Subject<'a>),
     /// It says something.
     Told(Subject<'a>, &'a Tell),
@@ -143,6 +145,8 @@ enum Word {
     Ended(usize, anyhow::Result<Box<BaselineReport>>),
     /// It has not ended, since its host, of this number, is gone: why.
     HostGone(usize, usize, String),
+    /// It has not ended, since what is remembered of its control does not do: why.
+    Disagrees(usize, String),
     Interrupted,
 }
 
@@ -154,8 +158,11 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     // Nobody listens any more when all is done.
     halt.on_signals(move || drop(waker.send(Word::Interrupted)))?;
     let others = others(&Baselines::open(&batch.data.lab()), batch.scenarios)?;
-    let needs = |baseline: &Baseline| budget::needs(baseline, batch.manner.keep, (batch.scenarios, &others));
-    let all: Vec<_> = batch.orders.iter().flat_map(|(_, baselines)| baselines).map(needs).collect();
+    let needs = |baseline: &Baseline, control| {
+        budget::needs(baseline, (batch.manner.keep, control), (batch.scenarios, &others))
+    };
+    let all = batch.orders.iter().flat_map(|(_, baselines)| baselines);
+    let all: Vec<_> = all.map(|baseline| needs(baseline, Control::Beside)).collect();
     let hosts = batch.pool.look(batch.data);
     for lender in &hosts {
         if let Err(reason) = &lender.found {
@@ -166,6 +173,7 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     let runs = Runs::open(&batch.data.lab());
     runs.retain(Limits::default(), patchlab_lab::gc::Mode::Collect)?;
     let (known, _) = runs.list()?;
+    let programs = Programs::of(&batch.manner, &batch.scope)?;
     let recordings = batch.orders.iter().map(|order| begin(batch, &runs, order)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let names: Vec<Vec<String>> =
@@ -177,13 +185,18 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
             let work = Work { order: number, expected, needs: all[pairs.len()] };
             let (data, scenarios, scope, manner) = (batch.data, batch.scenarios, &batch.scope, batch.manner);
             let (recording, halt, others) = (&recordings[number], &halt, &others);
-            pairs.push((work, Pair { data, order, baseline, name, scenarios, others, scope, manner, recording, halt }));
+            let key = programs.as_ref().map(|programs| programs.key(baseline, (scenarios, others), &manner));
+            let alone = Work { needs: needs(baseline, Control::Remembered), ..work };
+            let pair = Pair { data, order, baseline, name, scenarios, others, scope, manner, key, recording, halt };
+            pairs.push(Place { beside: work, alone, pair });
         }
     }
     let (ended, validated) = (BTreeMap::new(), BTreeMap::new());
     let (pairs, recordings, halt) = (&pairs, &recordings, &halt);
     let out = hosts.iter().filter_map(Lender::out).collect();
-    let mut floor = Floor { batch, recordings, pairs, budgets, out, halt, tell, observer, ended, validated };
+    let (controls, disagreed) = (Controls::open(&batch.data.lab()), BTreeSet::new());
+    let mut floor =
+        Floor { batch, recordings, pairs, controls, disagreed, budgets, out, halt, tell, observer, ended, validated };
     floor.run(&words);
     // Nothing but failures of the lab's own: then the first one is the answer.
     if floor.ended.values().all(Result::is_err)
@@ -213,11 +226,24 @@ fn broken(baseline: &Baseline, reason: String) -> BaselineReport {
     BaselineReport { reason, ..BaselineReport::begun(baseline.full_name(), baseline.digest) }
 }
 
+/// A validation that is to be made.
+struct Place<'a> {
+    /// What it takes with a control of its own.
+    beside: Work,
+    /// What it takes without.
+    alone: Work,
+    pair: Pair<'a>,
+}
+
 /// Where validations run: starts what fits, listens, and writes down what it hears.
 struct Floor<'a, 'o> {
     batch: &'a Batch<'a>,
     recordings: &'a [Recording],
-    pairs: &'a [(Work, Pair<'a>)],
+    pairs: &'a [Place<'a>],
+    /// What is remembered of controls.
+    controls: Controls,
+    /// The validations, by their places in `pairs`, for which that does not do.
+    disagreed: BTreeSet<usize>,
     /// What there is to give; of hosts that are gone, nothing.
     budgets: Budgets,
     /// Those that are, and why.
@@ -246,10 +272,10 @@ impl Floor<'_, '_> {
     /// The verdict on an order, and the end of its record.
     fn judge(&self, number: usize) -> anyhow::Result<Validated> {
         let (order, _) = &self.batch.orders[number];
-        let of_order = self.pairs.iter().enumerate().filter(|(_, (work, _))| work.order == number);
-        let found = of_order.filter_map(|(place, (_, pair))| match self.ended.get(&place)? {
+        let of_order = self.pairs.iter().enumerate().filter(|(_, one)| one.beside.order == number);
+        let found = of_order.filter_map(|(place, one)| match self.ended.get(&place)? {
             Ok(report) => Some(report.clone()),
-            Err(error) => Some(broken(pair.baseline, format!("{error:#}"))),
+            Err(error) => Some(broken(one.pair.baseline, format!("{error:#}"))),
         });
         let baselines: Vec<BaselineReport> = found.collect();
         let Judged { judgement, reason } = overall(&baselines);
@@ -284,11 +310,12 @@ impl Floor<'_, '_> {
             loop {
                 while let Some((place, host)) = self.next(&waiting, &running) {
                     let place = waiting.remove(place);
-                    running.push(OnHost { place, host, since: Instant::now() });
+                    let control = self.control(place);
+                    running.push(OnHost { place, host, work: self.work(place), since: Instant::now() });
                     let lender = &self.batch.pool.hosts()[host];
-                    self.starts(&pairs[place].1, lender);
+                    self.starts(&pairs[place].pair, lender);
                     let tell = self.tell.clone();
-                    scope.spawn(move || work(&pairs[place].1, (place, host, lender), &tell));
+                    scope.spawn(move || work(&pairs[place].pair, (place, host, lender), control, &tell));
                 }
                 if running.is_empty() {
                     // Where all is to end, none of them waits for anything.
@@ -309,6 +336,11 @@ impl Floor<'_, '_> {
                         // As it was: what is waiting is in the order given.
                         waiting.insert(waiting.partition_point(|other| *other < place), place);
                     }
+                    Ok(Word::Disagrees(place, reason)) => {
+                        running.retain(|other| other.place != place);
+                        self.disagrees(place, &reason);
+                        waiting.insert(waiting.partition_point(|other| *other < place), place);
+                    }
                     Ok(Word::Interrupted) => {
                         waiting.clear();
                         (self.observer)(Seen::Interrupted);
@@ -324,19 +356,28 @@ impl Floor<'_, '_> {
         if self.halt.is_called() {
             return None;
         }
-        let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
-        let running: Vec<Running> = running.iter().map(|on| self.running(on)).collect();
+        let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
+        let running: Vec<Running> = running.iter().map(OnHost::running).collect();
         schedule::next(&waiting, &running, &self.budgets)
     }
 
-    fn running(&self, on: &OnHost) -> Running {
-        Running { work: self.pairs[on.place].0, host: on.host }
+    /// The control that a validation would have if it started now.
+    fn control(&self, place: usize) -> Control {
+        let key = self.pairs[place].pair.key.filter(|key| !self.disagreed.contains(&place) && self.controls.has(key));
+        if key.is_some() { Control::Remembered } else { Control::Beside }
+    }
+
+    /// What it would take.
+    fn work(&self, place: usize) -> Work {
+        match self.control(place) {
+            Control::Beside => self.pairs[place].beside,
+            Control::Remembered => self.pairs[place].alone,
+        }
     }
 
     fn say_remaining(&mut self, waiting: &[usize], running: &[OnHost]) {
-        let waiting: Vec<Work> = waiting.iter().map(|place| self.pairs[*place].0).collect();
-        let running: Vec<(Running, Duration)> =
-            running.iter().map(|on| (self.running(on), on.since.elapsed())).collect();
+        let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
+        let running: Vec<(Running, Duration)> = running.iter().map(|on| (on.running(), on.since.elapsed())).collect();
         (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budgets)));
     }
 
@@ -356,13 +397,21 @@ impl Floor<'_, '_> {
             self.out.push(format!("{name}: {reason}"));
             (self.observer)(Seen::HostOut(name, reason));
         }
-        let pair = &self.pairs[place].1;
+        let pair = &self.pairs[place].pair;
         self.write_down(pair, Happening::HostGone { host: name.clone(), reason: reason.to_owned() });
         (self.observer)(Seen::Requeued(subject(pair)));
     }
 
+    /// Says why it is to be validated with a control beside the patched clone.
+    fn disagrees(&mut self, place: usize, reason: &str) {
+        self.disagreed.insert(place);
+        let note = format!("not as the control that is remembered ({reason}): once more, with a control beside it");
+        self.told(place, &Tell::Note(note));
+        (self.observer)(Seen::Requeued(subject(&self.pairs[place].pair)));
+    }
+
     fn told(&mut self, place: usize, tell: &Tell) {
-        let pair = &self.pairs[place].1;
+        let pair = &self.pairs[place].pair;
         if let Some(what) = happening(tell) {
             self.write_down(pair, what);
         }
@@ -370,7 +419,7 @@ impl Floor<'_, '_> {
     }
 
     fn has_ended(&mut self, place: usize, result: anyhow::Result<BaselineReport>) {
-        let pair = &self.pairs[place].1;
+        let pair = &self.pairs[place].pair;
         let report = match &result {
             Ok(report) => report.clone(),
             Err(error) => broken(pair.baseline, format!("{error:#}")),
@@ -387,8 +436,8 @@ impl Floor<'_, '_> {
             (self.observer)(Seen::Ended(subject(pair), &report, pair.recording.record()));
         }
         self.ended.insert(place, result);
-        let number = self.pairs[place].0.order;
-        let mut places = (0..self.pairs.len()).filter(|place| self.pairs[*place].0.order == number);
+        let number = self.pairs[place].beside.order;
+        let mut places = (0..self.pairs.len()).filter(|place| self.pairs[*place].beside.order == number);
         // Its verdict does not wait for other orders', and is not lost with them.
         if !self.halt.is_called() && places.all(|place| self.ended.contains_key(&place)) {
             let ended = self.judge(number);
@@ -408,17 +457,25 @@ impl Floor<'_, '_> {
 struct OnHost {
     place: usize,
     host: usize,
+    work: Work,
     since: Instant,
 }
 
+impl OnHost {
+    fn running(&self) -> Running {
+        Running { work: self.work, host: self.host }
+    }
+}
+
 /// Runs one validation and tells the floor.
-fn work(pair: &Pair<'_>, (place, host, lender): (usize, usize, &LabHost), tell: &Sender<Word>) {
+fn work(pair: &Pair<'_>, (place, host, lender): (usize, usize, &LabHost), control: Control, tell: &Sender<Word>) {
     let mut told = |what| drop(tell.send(Word::Told(place, Box::new(what))));
-    let result = pair.run(lender, &mut told);
+    let result = pair.run(lender, control, &mut told);
     let result = result.with_context(|| format!("validation on {}", pair.baseline.full_name()));
     let word = match result {
         Ok(Came::Found(report)) => Word::Ended(place, Ok(report)),
         Ok(Came::HostGone(reason)) => Word::HostGone(place, host, reason),
+        Ok(Came::Disagrees(reason)) => Word::Disagrees(place, reason),
         Err(error) => Word::Ended(place, Err(error)),
     };
     drop(tell.send(word));

@@ -15,17 +15,19 @@ use patchlab_lab::{
     ArtifactStore, Baseline, Lab,
     applier::Role,
     baseline::Baselines,
+    control,
     kept::{Keep, SavedClone},
     report::BaselineReport,
     runs::Scope,
     scenario::{Scenario, discover, today},
-    validation::{Event, Reboot, Validated, Validation},
+    validation::{Against, Event, Reboot, Validated, Validation},
     worker::Inside,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     applier::{APPLY_WITHIN, CloneIdentity, LabEndpoints, SnmpApplier},
+    control::Control,
     provisional::Provisional,
 };
 use crate::{
@@ -53,6 +55,8 @@ pub struct Ask {
     pub manner: Manner,
     /// Which of the scenarios' steps.
     pub scope: Scope,
+    /// Which control; one that is remembered is in the worker's folder.
+    pub control: Control,
     /// Digests of the baselines of machines beside the one under test, by the names that scenarios give them.
     pub others: BTreeMap<String, String>,
 }
@@ -64,6 +68,9 @@ pub struct Manner {
     pub reboot: Reboot,
     /// When clones are kept.
     pub keep: Keep,
+    /// Which control the patched clone is compared with.
+    #[serde(default)]
+    pub control: Control,
     /// Longest duration of the apply, and of the rollback; absent means [`APPLY_WITHIN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apply_within: Option<Duration>,
@@ -103,6 +110,8 @@ pub enum Tell {
         report: Box<BaselineReport>,
         /// The clones that were saved, in the worker's folder [`SAVED`].
         saved: Vec<SavedClone>,
+        /// Why it decides nothing, and a control must stand beside the patched clone.
+        disagreement: Option<String>,
     },
     /// The lab could not even begin.
     Failed(String),
@@ -112,7 +121,13 @@ pub enum Tell {
 pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
     let Some(ask) = inside.receiver.receive::<Ask>()? else { return Ok(()) };
     let told = match validate(&inside, ask) {
-        Ok(Validated { report, saved }) => Tell::Done { report: Box::new(report), saved },
+        Ok(Validated { report, saved, control, disagreement }) => {
+            // What cannot be remembered is found out once more.
+            if let Some(Err(error)) = control.map(|record| control::put(&record, &inside.places.work)) {
+                tracing::warn!(%error, "what was found out about the control cannot be written down");
+            }
+            Tell::Done { report: Box::new(report), saved, disagreement }
+        }
         Err(error) => Tell::Failed(format!("{error:#}")),
     };
     Ok(inside.sender.send(&told)?)
@@ -151,6 +166,10 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         };
         let _ = inside.sender.send(&told);
     };
+    let remembered = match ask.control {
+        Control::Beside => None,
+        Control::Remembered => Some(control::given(&inside.places.work)?),
+    };
     let validation = Validation {
         lab: &lab,
         baseline: &baseline,
@@ -160,6 +179,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         applier: &applier,
         reboot: ask.manner.reboot,
         keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
+        against: remembered.as_ref().map_or(Against::Beside, Against::Remembered),
         until: match &ask.scope {
             Scope::Before(point) => Some(point),
             _ => None,
