@@ -213,7 +213,7 @@ impl Validation<'_> {
         let (keep, folder) = self.keep;
         let (true, Control::Beside(control, _)) = (keep.wants(verdict), clones.control) else { return Vec::new() };
         self.phase("save the clones");
-        let clones = vec![(Role::Control, control), (Role::Patched, clones.patched)];
+        let clones = vec![(Role::Control, *control), (Role::Patched, clones.patched)];
         kept::save(self.lab, clones, self.applier.tools(), folder).unwrap_or_else(|error| {
             let reason = with_source(&error);
             (self.observer)(Event::Note(&format!("the clones are not kept: {reason}")));

@@ -19,7 +19,7 @@ pub(super) struct Clones<'a> {
 /// What the patched clone is compared with.
 pub(super) enum Control<'a> {
     /// A machine, and what it was found to be until now.
-    Beside(Machine, Mutex<ControlRecord>),
+    Beside(Box<Machine>, Mutex<ControlRecord>),
     /// What one was found to be under the same conditions.
     Remembered(&'a ControlRecord),
 }
@@ -32,7 +32,7 @@ impl Validation<'_> {
             let control = scope.spawn(|| match self.against {
                 Against::Beside => {
                     let notes = ControlRecord::begun(jiff::Timestamp::now());
-                    Ok(Control::Beside(self.make(Role::Control)?, Mutex::new(notes)))
+                    Ok(Control::Beside(Box::new(self.make(Role::Control)?), Mutex::new(notes)))
                 }
                 Against::Remembered(record) => Ok(Control::Remembered(record)),
             });
