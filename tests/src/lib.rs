@@ -13,6 +13,8 @@ pub mod package;
 pub mod parallel_bench;
 pub mod program;
 pub mod rpm_system;
+pub mod served;
+pub mod succession;
 pub mod third_opinion;
 pub mod trial;
 pub mod validate_bench;

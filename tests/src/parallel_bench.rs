@@ -55,11 +55,17 @@ pub fn measure(bench: &Bench, count: u32) -> anyhow::Result<BTreeMap<String, Val
     let processors = std::thread::available_parallelism().context("count the processors")?.get();
     let folder = tempfile::tempdir_in(bench.data())?;
     let orders: Vec<_> = (1..=count).map(|number| bench.copy_order(number)).collect::<Result<_, _>>()?;
-    let alone = took(bench, &orders[..1], folder.path()).context("one alone")?;
+    let alone = took(bench, (&orders[..1], &[]), folder.path()).context("one alone")?;
     eprintln!("one alone: {:.1} s, processors busy {:.1} s", alone.wall, alone.busy);
-    let all = took(bench, &orders, folder.path()).context("all of them")?;
+    let all = took(bench, (&orders, &[]), folder.path()).context("all of them")?;
     let optimum = alone.busy * f64::from(count) / processors as f64;
     eprintln!("{count} at once: {:.1} s, processors busy {:.1} s; optimum {optimum:.1} s", all.wall, all.busy);
+    // The first finds out what the control is, and is not measured.
+    let remembering = ["--control", "remembered"];
+    took(bench, (&orders[..1], &remembering), folder.path()).context("one that is remembered")?;
+    let remembered =
+        took(bench, (&orders, &remembering), folder.path()).context("all of them, by a remembered control")?;
+    eprintln!("the same by a remembered control: {:.1} s, busy {:.1} s", remembered.wall, remembered.busy);
     let figures = [
         ("parallel.validations", f64::from(count)),
         ("parallel.processors", processors as f64),
@@ -67,6 +73,9 @@ pub fn measure(bench: &Bench, count: u32) -> anyhow::Result<BTreeMap<String, Val
         ("parallel.one_busy_s", alone.busy),
         ("parallel.all_s", all.wall),
         ("parallel.all_busy_s", all.busy),
+        ("parallel.remembered_s", remembered.wall),
+        ("parallel.remembered_busy_s", remembered.busy),
+        ("parallel.remembered_times_faster", all.wall / remembered.wall),
         ("parallel.stolen_s", alone.stolen + all.stolen),
         ("parallel.optimum_s", optimum),
         ("parallel.times_optimum", all.wall / optimum),
@@ -75,11 +84,12 @@ pub fn measure(bench: &Bench, count: u32) -> anyhow::Result<BTreeMap<String, Val
     Ok(figures.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
 }
 
-fn took(bench: &Bench, orders: &[PathBuf], folder: &Path) -> anyhow::Result<Took> {
+fn took(bench: &Bench, (orders, more): (&[PathBuf], &[&str]), folder: &Path) -> anyhow::Result<Took> {
     let mut command = bench.validation(&folder.join("verdict.json"));
     for order in orders {
         command.arg("--order").arg(order);
     }
+    command.args(more);
     let (before, begun) = (Processors::now()?, Instant::now());
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
     let (wall, after) = (begun.elapsed().as_secs_f64(), Processors::now()?);

@@ -5,14 +5,11 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use axum::{extract::Path as UrlPath, http::StatusCode, routing};
-
-use crate::bootable::BOOTABLE;
+use crate::{bootable::BOOTABLE, served::Served};
 
 /// `$1`: the repository's address. Leaves `key.asc`, and packages in folders by their version: 2 is an update, 3 serves no pages any more
 /// and is not signed. `repository` has the first alone.
@@ -147,9 +144,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Repository {
     folder: PathBuf,
-    url: String,
-    /// Ends with it.
-    _runtime: tokio::runtime::Runtime,
+    served: Served,
 }
 
 impl Repository {
@@ -160,20 +155,9 @@ impl Repository {
     pub fn build(dir: &Path) -> Self {
         let folder = dir.join("packages");
         fs::create_dir(&folder).expect("a folder");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a port");
-        let address: SocketAddr = listener.local_addr().expect("an address");
-        let served = folder.join("repository");
-        let serve = |UrlPath(path): UrlPath<String>| async move {
-            let file = served.join(path);
-            fs::read(file).map_err(|_| StatusCode::NOT_FOUND)
-        };
-        let app = axum::Router::new().route("/{*path}", routing::get(serve));
-        runtime.spawn(async move { axum::serve(listener, app).await });
-        let url = format!("http://{address}/");
-        shell(Command::new("sh"), PACKAGES, &[&url], &folder);
-        Self { folder, url, _runtime: runtime }
+        let served = Served::folder(folder.join("repository"));
+        shell(Command::new("sh"), PACKAGES, &[&served.url], &folder);
+        Self { folder, served }
     }
 
     /// A package's file.
@@ -199,7 +183,7 @@ impl Repository {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh"]);
         let script = format!("{IMAGE}{BOOTABLE}{PLAIN}\n");
-        shell(command, &script, &[&image.display().to_string(), &self.url, kind.name()], &work);
+        shell(command, &script, &[&image.display().to_string(), &self.served.url, kind.name()], &work);
         fs::remove_dir_all(&work).expect("it goes");
     }
 }

@@ -11,13 +11,15 @@ use std::{
 use patchlab_check::Digest;
 use patchlab_lab::{
     Places,
-    baseline::{Baseline, Baselines},
+    baseline::{Baseline, Baselines, SecretsPolicy},
     report::{Report, RollbackStatus},
     verdict::Judgement,
 };
 use patchlab_tests::{
     cloud_image,
     program::{Ended, Need, Patchlab, folder, obstacle, source},
+    served::Served,
+    succession::succeed,
 };
 use serde_json::Value;
 
@@ -209,6 +211,18 @@ fn the_disk_of_a_system_becomes_a_baseline_without_its_secrets_on_which_an_order
 
     let order = patchlab.data.join("orders/good/order.toml").display().to_string();
     passes(&patchlab, &order, "captured-web", dir.path());
+
+    // It ages as any other does: frozen again from its own disk, and made its successor by the order.
+    done(&patchlab, &["baseline", "refreeze", "captured-web", "--always"]);
+    let again = newest(&patchlab, "captured-web");
+    assert_eq!(again.record.parent, Some(captured.digest));
+    assert_eq!(again.record.secrets, captured.record.secrets);
+    let (successor, parent) =
+        succeed(&patchlab, "captured-web", &order, &Path::new(&source_scenarios()).join("web-smoke"), dir.path());
+    assert_eq!(again.digest, parent);
+    let nginx = |baseline: &Baseline| baseline.manifest().expect("a manifest").packages["nginx:amd64"].version.clone();
+    assert_ne!(nginx(&successor), nginx(&captured));
+    assert_eq!(successor.record.coverage.as_ref().and_then(|known| known.flavour.as_deref()), Some("cloud-amd64"));
 }
 
 /// A libvirt of its own below `root`, with one machine: that disk is its, in that form. What libvirt calls it.
@@ -272,10 +286,21 @@ fn a_cloud_image_becomes_a_baseline_on_which_an_order_passes() {
     needs!("a_cloud_image_becomes_a_baseline", Program, Lab, Agent, Soak);
     let dir = folder();
     let patchlab = Patchlab { data: dir.path().join("data") };
-    cloud_image::build(&dir.path().join("cloud.qcow2"), dir.path());
-    let sha256 = digest(&dir.path().join("cloud.qcow2"));
-    let source = format!("kind = \"cloud-image\", path = \"cloud.qcow2\", sha256 = \"{sha256}\"");
-    let path = recipe(dir.path(), &source);
+    let site = dir.path().join("site");
+    fs::create_dir(&site).expect("a folder");
+    let [plain, image] = ["plain.qcow2", "site/cloud.qcow2"].map(|name| dir.path().join(name));
+    cloud_image::build(&plain, dir.path());
+    let words = [&plain, &image].map(|path| path.display().to_string());
+    run("sh", &["-c", WITH_SECRETS, "sh", &words[0], &words[1], SECRET], dir.path());
+    let (served, sha256) = (Served::folder(site), digest(&image));
+    let source = format!("kind = \"cloud-image\", url = \"{}cloud.qcow2\", sha256 = \"{sha256}\"", served.url);
+    let found = patchlab.run(&["baseline", "build", &recipe(dir.path(), &source)]);
+    assert_eq!(found.code, Some(5), "{}", found.err);
+    for part in ["/etc/own.key (private key)", "/root/.netrc (password or token)"] {
+        assert!(found.err.contains(part), "{part:?} is not in {}", found.err);
+    }
+    // What is wanted there stays.
+    let path = recipe(dir.path(), &format!("{source}, secrets = \"keep\""));
     let text = fs::read_to_string(&path).expect("the recipe");
     fs::create_dir_all(dir.path().join("overlay/etc")).expect("a folder");
     fs::write(dir.path().join("overlay/etc/of-the-overlay"), "here\n").expect("a file");
@@ -291,6 +316,10 @@ fn a_cloud_image_becomes_a_baseline_on_which_an_order_passes() {
         manifest.files.contains_key("/etc/of-the-overlay")
             && manifest.files.contains_key("/etc/cloud/cloud-init.disabled")
     );
+    assert!(manifest.files.contains_key("/etc/own.key"), "it was to be kept");
+    let known = captured.record.secrets.as_ref().expect("what is known of secrets");
+    assert_eq!(known.policy, SecretsPolicy::Keep);
+    assert!(known.found.iter().any(|secret| secret.path == "/etc/own.key"), "{:?}", known.found);
 
     let order = dir.path().join("order.toml").display().to_string();
     let drafted = ["--baseline", "captured-web", "--upgrade", "nginx", "--or-next"];

@@ -14,6 +14,7 @@ use patchlab_lab::{
 use patchlab_tests::{
     program::{Need, Patchlab, folder, obstacle, said, source},
     rpm_system::{Kind, Repository},
+    succession::succeed,
 };
 
 /// What the baseline is made of, beside its kernel and base.
@@ -77,6 +78,7 @@ fn a_system_that_rpm_manages_becomes_a_baseline_on_which_an_update_passes_and_a_
     let scenarios = source().join("tests/rpm").display().to_string();
     let [good, bad, verdict] =
         ["good.toml", "bad.toml", "verdict.json"].map(|name| dir.join(name).display().to_string());
+    let order = good.clone();
     let draft = |id: &'static str, out: &str, what: &[&str]| {
         let words = ["order", "draft", "--baseline", "house-web", "--id", id, "--out", out, "--scenarios", &scenarios];
         patchlab.run(&[&words[..], what].concat())
@@ -114,4 +116,14 @@ fn a_system_that_rpm_manages_becomes_a_baseline_on_which_an_update_passes_and_a_
     assert_eq!(changed, ["house-web-common:noarch", "house-web:noarch"]);
     assert_eq!(bad.verdict, Judgement::Rejected, "{}", bad.reason);
     assert!(bad.reason.contains("page"), "{}", bad.reason);
+
+    if let Some(why) = obstacle(&[Need::Soak]) {
+        eprintln!("SKIP its successor: {why}");
+        return;
+    }
+    let scenario = source().join("tests/rpm/house-web");
+    let (successor, _) = succeed(&patchlab, "house-web", &order, &scenario, dir);
+    let versions: Vec<_> =
+        successor.record.pool.iter().map(|file| (file.name.as_str(), file.version.as_str())).collect();
+    assert_eq!(&versions[1..], [("house-web", "2-1.house"), ("house-web-common", "2-1.house")]);
 }

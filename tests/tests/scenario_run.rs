@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use patchlab_tests::program::{Need, Patchlab, Running, folder, obstacle, source};
+use patchlab_tests::program::{Need, Patchlab, Running, file, folder, obstacle, source};
 use serde_json::Value;
 
 /// A scenario whose first step passes, and whose second ends with `exit`; one of its files is larger than what a guest is told at once, and
@@ -68,6 +68,14 @@ fn a_scenario_is_run_on_a_clone_and_again_at_each_save() {
     }
     let chosen = patchlab.run(&["scenario", "run", &shown, "--step", "script", "--json", "-"]);
     assert_eq!((chosen.code, chosen.out.contains("\"end\"")), (Some(0), false), "{}", chosen.err);
+
+    // A step that switches the machine off is what broke it, not the lab.
+    let off = "name = \"off\"\nowner = \"qa\"\nsummary = \"s\"\n[[step]]\nname = \"off\"\n\
+               run = \"systemctl poweroff -ff; sleep 60\"\n";
+    file(folder.path(), "off/scenario.toml", off);
+    let lost = patchlab.run(&["scenario", "run", &folder.path().join("off").display().to_string()]);
+    assert_eq!(lost.code, Some(1), "{}{}", lost.out, lost.err);
+    assert!(lost.err.contains("the machine was lost"), "{}", lost.err);
 
     watched(&patchlab, &dir);
     let left = patchlab.run(&["lab", "gc", "--dry-run"]);

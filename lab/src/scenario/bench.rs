@@ -43,7 +43,7 @@ pub struct CloneBench<'a> {
 /// Whether what breaks on a clone may be its own doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspected {
-    /// It may: something was done to it that nothing was done to the control.
+    /// It may: something was done to it that was not done to the control, or there is none.
     Yes,
     /// It is the lab's failure.
     No,

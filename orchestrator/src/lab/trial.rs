@@ -265,7 +265,8 @@ fn on_clone(
         let _ = inside.sender.send(&told);
     };
     let reboot = |timeout| Ok(machine.reboot(timeout)?);
-    let (name, seat, suspected) = (&["trial"], None, Suspected::No);
+    // What breaks on it is what its steps did: there is nobody else.
+    let (name, seat, suspected) = (&["trial"], None, Suspected::Yes);
     let occasion = Occasion { lab, scenario, machine, baseline, others, name, reboot: &reboot, seat, suspected };
     Ok(occasion.run(&mut observe)?)
 }
