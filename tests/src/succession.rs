@@ -19,7 +19,7 @@ pub fn succeed(patchlab: &Patchlab, baseline: &str, order: &str, scenario: &Path
     let newest = || Baselines::open(&Places::of_data(&patchlab.data)).get(baseline).expect("a baseline");
     let parent = newest();
     let key = dir.join("successor.pem").display().to_string();
-    said(&patchlab.run(&["key", "generate", &key]), 0, &[]);
+    said(&patchlab.run(&["key", "generate", "--role", "releaser", "--out", &key]), 0, &[]);
     let scenarios = scenario.parent().expect("a folder of scenarios").display().to_string();
     let validate = ["lab", "validate", "--order", order, "--baseline", baseline, "--scenarios", &scenarios];
     said(&patchlab.run(&[&validate[..], &["--sign-key", &key]].concat()), 0, &[]);
