@@ -8,8 +8,8 @@ use patchlab_protocol::{
     Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
     authorization::{Documents, Identity, authorize, foresee, newest_signed_time, prepare},
     document::{
-        Action, Activation, Approval, Class, Kind, OnFailure, Order, Proof, Release, RollbackClass, RollbackFiles,
-        Root, RootKey, Scheme, Severity, TestResult,
+        Action, Activation, Approval, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof, Release,
+        RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -48,7 +48,14 @@ fn order(id: &str) -> Order {
         kind: Kind::Routine,
         advisories: vec![],
         class: class(),
-        install: vec![],
+        install: vec![PackageFile {
+            name: "nginx".into(),
+            version: "2".into(),
+            arch: "amd64".into(),
+            size: 1,
+            sha256: Digest::of("nginx 2"),
+            origin: Origin::VendorSigned,
+        }],
         replaces: vec![],
         production: vec![],
         after: vec![],
@@ -58,6 +65,7 @@ fn order(id: &str) -> Order {
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
         reboot: None,
+        script: None,
     }
 }
 

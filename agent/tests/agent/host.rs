@@ -17,10 +17,10 @@ use axum::{
 };
 use patchlab_agent::host::class;
 use patchlab_protocol::{
-    Digest, Envelope, PackageSystem, PublicKey, SigningKey,
+    Audience, Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     description::Tags,
-    document::{Class, Origin, PackageFile, Replaced, RunResult},
-    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser, WithoutFallback},
+    document::{Class, Origin, PackageFile, Replaced, RunResult, ShippedFile},
+    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, Scripts, SnmpUser, WithoutFallback},
     mib,
 };
 use tokio::sync::watch;
@@ -125,6 +125,7 @@ impl Host {
             packages: Packages { root: path("root"), system: None },
             fetch,
             boot: Booting::default(),
+            scripts: Scripts::default(),
             tags: Tags::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
@@ -174,6 +175,23 @@ impl Host {
     pub fn with_key_administrator() -> Self {
         let mut host = Self::new();
         host.enrolment.key_administrator = Some(user("keys"));
+        host.anew()
+    }
+
+    /// A host that takes scripts.
+    pub fn taking_scripts() -> Self {
+        let mut host = Self::new();
+        host.enrolment.scripts.allow = true;
+        host.anew()
+    }
+
+    /// A host that takes scripts, of the lab's.
+    pub fn of_lab() -> Self {
+        let mut host = Self::taking_scripts();
+        host.authority = Authority::of(Audience::Lab);
+        host.enrolment.root.digest = host.authority.root.digest();
+        fs::write(host.path("id/root.json"), host.authority.root.to_bytes()).unwrap();
+        fs::remove_dir_all(host.path("state")).unwrap();
         host.anew()
     }
 
@@ -305,6 +323,13 @@ impl Host {
             sha256,
             origin: Origin::Local,
         }
+    }
+
+    /// Puts a file that an order ships where the agent fetches it.
+    pub fn shipped(&self, name: &str, text: &str) -> ShippedFile {
+        let sha256 = Digest::of(text);
+        fs::write(self.artifact(&sha256), text).unwrap();
+        ShippedFile { name: name.parse().unwrap(), size: text.len() as u64, sha256 }
     }
 
     /// Where the member has a file.
