@@ -319,7 +319,7 @@ impl Goal {
     /// When it could not be run.
     pub(super) fn look(&self, started: &mut Started<'_>) -> Result<Found, ScriptError> {
         let deadline = Instant::now() + limits::SCRIPT_VERIFY;
-        Ok(Found::of(&self.run(&self.script.verify, deadline, started)?))
+        Ok(Found::of(&self.run(&self.script.verify, self.action, deadline, started)?))
     }
 
     /// Runs the action's script.
@@ -328,7 +328,7 @@ impl Goal {
     /// When it could not be started.
     pub(super) fn commit(&self, deadline: Instant, started: &mut Started<'_>) -> Result<Committed, ScriptError> {
         let begun = Instant::now();
-        let finished = self.run(self.program(self.action), deadline, started)?;
+        let finished = self.run(self.program(self.action), self.action, deadline, started)?;
         Ok(Committed { finished, duration: begun.elapsed(), failed_scripts: Vec::new() })
     }
 
@@ -337,13 +337,14 @@ impl Goal {
         let mut past = past;
         loop {
             let found = self.look(started).unwrap_or_else(|error| Found::Neither(error.to_string()));
-            let (program, done) = match next(self.action, &found, past) {
+            let (action, done) = match next(self.action, &found, past) {
                 Next::Stop => return found,
-                Next::Again => (self.program(self.action), Past::RanAgain),
-                Next::WalkBack => (self.program(Action::Rollback), Past::WalkedBack),
+                Next::Again => (self.action, Past::RanAgain),
+                Next::WalkBack => (Action::Rollback, Past::WalkedBack),
             };
+            let program = self.program(action);
             tracing::warn!(%found, script = %program.name, "the change is half-way; running a script to end that");
-            match self.run(program, Instant::now() + time, started) {
+            match self.run(program, action, Instant::now() + time, started) {
                 Ok(finished) if finished.succeeded() => {}
                 Ok(finished) => tracing::warn!(script = %program.name, said = finished.last_words(), "it failed"),
                 Err(error) => tracing::warn!(%error, "it could not be run"),
@@ -352,9 +353,11 @@ impl Goal {
         }
     }
 
+    /// Runs one of the scripts, which is told `action`.
     fn run(
         &self,
         program: &ShippedFile,
+        action: Action,
         deadline: Instant,
         started: &mut Started<'_>,
     ) -> Result<Finished, ScriptError> {
@@ -364,7 +367,7 @@ impl Goal {
         let busy = Instant::now() + BUSY;
         loop {
             let mut command = command(work.join(program.name.as_str()));
-            let action = if self.action == Action::Apply { "apply" } else { "rollback" };
+            let action = if action == Action::Apply { "apply" } else { "rollback" };
             command
                 .current_dir(&work)
                 .env("TMPDIR", &scratch)

@@ -126,6 +126,9 @@ impl<'e> Attempt<'e> {
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
         let mut started = self.engine.marker(self.order, self.run);
         let simulated = blocking(move || goal.simulate(&*packages, deadline, &mut started)).await?;
+        if self.engine.record.read(|state| state.run(self.order, self.run).is_some_and(|run| run.process.is_some())) {
+            self.change(|run| run.process = None)?;
+        }
         simulated.map_err(|error| match error {
             ChangeError::Refused(refused) => refused.into(),
             error => unfit(error),

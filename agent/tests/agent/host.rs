@@ -188,6 +188,7 @@ impl Host {
     /// A host that takes scripts, of the lab's.
     pub fn of_lab() -> Self {
         let mut host = Self::taking_scripts();
+        host.kill();
         host.authority = Authority::of(Audience::Lab);
         host.enrolment.root.digest = host.authority.root.digest();
         fs::write(host.path("id/root.json"), host.authority.root.to_bytes()).unwrap();
@@ -233,23 +234,23 @@ impl Host {
 
     /// Starts the agent and waits until it says where it answers.
     pub fn start(&mut self) {
-        let address = self.path("state/address");
-        let _ = fs::remove_file(&address);
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut agent = self
-            .agent()
-            .args(["run", "--config"])
-            .arg(self.path("id/agent.toml"))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        self.spawn();
+        let (address, deadline) = (self.path("state/address"), Instant::now() + Duration::from_secs(60));
         while !address.exists() {
+            let agent = self.agent.as_mut().unwrap();
             assert!(agent.try_wait().unwrap().is_none(), "the agent ended:\n{}", self.log());
             assert!(Instant::now() < deadline, "the agent does not start:\n{}", self.log());
             std::thread::yield_now();
         }
-        self.agent = Some(agent);
+    }
+
+    /// Starts the agent, which may have something to settle before it answers.
+    pub fn spawn(&mut self) {
+        let _ = fs::remove_file(self.path("state/address"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.agent();
+        command.args(["run", "--config"]).arg(self.path("id/agent.toml")).stderr(Stdio::from(log));
+        self.agent = Some(command.spawn().unwrap());
     }
 
     pub fn log(&self) -> String {

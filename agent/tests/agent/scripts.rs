@@ -1,7 +1,7 @@
 //! Changes by scripts that an order ships: made, taken back, refused, cut off at any point.
 //!
-//! The scripts write a file in two steps, so that there is a state between: `half`. Each hangs between them when the file `hang` names it,
-//! the first time.
+//! The scripts write a file in two steps, so that there is a state between: `half`. Each hangs before, between or after them when the file
+//! `hang` names it and the point, the first time.
 
 use std::{
     fs,
@@ -45,13 +45,17 @@ impl World {
         fs::read_to_string(self.host.path("subject")).unwrap().trim().to_owned()
     }
 
-    /// A script that writes `word`, half of it first; `between` is done after that.
+    /// A script that writes `word`, half of it first; `between` is done after that. It may hang at three points.
     fn writes(&self, name: &str, word: &str, between: &str) -> String {
         let [subject, hang, begun, gate] = ["subject", "hang", "begun", "gate"].map(|name| self.at(name));
+        let point = |point: &str| {
+            format!(
+                "if [ \"$(cat {hang} 2>/dev/null)\" = {name}.{point} ]; then rm {hang}; : > {begun}; read line < {gate}; fi"
+            )
+        };
+        let [begin, half, end] = ["begin", "half", "end"].map(point);
         format!(
-            "#!/bin/sh\nset -e\necho half > {subject}\n\
-             if [ \"$(cat {hang} 2>/dev/null)\" = {name} ]; then rm {hang}; : > {begun}; read line < {gate}; fi\n\
-             {between}\necho {word} > {subject}\n"
+            "#!/bin/sh\nset -e\n{begin}\necho half > {subject}\n{half}\n{between}\necho {word} > {subject}\n{end}\n"
         )
     }
 
@@ -128,9 +132,13 @@ impl World {
 
     /// Until a script hangs where it was told to.
     fn hang_in(&mut self, script: &str, action: Action) {
-        let begun = self.host.path("begun");
         fs::write(self.host.path("hang"), script).unwrap();
         self.start(action);
+        self.wait_until_it_hangs(script);
+    }
+
+    fn wait_until_it_hangs(&self, script: &str) {
+        let begun = self.host.path("begun");
         let deadline = Instant::now() + Duration::from_secs(60);
         while !begun.exists() {
             assert!(Instant::now() < deadline, "{script} does not hang:\n{}", self.host.log());
@@ -239,20 +247,50 @@ fn a_script_that_is_killed_in_the_middle_is_carried_on_and_never_left_there() {
         return;
     }
     for killed in [Killed::Agent, Killed::Everything] {
+        for (point, applied) in [("begin", "old"), ("half", "new"), ("end", "new")] {
+            let mut world = World::new(Host::taking_scripts());
+            world.tell(world.script(), |_| ());
+            world.hang_in(&format!("apply.{point}"), Action::Apply);
+            world.kill(killed);
+            let what = format!("apply, {killed:?} killed at its {point}");
+            assert_eq!(world.wait(), RunState::Aborted, "{what}: {}", world.host.log());
+            assert_eq!(world.subject(), applied, "{what}: half-way it is carried on");
+            let stands =
+                if applied == "new" { "verify says that it is applied" } else { "verify says that it is not applied" };
+            assert!(world.error().ends_with(stands), "{what}: {}", world.error());
+            if applied == "old" {
+                // Begun and not made: there is nothing to take back.
+                assert_eq!((world.done(Action::Rollback), world.subject().as_str()), (RunState::Refused, "old"));
+                continue;
+            }
+            world.hang_in(&format!("rollback.{point}"), Action::Rollback);
+            world.kill(killed);
+            let what = format!("rollback, {killed:?} killed at its {point}");
+            assert_eq!(world.wait(), RunState::Aborted, "{what}: {}", world.host.log());
+            assert_eq!(world.subject(), "old", "{what}");
+        }
         let mut world = World::new(Host::taking_scripts());
         world.tell(world.script(), |_| ());
-        world.hang_in("apply", Action::Apply);
+        assert_eq!(world.done(Action::Apply), RunState::Succeeded, "{}", world.host.log());
+        world.hang_in("rollback.begin", Action::Rollback);
         world.kill(killed);
-        assert_eq!(world.wait(), RunState::Aborted, "{killed:?}: {}", world.host.log());
-        assert_eq!(world.subject(), "new", "{killed:?}: it can be carried on");
-        assert!(world.error().ends_with("verify says that it is applied"), "{}", world.error());
-
-        world.hang_in("rollback", Action::Rollback);
-        world.kill(killed);
-        assert_eq!(world.wait(), RunState::Aborted, "{killed:?}: {}", world.host.log());
-        assert_eq!(world.subject(), "old", "{killed:?}");
-        assert!(world.error().ends_with("verify says that it is not applied"), "{}", world.error());
+        assert_eq!((world.wait(), world.subject().as_str()), (RunState::Aborted, "new"), "{killed:?}");
+        assert_eq!((world.done(Action::Rollback), world.subject().as_str()), (RunState::RolledBack, "old"));
     }
+    // Killed again while it was carried on.
+    let mut world = World::new(Host::taking_scripts());
+    world.tell(world.script(), |_| ());
+    world.hang_in("apply.half", Action::Apply);
+    world.host.kill();
+    fs::write(world.host.path("hang"), "apply.half").unwrap();
+    world.host.spawn();
+    world.wait_until_it_hangs("apply.half");
+    world.host.kill();
+    world.host.start();
+    assert_eq!((world.wait(), world.subject().as_str()), (RunState::Aborted, "new"), "{}", world.host.log());
+    let left = Command::new("pgrep").args(["--full", &world.at("state/files")]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "scripts of earlier agents are left");
+
     // One that cannot be carried on is walked back.
     let mut world = World::new(Host::taking_scripts());
     let once = format!("[ -e {0} ] && exit 1; : > {0}; read line < {1}", world.at("begun"), world.at("gate"));
@@ -277,7 +315,7 @@ fn an_order_that_is_to_be_rolled_back_on_failure_is_walked_back_from_what_was_st
     // Killed in the middle.
     let mut world = World::new(Host::taking_scripts());
     world.tell(world.script(), back);
-    world.hang_in("apply", Action::Apply);
+    world.hang_in("apply.half", Action::Apply);
     world.kill(Killed::Everything);
     assert_eq!((world.wait(), world.subject().as_str()), (RunState::RolledBack, "old"), "{}", world.host.log());
     assert_eq!(world.host.result(1, world.runs).0.cause, Some(Cause::Interrupted));
@@ -343,7 +381,7 @@ fn one_that_does_not_end_is_ended_by_the_runs_lifetime() {
     world.tell(world.script(), |_| ());
     let manager = world.host.deployer();
     manager.set(&[(oid(mib::order::ENTRY, &[mib::order::LIFETIME, 1]), 'u', "8".into())]).unwrap();
-    fs::write(world.host.path("hang"), "apply").unwrap();
+    fs::write(world.host.path("hang"), "apply.half").unwrap();
     assert_eq!(world.done(Action::Apply), RunState::Aborted, "{}", world.host.log());
     let expected = "its lifetime ended while the order's script apply worked; verify says that it is applied";
     assert!(world.error().starts_with(expected), "{}", world.error());
@@ -417,4 +455,38 @@ fn a_host_says_itself_what_a_script_would_do() {
     assert!(code == Some(5) && error.contains("half-written"), "{code:?} {error}");
     let left = fs::read_dir(world.host.path("state")).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("simulation")));
+}
+
+/// A file system over a folder, until the end of the test.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_state_folder_on_which_nothing_can_be_run_is_named_before_anything_is_done() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new(Host::taking_scripts());
+    world.host.kill();
+    let state = world.host.path("state");
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "noexec,mode=0700", "tmpfs"]).arg(&state);
+    if !mount.status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: nothing can be mounted here");
+        world.host.start();
+        return;
+    }
+    let mounted = Mounted(state);
+    world.host.start();
+    world.tell(world.script(), |_| ());
+    assert_eq!(world.done(Action::Apply), RunState::Refused, "{}", world.host.log());
+    assert!(world.error().contains("is on a file system that is mounted noexec"), "{}", world.error());
+    assert_eq!(world.subject(), "old");
+    world.host.kill();
+    drop(mounted);
 }

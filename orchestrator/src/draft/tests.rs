@@ -245,10 +245,10 @@ fn by_script(dir: &Path) -> PathBuf {
         ("verify", "#!/bin/sh\nexit 10\n"),
         ("sshd_config.snippet", "Banner /etc/issue.net\n"),
     ] {
-        std::fs::write(dir.join(name), text).unwrap();
+        fs::write(dir.join(name), text).unwrap();
     }
     let from = dir.join("written.toml");
-    std::fs::write(
+    fs::write(
         &from,
         "id = \"PO-1\"\ntitle = \"a banner\"\nseverity = \"low\"\n[[change]]\non = { family = \"debian\", release = \"12\" }\n\
          [change.script]\napply = \"./apply\"\nrollback = \"./rollback\"\nverify = \"./verify\"\nfiles = [\"./sshd_config.snippet\"]\n",
@@ -259,7 +259,7 @@ fn by_script(dir: &Path) -> PathBuf {
 
 /// Drafts it to `out`.
 fn draft_by_script(from: &Path, out: &Path, store: &ArtifactStore) -> Result<(Written, Vec<Progress>), DraftError> {
-    let written: Written = patchlab_check::written::parse(&std::fs::read_to_string(from).unwrap(), from).unwrap();
+    let written: Written = patchlab_check::written::parse(&fs::read_to_string(from).unwrap(), from).unwrap();
     let mut told = Vec::new();
     let drafted = draft_script(&written, from, store, out, &mut |step| told.push(step))?;
     Ok((drafted, told))
@@ -271,20 +271,20 @@ fn a_script_is_drafted_with_its_digests_and_the_draft_compiles_anywhere() {
     let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
     let from = by_script(dir.path());
     let out = dir.path().join("drafts/order.toml");
-    std::fs::create_dir(out.parent().unwrap()).unwrap();
+    fs::create_dir(out.parent().unwrap()).unwrap();
     let (drafted, _) = draft_by_script(&from, &out, &store).unwrap();
     let text = render_script(&drafted).unwrap();
     assert!(text.contains("path = \"../apply\""), "{text}");
-    std::fs::write(&out, &text).unwrap();
+    fs::write(&out, &text).unwrap();
     let order = crate::order::compile_file(&out, &store).unwrap();
     let script = order.script.unwrap();
     assert_eq!(script.files[0].name.as_str(), "sshd_config.snippet");
     // With the files gone, the store has them.
-    std::fs::remove_file(dir.path().join("apply")).unwrap();
+    fs::remove_file(dir.path().join("apply")).unwrap();
     assert!(crate::order::compile_file(&out, &store).is_ok());
     // Elsewhere the store has not, and the files are altered.
     let empty = ArtifactStore::open(dir.path().join("empty")).unwrap();
-    std::fs::write(dir.path().join("apply"), "#!/bin/sh\n: other\n").unwrap();
+    fs::write(dir.path().join("apply"), "#!/bin/sh\n: other\n").unwrap();
     let error = crate::order::compile_file(&out, &empty).unwrap_err().to_string();
     assert!(error.contains("was altered") && error.contains("apply"), "{error}");
     // Drafted again, it is another order.
@@ -304,16 +304,16 @@ fn what_cannot_be_shipped_is_not_drafted() {
         ("rollback", "#!/bin/sh\nif true\n", "rollback: 3: Syntax error"),
     ] {
         let from = by_script(dir.path());
-        std::fs::write(dir.path().join(name), text).unwrap();
+        fs::write(dir.path().join(name), text).unwrap();
         let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains(name), "{expected}: {error}");
     }
     let from = by_script(dir.path());
-    std::fs::remove_file(dir.path().join("sshd_config.snippet")).unwrap();
+    fs::remove_file(dir.path().join("sshd_config.snippet")).unwrap();
     let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
     assert!(error.contains("sshd_config.snippet"), "{error}");
-    let packages = std::fs::read_to_string(&from).unwrap();
-    std::fs::write(&from, packages.split("[change.script]").next().unwrap()).unwrap();
+    let packages = fs::read_to_string(&from).unwrap();
+    fs::write(&from, packages.split("[change.script]").next().unwrap()).unwrap();
     let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
     assert!(error.contains("no [change.script]"), "{error}");
 }

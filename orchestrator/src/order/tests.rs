@@ -124,7 +124,7 @@ fn orders_that_mean_nothing_are_refused_with_their_line() {
         (BY_HAND.to_owned(), r#"7:1: key "change": no [[change.file]] yet: let `patchlab order draft`"#),
         (
             BY_HAND.replace(upgrade, script),
-            r#"9:1: key "change.script.apply": a has no digest yet: let `patchlab order draft --from`"#,
+            r#"9:12: key "change.script.apply": a has no digest yet: let `patchlab order draft --from`"#,
         ),
         (BY_HAND.replace(upgrade, ""), r#"7:1: key "change": nothing to do"#),
         (text.replace("PO-2026-0001", "PO 1"), r#"1:1: key "id": "PO 1" is not 1 to 64 letters"#),
@@ -238,17 +238,17 @@ fn scripts_that_no_host_could_run_are_refused_with_their_line() {
         (text.replacen("./snippet", "./apply", 1), "two of its files are called apply"),
         (text.replacen("./snippet", "../.profile", 1), "\".profile\" is no plain file name"),
         (text.replacen("./snippet", "./a b", 1), "\"a b\" is no plain file name"),
-        (text.replacen("size = 1", "size = 0", 1), "snippet is empty"),
-        (text.replacen("size = 1", "size = 67108864", 1), "more than 67108864"),
-        (text.replacen("size = 10", "length = 10", 1), "7:35: unknown key \"length\""),
+        (text.replacen("size = 1,", "size = 0,", 1), "snippet is empty"),
+        (text.replacen("size = 1,", "size = 67108864,", 1), "more than 67108864"),
+        (text.replacen("size = 10", "length = 10", 1), "7:29: unknown key \"length\" in \"change.script.apply\""),
         (
             text.replacen(packages, "[change.script]\nverfy = 1\napply = ", 1),
-            "7:1: unknown key \"verfy\": did you mean \"verify\"?",
+            "7:1: unknown key \"verfy\" in \"change.script\": did you mean \"verify\"?",
         ),
         (text.lines().filter(|line| !line.starts_with("verify")).collect::<Vec<_>>().join("\n"), "verify"),
         (plain(&text), "7:1: ./apply does not begin with #!"),
         (plain(&text).replacen("size = 10", "size = 11", 1), "has 10 bytes, not 11"),
-        (text.clone(), "which is ./rollback of its script"),
+        (text.clone(), "was altered"),
     ];
     let mut wrong = String::new();
     for (text, expected) in table {
