@@ -98,6 +98,22 @@ pub fn parts(order: &Order) -> Vec<Part> {
     order.install.iter().cloned().map(Part::Package).chain(parts_of_way_back(order)).collect()
 }
 
+/// Whether everything that an order changed is as it was before, where what is installed says so, or `goal`, which is its way back.
+///
+/// # Errors
+/// When that cannot be said.
+pub fn is_back(
+    order: &Order,
+    installed: &Installed,
+    goal: Option<&Goal>,
+    started: &mut Started<'_>,
+) -> Result<bool, ChangeError> {
+    match goal {
+        Some(Goal::Script(goal)) => Ok(goal.is_reached(started)?),
+        Some(Goal::Packages(_)) | None => Ok(packages::is_back(order, installed)),
+    }
+}
+
 impl Part {
     /// Its name, for people.
     pub fn name(&self) -> String {
@@ -314,18 +330,6 @@ impl Goal {
                 let found = goal.look(started)?;
                 Ok(Transaction::new(packages.system(), [script::may(goal, &found)?]))
             }
-        }
-    }
-
-    /// Whether the host is there already.
-    ///
-    /// # Errors
-    /// When that cannot be said.
-    pub fn is_reached(&self, started: &mut Started<'_>) -> Result<bool, ChangeError> {
-        match self {
-            // What packages are there says more than a goal does: see [`packages::is_back`].
-            Self::Packages(_) => Ok(false),
-            Self::Script(goal) => Ok(goal.is_reached(started)?),
         }
     }
 

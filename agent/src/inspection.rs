@@ -142,7 +142,7 @@ impl Inspection {
             class: host::class(&enrolment.packages.root)?,
             root: root_in_force(root, &state.roots).map_err(BrokenChain::from)?,
             packages: packages::open(&enrolment.packages, &enrolment.state_dir)?,
-            scripts: if enrolment.scripts.allow { Rule::Allow } else { Rule::Refuse },
+            scripts: Rule::from(&enrolment.scripts),
             host: enrolment.host,
             state_dir: enrolment.state_dir,
             system: enrolment.packages.root,

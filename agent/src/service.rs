@@ -167,7 +167,7 @@ impl Service {
             staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
-            scripts: if enrolment.scripts.allow { Rule::Allow } else { Rule::Refuse },
+            scripts: Rule::from(&enrolment.scripts),
             without_fallback: enrolment.boot.without_fallback,
             evaluate,
             turn: tokio::sync::Mutex::new(()),

@@ -164,7 +164,7 @@ fn a_change_by_script_is_carried_to_hosts_that_take_it_and_shown_and_taken_back(
     assert!(!made.exists());
 
     let refused = site.run(&["order", "activate", "PO-S", "--host", "refuses", "--wait"]);
-    assert_eq!(refused.code, Some(1), "{}{}", refused.out, refused.err);
+    assert_eq!(refused.code, Some(5), "{}{}", refused.out, refused.err);
     let shown = site.ok(&["order", "show", "PO-S"]);
     assert!(shown.contains("allow = true under [scripts]"), "{shown}");
     assert!(!made.exists());

@@ -20,6 +20,7 @@ use std::{
 use patchlab_protocol::{
     Digest, Refusal, Refused,
     document::{Action, Order, Script, ShippedFile, Standing, script},
+    enrolment::Scripts,
     inventory::Change,
     limits,
 };
@@ -47,6 +48,12 @@ pub enum Rule {
     Allow,
     /// It refuses them.
     Refuse,
+}
+
+impl From<&Scripts> for Rule {
+    fn from(said: &Scripts) -> Self {
+        if said.allow { Self::Allow } else { Self::Refuse }
+    }
 }
 
 /// Whether this host began to apply an order at some time.

@@ -13,7 +13,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    change::{Goal, Plan, compare, packages::is_back},
+    change::{Goal, Plan, compare, is_back},
     hooks::Moment,
     packages::Installed,
     record::RecordError,
@@ -90,12 +90,18 @@ impl Attempt<'_> {
 
     /// Whether everything is as it was before already.
     async fn is_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<bool, Stop> {
-        if order.script.is_none() {
-            return Ok(is_back(order, installed));
-        }
-        let plan = self.plan(order, Action::Rollback, installed).map_err(Stop::failed)?;
-        let (goal, mut started) = (self.staged_goal(&plan, digest)?, self.engine.marker(self.order, self.run));
-        blocking(move || goal.is_reached(&mut started)).await?.map_err(Stop::failed)
+        // Of packages, a plan of the way back says no when it was walked; a script can be asked only by what was staged.
+        let goal = match order.script {
+            None => None,
+            Some(_) => {
+                let plan = self.plan(order, Action::Rollback, installed).map_err(Stop::failed)?;
+                Some(self.staged_goal(&plan, digest)?)
+            }
+        };
+        let (order, installed) = (order.clone(), installed.clone());
+        let mut started = self.engine.marker(self.order, self.run);
+        let looked = blocking(move || is_back(&order, &installed, goal.as_ref(), &mut started)).await?;
+        looked.map_err(Stop::failed)
     }
 
     /// What a plan's way back is, from staged files.

@@ -11,11 +11,12 @@ use std::{
 
 use patchlab_protocol::{
     Digest, Envelope, Role,
-    document::{Action, Cause, OnFailure, Order, ProductionCheck, RollbackFiles, RunState, Script},
+    document::{Action, Cause, OnFailure, Order, Preparation, ProductionCheck, RollbackFiles, RunState, Script},
     mib,
 };
 
 use super::{
+    actions::prepare,
     host::{Host, NAME, missing, run},
     manager::oid,
 };
@@ -430,6 +431,42 @@ fn the_lab_proves_that_it_can_be_run_again() {
         let manager = world.host.deployer();
         assert_eq!(manager.number(&manager.run_cell(mib::run::EXIT_CODE, 1, world.runs)), 7);
     }
+}
+
+#[test]
+fn a_probe_asks_verify_alone_and_a_prefetch_keeps_every_file() {
+    if missing() {
+        return;
+    }
+    let prepared = |world: &mut World, what| {
+        world.runs += 1;
+        prepare(&world.host.deployer(), 1, world.runs, what)
+    };
+    let mut world = World::new(Host::taking_scripts());
+    world.tell(world.script(), |_| ());
+    assert_eq!(prepared(&mut world, Preparation::Probe), RunState::Succeeded, "{}", world.host.log());
+    assert_eq!((world.subject().as_str(), world.item()), ("old", ["PO-1", "script", "", "applied"].map(str::to_owned)));
+    fs::write(world.host.path("subject"), "half").unwrap();
+    assert_eq!(
+        (prepared(&mut world, Preparation::Probe), world.refusal()),
+        (RunState::Refused, Some("versions-differ"))
+    );
+    // Another order may have to come first.
+    assert_eq!(prepared(&mut world, Preparation::Prefetch), RunState::Succeeded, "{}", world.host.log());
+    fs::write(world.host.path("subject"), "old").unwrap();
+    fs::remove_dir_all(world.host.path("www/artifacts")).unwrap();
+    let action = oid(mib::order::ENTRY, &[mib::order::ACTION, 1]);
+    world.host.deployer().set(&[(action, 'i', "0".into())]).unwrap();
+    assert_eq!(world.done(Action::Apply), RunState::Succeeded, "{}", world.host.log());
+    assert_eq!(world.subject(), "new");
+
+    let mut world = World::new(Host::new());
+    world.tell(world.script(), |_| ());
+    for what in [Preparation::Probe, Preparation::Prefetch] {
+        assert_eq!(prepared(&mut world, what), RunState::Refused);
+        assert!(world.error().contains("allow = true under [scripts]"), "{}", world.error());
+    }
+    assert!(world.host.asked("artifacts").is_empty(), "nothing of it was fetched");
 }
 
 #[test]
