@@ -302,7 +302,11 @@ fn judge(work: &Work, done: &Done) -> Result<(), Stop> {
     if !committed.finished.succeeded() {
         return Err(Stop::failed(match &done.stand {
             Stand::Packages(..) => format!("{worker} failed: {said}"),
-            Stand::Script(..) => format!("{worker} failed; {stands}; it said: {said}"),
+            Stand::Script(..) => {
+                let exit = committed.finished.exit.map_or_else(|| "killed".to_owned(), |exit| format!("exit {exit}"));
+                let said = if said.is_empty() { "it said nothing".to_owned() } else { format!("it said: {said}") };
+                format!("{worker} failed ({exit}); {stands}; {said}")
+            }
         }));
     }
     if !committed.failed_scripts.is_empty() {

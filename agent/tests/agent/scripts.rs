@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -50,9 +50,8 @@ impl World {
     fn writes(&self, name: &str, word: &str, between: &str) -> String {
         let [subject, hang, begun, gate] = ["subject", "hang", "begun", "gate"].map(|name| self.at(name));
         let point = |point: &str| {
-            format!(
-                "if [ \"$(cat {hang} 2>/dev/null)\" = {name}.{point} ]; then rm {hang}; : > {begun}; read line < {gate}; fi"
-            )
+            let is_meant = format!("[ \"$(cat {hang} 2>/dev/null)\" = {name}.{point} ]");
+            format!("if {is_meant}; then rm {hang}; : > {begun}; read line < {gate}; fi")
         };
         let [begin, half, end] = ["begin", "half", "end"].map(point);
         format!(
@@ -150,15 +149,22 @@ impl World {
 
     /// Kills the agent, and what it started too, as a power failure does; the next one settles it.
     fn kill(&mut self, killed: Killed) {
+        self.host.kill();
         let mut status = self.host.agent();
         status.args(["status", "--json", "--config"]).arg(self.host.path("id/agent.toml"));
         let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
-        let group = said["orders"]["1"]["runs"][self.runs.to_string()]["process"]["pid"].as_i64().expect("its process");
-        self.host.kill();
-        if killed == Killed::Everything {
-            run(Command::new("kill").args(["-KILL", "--", &format!("-{group}")]));
+        let group = said["orders"]["1"]["runs"][self.runs.to_string()]["process"]["pid"].as_i64();
+        if let (Killed::Everything, Some(group)) = (killed, group) {
+            // It may have ended meanwhile.
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).stderr(Stdio::null()).status();
         }
         self.host.start();
+    }
+
+    /// Whether a script of this host runs anywhere.
+    fn assert_nothing_is_left(&self) {
+        let left = Command::new("pgrep").args(["--full", &self.at("state/files")]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "scripts of earlier agents are left");
     }
 }
 
@@ -289,8 +295,7 @@ fn a_script_that_is_killed_in_the_middle_is_carried_on_and_never_left_there() {
     world.host.kill();
     world.host.start();
     assert_eq!((world.wait(), world.subject().as_str()), (RunState::Aborted, "new"), "{}", world.host.log());
-    let left = Command::new("pgrep").args(["--full", &world.at("state/files")]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "scripts of earlier agents are left");
+    world.assert_nothing_is_left();
 
     // One that cannot be carried on is walked back.
     let mut world = World::new(Host::taking_scripts());
@@ -305,6 +310,43 @@ fn a_script_that_is_killed_in_the_middle_is_carried_on_and_never_left_there() {
     }
     world.kill(Killed::Everything);
     assert_eq!((world.wait(), world.subject().as_str()), (RunState::Aborted, "old"), "{}", world.host.log());
+}
+
+#[test]
+fn killed_at_any_moment_a_host_is_never_left_between() {
+    if missing() {
+        return;
+    }
+    let soak = std::env::var_os("PATCHLAB_SOAK").is_some_and(|soak| !soak.is_empty());
+    let kills = if soak { 100 } else { 8 };
+    // From the start to about the end of a run whose script takes a quarter of it; the moments themselves are what is tried.
+    for number in 0..kills {
+        let moment = Duration::from_millis(number * 160 / kills);
+        let killed = if number % 2 == 0 { Killed::Agent } else { Killed::Everything };
+        let mut world = World::new(Host::taking_scripts());
+        let [apply, rollback] =
+            [("apply", "new"), ("rollback", "old")].map(|(name, word)| world.writes(name, word, "sleep 0.04"));
+        world.tell(world.script_of(&apply, &rollback), |_| ());
+        world.start(Action::Apply);
+        std::thread::sleep(moment);
+        world.kill(killed);
+        let (ended, what) = (world.wait(), format!("{killed:?} killed after {moment:?}"));
+        assert!(matches!(ended, RunState::Aborted | RunState::Succeeded), "{what}: {ended:?}: {}", world.host.log());
+        assert!(["old", "new"].contains(&&*world.subject()), "{what}: {}", world.host.log());
+        world.assert_nothing_is_left();
+        if world.subject() == "new" {
+            world.start(Action::Rollback);
+            std::thread::sleep(moment);
+            world.kill(killed);
+            let ended = world.wait();
+            assert!(
+                matches!(ended, RunState::Aborted | RunState::RolledBack),
+                "{what}: {ended:?}: {}",
+                world.host.log()
+            );
+            assert!(["old", "new"].contains(&&*world.subject()), "{what}, on its way back: {}", world.host.log());
+        }
+    }
 }
 
 #[test]
@@ -356,7 +398,7 @@ fn a_failed_apply_says_where_the_host_stands_and_a_way_back_that_fails_too() {
         "{}",
         world.host.log()
     );
-    let expected = "the order's script apply failed; verify says that it is not applied; it said: E: no";
+    let expected = "the order's script apply failed (exit 4); verify says that it is not applied; it said: E: no";
     assert_eq!(world.error(), expected);
     let manager = world.host.deployer();
     assert_eq!(manager.number(&manager.run_cell(mib::run::EXIT_CODE, 1, world.runs)), 4);
