@@ -393,7 +393,7 @@ pub fn recover(
     match goal {
         None => finish(packages, None, time).map(|()| None),
         Some(Goal::Packages(goal)) => finish(packages, Some(goal), time).map(|()| None),
-        Some(Goal::Script(goal)) => Ok(Some(goal.settle(Past::Interrupted, time, started).to_string())),
+        Some(Goal::Script(goal)) => Ok(Some(goal.recover(time, started).to_string())),
     }
 }
 

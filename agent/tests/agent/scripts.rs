@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -293,7 +294,15 @@ fn a_script_that_is_killed_in_the_middle_is_carried_on_and_never_left_there() {
     world.host.spawn();
     world.wait_until_it_hangs("apply.half");
     world.host.kill();
+    // And one that was started in the moment of the kill, so that no journal knows it.
+    let mut unknown = Command::new("/bin/sh")
+        .args(["-c", "sleep 600; exit 0", "unknown"])
+        .current_dir(world.host.path("state/files/1-1/script/work"))
+        .process_group(0)
+        .spawn()
+        .unwrap();
     world.host.start();
+    assert!(!unknown.wait().unwrap().success(), "it was ended");
     assert_eq!((world.wait(), world.subject().as_str()), (RunState::Aborted, "new"), "{}", world.host.log());
     world.assert_nothing_is_left();
 
