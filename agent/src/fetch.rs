@@ -15,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use patchlab_protocol::{Digest, Envelope, document::PackageFile, limits};
+use patchlab_protocol::{
+    Digest, Envelope,
+    document::{PackageFile, ShippedFile},
+    limits,
+};
 pub use place::Place;
 use reqwest::StatusCode;
 pub use sources::{Downloads, Sources};
@@ -134,12 +138,33 @@ fn reasons(error: &reqwest::Error) -> String {
     text
 }
 
-/// The name under which a package file is kept.
-pub fn file_name(file: &PackageFile) -> String {
-    format!("{}.deb", file.sha256)
+/// A file that an order names, by its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload {
+    /// Its digest.
+    pub sha256: Digest,
+    /// Its size, bytes.
+    pub size: u64,
 }
 
-/// Whether a fetched package file still has the digest by which it was named when it was verified.
+impl From<&PackageFile> for Payload {
+    fn from(file: &PackageFile) -> Self {
+        Self { sha256: file.sha256, size: file.size }
+    }
+}
+
+impl From<&ShippedFile> for Payload {
+    fn from(file: &ShippedFile) -> Self {
+        Self { sha256: file.sha256, size: file.size }
+    }
+}
+
+/// The name under which a file of an order is kept: apt takes for a package file only what is called so.
+pub fn file_name(digest: &Digest) -> String {
+    format!("{digest}.deb")
+}
+
+/// Whether a fetched file still has the digest by which it was named when it was verified.
 pub fn is_what_its_name_says(path: &Path) -> bool {
     let named = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
     named.is_some() && named == Digest::of_file(path).ok().map(|(digest, _)| digest)

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,12 +21,15 @@ use patchlab_protocol::{
 use serde::Serialize;
 
 use crate::{
+    change::{
+        ChangeError, Places, Plan, plan,
+        script::{Begun, Here, Rule},
+    },
     configuration::Configuration,
     description::describe,
     host::{self, ClassError},
     journal::{self, JournalError},
-    packages::{self, Goal, Installed, OpenError, PackageError, PackageManager},
-    run::plan::plan,
+    packages::{self, Installed, OpenError, PackageError, PackageManager},
     state::State,
     trust::BrokenChain,
     updaters,
@@ -61,6 +64,9 @@ pub enum InspectionError {
     /// There is none.
     #[error(transparent)]
     NoPackages(#[from] OpenError),
+    /// The change cannot be looked at.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// The agent would refuse.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -98,6 +104,8 @@ pub struct Inspection {
     packages: Arc<dyn PackageManager>,
     system: PathBuf,
     tags: Tags,
+    scripts: Rule,
+    state_dir: PathBuf,
 }
 
 /// The files of an order's documents; those that are not given are missing.
@@ -134,7 +142,9 @@ impl Inspection {
             class: host::class(&enrolment.packages.root)?,
             root: root_in_force(root, &state.roots).map_err(BrokenChain::from)?,
             packages: packages::open(&enrolment.packages, &enrolment.state_dir)?,
+            scripts: Rule::from(&enrolment.scripts),
             host: enrolment.host,
+            state_dir: enrolment.state_dir,
             system: enrolment.packages.root,
             tags: enrolment.tags,
             state,
@@ -181,7 +191,7 @@ impl Inspection {
         };
         let identity = Identity { host: &self.host, class: &self.class };
         let authorized = authorize(&self.root, &identity, &documents, &self.state.ledger(), Timestamp::now())?;
-        plan(authorized.order(), authorized.action(), &self.packages.installed()?)?;
+        self.plan(authorized.order(), authorized.digest(), authorized.action())?;
         Ok(authorized.order().clone())
     }
 
@@ -200,17 +210,24 @@ impl Inspection {
             let reason = format!("order {} is for {}, this host is {}", order.id, order.class, self.class);
             return refuse(Refusal::NotMyClass, reason);
         }
-        plan(&order, Action::Apply, &self.packages.installed()?)?;
+        self.plan(&order, envelope.digest(), Action::Apply)?;
         Ok(order)
     }
 
-    /// What applying an order would do, as the package manager simulates it; its package files (`*.deb`, `*.rpm`) are
-    /// found in `folder` by their digest.
+    fn plan(&self, order: &Order, digest: Digest, action: Action) -> Result<Plan, InspectionError> {
+        let begun = if self.state.applied.contains(&digest) { Begun::Here } else { Begun::Never };
+        Ok(plan(order, action, &self.packages.installed()?, Here { rule: self.scripts, begun })?)
+    }
+
+    /// What applying an order would do, as the package manager simulates it or its `verify` says; its files (packages: `*.deb`, `*.rpm`)
+    /// are found in `folder` by their digest.
     ///
     /// # Errors
-    /// As [`Self::verify`], when a file is missing, and when the package manager says no.
+    /// As [`Self::verify`], when a file is missing, and when the package manager or the script says no.
     pub fn simulate(&self, order: &Path, folder: &Path) -> Result<Vec<String>, InspectionError> {
-        let order = self.order(&envelope(order)?)?;
+        let envelope = envelope(order)?;
+        let (order, digest) = (self.order(&envelope)?, envelope.digest());
+        let plan = self.plan(&order, digest, Action::Apply)?;
         let failed = |reason: String| InspectionError::File { path: folder.to_owned(), reason };
         let entries = fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
         let files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
@@ -218,22 +235,41 @@ impl Inspection {
             PackageSystem::Dpkg => "deb",
             PackageSystem::Rpm => "rpm",
         };
-        let wanted = |path: &&PathBuf| path.extension().is_some_and(|found| found == ending) && path.is_file();
+        let is_package = |path: &Path| path.extension().is_some_and(|found| found == ending);
+        let wanted = |path: &&PathBuf| (matches!(plan, Plan::Script(_)) || is_package(path)) && path.is_file();
         let digests: Vec<(Digest, &PathBuf)> = files
             .iter()
             .filter(wanted)
             .filter_map(|path| Digest::of_file(path).ok().map(|(digest, _)| (digest, path)))
             .collect();
-        let install: Result<Vec<PathBuf>, InspectionError> = order
-            .install
+        let found: Result<Vec<PathBuf>, InspectionError> = plan
+            .parts()
             .iter()
-            .map(|file| {
-                let found = digests.iter().find(|(digest, _)| *digest == file.sha256);
-                let missing = || failed(format!("no file there is {} {} ({})", file.name, file.version, file.sha256));
+            .map(|part| {
+                let wanted = part.payload().sha256;
+                let found = digests.iter().find(|(digest, _)| *digest == wanted);
+                let missing = || failed(format!("no file there is {} ({wanted})", part.name()));
                 found.map(|(_, path)| path.canonicalize().unwrap_or_else(|_| (*path).clone())).ok_or_else(missing)
             })
             .collect();
-        let goal = Goal { install: install?, remove: Vec::new() };
-        Ok(self.packages.simulate(&goal, Instant::now() + SIMULATION)?.lines())
+        let files = found?;
+        for (part, path) in plan.parts().iter().zip(&files) {
+            part.identify(path, &*self.packages).map_err(failed)?;
+        }
+        // Beside the agent's own folders, which may be at work.
+        let room = self.state_dir.join(format!("simulation-{}", std::process::id()));
+        let goal = plan.goal(Places { order: digest, files, room: room.clone() });
+        let simulated = goal.simulate(&*self.packages, Instant::now() + SIMULATION, &mut |_| {});
+        match fs::remove_dir_all(&room) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %room.display(), "a folder of the simulation could not be removed");
+            }
+            _ => {}
+        }
+        match simulated {
+            Ok(transaction) => Ok(transaction.lines()),
+            Err(ChangeError::Refused(refused)) => Err(refused.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

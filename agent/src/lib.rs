@@ -3,7 +3,9 @@
 //! ```text
 //! snmp      what a manager reads and writes          ─┐
 //! run       one execution of an order, start to end   ├─ record: state, journaled before anything is done
-//! packages  the package manager, behind a trait      ─┘
+//! change    what an order means here, and who does it: │
+//! packages  the package manager, behind a trait,      │
+//!           or the order's own script                ─┘
 //! fetch     documents and files by digest, over HTTP
 //! preflight  room and power; updaters, lock: who else changes packages here, and the wait for it
 //! hooks     the site's own programs before and after the work
@@ -21,6 +23,7 @@
 
 pub mod boot;
 pub mod catalog;
+pub mod change;
 pub mod configuration;
 pub mod description;
 pub mod fetch;

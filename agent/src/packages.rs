@@ -8,6 +8,7 @@ mod simulation;
 mod system;
 
 use std::{
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     process::Command,
@@ -234,7 +235,7 @@ pub fn written(packages: &dyn PackageManager) -> Option<Vec<Option<SystemTime>>>
 }
 
 /// A command with nothing of the agent's environment.
-fn command(program: &str) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()

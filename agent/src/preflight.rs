@@ -1,6 +1,6 @@
 //! Whether the host is in a state to be patched at all: room on the disk, room for a kernel, power. What is found and
 //! what is needed are apart, and the decision is pure. Versions, half-way packages and the transaction itself are
-//! [`crate::run::plan`]'s.
+//! [`crate::change`]'s.
 
 use std::{
     fs, io,

@@ -2,12 +2,14 @@
 //! agent.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     io::Read,
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt as _,
     },
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -346,6 +348,28 @@ pub fn end_orphan(orphan: &ProcessMark) -> io::Result<()> {
     await_end_of_group(group)
 }
 
+/// Ends the process groups of all that has its current directory in `folder`, which is an agent's own: what an earlier agent started, and
+/// had no time to journal.
+///
+/// # Errors
+/// When one cannot be signalled or waited for.
+pub fn end_all_in(folder: &Path) -> io::Result<()> {
+    let mut groups = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Of one that has ended there is none.
+        let is_in = fs::read_link(entry.path().join("cwd")).is_ok_and(|at| at.starts_with(folder));
+        let group = stat(pid).and_then(|fields| fields.get(2)?.parse().ok()).and_then(Pid::from_raw);
+        groups.extend(group.filter(|_| is_in).map(|group| group.as_raw_nonzero().get()));
+    }
+    for group in groups.into_iter().filter_map(Pid::from_raw) {
+        signal_group(group, Signal::TERM)?;
+        await_end_of_group(group)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use patchlab_check::target::Ended;
@@ -428,6 +452,24 @@ mod tests {
         assert!(start_time(left).is_some());
         end_orphan(&mark).unwrap();
         assert!(stat(left).is_none_or(|fields| fields[0] == "Z"));
+    }
+
+    #[test]
+    fn what_nobody_remembers_is_ended_by_where_it_works_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [inside, outside] = ["room/work", "room-2"].map(|name| folder.path().join(name));
+        let mut started = [&inside, &outside].map(|at| {
+            fs::create_dir_all(at).unwrap();
+            let mut command = Command::new("/bin/sh");
+            // A shell that waits for what it started.
+            command.args(["-c", "sleep 60; exit 0"]).current_dir(at).process_group(0).spawn().unwrap()
+        });
+        end_all_in(&folder.path().join("room")).unwrap();
+        let [inside, outside] = &mut started;
+        assert!(!inside.wait().unwrap().success());
+        assert!(outside.try_wait().unwrap().is_none(), "a folder that is only called alike");
+        end_all_in(&folder.path().join("room-2")).unwrap();
+        outside.wait().unwrap();
     }
 
     #[test]

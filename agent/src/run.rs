@@ -7,7 +7,6 @@
 pub mod attempt;
 pub mod kernel;
 pub mod own;
-pub mod plan;
 pub mod preparation;
 pub mod ready;
 pub mod reboot;
@@ -36,10 +35,11 @@ use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
 
 use crate::{
-    fetch::{self, Downloads},
+    change::{self, script::Rule},
+    fetch::Downloads,
     hooks::{self, HookError, Moment, Told},
-    packages::{Goal, Installed, PackageError, PackageManager},
-    process,
+    packages::{Installed, PackageError, PackageManager},
+    process::{self, ProcessMark},
     production::Evaluate,
     record::{Record, RecordError},
     staged::Staged,
@@ -73,6 +73,8 @@ pub struct Engine {
     pub target: LocalTarget,
     /// Where the site's own programs are.
     pub hooks: Option<PathBuf>,
+    /// Whether it takes scripts.
+    pub scripts: Rule,
     /// What becomes of an order whose kernel the host could not come back from.
     pub without_fallback: WithoutFallback,
     /// How a step is evaluated. Without it, an order with production checks is refused.
@@ -105,18 +107,6 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// Finishes what a package manager left half-way. A package whose files were being replaced cannot be configured: there
-/// the transaction is carried on, from the files that were verified for it.
-fn finish(packages: &dyn PackageManager, goal: Option<&Goal>, time: Duration) -> Result<(), PackageError> {
-    let deadline = Instant::now() + time;
-    let Err(error) = packages.settle(deadline) else { return Ok(()) };
-    let Some(goal) = goal.filter(|goal| goal.install.iter().all(|file| fetch::is_what_its_name_says(file))) else {
-        return Err(error);
-    };
-    tracing::warn!(%error, "packages are half-way; carrying the transaction on");
-    packages.resume(goal, deadline)
-}
-
 impl Engine {
     /// What is installed now.
     ///
@@ -128,6 +118,17 @@ impl Engine {
             Ok(installed) => installed,
             Err(error) => {
                 Err(PackageError::Run { program: "the package manager", source: io::Error::other(error.to_string()) })
+            }
+        }
+    }
+
+    /// Journals what a run starts, before it is waited for.
+    fn marker(&self, order: u32, run: u32) -> impl FnMut(ProcessMark) + Send + 'static {
+        let record = Arc::clone(&self.record);
+        move |mark| {
+            // Without the mark the next agent could not end an orphan; that is no reason to stop this one half-way.
+            if let Err(error) = record.change_run(order, run, |run| run.process = Some(mark)) {
+                tracing::error!(%error, "a process that was started could not be journaled");
             }
         }
     }
@@ -155,7 +156,7 @@ impl Engine {
             let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
             let digest = digest.unwrap_or_default();
             tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run");
-            let reason = self.clean_up(order, &row).await?;
+            let reason = self.clean_up((order, run), &row).await?;
             if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
                 tracing::warn!(order, run, %digest, reason, "rolling back, as the order says");
                 self.record.change_run(order, run, |run| {
@@ -175,19 +176,21 @@ impl Engine {
     }
 
     /// Ends what an earlier agent started for a run and finishes what is half-way; says what happened, for people.
-    async fn clean_up(&self, order: u32, row: &Run) -> Result<String, EngineError> {
+    async fn clean_up(&self, (order, run): (u32, u32), row: &Run) -> Result<String, EngineError> {
         let mut reason = format!("the agent ended while the run was {}", row.state.name());
         if let Some(orphan) = row.process.clone() {
             let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
             if let Err(error) = ended {
-                reason = format!("{reason}; its package manager could not be ended: {error}");
+                reason = format!("{reason}; what it had started could not be ended: {error}");
             }
         }
         if transition::touches_packages(row.state) {
-            let (packages, goal) = (Arc::clone(&self.packages), row.goal.clone());
-            let settled = tokio::task::spawn_blocking(move || finish(&*packages, goal.as_ref(), SETTLE)).await?;
-            if let Err(error) = settled {
-                reason = format!("{reason}; {error}");
+            let (packages, goal, mut started) = (Arc::clone(&self.packages), row.goal.clone(), self.marker(order, run));
+            let settle = move || change::recover(&*packages, goal.as_ref(), SETTLE, &mut started);
+            match tokio::task::spawn_blocking(settle).await? {
+                Ok(None) => {}
+                Ok(Some(stands)) => reason = format!("{reason}; {stands}"),
+                Err(error) => reason = format!("{reason}; {error}"),
             }
         }
         if transition::is_prepared(row.state) && row.preparation.is_none() {

@@ -13,6 +13,7 @@ use patchlab_protocol::enrolment::{EngineId, InformSink, SnmpUser};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    change::script::Rule,
     configuration::Configuration,
     fetch::{Downloads, FetchError},
     host::{self, ClassError},
@@ -166,6 +167,7 @@ impl Service {
             staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
+            scripts: Rule::from(&enrolment.scripts),
             without_fallback: enrolment.boot.without_fallback,
             evaluate,
             turn: tokio::sync::Mutex::new(()),

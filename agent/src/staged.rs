@@ -14,7 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-use patchlab_protocol::{Digest, Envelope, document::PackageFile, limits};
+use patchlab_protocol::{Digest, Envelope, limits};
 
 use crate::fetch::{file_name, is_what_its_name_says};
 
@@ -133,7 +133,7 @@ impl Staged {
     }
 
     /// A file of an order's way back, when it was staged and is whole.
-    pub fn file(&self, order: &Digest, file: &PackageFile) -> Option<PathBuf> {
+    pub fn file(&self, order: &Digest, file: &Digest) -> Option<PathBuf> {
         let path = self.folder(order).join(file_name(file));
         is_what_its_name_says(&path).then_some(path)
     }
@@ -181,17 +181,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let staged = Staged::new(folder.path().join("staged"));
         let (order, content) = (Digest::of("order"), "a package");
-        let file = PackageFile {
-            name: "web".into(),
-            version: "1".into(),
-            arch: "all".into(),
-            size: 9,
-            sha256: Digest::of(content),
-            origin: patchlab_protocol::document::Origin::Local,
-        };
+        let file = Digest::of(content);
         assert_eq!(staged.file(&order, &file), None);
         assert!(matches!(staged.prepare(&order, BYTES + 1), Err(StagedError::TooLarge { .. })));
-        let place = staged.prepare(&order, 9).unwrap().join(format!("{}.deb", file.sha256));
+        let place = staged.prepare(&order, 9).unwrap().join(format!("{file}.deb"));
         fs::write(&place, &content[..4]).unwrap();
         assert_eq!(staged.file(&order, &file), None, "a part of it");
         fs::write(&place, content).unwrap();

@@ -32,7 +32,7 @@ use crate::{baseline::Baseline, manifest::Manifest};
 pub use bench::{RebootError, Suspected};
 pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
 pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
-pub use lint::{Finding, Weight, lint};
+pub use lint::{Finding, Weight, lint, lint_scripts};
 pub use occasion::{Occasion, OccasionError};
 pub use quarantine::{Quarantine, Standing, today};
 pub use run::{Bench, Benches, ErrandEnd, Progress, ScenarioRun, StepRun, not_begun, run};

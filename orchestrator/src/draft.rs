@@ -8,6 +8,7 @@
 mod error;
 mod files;
 mod resolver;
+mod script;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, Productio
 pub use error::DraftError;
 pub use patchlab_lab::apt::transaction::{Installation, Transaction};
 pub use resolver::Inputs;
+pub use script::draft_script;
 
 use self::{
     files::Fetched,
@@ -260,12 +262,28 @@ fn title(change: &Change, fetched: &[Fetched]) -> String {
     names.join(", ").chars().take(200).collect()
 }
 
+/// The text of an order whose change is made by a script.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_script(order: &Written) -> Result<String, DraftError> {
+    Ok(format!(
+        "# Drafted by `patchlab order draft --from`: every file of the script is named by its digest.\n\
+         # Read it, then `patchlab lab validate --order`.\n\n{}",
+        body(order)?
+    ))
+}
+
+fn body(order: &Written) -> Result<String, DraftError> {
+    toml::to_string(order).map_err(|error| DraftError::Render { reason: error.to_string() })
+}
+
 /// The text of the order's file.
 ///
 /// # Errors
 /// The order has no TOML form, which no value of its types has been seen to cause.
 pub fn render(order: &Written, baseline: &str) -> Result<String, DraftError> {
-    let body = toml::to_string(order).map_err(|error| DraftError::Render { reason: error.to_string() })?;
+    let body = body(order)?;
     let counts: BTreeMap<&str, usize> = order.change.iter().fold(BTreeMap::new(), |mut counts, change| {
         *counts.entry("files").or_default() += change.file.len();
         *counts.entry("replaced").or_default() += change.replaces.len();

@@ -6,10 +6,12 @@
 
 mod compile;
 pub mod parts;
+mod script;
 mod written;
 
 pub use compile::{OrderError, Place, compile, compile_file};
-pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Upgrade, Written, schema};
+pub(crate) use script::{begins_with_interpreter, name as script_name};
+pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Shipped, ShippedFile, Upgrade, Written, schema};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use patchlab_lab::{
 use patchlab_protocol::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role, SigningKey,
     authorization::Documents,
-    document::{Action, Activation, Class, Order, Preparation, Release, Root, RunState},
+    document::{Action, Activation, Class, Order, Preparation, Release, Root, RunState, Script},
     enrolment::EngineId,
     limits,
     trust::successor,
@@ -627,8 +627,9 @@ pub fn senders(store: &Store, data: &Data) -> Result<crate::deploy::sink::Sender
         .collect()
 }
 
-/// Every file an order names: those it installs and those that bring the old versions back.
+/// Every file an order names: those it installs, those that bring the old versions back, and those of its script.
 pub fn files(order: &Order) -> Vec<Digest> {
     let replaced = order.replaces.iter().filter_map(|replaced| replaced.file.as_ref());
-    order.install.iter().chain(replaced).map(|file| file.sha256).collect()
+    let packages = order.install.iter().chain(replaced).map(|file| file.sha256);
+    packages.chain(order.script.iter().flat_map(Script::shipped).map(|file| file.sha256)).collect()
 }

@@ -104,6 +104,72 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     until("the host has seen an audit head", || !site.ok_json(&["host", "show", "web-1"])["audit_head"].is_null());
 }
 
+/// Writes an order by scripts that make and remove the file `made`, as people write it; its path.
+fn by_script(dir: &Path, made: &Path) -> String {
+    let made = made.display();
+    fs::create_dir(dir).unwrap();
+    for (name, text) in [
+        ("apply", format!("#!/bin/sh\nset -e\ncp text {made}.new\nmv {made}.new {made}\n")),
+        ("rollback", format!("#!/bin/sh\nrm -f {made} {made}.new\n")),
+        ("verify", format!("#!/bin/sh\n[ -e {made} ] || exit 10\ncmp -s text {made} || exit 3\n")),
+        ("text", "made by order\n".to_owned()),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let written = dir.join("written.toml");
+    let text = "id = \"PO-S\"\ntitle = \"a file\"\nseverity = \"low\"\n[[change]]\n\
+                on = { family = \"debian\", release = \"12\" }\n[change.script]\napply = \"apply\"\n\
+                rollback = \"rollback\"\nverify = \"verify\"\nfiles = [\"text\"]\n";
+    fs::write(&written, text).unwrap();
+    written.display().to_string()
+}
+
+#[test]
+fn a_change_by_script_is_carried_to_hosts_that_take_it_and_shown_and_taken_back() {
+    let Some(program) = program() else { return };
+    let mut site = Site::new();
+    let packages = site.path("packages");
+    fs::create_dir(&packages).unwrap();
+    let old = package(&packages, "1.0-1", None);
+    site.serve();
+    let _takes = Agent::start_as(&site, &program, "takes", &old, &["--allow-scripts"]);
+    let _refuses = Agent::start(&site, &program, "refuses", &old);
+
+    let made = site.path("made");
+    let written = by_script(&site.path("script"), &made);
+    let order = site.path("script/order.toml").display().to_string();
+    let bare = site.run(&["order", "submit", &written, "--key", &site.key("drafter")]);
+    assert!(bare.err.contains("has no digest yet: let `patchlab order draft --from`"), "{}", bare.err);
+    site.ok(&["order", "draft", "--from", &written, "--out", &order]);
+    let row = site.ok_json(&["order", "submit", &order, "--key", &site.key("drafter")]);
+    let verdict = site.path("verdict.json");
+    let proven = site::verdict_json(row["digest"].as_str().unwrap(), "passed", "install PO-S script - -> applied");
+    fs::write(&verdict, proven.to_string()).unwrap();
+    site.ok(&["order", "verdict", "PO-S", &verdict.display().to_string()]);
+    site.to_approved("PO-S");
+
+    let story = site.ok_json(&["order", "activate", "PO-S", "--host", "takes", "--wait"]);
+    assert_eq!((&story["runs"][0]["state"], &story["runs"][0]["verified"]), (&json!("succeeded"), &json!("yes")));
+    assert_eq!(fs::read_to_string(&made).unwrap(), "made by order\n");
+    let shown = site.ok(&["order", "show", "PO-S"]);
+    assert!(shown.contains("a script, 1 files beside it"), "{shown}");
+    let report = site.path("report");
+    site.ok(&["report", "--out", &report.display().to_string()]);
+    let page = fs::read_to_string(report.join("index.html")).unwrap();
+    assert!(page.contains("not applied"), "{page}");
+
+    let operator = site.key("operator");
+    let story = site.ok_json(&["order", "rollback", "PO-S", "--host", "takes", "--wait", "--key", &operator]);
+    assert_eq!(story["runs"][0]["state"], "rolled-back", "{story}");
+    assert!(!made.exists());
+
+    let refused = site.run(&["order", "activate", "PO-S", "--host", "refuses", "--wait"]);
+    assert_eq!(refused.code, Some(5), "{}{}", refused.out, refused.err);
+    let shown = site.ok(&["order", "show", "PO-S"]);
+    assert!(shown.contains("allow = true under [scripts]"), "{shown}");
+    assert!(!made.exists());
+}
+
 /// A moment so many seconds from now, and how it is written.
 fn in_seconds(seconds: i64) -> (Timestamp, String) {
     let at = Timestamp::now() + SignedDuration::from_secs(seconds);

@@ -19,7 +19,7 @@ use patchlab_protocol::{
         Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof,
         Release, Rollback, RollbackClass, RollbackFiles, Root, RootKey, RunState, Scheme, Severity, TestResult,
     },
-    enrolment::{Booting, Enrolment, Fetching, Packages, PinnedRoot, SnmpUser},
+    enrolment::{Booting, Enrolment, Fetching, Packages, PinnedRoot, Scripts, SnmpUser},
     mib,
 };
 use serde_json::{Value, json};
@@ -171,6 +171,7 @@ impl World {
             packages: Packages { root: path("root"), ..Packages::default() },
             fetch: Fetching::default(),
             boot: Booting::default(),
+            scripts: Scripts::default(),
             tags: patchlab_protocol::description::Tags::default(),
         };
         fs::write(path("id/agent.toml"), toml::to_string(&enrolment)?)?;
@@ -247,6 +248,7 @@ impl World {
             on_failure: OnFailure::Leave,
             rollback_files: RollbackFiles::WhenNeeded,
             reboot: None,
+            script: None,
         };
         let digest = self.publish(order, Role::Drafter)?;
         let baseline = BaselineProof {

@@ -12,6 +12,7 @@ mod release;
 mod result;
 mod revocation;
 mod root;
+pub mod script;
 
 pub use activation::{Action, Activation};
 pub use approval::Approval;
@@ -24,3 +25,4 @@ pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
 pub use result::{Cause, Checks, REBOOT_ASKED_PERCENT, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};
+pub use script::{FileName, Script, ShippedFile, Standing};

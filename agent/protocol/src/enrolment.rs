@@ -79,6 +79,9 @@ pub struct Enrolment {
     /// How new kernels are booted.
     #[serde(default, skip_serializing_if = "Booting::is_default")]
     pub boot: Booting,
+    /// Whether orders may change the host by scripts.
+    #[serde(default, skip_serializing_if = "Scripts::is_default")]
+    pub scripts: Scripts,
     /// Where the host stands and what for.
     #[serde(default, skip_serializing_if = "Tags::is_default")]
     pub tags: Tags,
@@ -177,6 +180,21 @@ pub struct Booting {
 }
 
 impl Booting {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whether orders may change the host by scripts. A script does whatever it likes: what the lab proves of it holds for its baselines,
+/// and no package manager says beforehand what it is going to do here. So it takes the host's own word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scripts {
+    /// Whether they may.
+    pub allow: bool,
+}
+
+impl Scripts {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

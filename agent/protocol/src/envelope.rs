@@ -104,6 +104,14 @@ pub trait Predicate: Serialize + DeserializeOwned {
 
     /// What it is about. A function of the predicate, so that equal predicates make equal documents.
     fn subjects(&self) -> Vec<Subject>;
+
+    /// Whether it can mean anything: asked wherever one is read, so that nobody works on what types alone let through.
+    ///
+    /// # Errors
+    /// The sentence for people.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// An envelope or its statement is not what it should be.
@@ -220,7 +228,10 @@ impl Envelope {
         if kind.statement_type != STATEMENT_TYPE || kind.predicate_type != P::TYPE {
             return Err(wrong(format!("it is {:?} of {:?}", kind.statement_type, kind.predicate_type)));
         }
-        serde_json::from_slice(&self.payload.0).map_err(|error| wrong(error.to_string()))
+        let statement: Statement<P> =
+            serde_json::from_slice(&self.payload.0).map_err(|error| wrong(error.to_string()))?;
+        statement.predicate.check().map_err(wrong)?;
+        Ok(statement)
     }
 
     /// DSSE's PAE: `DSSEv1 SP len(type) SP type SP len(body) SP body`.

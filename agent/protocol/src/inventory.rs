@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, PackageSystem};
+use crate::{Digest, PackageSystem, document::script};
 
 /// A package's name and architecture: what can be installed once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -190,7 +190,9 @@ impl Transaction {
 
     /// Whether it brings a kernel to boot.
     pub fn brings_kernel(&self) -> bool {
-        self.changes.iter().any(|change| change.to.is_some() && self.system.is_kernel(change.id.base_name()))
+        // The name of an order may be anything, also a kernel's.
+        let is_kernel = |id: &PackageId| id.arch != script::ARCH && self.system.is_kernel(id.base_name());
+        self.changes.iter().any(|change| change.to.is_some() && is_kernel(&change.id))
     }
 
     /// Canonical text, one line a package, sorted: what a release proves.

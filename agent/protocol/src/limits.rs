@@ -10,6 +10,12 @@ pub const DOCUMENT_BYTES: u64 = 1024 * 1024;
 pub const PAYLOAD_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Most package files in one order.
 pub const FILES_PER_ORDER: usize = 2_000;
+/// Most files beside the three scripts of an order.
+pub const SCRIPT_FILES: usize = 64;
+/// Most bytes that an order's scripts and the files beside them have together: 64 MiB.
+pub const SCRIPT_BYTES: u64 = 64 * 1024 * 1024;
+/// How long a script's `verify` may take: it only looks.
+pub const SCRIPT_VERIFY: Duration = Duration::from_secs(120);
 /// Most places near a host that are asked before the one that an order's row names.
 pub const SOURCES: usize = 8;
 /// Most hosts one activation names.

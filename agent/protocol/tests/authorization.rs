@@ -8,8 +8,8 @@ use patchlab_protocol::{
     Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
     authorization::{Documents, Identity, authorize, foresee, newest_signed_time, prepare},
     document::{
-        Action, Activation, Approval, Class, Kind, OnFailure, Order, Proof, Release, RollbackClass, RollbackFiles,
-        Root, RootKey, Scheme, Severity, TestResult,
+        Action, Activation, Approval, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof, Release,
+        RollbackClass, RollbackFiles, Root, RootKey, Scheme, Script, Severity, ShippedFile, TestResult,
     },
 };
 
@@ -48,7 +48,14 @@ fn order(id: &str) -> Order {
         kind: Kind::Routine,
         advisories: vec![],
         class: class(),
-        install: vec![],
+        install: vec![PackageFile {
+            name: "nginx".into(),
+            version: "2".into(),
+            arch: "amd64".into(),
+            size: 1,
+            sha256: Digest::of("nginx 2"),
+            origin: Origin::VendorSigned,
+        }],
         replaces: vec![],
         production: vec![],
         after: vec![],
@@ -58,6 +65,7 @@ fn order(id: &str) -> Order {
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
         reboot: None,
+        script: None,
     }
 }
 
@@ -565,4 +573,36 @@ fn what_an_order_says_beyond_its_first_form_changes_no_digest_of_orders_without_
     let read: Order = serde_json::from_value(plain).unwrap();
     assert!(!read.stages_way_back());
     assert!(Order { on_failure: OnFailure::RollBack, ..order("PO-1") }.stages_way_back());
+}
+
+#[test]
+fn an_order_has_packages_or_a_script_and_no_other_form_is_read() {
+    let file = |name: &str| ShippedFile { name: name.parse().unwrap(), size: 1, sha256: Digest::of(name) };
+    let script = Script { apply: file("apply"), rollback: file("rollback"), verify: file("verify"), files: vec![] };
+    let of_script = Order { install: vec![], script: Some(script.clone()), ..order("PO-1") };
+    let collides = Script { files: vec![file("verify")], ..script.clone() };
+    for (order, expected) in [
+        (of_script.clone(), None),
+        (Order { script: Some(script), ..order("PO-1") }, Some("packages and a script")),
+        (Order { install: vec![], ..order("PO-1") }, Some("changes nothing")),
+        (Order { script: Some(collides), ..of_script.clone() }, Some("two of its files are called verify")),
+    ] {
+        let read = Envelope::sign(order, &SigningKey::from_seed(&[1; 32])).statement::<Order>();
+        match (read, expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (read, expected) => panic!("{expected:?}: {read:?}"),
+        }
+    }
+    // A name that leads elsewhere is none.
+    let mut value = serde_json::to_value(of_script).unwrap();
+    value["script"]["files"] = serde_json::json!([{"name": "../../etc/passwd", "size": 1, "sha256": Digest::of("x")}]);
+    assert!(serde_json::from_value::<Order>(value).unwrap_err().to_string().contains("no plain file name"));
+}
+
+#[test]
+fn an_order_of_another_form_is_refused_whoever_signed_it() {
+    let mut world = World::new();
+    world.set_order(Order { install: vec![], ..order("PO-1") });
+    assert_eq!(world.decide(), Err(Refusal::BadSignature));
 }

@@ -1,4 +1,4 @@
-//! A package file while it comes, perhaps from several places one after the other.
+//! A file while it comes, perhaps from several places one after the other.
 
 use std::{
     collections::BTreeSet,
@@ -9,16 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use patchlab_protocol::{Digest, document::PackageFile};
+use patchlab_protocol::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::{FetchError, Place, file_name};
+use super::{FetchError, Payload, Place, file_name};
 
 /// A file on its way. The bytes are hashed as they are written, into a file that nobody else can open, so what was verified
 /// is what is installed. The digest is over the whole: of a part, nobody can say whether it is good.
 #[derive(Debug)]
-pub struct Partial<'f> {
-    file: &'f PackageFile,
+pub struct Partial {
+    file: Payload,
     path: PathBuf,
     out: fs::File,
     hash: Sha256,
@@ -29,13 +29,13 @@ pub struct Partial<'f> {
     suspects: BTreeSet<Place>,
 }
 
-impl<'f> Partial<'f> {
+impl Partial {
     /// An empty one in `folder`, in place of whatever has its name there.
     ///
     /// # Errors
     /// When the disk said no.
-    pub fn new(file: &'f PackageFile, folder: &Path) -> Result<Self, FetchError> {
-        let path = folder.join(file_name(file));
+    pub fn new(file: Payload, folder: &Path) -> Result<Self, FetchError> {
+        let path = folder.join(file_name(&file.sha256));
         let disk = |source| FetchError::Disk { path: path.clone(), source };
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error)),
@@ -125,19 +125,10 @@ impl<'f> Partial<'f> {
 
 #[cfg(test)]
 mod tests {
-    use patchlab_protocol::document::Origin;
-
     use super::*;
 
-    fn file(content: &str) -> PackageFile {
-        PackageFile {
-            name: "web".into(),
-            version: "1".into(),
-            arch: "all".into(),
-            size: content.len() as u64,
-            sha256: Digest::of(content),
-            origin: Origin::Local,
-        }
+    fn file(content: &str) -> Payload {
+        Payload { size: content.len() as u64, sha256: Digest::of(content) }
     }
 
     #[test]
@@ -145,7 +136,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [liar, honest] = ["http://127.0.0.1:1", "http://127.0.0.1:2"].map(|uri| Place::new(uri).unwrap());
         let file = file("a package");
-        let mut part = Partial::new(&file, folder.path()).unwrap();
+        let mut part = Partial::new(file, folder.path()).unwrap();
         part.take(b"a sto", &liar).unwrap();
         assert!(!part.is_mixed(&liar) && part.is_mixed(&honest));
         part.take(b"kage", &honest).unwrap();
@@ -164,7 +155,7 @@ mod tests {
         let place = Place::new("http://127.0.0.1:1").unwrap();
         let file = file("a package");
         for _ in 0..2 {
-            let mut part = Partial::new(&file, folder.path()).unwrap();
+            let mut part = Partial::new(file, folder.path()).unwrap();
             part.take(b"a pack", &place).unwrap();
             let reason = part.wrong().unwrap();
             assert!(reason.contains("it has 6 bytes") && reason.contains("expected 9"), "{reason}");

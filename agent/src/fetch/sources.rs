@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use patchlab_protocol::{Digest, Envelope, document::PackageFile, enrolment::Fetching, limits};
+use patchlab_protocol::{Digest, Envelope, enrolment::Fetching, limits};
 use reqwest::{Client, Response, StatusCode, header::RANGE, redirect};
 
 use super::{
-    FetchError, Place, file_name, is_what_its_name_says, kept_document, limit::Limit, pace::Pace, partial::Partial,
+    FetchError, Payload, Place, file_name, is_what_its_name_says, kept_document, limit::Limit, pace::Pace,
+    partial::Partial,
 };
 use crate::journal::replace;
 
@@ -134,14 +135,14 @@ impl Sources {
         Ok(envelope)
     }
 
-    /// A package file into `folder`, under a name of its own; says where. A broken transfer goes on where it broke, from
+    /// A file into `folder`, under a name of its own; says where. A broken transfer goes on where it broke, from
     /// whoever is next; a file that is there already, whole, is not fetched again.
     ///
     /// # Errors
     /// When it cannot be had, or has another size or digest than `file` says.
-    pub async fn package(
+    pub async fn payload(
         &mut self,
-        file: &PackageFile,
+        file: Payload,
         folder: &Path,
         mut progress: impl FnMut(u64) + Send,
     ) -> Result<PathBuf, FetchError> {
@@ -149,7 +150,7 @@ impl Sources {
             let url = self.far.artifact(&file.sha256);
             return Err(FetchError::TooLarge { url, limit: limits::PAYLOAD_BYTES });
         }
-        let path = folder.join(file_name(file));
+        let path = folder.join(file_name(&file.sha256));
         if is_what_its_name_says(&path) {
             progress(file.size);
             return Ok(path);
@@ -227,7 +228,7 @@ impl Sources {
         &mut self,
         place: &Place,
         digest: &Digest,
-        part: &mut Partial<'_>,
+        part: &mut Partial,
         progress: &mut (impl FnMut(u64) + Send),
     ) -> Result<(), FetchError> {
         let url = place.artifact(digest);
@@ -254,7 +255,7 @@ impl Sources {
         &self,
         place: &Place,
         url: &str,
-        part: &mut Partial<'_>,
+        part: &mut Partial,
         progress: &mut (impl FnMut(u64) + Send),
     ) -> Result<(), FetchError> {
         let attempts = if *place == self.far { ATTEMPTS } else { 1 };
@@ -277,7 +278,7 @@ impl Sources {
         &self,
         place: &Place,
         url: &str,
-        part: &mut Partial<'_>,
+        part: &mut Partial,
         progress: &mut (impl FnMut(u64) + Send),
     ) -> Result<(), FetchError> {
         let mut answer = self.get(place, url, part.have()).await?;

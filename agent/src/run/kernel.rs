@@ -265,7 +265,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::run::plan::tests::order;
+    use crate::change::packages::tests::order;
 
     fn transaction(name: &str) -> Transaction {
         let id = PackageId::new(name, "amd64");

@@ -2,15 +2,15 @@
 //! everything. Neither changes anything, uses anything up, or runs the site's own programs.
 
 use patchlab_protocol::{
-    document::{Action, Checks, PackageFile, RunState},
+    document::{Action, Checks, RunState},
     limits,
 };
 
-use super::{
-    attempt::{Attempt, Stop, unfit},
-    plan::compare,
+use super::attempt::{Attempt, Stop, unfit};
+use crate::{
+    change::{compare, parts, script},
+    state,
 };
-use crate::{packages::Goal, state};
 
 impl Attempt<'_> {
     /// Goes the way of an apply up to the package manager's start, and runs the order's checks on the host as it is. A lock that apply
@@ -25,11 +25,11 @@ impl Attempt<'_> {
         let (_, foreseen) = self.proven(&mut sources).await?;
         let plan = self.plan(foreseen.order(), Action::Apply, &installed)?;
         self.progress(RunState::Fetching, 10, "files")?;
-        let (install, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
-        let goal = Goal { install, remove: plan.remove.clone() };
+        let (files, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
+        let goal = self.goal(&plan, foreseen.digest(), files)?;
         self.progress(RunState::Verifying, 40, "files")?;
         self.progress(RunState::Preflight, 44, "simulation")?;
-        let transaction = self.simulate(&goal, &plan).await?;
+        let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
         self.fit(&transaction, unpacked)?;
         self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;
@@ -49,8 +49,8 @@ impl Attempt<'_> {
         let mut sources = self.sources()?;
         let (fetched, foreseen) = self.proven(&mut sources).await?;
         let order = foreseen.order();
-        let back = order.replaces.iter().filter_map(|old| old.file.as_ref());
-        let files: Vec<&PackageFile> = order.install.iter().chain(back).collect();
+        script::takes(order, self.engine.scripts)?;
+        let files = parts(order);
         if files.len() > 2 * limits::FILES_PER_ORDER {
             return Err(unfit(format!("order {} names {} files, too many to keep", order.id, files.len())));
         }

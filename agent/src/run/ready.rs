@@ -13,17 +13,18 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, Refusal, Refused, Role,
     authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare, signed},
-    document::{Action, Activation, OnFailure, Order, PackageFile, RunState},
+    document::{Action, Activation, OnFailure, Order, RunState},
 };
 
-use super::{
-    attempt::{Attempt, Stop, blocking, unfit},
-    plan::{Plan, plan},
-};
+use super::attempt::{Attempt, Stop, blocking, unfit};
 use crate::{
+    change::{
+        Goal, Part, Places, Plan, parts_of_way_back, plan,
+        script::{Begun, Here},
+    },
     fetch::{FetchError, Sources, file_name},
     journal::replace,
-    packages::{Goal, Installed},
+    packages::Installed,
     record::RecordError,
     state::{Event, State},
 };
@@ -95,11 +96,11 @@ impl Attempt<'_> {
         let plan = self.plan(foreseen.order(), foreseen.action(), &installed)?;
 
         self.progress(RunState::Fetching, 10, "files")?;
-        let (install, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
+        let (files, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
         if foreseen.action() == Action::Apply && foreseen.order().stages_way_back() {
             self.stage(&mut sources, foreseen.order(), &fetched.order).await?;
         }
-        let goal = Goal { install, remove: plan.remove.clone() };
+        let goal = self.goal(&plan, foreseen.digest(), files)?;
         self.progress(RunState::Verifying, 40, "files")?;
         Ok(Ready { fetched, foreseen, plan, goal, unpacked })
     }
@@ -111,11 +112,7 @@ impl Attempt<'_> {
     pub fn sources(&self) -> Result<Sources, Stop> {
         self.progress(RunState::Fetching, 2, "documents")?;
         let sources = self.engine.downloads.sources(&self.columns.uri).map_err(unfit)?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(self.folder)
-            .map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))?;
+        self.make_folder()?;
         Ok(sources)
     }
 
@@ -228,7 +225,23 @@ impl Attempt<'_> {
         if !order.production.is_empty() && self.engine.evaluate.is_none() {
             return Err(unfit("the order has production checks, which this build of the agent cannot carry out"));
         }
-        Ok(plan(order, action, installed)?)
+        let applied = self.engine.record.read(|state| state.applied.contains(&self.columns.digest));
+        let begun = if applied { Begun::Here } else { Begun::Never };
+        Ok(plan(order, action, installed, Here { rule: self.engine.scripts, begun })?)
+    }
+
+    /// What there is to reach, now that a plan's files are there.
+    ///
+    /// # Errors
+    /// When the run can have no folder of its own.
+    pub fn goal(&self, plan: &Plan, order: Digest, files: Vec<PathBuf>) -> Result<Goal, Stop> {
+        self.make_folder()?;
+        Ok(plan.goal(Places { order, files, room: self.folder.to_owned() }))
+    }
+
+    fn make_folder(&self) -> Result<(), Stop> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.folder);
+        made.map_err(|error| unfit(format!("cannot make {}: {error}", self.folder.display())))
     }
 
     /// A document that the row names. One that the server does not have is missing, as if the row did not name it.
@@ -251,25 +264,26 @@ impl Attempt<'_> {
     /// # Errors
     /// When one cannot be had, or is another one.
     pub async fn files(&self, sources: &mut Sources, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
-        let total: u64 = plan.files.iter().map(|file| file.size).sum();
+        let parts = plan.parts();
+        let total: u64 = parts.iter().map(|part| part.payload().size).sum();
         room_for(self.folder, total)?;
-        self.time_for(&plan.files, [self.folder, &self.engine.staged.folder(order)])?;
+        self.time_for(&parts, [self.folder, &self.engine.staged.folder(order)])?;
         let mut paths = Vec::new();
         let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
-        for file in &plan.files {
-            let mut percent = told;
+        for part in &parts {
+            let (payload, mut percent) = (part.payload(), told);
             let progress =
                 |have: u64| percent = 10 + u8::try_from((before + have) * 30 / total.max(1)).unwrap_or(30).min(30);
-            let path = match self.engine.staged.file(order, file) {
+            let path = match self.engine.staged.file(order, &payload.sha256) {
                 Some(staged) => staged,
-                None => sources.package(file, self.folder, progress).await.map_err(unfit)?,
+                None => sources.payload(payload, self.folder, progress).await.map_err(unfit)?,
             };
             if percent > told {
                 told = percent;
                 self.change(|run| run.percent = percent)?;
             }
-            unpacked = unpacked.saturating_add(self.identify(file, &path).await?);
-            before += file.size;
+            unpacked = unpacked.saturating_add(self.identify(part, &path).await?);
+            before += payload.size;
             paths.push(path);
         }
         Ok((paths, unpacked))
@@ -277,27 +291,27 @@ impl Attempt<'_> {
 
     /// Fetches and keeps what the way back takes.
     async fn stage(&self, sources: &mut Sources, order: &Order, envelope: &Envelope) -> Result<(), Stop> {
-        let files: Vec<&PackageFile> = order.replaces.iter().filter_map(|old| old.file.as_ref()).collect();
-        if order.on_failure == OnFailure::RollBack && files.len() < order.replaces.len() {
+        let has_every_file = order.replaces.iter().all(|old| old.file.is_some());
+        if order.on_failure == OnFailure::RollBack && !has_every_file {
             return Err(unfit("the order is to be rolled back on failure, and does not name a file for every version"));
         }
         self.progress(RunState::Fetching, 40, "files of the way back")?;
-        self.keep(sources, envelope, &files).await
+        self.keep(sources, envelope, &parts_of_way_back(order)).await
     }
 
     /// Fetches files of an order and keeps them, with its document.
     ///
     /// # Errors
     /// When one cannot be had or kept, or is another one.
-    pub async fn keep(&self, sources: &mut Sources, envelope: &Envelope, files: &[&PackageFile]) -> Result<(), Stop> {
+    pub async fn keep(&self, sources: &mut Sources, envelope: &Envelope, parts: &[Part]) -> Result<(), Stop> {
         let digest = envelope.digest();
-        let total = files.iter().map(|file| file.size).sum();
+        let total = parts.iter().map(|part| part.payload().size).sum();
         let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;
         room_for(&folder, total)?;
-        self.time_for(files.iter().copied(), [&folder])?;
-        for file in files {
-            let path = sources.package(file, &folder, |_| ()).await.map_err(unfit)?;
-            self.identify(file, &path).await?;
+        self.time_for(parts, [&folder])?;
+        for part in parts {
+            let path = sources.payload(part.payload(), &folder, |_| ()).await.map_err(unfit)?;
+            self.identify(part, &path).await?;
         }
         let path = folder.join(format!("{digest}.json"));
         replace(&path, &envelope.to_bytes()).map_err(|error| unfit(format!("cannot keep {}: {error}", path.display())))
@@ -305,32 +319,21 @@ impl Attempt<'_> {
 
     /// Whether what is in none of these folders yet can come before the run's lifetime ends, at the rate that this host may fetch with: a
     /// run that must fail says so at once.
-    fn time_for<'f, const N: usize>(
-        &self,
-        files: impl IntoIterator<Item = &'f PackageFile>,
-        folders: [&Path; N],
-    ) -> Result<(), Stop> {
-        let is_in = |file: &PackageFile, folder: &Path| {
-            fs::metadata(folder.join(file_name(file))).is_ok_and(|found| found.len() == file.size)
+    fn time_for<const N: usize>(&self, parts: &[Part], folders: [&Path; N]) -> Result<(), Stop> {
+        let is_in = |part: &Part, folder: &Path| {
+            let payload = part.payload();
+            fs::metadata(folder.join(file_name(&payload.sha256))).is_ok_and(|found| found.len() == payload.size)
         };
-        let comes = files.into_iter().filter(|file| !folders.iter().any(|folder| is_in(file, folder)));
-        let bytes = comes.map(|file| file.size).sum();
+        let comes = parts.iter().filter(|part| !folders.iter().any(|folder| is_in(part, folder)));
+        let bytes = comes.map(|part| part.payload().size).sum();
         let left = self.deadline.saturating_duration_since(Instant::now());
         self.engine.downloads.too_slow_for(bytes, left).map_or(Ok(()), |reason| Err(unfit(reason)))
     }
 
     /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.
-    async fn identify(&self, file: &PackageFile, path: &Path) -> Result<u64, Stop> {
-        let (packages, path) = (Arc::clone(&self.engine.packages), path.to_owned());
-        let found = blocking(move || packages.identify(&path)).await?.map_err(unfit)?;
-        if (found.id.name.as_str(), found.id.arch.as_str(), found.version.as_str())
-            == (&*file.name, &*file.arch, &*file.version)
-        {
-            return Ok(found.unpacked);
-        }
-        let reason =
-            format!("file {} is {} {}, the order calls it {}", file.sha256.short(), found.id, found.version, file.name);
-        Err(unfit(reason))
+    async fn identify(&self, part: &Part, path: &Path) -> Result<u64, Stop> {
+        let (packages, path, part) = (Arc::clone(&self.engine.packages), path.to_owned(), part.clone());
+        blocking(move || part.identify(&path, &*packages)).await?.map_err(unfit)
     }
 }
 

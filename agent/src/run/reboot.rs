@@ -186,7 +186,7 @@ impl Asker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::plan::tests::order;
+    use crate::change::packages::tests::order;
 
     #[test]
     fn a_host_reboots_when_the_order_says_so_and_in_the_lab_never_by_itself() {

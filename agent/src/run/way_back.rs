@@ -9,13 +9,13 @@ use patchlab_protocol::{
 };
 
 use super::{
-    attempt::{Attempt, Stop},
-    plan::{compare, is_back, plan},
+    attempt::{Attempt, Stop, blocking},
     work::Work,
 };
 use crate::{
+    change::{Goal, Plan, compare, is_back},
     hooks::Moment,
-    packages::{Goal, Installed},
+    packages::Installed,
     record::RecordError,
     state::{self, Failure, Run},
 };
@@ -76,7 +76,7 @@ impl Attempt<'_> {
     /// When not everything is as it was before: a person is needed.
     pub async fn walk_back(&self, order: &Order, digest: Digest) -> Result<Checks, Stop> {
         let installed = self.installed().await.map_err(Stop::failed)?;
-        if !is_back(order, &installed) {
+        if !self.is_back(order, digest, &installed).await? {
             let work = self.work_back(order, digest, &installed).await.map_err(Stop::failed)?;
             self.hooks(&work, Moment::Before).await?.map_err(Stop::failed)?;
             self.change(|run| {
@@ -88,20 +88,41 @@ impl Attempt<'_> {
         self.check(order, Action::Rollback).await
     }
 
-    /// The order alone says what the way back is: these versions back, those packages gone, nothing else.
+    /// Whether everything is as it was before already.
+    async fn is_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<bool, Stop> {
+        // Of packages, a plan of the way back says no when it was walked; a script can be asked only by what was staged.
+        let goal = match order.script {
+            None => None,
+            Some(_) => {
+                let plan = self.plan(order, Action::Rollback, installed).map_err(Stop::failed)?;
+                Some(self.staged_goal(&plan, digest)?)
+            }
+        };
+        let (order, installed) = (order.clone(), installed.clone());
+        let mut started = self.engine.marker(self.order, self.run);
+        let looked = blocking(move || is_back(&order, &installed, goal.as_ref(), &mut started)).await?;
+        looked.map_err(Stop::failed)
+    }
+
+    /// What a plan's way back is, from staged files.
+    fn staged_goal(&self, plan: &Plan, digest: Digest) -> Result<Goal, Stop> {
+        let mut files = Vec::new();
+        for part in plan.parts() {
+            let staged = self.engine.staged.file(&digest, &part.payload().sha256);
+            files.push(staged.ok_or_else(|| Stop::failed(format!("{} is not staged", part.name())))?);
+        }
+        self.goal(plan, digest, files)
+    }
+
+    /// The order alone says what the way back is: these versions back, those packages gone, its script taken back, nothing else.
     ///
     /// # Errors
-    /// When the host is on other versions, or a file is not staged, or the package manager would do something else.
+    /// When the host is on other versions, or a file is not staged, or something else would be changed.
     pub async fn work_back(&self, order: &Order, digest: Digest, installed: &Installed) -> Result<Work, Stop> {
         let action = Action::Rollback;
-        let plan = plan(order, action, installed)?;
-        let mut install = Vec::new();
-        for file in &plan.files {
-            let staged = self.engine.staged.file(&digest, file);
-            install.push(staged.ok_or_else(|| Stop::failed(format!("{} {} is not staged", file.name, file.version)))?);
-        }
-        let goal = Goal { install, remove: plan.remove.clone() };
-        let transaction = self.simulate(&goal, &plan).await?;
+        let plan = self.plan(order, action, installed)?;
+        let goal = self.staged_goal(&plan, digest)?;
+        let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, None, installed)?;
         Ok(Work { order: order.clone(), digest, action, plan, goal, transaction })
     }

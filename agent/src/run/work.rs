@@ -1,27 +1,25 @@
-//! The second part of a run: the host is looked at, the permission is used up, the package manager works, and the order's
-//! checks are repeated.
+//! The second part of a run: the host is looked at, the permission is used up, the change is made by the package manager or by the
+//! order's script, and the order's checks are repeated.
 
 use std::{sync::Arc, time::Instant};
 
 use patchlab_check::target::Ended;
 use patchlab_protocol::{
-    Digest, ItemState, Refusal, Refused,
+    Audience, Digest, ItemState, Refusal, Refused,
     document::{Action, Checks, OnFailure, Order, RunState},
-    inventory::{PackageId, Transaction},
+    inventory::Transaction,
     limits::settle,
 };
 
 use super::{
     Turn,
     attempt::{Attempt, Course, Stop, blocking, unfit},
-    finish,
-    plan::{Plan, compare},
     ready::{Fetched, Ready},
 };
 use crate::{
-    fetch,
+    change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare},
     hooks::{self, HookError, Moment, Told},
-    packages::{Committed, Goal, Installed, PackageError},
+    packages::Installed,
     preflight::{self, Kernel, Needs},
     production,
     record::Undecided,
@@ -29,7 +27,7 @@ use crate::{
     updaters::Paused,
 };
 
-/// What the package manager is to do, and for which order.
+/// What is to be changed, and for which order.
 pub struct Work {
     /// The order.
     pub order: Order,
@@ -41,13 +39,13 @@ pub struct Work {
     pub plan: Plan,
     /// With the files in their places.
     pub goal: Goal,
-    /// What the package manager said that it would do.
+    /// What the simulation said that it would do.
     pub transaction: Transaction,
 }
 
-/// All that must be settled before the package manager may work.
+/// All that must be settled before anything may be changed.
 pub struct Prepared {
-    /// What it is to do.
+    /// What is to be done.
     pub work: Work,
     fetched: Fetched,
     /// To the run's end.
@@ -55,7 +53,7 @@ pub struct Prepared {
 }
 
 impl<'e> Attempt<'e> {
-    /// What the package manager would do, while a run that is ready still has to wait: a difference is told then, and not
+    /// What would be changed, while a run that is ready still has to wait: a difference is told then, and not
     /// in the window.
     ///
     /// # Errors
@@ -63,7 +61,7 @@ impl<'e> Attempt<'e> {
     pub async fn rehearse(&self, ready: &Ready) -> Result<(), Stop> {
         self.progress(RunState::Verifying, 41, "simulation")?;
         let installed = self.installed().await.map_err(unfit)?;
-        let transaction = self.simulate(&ready.goal, &ready.plan).await?;
+        let transaction = self.simulate(&ready.goal).await?;
         Ok(compare(&transaction, &ready.plan, ready.foreseen.release(), &installed)?)
     }
 
@@ -82,7 +80,7 @@ impl<'e> Attempt<'e> {
         let installed = self.installed().await.map_err(unfit)?;
         self.unchanged(&ready, &installed)?;
         let Ready { fetched, foreseen, plan, goal, unpacked } = ready;
-        let transaction = self.simulate(&goal, &plan).await?;
+        let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
         self.fit(&transaction, unpacked)?;
         self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
@@ -104,7 +102,7 @@ impl<'e> Attempt<'e> {
         }
         // Without a wait they were hashed a moment ago, as they were written.
         let waited = self.course == Course::Waiting;
-        match ready.goal.install.iter().find(|file| waited && !fetch::is_what_its_name_says(file)) {
+        match waited.then(|| ready.goal.altered()).flatten() {
             Some(file) => Err(unfit(format!("{} was altered while the run waited: start it again", file.display()))),
             None => Ok(()),
         }
@@ -120,16 +118,21 @@ impl<'e> Attempt<'e> {
         preflight::judge(&needs, &found).map_err(unfit)
     }
 
-    /// What the package manager would do.
+    /// What going for the goal would change.
     ///
     /// # Errors
-    /// When it cannot say, or the goal cannot be reached.
-    pub async fn simulate(&self, goal: &Goal, plan: &Plan) -> Result<Transaction, Stop> {
-        if plan.files.is_empty() && plan.remove.is_empty() {
-            return Ok(Transaction::new(self.engine.packages.system(), []));
-        }
+    /// When that cannot be said, or the goal cannot be reached.
+    pub async fn simulate(&self, goal: &Goal) -> Result<Transaction, Stop> {
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
-        blocking(move || packages.simulate(&goal, deadline)).await?.map_err(unfit)
+        let mut started = self.engine.marker(self.order, self.run);
+        let simulated = blocking(move || goal.simulate(&*packages, deadline, &mut started)).await?;
+        if self.engine.record.read(|state| state.run(self.order, self.run).is_some_and(|run| run.process.is_some())) {
+            self.change(|run| run.process = None)?;
+        }
+        simulated.map_err(|error| match error {
+            ChangeError::Refused(refused) => refused.into(),
+            error => unfit(error),
+        })
     }
 
     /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching
@@ -154,12 +157,13 @@ impl<'e> Attempt<'e> {
     /// The point of no return: the permission is used up and the state journaled.
     fn begin(&self, prepared: &Prepared) -> Result<(), Stop> {
         let on_failure = self.use_up(prepared)?;
-        let (working, phase) = match prepared.work.action {
-            Action::Apply => (RunState::Applying, "package manager"),
-            Action::Rollback => (RunState::RollingBack, "package manager, way back"),
+        let work = &prepared.work;
+        let (working, phase) = match work.action {
+            Action::Apply => (RunState::Applying, work.goal.phase().to_owned()),
+            Action::Rollback => (RunState::RollingBack, format!("{}, way back", work.goal.phase())),
         };
         self.change(|run| run.goal = Some(prepared.work.goal.clone()))?;
-        self.progress(working, 45, phase)?;
+        self.progress(working, 45, &phase)?;
         // An abort that came before that is the last one; after it, aborts are turned away.
         if self.engine.record.is_aborted(self.order, self.run) {
             return Err(Stop::Aborted("aborted by the manager".into()));
@@ -168,7 +172,7 @@ impl<'e> Attempt<'e> {
         Ok(())
     }
 
-    /// The package manager works.
+    /// The change is made.
     ///
     /// # Errors
     /// When the run does not go on to its checks.
@@ -194,27 +198,42 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// When not everything stands as it must afterwards.
     pub async fn transact(&self, work: &Work) -> Result<(), Stop> {
-        let committed = self.commit(&work.goal).await?;
-        let reboot = self.engine.packages.reboot(&work.transaction);
-        let installed = self.installed().await.map_err(Stop::failed)?;
-        let missed = work.plan.missed(&installed);
+        let mut done = self.once(work).await?;
+        let duration = done.outcome.committed.duration;
+        let mut judged = judge(work, &done);
+        if judged.is_ok() && self.is_done_twice(work) {
+            let state = if work.action == Action::Apply { RunState::Applying } else { RunState::RollingBack };
+            self.progress(state, 70, "again")?;
+            done = self.once(work).await?;
+            judged = judge(work, &done).map_err(not_idempotent);
+        }
         self.change(|run| {
             run.process = None;
-            run.exit = committed.finished.exit;
-            run.transaction_ms = u64::try_from(committed.duration.as_millis()).unwrap_or(u64::MAX);
-            run.reboot = reboot;
+            run.exit = done.outcome.committed.finished.exit;
+            run.transaction_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            run.reboot = work.goal.reboot(&*self.engine.packages, &work.transaction);
             run.percent = 85;
-            run.after = Some(installed.settled.digest());
+            run.after = Some(done.after);
             for item in &mut run.items {
-                let id = PackageId::new(&item.name, &item.arch);
-                let reached = installed.settled.version(&id).unwrap_or_default() == item.to;
-                item.state = if reached { ItemState::Done } else { ItemState::Failed };
+                item.state = if done.stand.has(item) { ItemState::Done } else { ItemState::Failed };
             }
         })?;
         // Whatever came of it, what the site prepared is put back; a failed transaction is the better reason.
         let put_back = self.hooks(work, Moment::After).await?;
-        judge(&committed, &missed)?;
+        judged?;
         put_back.map_err(Stop::failed)
+    }
+
+    /// A machine of the lab does twice what a host may do twice, so that this is proven, too.
+    fn is_done_twice(&self, work: &Work) -> bool {
+        self.engine.trust.root().audience == Audience::Lab && work.goal.twice() == Twice::Proven
+    }
+
+    async fn once(&self, work: &Work) -> Result<Done, Stop> {
+        let outcome = self.commit(&work.goal).await?;
+        let installed = self.installed().await.map_err(Stop::failed)?;
+        let after = installed.settled.digest();
+        Ok(Done { stand: work.plan.stand(installed, &outcome), outcome, after })
     }
 
     /// Runs the site's own programs.
@@ -230,27 +249,10 @@ impl<'e> Attempt<'e> {
         blocking(move || hooks::run(&folder, moment, &told, deadline)).await
     }
 
-    async fn commit(&self, goal: &Goal) -> Result<Committed, Stop> {
+    async fn commit(&self, goal: &Goal) -> Result<Outcome, Stop> {
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
-        let (record, order, run) = (Arc::clone(&self.engine.record), self.order, self.run);
-        let time = settle(self.lifetime);
-        let done = blocking(move || {
-            let committed = packages.commit(&goal, deadline, &mut |mark| {
-                // Without the mark the next agent could not end an orphan; that is no reason to stop this one half-way.
-                if let Err(error) = record.change_run(order, run, |run| run.process = Some(mark)) {
-                    tracing::error!(%error, "the package manager's process could not be journaled");
-                }
-            })?;
-            // What failed by itself would fail again; what ran out of time or was killed is finished.
-            let finished = &committed.finished;
-            let again = (finished.ended == Ended::ByTimeout || finished.exit.is_none()).then_some(&goal);
-            if !committed.finished.succeeded()
-                && let Err(error) = finish(&*packages, again, time)
-            {
-                tracing::warn!(%error, "packages were left half-way");
-            }
-            Ok::<_, PackageError>(committed)
-        });
+        let (time, mut started) = (settle(self.lifetime), self.engine.marker(self.order, self.run));
+        let done = blocking(move || goal.commit(&*packages, deadline, time, &mut started));
         done.await?.map_err(Stop::failed)
     }
 
@@ -282,27 +284,44 @@ impl<'e> Attempt<'e> {
     }
 }
 
-fn judge(committed: &Committed, missed: &[String]) -> Result<(), Stop> {
+/// What was done, and where the host stands.
+struct Done {
+    outcome: Outcome,
+    stand: Stand,
+    /// Digest of the package list.
+    after: Digest,
+}
+
+fn judge(work: &Work, done: &Done) -> Result<(), Stop> {
+    let (committed, worker, stands) = (&done.outcome.committed, work.goal.worker(), done.stand.told());
+    let said = committed.finished.last_words();
     if committed.finished.ended == Ended::ByTimeout {
-        let said = committed.finished.last_words();
         let said = if said.is_empty() { said } else { format!("; it said last: {said}") };
-        let reason = format!("its lifetime ended while the package manager worked; {}{said}", list(missed));
-        return Err(Stop::Aborted(reason));
+        return Err(Stop::Aborted(format!("its lifetime ended while {worker} worked; {stands}{said}")));
     }
     if !committed.finished.succeeded() {
-        return Err(Stop::failed(format!("the package manager failed: {}", committed.finished.last_words())));
+        return Err(Stop::failed(match &done.stand {
+            Stand::Packages(..) => format!("{worker} failed: {said}"),
+            Stand::Script(..) => {
+                let exit = committed.finished.exit.map_or_else(|| "killed".to_owned(), |exit| format!("exit {exit}"));
+                let said = if said.is_empty() { "it said nothing".to_owned() } else { format!("it said: {said}") };
+                format!("{worker} failed ({exit}); {stands}; {said}")
+            }
+        }));
     }
     if !committed.failed_scripts.is_empty() {
         return Err(Stop::failed(format!("scripts of packages failed: {}", committed.failed_scripts.join("; "))));
     }
-    if missed.is_empty() { Ok(()) } else { Err(Stop::failed(list(missed))) }
+    done.stand.missed().map_or(Ok(()), |missed| Err(Stop::failed(missed)))
 }
 
-fn list(missed: &[String]) -> String {
-    let shown = missed.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
-    if missed.is_empty() {
-        "every package is where it should be".into()
-    } else {
-        format!("not where they should be: {shown}")
+/// A script that a host could not run again after it was interrupted.
+fn not_idempotent(stop: Stop) -> Stop {
+    let reason =
+        |reason: String| format!("it is not idempotent: run again on a host that it had brought there, {reason}");
+    match stop {
+        Stop::Failed { reason: why, checks } => Stop::Failed { reason: reason(why), checks },
+        Stop::Aborted(why) => Stop::Aborted(reason(why)),
+        other => other,
     }
 }

@@ -10,7 +10,7 @@ use patchlab_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{boot::BootOnce, packages::Goal, process::ProcessMark};
+use crate::{boot::BootOnce, change::Goal, process::ProcessMark};
 
 /// The first index of a host's own runs, which no manager chooses: `plRunTable` tells the two apart by it.
 pub const OWN_RUNS: u32 = 1 << 31;
@@ -134,10 +134,9 @@ pub struct Run {
     pub signature: String,
     /// The packages.
     pub items: Vec<Item>,
-    /// The package manager's process, from its start until it was waited for.
+    /// The process of the package manager, or of the order's script, from its start until it was waited for.
     pub process: Option<ProcessMark>,
-    /// What the package manager is to reach, from before its start to the run's end: so that a later agent can finish
-    /// it.
+    /// What there is to reach, from before anybody goes for it to the run's end: so that a later agent can finish it.
     #[serde(default)]
     pub goal: Option<Goal>,
     /// When a manager asked for its abort, milliseconds since 1970.

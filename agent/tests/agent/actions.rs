@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Starts a run that prepares, by one SET.
-fn prepare(manager: &Manager, row: u32, run: u32, what: Preparation) -> RunState {
+pub fn prepare(manager: &Manager, row: u32, run: u32, what: Preparation) -> RunState {
     let cell = |column| oid(mib::order::ENTRY, &[column, row]);
     let action = (cell(mib::order::ACTION), 'i', (what as i32).to_string());
     manager.set(&[action, (cell(mib::order::START), 'u', run.to_string())]).unwrap();

@@ -17,10 +17,10 @@ use axum::{
 };
 use patchlab_agent::host::class;
 use patchlab_protocol::{
-    Digest, Envelope, PackageSystem, PublicKey, SigningKey,
+    Audience, Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     description::Tags,
-    document::{Class, Origin, PackageFile, Replaced, RunResult},
-    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, SnmpUser, WithoutFallback},
+    document::{Class, Origin, PackageFile, Replaced, RunResult, ShippedFile},
+    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, Scripts, SnmpUser, WithoutFallback},
     mib,
 };
 use tokio::sync::watch;
@@ -125,6 +125,7 @@ impl Host {
             packages: Packages { root: path("root"), system: None },
             fetch,
             boot: Booting::default(),
+            scripts: Scripts::default(),
             tags: Tags::default(),
         };
         let held = Arc::new(Held { state: watch::Sender::new(Gate::Open) });
@@ -177,6 +178,24 @@ impl Host {
         host.anew()
     }
 
+    /// A host that takes scripts.
+    pub fn taking_scripts() -> Self {
+        let mut host = Self::new();
+        host.enrolment.scripts.allow = true;
+        host.anew()
+    }
+
+    /// A host that takes scripts, of the lab's.
+    pub fn of_lab() -> Self {
+        let mut host = Self::taking_scripts();
+        host.kill();
+        host.authority = Authority::of(Audience::Lab);
+        host.enrolment.root.digest = host.authority.root.digest();
+        fs::write(host.path("id/root.json"), host.authority.root.to_bytes()).unwrap();
+        fs::remove_dir_all(host.path("state")).unwrap();
+        host.anew()
+    }
+
     /// A host whose agent listens there.
     pub fn listening(listen: &str) -> Self {
         let mut host = Self::new();
@@ -215,23 +234,28 @@ impl Host {
 
     /// Starts the agent and waits until it says where it answers.
     pub fn start(&mut self) {
-        let address = self.path("state/address");
-        let _ = fs::remove_file(&address);
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut agent = self
-            .agent()
-            .args(["run", "--config"])
-            .arg(self.path("id/agent.toml"))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        self.spawn();
+        let (address, deadline) = (self.path("state/address"), Instant::now() + Duration::from_secs(60));
         while !address.exists() {
-            assert!(agent.try_wait().unwrap().is_none(), "the agent ended:\n{}", self.log());
+            if self.agent.as_mut().unwrap().try_wait().unwrap().is_some() {
+                // Killed between fork and exec of a program, one leaves its lock to that until it runs: systemd starts it again.
+                let log = self.log();
+                let in_use = log.lines().last().is_some_and(|line| line.contains("is in use by another agent"));
+                assert!(in_use, "the agent ended:\n{log}");
+                self.spawn();
+            }
             assert!(Instant::now() < deadline, "the agent does not start:\n{}", self.log());
             std::thread::yield_now();
         }
-        self.agent = Some(agent);
+    }
+
+    /// Starts the agent, which may have something to settle before it answers.
+    pub fn spawn(&mut self) {
+        let _ = fs::remove_file(self.path("state/address"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.agent();
+        command.args(["run", "--config"]).arg(self.path("id/agent.toml")).stderr(Stdio::from(log));
+        self.agent = Some(command.spawn().unwrap());
     }
 
     pub fn log(&self) -> String {
@@ -305,6 +329,13 @@ impl Host {
             sha256,
             origin: Origin::Local,
         }
+    }
+
+    /// Puts a file that an order ships where the agent fetches it.
+    pub fn shipped(&self, name: &str, text: &str) -> ShippedFile {
+        let sha256 = Digest::of(text);
+        fs::write(self.artifact(&sha256), text).unwrap();
+        ShippedFile { name: name.parse().unwrap(), size: text.len() as u64, sha256 }
     }
 
     /// Where the member has a file.

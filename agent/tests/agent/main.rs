@@ -29,6 +29,7 @@ mod refusals;
 mod restart;
 mod rpm;
 mod runs;
+mod scripts;
 mod sources;
 mod trust;
 mod waiting;

@@ -23,20 +23,24 @@ pub fn hours(hours: i64) -> Timestamp {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::of(Audience::Production)
+    }
+
+    pub fn of(audience: Audience) -> Self {
         let roles = [Role::Root, Role::Drafter, Role::Releaser, Role::Approver, Role::Activator, Role::Operator];
         let keys: BTreeMap<Role, SigningKey> =
             roles.into_iter().map(|role| (role, SigningKey::generate().unwrap())).collect();
         let root_key = |(role, key): (&Role, &SigningKey)| RootKey {
             holder: format!("{role:?}"),
             roles: vec![*role],
-            audience: Audience::Production,
+            audience,
             scheme: Scheme::Ed25519,
             public: key.public(),
         };
         let root = Root {
             version: 1,
             expires: hours(1000),
-            audience: Audience::Production,
+            audience,
             keys: keys.iter().map(root_key).collect(),
             thresholds: BTreeMap::new(),
         };
@@ -68,6 +72,7 @@ impl Authority {
             on_failure: OnFailure::Leave,
             rollback_files: RollbackFiles::WhenNeeded,
             reboot: None,
+            script: None,
         };
         let envelope = Envelope::sign(order.clone(), &self.keys[&Role::Drafter]);
         (order, envelope)

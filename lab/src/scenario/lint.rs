@@ -221,6 +221,28 @@ fn out_of_reach(written: &Written) -> Option<(String, String)> {
     None
 }
 
+/// What shells and shellcheck(1) find in those of these scripts that shells run; a shell that cannot read one is an error, everything else
+/// is advice.
+pub fn lint_scripts(scripts: &[PathBuf]) -> Vec<Finding> {
+    let scripts: Vec<PathBuf> = scripts.iter().filter(|path| is_script(path)).cloned().collect();
+    let mut findings: Vec<Finding> = scripts.iter().filter_map(|path| unreadable(path)).collect();
+    let advice = match shellcheck(&scripts) {
+        Checked::By(found) => found,
+        Checked::Not(why) => vec![format!("{} scripts were not checked: {why}", scripts.len())],
+    };
+    findings.extend(advice.into_iter().map(|text| Finding { weight: Weight::Advice, text }));
+    findings
+}
+
+/// What the shell in a script's first line says against it.
+fn unreadable(path: &Path) -> Option<Finding> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let shell = text.lines().next()?.strip_prefix("#!")?.split_whitespace().next()?.to_owned();
+    let said = Command::new(shell).arg("-n").arg(path).output().ok()?;
+    let why = String::from_utf8_lossy(&said.stderr).lines().next().unwrap_or_default().to_owned();
+    (!said.status.success()).then_some(Finding { weight: Weight::Error, text: why })
+}
+
 /// Whether it is a shell script by its name or its first line.
 fn is_script(path: &Path) -> bool {
     use std::io::Read as _;

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use patchlab_protocol::{
     Digest, SigningKey,
     description::Tags,
-    enrolment::{self, Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot},
+    enrolment::{self, Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, Scripts},
 };
 use serde_json::json;
 
@@ -79,8 +79,13 @@ pub struct Show {
     profile: bool,
 }
 
+const ENROLL_EXAMPLES: &str = "Examples:
+  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1
+  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1 --allow-scripts";
+
 /// A host to enrol.
 #[derive(Debug, Args)]
+#[command(after_help = ENROLL_EXAMPLES)]
 pub struct Enroll {
     /// Its name: activations name it
     name: String,
@@ -105,6 +110,9 @@ pub struct Enroll {
     /// Where the agent keeps what must not go back with a disk that is reverted to a snapshot; the state folder unless given
     #[arg(long, value_name = "DIR")]
     ledger_dir: Option<PathBuf>,
+    /// Let orders change the host by scripts that they ship, and not by packages alone
+    #[arg(long)]
+    allow_scripts: bool,
 }
 
 impl HostCommand {
@@ -323,6 +331,7 @@ impl Enroll {
             packages: Packages::default(),
             fetch: Fetching::default(),
             boot: Booting::default(),
+            scripts: Scripts { allow: self.allow_scripts },
             tags: Tags::default(),
         };
         agent.check().map_err(CliError::input)?;
@@ -350,13 +359,24 @@ impl Enroll {
     }
 }
 
+/// What agent.toml says at its end where it does not let scripts change the host.
+const NO_SCRIPTS: &str = "
+# Orders may change this host by scripts that they ship, and not by packages alone, when this says true. The lab proves scripts as it
+# proves packages, but nobody can say beforehand what one is going to do here.
+#[scripts]
+#allow = true
+";
+
 /// Writes the agent's folder, mode 0700; it must not exist.
 fn write_folder(out: &Path, agent: &Enrolment, terms: &EnrolmentTerms, key: &SigningKey) -> Result<(), CliError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let failed =
         |path: &Path, error: std::io::Error| CliError::Input(format!("cannot write {}: {error}", path.display()));
     fs::DirBuilder::new().mode(0o700).create(out).map_err(|error| failed(out, error))?;
-    let text = toml::to_string(agent).map_err(CliError::failed)?;
+    let mut text = toml::to_string(agent).map_err(CliError::failed)?;
+    if !agent.scripts.allow {
+        text.push_str(NO_SCRIPTS);
+    }
     let write = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         fs::OpenOptions::new()

@@ -310,6 +310,8 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
         ("state", row.state.to_string()),
         ("since", output.moment(&row.changed_at)),
     ];
+    let order = serde_json::from_value::<Order>(story.document.clone()).ok();
+    pairs.extend(order.iter().map(|order| ("changes", changes(order))));
     if !row.reason.is_empty() {
         pairs.push(("reason", row.reason.clone()));
     }
@@ -329,6 +331,14 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
     }
     output.json(&story)?;
     Ok(Exit::Passed)
+}
+
+/// What an order is made of, in words.
+fn changes(order: &Order) -> String {
+    match &order.script {
+        None => format!("{} packages", order.install.len()),
+        Some(script) => format!("a script, {} files beside it", script.files.len()),
+    }
 }
 
 /// A window in words.
@@ -379,10 +389,10 @@ impl Approve {
             None => now.checked_add((7 * 24).hours()).map_err(CliError::input)?,
         };
         output.note(format!(
-            "{}: {} ({} packages), for at most {} hosts, until {}",
+            "{}: {} ({}), for at most {} hosts, until {}",
             order.id,
             order.title,
-            order.install.len(),
+            changes(&order),
             self.hosts,
             legible::moment(not_after)
         ));

@@ -57,6 +57,30 @@ pub enum DraftError {
         /// What is wrong.
         problem: String,
     },
+    /// Nothing that a script's order says.
+    #[error(
+        "{path}: no [change.script], or more than one [[change]]: --from drafts an order whose change is made by a script; packages are \
+         drafted with --baseline and --upgrade or --package",
+        path = path.display()
+    )]
+    NoScript {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file cannot be shipped.
+    #[error("{path}: {problem}", path = path.display())]
+    Shipped {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A shell cannot read one of its scripts.
+    #[error("{finding}")]
+    Unreadable {
+        /// In the shell's words.
+        finding: String,
+    },
     /// Less was fetched than was said.
     #[error("{name} {version} ({arch}) was not fetched, and the transaction needs it")]
     NotFetched {

@@ -236,3 +236,84 @@ fn lists_whose_signature_does_not_check_are_refused(world: &World) {
     assert!(error.starts_with("apt could not fetch the package lists: "), "{error}");
     assert!(error.contains("not signed") || error.contains("NO_PUBKEY"), "{error}");
 }
+
+/// A folder with an order by script as people write it, and its files.
+fn by_script(dir: &Path) -> PathBuf {
+    for (name, text) in [
+        ("apply", "#!/bin/sh\n: apply\n"),
+        ("rollback", "#!/bin/sh\n: rollback\n"),
+        ("verify", "#!/bin/sh\nexit 10\n"),
+        ("sshd_config.snippet", "Banner /etc/issue.net\n"),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let from = dir.join("written.toml");
+    fs::write(
+        &from,
+        "id = \"PO-1\"\ntitle = \"a banner\"\nseverity = \"low\"\n[[change]]\non = { family = \"debian\", release = \"12\" }\n\
+         [change.script]\napply = \"./apply\"\nrollback = \"./rollback\"\nverify = \"./verify\"\nfiles = [\"./sshd_config.snippet\"]\n",
+    )
+    .unwrap();
+    from
+}
+
+/// Drafts it to `out`.
+fn draft_by_script(from: &Path, out: &Path, store: &ArtifactStore) -> Result<(Written, Vec<Progress>), DraftError> {
+    let written: Written = patchlab_check::written::parse(&fs::read_to_string(from).unwrap(), from).unwrap();
+    let mut told = Vec::new();
+    let drafted = draft_script(&written, from, store, out, &mut |step| told.push(step))?;
+    Ok((drafted, told))
+}
+
+#[test]
+fn a_script_is_drafted_with_its_digests_and_the_draft_compiles_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+    let from = by_script(dir.path());
+    let out = dir.path().join("drafts/order.toml");
+    fs::create_dir(out.parent().unwrap()).unwrap();
+    let (drafted, _) = draft_by_script(&from, &out, &store).unwrap();
+    let text = render_script(&drafted).unwrap();
+    assert!(text.contains("path = \"../apply\""), "{text}");
+    fs::write(&out, &text).unwrap();
+    let order = crate::order::compile_file(&out, &store).unwrap();
+    let script = order.script.unwrap();
+    assert_eq!(script.files[0].name.as_str(), "sshd_config.snippet");
+    // With the files gone, the store has them.
+    fs::remove_file(dir.path().join("apply")).unwrap();
+    assert!(crate::order::compile_file(&out, &store).is_ok());
+    // Elsewhere the store has not, and the files are altered.
+    let empty = ArtifactStore::open(dir.path().join("empty")).unwrap();
+    fs::write(dir.path().join("apply"), "#!/bin/sh\n: other\n").unwrap();
+    let error = crate::order::compile_file(&out, &empty).unwrap_err().to_string();
+    assert!(error.contains("was altered") && error.contains("apply"), "{error}");
+    // Drafted again, it is another order.
+    let again: Written = patchlab_check::written::parse(&text, &out).unwrap();
+    let drafted = draft_script(&again, &out, &store, &out, &mut |_| ()).unwrap();
+    assert_ne!(crate::order::compile(&drafted).unwrap().script.unwrap().apply, script.apply);
+}
+
+#[test]
+fn what_cannot_be_shipped_is_not_drafted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+    let out = dir.path().join("order.toml");
+    for (name, text, expected) in [
+        ("apply", "echo all\n", "it does not begin with #!"),
+        ("verify", "", "not a file with anything in it"),
+        ("rollback", "#!/bin/sh\nif true\n", "rollback: 3: Syntax error"),
+    ] {
+        let from = by_script(dir.path());
+        fs::write(dir.path().join(name), text).unwrap();
+        let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains(name), "{expected}: {error}");
+    }
+    let from = by_script(dir.path());
+    fs::remove_file(dir.path().join("sshd_config.snippet")).unwrap();
+    let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
+    assert!(error.contains("sshd_config.snippet"), "{error}");
+    let packages = fs::read_to_string(&from).unwrap();
+    fs::write(&from, packages.split("[change.script]").next().unwrap()).unwrap();
+    let error = draft_by_script(&from, &out, &store).unwrap_err().to_string();
+    assert!(error.contains("no [change.script]"), "{error}");
+}

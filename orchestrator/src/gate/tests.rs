@@ -72,6 +72,7 @@ pub(crate) fn order() -> Order {
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
         reboot: None,
+        script: None,
     }
 }
 

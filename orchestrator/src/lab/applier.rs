@@ -19,7 +19,10 @@ use patchlab_protocol::{
     inventory::{Change, PackageId, Transaction},
 };
 
-use super::{agent, provisional::Provisional};
+use super::{
+    agent,
+    provisional::{Changes, Provisional},
+};
 use crate::{
     deploy::{
         DeployError, Observer, Patience, Row, RunReport, SnmpManager, push_and_run,
@@ -153,6 +156,8 @@ impl SnmpApplier {
             packages: patchlab_protocol::enrolment::Packages::default(),
             fetch: patchlab_protocol::enrolment::Fetching::default(),
             boot: patchlab_protocol::enrolment::Booting::default(),
+            // What an order is, is what is tried.
+            scripts: patchlab_protocol::enrolment::Scripts { allow: true },
             tags: patchlab_protocol::description::Tags::default(),
         };
         let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
@@ -197,6 +202,7 @@ impl SnmpApplier {
         let class = &self.documents.class;
         let system = class.package_system();
         let system = system.ok_or_else(|| lab(format!("nobody knows how versions of {class} compare")))?;
+        let changes = self.documents.changes();
         let row = self.row(action);
         let host = self.clone_of(Role::Patched)?.host.clone();
         let heard = Mutex::new(Heard { last: Instant::now(), doing: "nothing".into() });
@@ -213,7 +219,7 @@ impl SnmpApplier {
         if report.state == RunState::Rebooting {
             self.rebooting().insert(machine.name().to_owned());
         }
-        read(action, system, report, start.elapsed())
+        read((action, changes), system, report, start.elapsed())
     }
 
     /// Awaits an agent's word, or what is seen of its machine: whichever is first.
@@ -413,7 +419,12 @@ fn run_index(action: Action) -> u32 {
 }
 
 /// What a finished run says about the patch. Pure.
-fn read(action: Action, system: PackageSystem, report: RunReport, duration: Duration) -> Result<Applied, ApplierError> {
+fn read(
+    (action, changes): (Action, Changes),
+    system: PackageSystem,
+    report: RunReport,
+    duration: Duration,
+) -> Result<Applied, ApplierError> {
     // One that goes on after the reboot has changed all that it changes.
     let wanted = match action {
         Action::Apply if report.state == RunState::Rebooting => RunState::Rebooting,
@@ -442,6 +453,10 @@ fn read(action: Action, system: PackageSystem, report: RunReport, duration: Dura
                 | Refusal::Preflight),
             ),
         ) if action == Action::Apply => ApplierError::Inapplicable { reason: format!("{refusal}: {}", report.reason) },
+        // It was applied a moment ago, and its own `verify` does not say so any more: it did not last, or `verify` is wrong.
+        (RunState::Refused, Some(Refusal::VersionsDiffer)) if changes == Changes::ByScript => {
+            ApplierError::Failed { action: name(action), reason: report.reason }
+        }
         // The package manager was at it, and did not come to an end.
         (RunState::Aborted, _) if report.transaction_ms > 0 => {
             ApplierError::Failed { action: name(action), reason: error }
@@ -498,14 +513,19 @@ mod tests {
 
     #[test]
     fn a_good_run_tells_its_transaction() {
-        let applied =
-            read(Action::Apply, PackageSystem::Dpkg, report(RunState::Succeeded, None), Duration::ZERO).unwrap();
+        let apply = (Action::Apply, Changes::Packages);
+        let applied = read(apply, PackageSystem::Dpkg, report(RunState::Succeeded, None), Duration::ZERO).unwrap();
         assert_eq!(applied.transaction, ["install added amd64 - -> 2", "upgrade nginx amd64 1.0 -> 1.1"]);
         assert!(
-            read(Action::Rollback, PackageSystem::Dpkg, report(RunState::RolledBack, None), Duration::ZERO).is_ok()
+            read(
+                (Action::Rollback, Changes::Packages),
+                PackageSystem::Dpkg,
+                report(RunState::RolledBack, None),
+                Duration::ZERO
+            )
+            .is_ok()
         );
-        let waits =
-            read(Action::Apply, PackageSystem::Dpkg, report(RunState::Rebooting, None), Duration::ZERO).unwrap();
+        let waits = read(apply, PackageSystem::Dpkg, report(RunState::Rebooting, None), Duration::ZERO).unwrap();
         assert_eq!(
             (waits.transaction, waits.reboot_needed),
             (applied.transaction, true),
@@ -515,13 +535,15 @@ mod tests {
 
     #[test]
     fn what_says_nothing_about_the_patch_is_the_labs_own() {
-        let kind_of = |action, report| match read(action, PackageSystem::Dpkg, report, Duration::ZERO) {
-            Ok(_) => "ok",
-            Err(ApplierError::Inapplicable { .. }) => "inapplicable",
-            Err(ApplierError::Failed { .. }) => "failed",
-            Err(ApplierError::Lost { .. }) => "lost",
-            Err(ApplierError::Lab { .. }) => "lab",
-        };
+        let kind_by =
+            |action, changes, report| match read((action, changes), PackageSystem::Dpkg, report, Duration::ZERO) {
+                Ok(_) => "ok",
+                Err(ApplierError::Inapplicable { .. }) => "inapplicable",
+                Err(ApplierError::Failed { .. }) => "failed",
+                Err(ApplierError::Lost { .. }) => "lost",
+                Err(ApplierError::Lab { .. }) => "lab",
+            };
+        let kind_of = |action, report| kind_by(action, Changes::Packages, report);
         let kind = |action, state, refusal| kind_of(action, report(state, refusal));
         use Refusal::{BadSignature, Expired, NotMyClass, TransactionDiffers, VersionsDiffer};
         for refusal in [NotMyClass, VersionsDiffer, TransactionDiffers] {
@@ -537,5 +559,7 @@ mod tests {
         assert_eq!(kind(Action::Apply, RunState::RolledBack, None), "failed", "it walked back by itself");
         assert_eq!(kind(Action::Rollback, RunState::RollbackFailed, None), "failed");
         assert_eq!(kind(Action::Rollback, RunState::Refused, Some(VersionsDiffer)), "lab");
+        let gone = report(RunState::Refused, Some(VersionsDiffer));
+        assert_eq!(kind_by(Action::Rollback, Changes::ByScript, gone), "failed", "the change did not last");
     }
 }

@@ -189,7 +189,7 @@ impl Pair<'_> {
         Ok(Ask {
             baseline: self.baseline.digest.to_string(),
             documents: Provisional::sign(self.order, &hosts, jiff::Timestamp::now())?,
-            changed: changed(self.order),
+            changed: changed(self.order, self.baseline)?,
             tools: tools::disk_in_worker(self.data, worker)?,
             manner: Manner { reboot: reboots(self.order, self.manner.reboot), ..self.manner },
             scope: self.scope.clone(),
@@ -223,9 +223,17 @@ pub(super) fn digests(others: &BTreeMap<String, Baseline>) -> BTreeMap<String, S
     others.iter().map(|(name, baseline)| (name.clone(), baseline.digest.to_string())).collect()
 }
 
-/// Names of the packages that an order changes.
-pub fn changed(order: &Order) -> BTreeSet<String> {
-    order.install.iter().map(|file| file.name.clone()).collect()
+/// Names of the packages that an order changes on a baseline. Nothing says what a script changes: it may be anything, so every scenario
+/// that speaks about a package of the baseline is evidence.
+fn changed(order: &Order, baseline: &Baseline) -> anyhow::Result<BTreeSet<String>> {
+    match order.script {
+        None => Ok(order.install.iter().map(|file| file.name.clone()).collect()),
+        Some(_) => {
+            let manifest = baseline.manifest().context("read the baseline's manifest")?;
+            let names = manifest.packages.keys().map(|id| id.split(':').next().unwrap_or(id).to_owned());
+            Ok(names.collect())
+        }
+    }
 }
 
 /// When clones reboot: what hosts will do in any case is what is tried.

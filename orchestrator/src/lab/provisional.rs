@@ -33,7 +33,24 @@ pub struct Provisional {
     pub rollback: Envelope,
 }
 
+/// How an order changes machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// Their package manager does.
+    Packages,
+    /// Its own script does.
+    ByScript,
+}
+
 impl Provisional {
+    /// How the order changes machines.
+    pub fn changes(&self) -> Changes {
+        match self.order.statement::<Order>() {
+            Ok(order) if order.predicate.script.is_some() => Changes::ByScript,
+            _ => Changes::Packages,
+        }
+    }
+
     /// Signs all documents for `order` on clones that are enrolled as `hosts`.
     pub fn sign(order: &Order, hosts: &[String], now: Timestamp) -> Result<Self, KeyError> {
         let key = SigningKey::generate()?;

@@ -22,7 +22,7 @@ use super::{
     budget,
     control::{Control, Programs},
     halt::Halt,
-    pair::{Came, Pair, changed, limited},
+    pair::{Came, Pair, limited},
     pool::{Lender, Pool},
     schedule::{self, Budgets, Running, Work},
     worker::{Manner, Tell},
@@ -30,7 +30,7 @@ use super::{
 use crate::{legible::millis, place::Data};
 
 /// The baselines that an order is validated on: those named, or every newest one of the order's class that represents one of its
-/// packages.
+/// packages; of a script, every newest one of its class.
 pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result<Vec<Baseline>> {
     let store = Baselines::open(&data.lab());
     let is_class = |baseline: &Baseline| {
@@ -44,13 +44,15 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
         }
         return Ok(chosen);
     }
-    let changed = changed(order);
+    let changes = |name: &String| order.install.iter().any(|file| file.name == *name);
     let all = store.list()?;
     let newest = |baseline: &Baseline| {
         !all.iter()
             .any(|other| other.record.name == baseline.record.name && other.record.number > baseline.record.number)
     };
-    let speaks = |baseline: &Baseline| baseline.record.represents.packages.iter().any(|name| changed.contains(name));
+    // A script may change anything: every baseline of its class has something to say.
+    let speaks =
+        |baseline: &Baseline| order.script.is_some() || baseline.record.represents.packages.iter().any(&changes);
     Ok(all.iter().filter(|baseline| newest(baseline) && is_class(baseline) && speaks(baseline)).cloned().collect())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,7 @@ use patchlab_protocol::{
     limits,
 };
 
-use super::{Change, File, Replaces, Written};
+use super::{Change, File, Replaces, Script, Shipped, ShippedFile, Written, script};
 
 /// An order cannot be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ impl fmt::Display for Place {
     }
 }
 
-fn wrong<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, OrderError> {
+pub(super) fn wrong<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, OrderError> {
     Err(OrderError::Meaning { key: key.into(), problem: problem.into() })
 }
 
@@ -120,7 +120,7 @@ impl Files<'_> {
             for (f, file) in change.file.iter().enumerate() {
                 let key = format!("change.{c}.file.{f}.sha256");
                 let what = format!("which installs {} {} ({})", file.name, file.version, file.arch);
-                self.take_in(file, &key, &what)?;
+                self.take_in(file.path.as_deref(), file.sha256, &key, &what)?;
                 self.verify(&file.sha256, &key, &what)?;
             }
             for (r, replaces) in change.replaces.iter().enumerate() {
@@ -129,6 +129,33 @@ impl Files<'_> {
                 let what = format!("whose way back is {} {} ({})", replaces.name, replaces.version, replaces.arch);
                 self.verify(&back.sha256, &key, &what)?;
             }
+            for (key, shipped) in change.script.iter().flat_map(Script::shipped) {
+                // Compiled, so drafted.
+                let Shipped::Drafted(file) = shipped else { continue };
+                let role = if key.starts_with("files.") { Role::Beside } else { Role::Program };
+                let key = format!("change.{c}.script.{key}");
+                let what = format!("which is {} of its script", file.path);
+                self.take_in(Some(&file.path), file.sha256, &key, &what)?;
+                let artifact = self.verify(&file.sha256, &key, &what)?;
+                self.is_as_it_says(file, &artifact, role, &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file of a script has the size that the order names, and a script an interpreter.
+    fn is_as_it_says(&self, file: &ShippedFile, artifact: &Path, role: Role, key: &str) -> Result<(), OrderError> {
+        let wrong = |problem: String| Err(WrittenError::at_key(self.path, self.text, key, problem).into());
+        let unreadable = |source| {
+            let source = ArtifactError::Io { action: "read", path: artifact.to_owned(), source };
+            self.failed(source, key, &format!("which is {} of its script", file.path))
+        };
+        let found = fs::metadata(artifact).map_err(unreadable)?.len();
+        if found != file.size {
+            return wrong(format!("{} has {found} bytes, not {}: draft the order again", file.path, file.size));
+        }
+        if role == Role::Program && !script::begins_with_interpreter(artifact).map_err(unreadable)? {
+            return wrong(format!("{} does not begin with #! and an interpreter: no host could run it", file.path));
         }
         Ok(())
     }
@@ -138,8 +165,8 @@ impl Files<'_> {
         Box::new(Place { path: self.path.to_owned(), line, id: self.id.to_owned() })
     }
 
-    fn verify(&self, digest: &Digest, key: &str, what: &str) -> Result<(), OrderError> {
-        self.artifacts.verify(digest).map(drop).map_err(|source| self.failed(source, key, what))
+    fn verify(&self, digest: &Digest, key: &str, what: &str) -> Result<PathBuf, OrderError> {
+        self.artifacts.verify(digest).map_err(|source| self.failed(source, key, what))
     }
 
     fn failed(&self, source: ArtifactError, key: &str, what: &str) -> OrderError {
@@ -147,19 +174,28 @@ impl Files<'_> {
     }
 
     /// Takes a file that is not in the store from where its `path` says it is.
-    fn take_in(&self, file: &File, key: &str, what: &str) -> Result<(), OrderError> {
+    fn take_in(&self, path: Option<&str>, digest: Digest, key: &str, what: &str) -> Result<(), OrderError> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        let Some(path) = file.path.as_ref().map(|path| dir.join(path)) else { return Ok(()) };
-        if self.artifacts.has(&file.sha256) || !path.is_file() {
+        let Some(path) = path.map(|path| dir.join(path)) else { return Ok(()) };
+        if self.artifacts.has(&digest) || !path.is_file() {
             return Ok(());
         }
         let unreadable = |source| ArtifactError::Io { action: "read", path: path.clone(), source };
         let (found, _) = Digest::of_file(&path).map_err(|error| self.failed(unreadable(error), key, what))?;
-        if found != file.sha256 {
-            return Err(OrderError::AlteredFile { place: self.place(key), digest: file.sha256, found, path });
+        if found != digest {
+            return Err(OrderError::AlteredFile { place: self.place(key), digest, found, path });
         }
         self.artifacts.put(&path).map(drop).map_err(|error| self.failed(error, key, what))
     }
+}
+
+/// What a file is in a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// One of the three that are run.
+    Program,
+    /// It lies beside them.
+    Beside,
 }
 
 fn without_numbers(key: &str) -> String {
@@ -183,7 +219,10 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
         [] => return wrong("change", "no [[change]]: the order would change nothing"),
         _ => return wrong("change.1", "more than one [[change]]: make an order for each class of hosts"),
     };
-    check_change(change)?;
+    let script = match &change.script {
+        None => check_change(change).map(|()| None)?,
+        Some(script) => Some(script::compile(change, script)?),
+    };
     let class =
         Class { family: change.on.family.clone(), release: change.on.release.clone(), arch: change.on.arch.clone() };
     let mut install: Vec<PackageFile> = change.file.iter().map(package_file).collect();
@@ -228,18 +267,16 @@ pub fn compile(written: &Written) -> Result<Order, OrderError> {
         on_failure: written.on_failure,
         rollback_files: written.rollback_files,
         reboot: written.reboot,
+        script,
     })
 }
 
 fn check_change(change: &Change) -> Result<(), OrderError> {
-    if change.script.is_some() {
-        return wrong(
-            "change.0.script",
-            "changes by script are not supported yet: this version installs packages only",
-        );
-    }
     if change.upgrade.is_empty() && change.packages.is_empty() && change.file.is_empty() {
-        return wrong("change.0", "nothing to do: give upgrade, packages, or let `patchlab order draft` write files");
+        return wrong(
+            "change.0",
+            "nothing to do: give upgrade, packages or a script, or let `patchlab order draft` write files",
+        );
     }
     if change.file.is_empty() {
         return wrong("change.0", "no [[change.file]] yet: let `patchlab order draft` resolve and fetch the packages");

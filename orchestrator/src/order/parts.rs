@@ -63,7 +63,7 @@ struct Said {
     provides: BTreeSet<String>,
 }
 
-/// The parts of an order, from the dependencies in its package files.
+/// The parts of an order, from the dependencies in its package files; none of one that ships a script, which is never split.
 pub fn parts(order: &Order, artifacts: &ArtifactStore) -> Result<Vec<Part>, PartsError> {
     let system = order.class.package_system().unwrap_or(PackageSystem::Dpkg);
     let said = |name: &str, digest: &Digest| {

@@ -122,7 +122,10 @@ fn orders_that_mean_nothing_are_refused_with_their_line() {
     let upgrade = "upgrade = [{ name = \"nginx\", to = \"1.22.1-9+deb12u11\" }]";
     let table = [
         (BY_HAND.to_owned(), r#"7:1: key "change": no [[change.file]] yet: let `patchlab order draft`"#),
-        (BY_HAND.replace(upgrade, script), r#"9:1: key "change.script": changes by script are not supported yet"#),
+        (
+            BY_HAND.replace(upgrade, script),
+            r#"9:12: key "change.script.apply": a has no digest yet: let `patchlab order draft --from`"#,
+        ),
         (BY_HAND.replace(upgrade, ""), r#"7:1: key "change": nothing to do"#),
         (text.replace("PO-2026-0001", "PO 1"), r#"1:1: key "id": "PO 1" is not 1 to 64 letters"#),
         (text.replace("nginx security update", " "), r#"2:1: key "title": a title has 1 to 200"#),
@@ -180,4 +183,80 @@ fn files_are_taken_in_from_their_path_and_verified() {
         assert!(error.contains(&format!("artifact {digest} in ")) && error.contains("was altered"), "{error}");
         put(if digest == common { "common" } else { "old" });
     }
+}
+
+/// An order by script as `order draft --from` writes it; its files are these texts.
+fn drafted_script() -> String {
+    let file = |name: &str, text: &str| {
+        format!("{{ path = \"./{name}\", size = {}, sha256 = \"{}\" }}", text.len(), Digest::of(text))
+    };
+    format!(
+        "id = \"PO-2\"\ntitle = \"a banner\"\nseverity = \"low\"\n[[change]]\non = {{ family = \"debian\", release = \"12\" }}\n\
+         [change.script]\napply = {}\nrollback = {}\nverify = {}\nfiles = [{}, {}]\n",
+        file("apply", SCRIPT),
+        file("rollback", SCRIPT),
+        file("verify", SCRIPT),
+        file("snippet", "b"),
+        file("banner", "a"),
+    )
+}
+
+const SCRIPT: &str = "#!/bin/sh\n";
+
+#[test]
+fn a_script_is_compiled_to_the_same_bytes_with_its_way_back() {
+    let written = read(&drafted_script());
+    let order = compile(&written).unwrap();
+    assert_eq!((order.rollback, order.install.len(), order.replaces.len()), (RollbackClass::Proven, 0, 0));
+    let script = order.script.clone().unwrap();
+    let names: Vec<&str> = script.shipped().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["apply", "rollback", "verify", "banner", "snippet"]);
+    let bytes = serde_json::to_vec(&order).unwrap();
+    let mut shuffled = written.clone();
+    shuffled.change[0].script.as_mut().unwrap().files.reverse();
+    assert_eq!(serde_json::to_vec(&compile(&shuffled).unwrap()).unwrap(), bytes);
+    let again = read(&toml::to_string(&written).unwrap());
+    assert_eq!(serde_json::to_vec(&compile(&again).unwrap()).unwrap(), bytes);
+    let subjects = patchlab_protocol::envelope::Predicate::subjects(&order);
+    assert_eq!(subjects.iter().map(|subject| subject.name.as_str()).collect::<Vec<_>>(), names);
+    // An order of packages says nothing of scripts, as before there were any.
+    assert!(!serde_json::to_string(&compile(&read(&drafted())).unwrap()).unwrap().contains("script"));
+}
+
+#[test]
+fn scripts_that_no_host_could_run_are_refused_with_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+    let path = dir.path().join("order.toml");
+    let text = drafted_script();
+    let empty = Digest::of(SCRIPT).to_string();
+    let plain = |text: &str| text.replacen(&empty, &Digest::of("echo all\r\n").to_string(), 1);
+    fs::write(dir.path().join("apply"), "echo all\r\n").unwrap();
+    let packages = "[change.script]\napply = ";
+    let table = [
+        (text.replacen("[change.script]", "upgrade = [{ name = \"nginx\" }]\n[change.script]", 1), "never by both"),
+        (text.replacen("./snippet", "./apply", 1), "two of its files are called apply"),
+        (text.replacen("./snippet", "../.profile", 1), "\".profile\" is no plain file name"),
+        (text.replacen("./snippet", "./a b", 1), "\"a b\" is no plain file name"),
+        (text.replacen("size = 1,", "size = 0,", 1), "snippet is empty"),
+        (text.replacen("size = 1,", "size = 67108864,", 1), "more than 67108864"),
+        (text.replacen("size = 10", "length = 10", 1), "7:29: unknown key \"length\" in \"change.script.apply\""),
+        (
+            text.replacen(packages, "[change.script]\nverfy = 1\napply = ", 1),
+            "7:1: unknown key \"verfy\" in \"change.script\": did you mean \"verify\"?",
+        ),
+        (text.lines().filter(|line| !line.starts_with("verify")).collect::<Vec<_>>().join("\n"), "verify"),
+        (plain(&text), "7:1: ./apply does not begin with #!"),
+        (plain(&text).replacen("size = 10", "size = 11", 1), "has 10 bytes, not 11"),
+        (text.clone(), "was altered"),
+    ];
+    let mut wrong = String::new();
+    for (text, expected) in table {
+        fs::write(&path, &text).unwrap();
+        let error = compile_file(&path, &store).expect_err(expected).to_string();
+        if !error.starts_with(&path.display().to_string()) || !error.contains(expected) {
+            wrong += &format!("\nexpected {expected}\n   found {error}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }

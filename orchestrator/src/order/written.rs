@@ -1,10 +1,15 @@
 //! The form of `order.toml`.
 
+use std::fmt;
+
 use patchlab_check::{Digest, step::PackageName};
 use patchlab_protocol::document::{
     Kind, OnFailure, Origin, ProductionCheck, RebootRule, RollbackClass, RollbackFiles, Severity,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 
 /// An order as it is written. `order draft` writes the same form with every file, its digest and the versions replaced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -67,7 +72,7 @@ pub struct Change {
     /// Package files given by hand, relative to the order's file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
-    /// Scripts instead of packages. Parsed; compiled by a later version.
+    /// Scripts, for a change that no package manager makes: instead of packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<Script>,
     /// Every file to install; written by draft.
@@ -106,16 +111,84 @@ pub struct Upgrade {
     pub to: Option<String>,
 }
 
-/// Scripts that apply a change, take it back, and say whether it is there.
+/// Scripts that apply a change, take it back, and say whether it is there, and files that lie beside them when they run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     /// Applies the change.
-    pub apply: String,
+    pub apply: Shipped,
     /// Takes it back.
-    pub rollback: String,
-    /// Exits 0 when the change is in place.
-    pub verify: String,
+    pub rollback: Shipped,
+    /// Exits 0 when the change is in place, 10 when it is not, with anything else when it is neither; changes nothing.
+    pub verify: Shipped,
+    /// What lies beside them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Shipped>,
+}
+
+/// A file that the order ships, under the name that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum Shipped {
+    /// Where it lies, relative to the order's file: as people write it.
+    Path(String),
+    /// As `order draft` writes it.
+    Drafted(ShippedFile),
+}
+
+/// A file that the order ships, as drafted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShippedFile {
+    /// Where it lies, relative to the order's file; taken into the artifact store from there when it is not in it. It is shipped under
+    /// its own name.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the file.
+    pub sha256: Digest,
+}
+
+/// By hand, so that a wrong key of the drafted form is told as everywhere.
+impl<'de> Deserialize<'de> for Shipped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Shipped;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or a table with path, size and sha256")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> Result<Shipped, E> {
+                Ok(Shipped::Path(path.to_owned()))
+            }
+
+            fn visit_map<M: de::MapAccess<'de>>(self, map: M) -> Result<Shipped, M::Error> {
+                ShippedFile::deserialize(de::value::MapAccessDeserializer::new(map)).map(Shipped::Drafted)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Shipped {
+    /// Where it lies.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Path(path) | Self::Drafted(ShippedFile { path, .. }) => path,
+        }
+    }
+}
+
+impl Script {
+    /// Every file of it with its key below the script's table.
+    pub fn shipped(&self) -> impl Iterator<Item = (String, &Shipped)> {
+        let programs = [("apply", &self.apply), ("rollback", &self.rollback), ("verify", &self.verify)];
+        let programs = programs.map(|(key, file)| (key.to_owned(), file));
+        let files = self.files.iter().enumerate().map(|(index, file)| (format!("files.{index}"), file));
+        programs.into_iter().chain(files)
+    }
 }
 
 /// A package file to install.

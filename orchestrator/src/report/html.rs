@@ -7,7 +7,7 @@ use patchlab_lab::{
     report::{BaselineReport, Report, ScenarioReport, StepReport},
     verdict::Verdict,
 };
-use patchlab_protocol::document::{Order, PackageFile};
+use patchlab_protocol::document::{Order, PackageFile, script};
 
 use super::{Bundle, OrderStory, filters, headline, style};
 use crate::{
@@ -158,7 +158,13 @@ fn packages(order: &Order) -> Vec<Package> {
             to: file.version.clone(),
         }
     };
-    order.install.iter().map(package).collect()
+    let script = order.script.iter().map(|_| Package {
+        name: order.id.clone(),
+        arch: script::ARCH.into(),
+        from: "not applied".into(),
+        to: "applied".into(),
+    });
+    order.install.iter().map(package).chain(script).collect()
 }
 
 fn run_line<'a>(story: &OrderStory, run: &'a Run) -> RunLine<'a> {

@@ -91,25 +91,17 @@ impl Drop for Agent {
 impl Agent {
     /// Enrols a host and starts its agent.
     pub fn start(site: &Site, program: &Path, name: &str, old: &Path) -> Self {
+        Self::start_as(site, program, name, old, &[])
+    }
+
+    /// The same, with more words of the enrolment's command line.
+    pub fn start_as(site: &Site, program: &Path, name: &str, old: &Path, words: &[&str]) -> Self {
         let folder = site.path(name);
         let (text, root) = (folder.display().to_string(), site.path(&format!("{name}-root")));
         let state = site.path(&format!("{name}-state")).display().to_string();
         let address = free_port().to_string();
-        site.ok(&[
-            "host",
-            "enroll",
-            name,
-            "--address",
-            &address,
-            "--listen",
-            &address,
-            "--site",
-            "lab",
-            "--out",
-            &text,
-            "--state-dir",
-            &state,
-        ]);
+        let enroll = ["host", "enroll", name, "--address", &address, "--listen", &address, "--site", "lab"];
+        site.ok(&[&enroll, &["--out", &text, "--state-dir", &state][..], words].concat());
         package_root(&root, old);
         let config = folder.join("agent.toml");
         let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();

@@ -212,6 +212,7 @@ pub fn order(id: &str, new: PackageFile, old: PackageFile) -> Order {
         on_failure: OnFailure::Leave,
         rollback_files: RollbackFiles::WhenNeeded,
         reboot: None,
+        script: None,
     }
 }
 

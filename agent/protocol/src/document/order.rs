@@ -5,6 +5,7 @@ use std::fmt;
 use patchlab_check::Step;
 use serde::{Deserialize, Serialize};
 
+use super::Script;
 use crate::{
     Digest, PackageSystem,
     envelope::{Predicate, Subject},
@@ -26,7 +27,7 @@ pub struct Order {
     pub advisories: Vec<String>,
     /// The hosts it is for.
     pub class: Class,
-    /// Every package file to install, in no particular order: one transaction.
+    /// Every package file to install, in no particular order: one transaction. Empty exactly when there is a script.
     pub install: Vec<PackageFile>,
     /// Every package version it replaces, with the file that brings it back. Packages in `install` without an entry here are new to
     /// the host; rollback removes them.
@@ -51,9 +52,27 @@ pub struct Order {
     /// Whether the host is rebooted after the change, before its checks; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<RebootRule>,
+    /// The change, where no package manager makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<Script>,
 }
 
 impl Order {
+    /// Whether it says one thing: that packages are changed, or that a script is run.
+    ///
+    /// # Errors
+    /// The sentence for people.
+    fn says_one_thing(&self) -> Result<(), String> {
+        match &self.script {
+            None if self.install.is_empty() => Err(format!("order {} changes nothing", self.id)),
+            None => Ok(()),
+            Some(_) if !self.install.is_empty() || !self.replaces.is_empty() => {
+                Err(format!("order {} has packages and a script: it must have one of them", self.id))
+            }
+            Some(script) => script.check().map_err(|error| format!("the script of order {}: {error}", self.id)),
+        }
+    }
+
     /// Whether the way back must be on the host before the change is made: a host that rolls back by itself must not need
     /// anybody for it.
     pub fn stages_way_back(&self) -> bool {
@@ -64,12 +83,17 @@ impl Order {
 impl Predicate for Order {
     const TYPE: &'static str = "urn:patchlab:order:1";
 
-    /// Every file it installs.
+    /// Every file it installs, or that its script is made of.
     fn subjects(&self) -> Vec<Subject> {
-        self.install
-            .iter()
-            .map(|file| Subject::new(format!("{}_{}_{}", file.name, file.version, file.arch), file.sha256))
-            .collect()
+        let package =
+            |file: &PackageFile| Subject::new(format!("{}_{}_{}", file.name, file.version, file.arch), file.sha256);
+        let shipped = self.script.iter().flat_map(Script::shipped);
+        let shipped = shipped.map(|file| Subject::new(file.name.as_str(), file.sha256));
+        self.install.iter().map(package).chain(shipped).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.says_one_thing()
     }
 }
 
