@@ -234,26 +234,41 @@ pub fn lint_scripts(scripts: &[PathBuf]) -> Vec<Finding> {
     findings
 }
 
-/// What the shell in a script's first line says against it.
+/// What the shell that a script is for says against it. Only shells that are known are asked, by their names here: a file that somebody
+/// else wrote does not choose what is run.
 fn unreadable(path: &Path) -> Option<Finding> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let shell = text.lines().next()?.strip_prefix("#!")?.split_whitespace().next()?.to_owned();
-    let said = Command::new(shell).arg("-n").arg(path).output().ok()?;
+    let line = first_line(path);
+    let shell = SHELLS.into_iter().find(|shell| is_for(&line, shell))?;
+    let said = Command::new(shell).args(["-n", "--"]).arg(path).output().ok()?;
     let why = String::from_utf8_lossy(&said.stderr).lines().next().unwrap_or_default().to_owned();
     (!said.status.success()).then_some(Finding { weight: Weight::Error, text: why })
 }
 
+/// Shells that read a script without running it.
+const SHELLS: [&str; 3] = ["bash", "dash", "sh"];
+
 /// Whether it is a shell script by its name or its first line.
 fn is_script(path: &Path) -> bool {
-    use std::io::Read as _;
-    if path.extension().is_some_and(|extension| extension == "sh") {
-        return true;
+    let line = first_line(path);
+    path.extension().is_some_and(|extension| extension == "sh") || SHELLS.iter().any(|shell| is_for(&line, shell))
+}
+
+/// Whether a first line names this interpreter: by its path, or by env(1).
+fn is_for(line: &str, shell: &str) -> bool {
+    let words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
+    let mut names = words.map(|word| word.rsplit('/').next().unwrap_or(word));
+    match names.next() {
+        Some("env") => names.next() == Some(shell),
+        name => name == Some(shell),
     }
-    let mut first = [0; 32];
+}
+
+/// The begin of a file, up to the first line's end.
+fn first_line(path: &Path) -> String {
+    use std::io::Read as _;
+    let mut first = [0; 64];
     let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut first)).unwrap_or(0);
-    let line = String::from_utf8_lossy(&first[..read]);
-    let line = line.lines().next().unwrap_or_default();
-    line.starts_with("#!") && ["/sh", "bash", "dash"].iter().any(|shell| line.trim_end().ends_with(shell))
+    String::from_utf8_lossy(&first[..read]).lines().next().unwrap_or_default().to_owned()
 }
 
 /// Whether scripts were checked.
@@ -272,5 +287,32 @@ fn shellcheck(scripts: &[PathBuf]) -> Checked {
         Ok(output) => Checked::By(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Checked::Not("shellcheck is not installed".into()),
         Err(error) => Checked::Not(format!("shellcheck could not be run: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_read_by_the_shell_that_it_is_for_and_by_no_program_that_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |text: &str| {
+            let path = dir.path().join("apply");
+            std::fs::write(&path, text).unwrap();
+            unreadable(&path).map(|finding| finding.weight)
+        };
+        for good in ["#!/bin/sh\ntrue\n", "#!/usr/bin/env bash\nlist=(a b)\n", "#! /bin/bash -eu\nlist=(a)\n"] {
+            assert_eq!(found(good), None, "{good}");
+        }
+        for bad in ["#!/bin/sh\nif true\n", "#!/usr/bin/env bash\ndone\n"] {
+            assert_eq!(found(bad), Some(Weight::Error), "{bad}");
+        }
+        let ran = dir.path().join("ran");
+        let evil = dir.path().join("evil");
+        std::fs::write(&evil, format!("#!/bin/sh\ntouch {}\n", ran.display())).unwrap();
+        std::fs::set_permissions(&evil, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(found(&format!("#!{}\n", evil.display())), None);
+        assert!(!ran.exists());
     }
 }

@@ -119,7 +119,7 @@ fn journal(output: &Output, baseline: &BaselineReport) {
 /// What the package manager did, and what that changed on the machine.
 fn changes(output: &Output, baseline: &BaselineReport) {
     if !baseline.transaction.is_empty() {
-        output.line(format!("{}: what the package manager did", baseline.name));
+        output.line(format!("{}: what was done", baseline.name));
         baseline.transaction.iter().for_each(|line| output.line(format!("  {line}")));
     }
     if let Some(diff) = &baseline.diff {

@@ -230,8 +230,7 @@ fn changed(order: &Order, baseline: &Baseline) -> anyhow::Result<BTreeSet<String
         None => Ok(order.install.iter().map(|file| file.name.clone()).collect()),
         Some(_) => {
             let manifest = baseline.manifest().context("read the baseline's manifest")?;
-            let names = manifest.packages.keys().map(|id| id.split(':').next().unwrap_or(id).to_owned());
-            Ok(names.collect())
+            Ok(manifest.packages.into_values().map(|package| package.name).collect())
         }
     }
 }
