@@ -25,6 +25,7 @@ pub mod machine;
 pub mod manifest;
 pub mod places;
 pub mod recipe;
+pub mod relief;
 pub mod report;
 pub mod room;
 pub mod runs;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// DATA/work               a folder for each worker's files              (worker: its own alone)
 /// DATA/kept/NAME/          clones kept of a validation     (worker: read only)
 /// DATA/runs/ID/            records of validations         (worker: not there)
+/// DATA/cache/              index files of repositories     (worker: not there)
 /// DATA/lab/cache/          libvirt's capability cache      (worker: shared)
 /// DATA/lab/controls/       what controls were found to be (worker: not there)
 /// DATA/lab/ledger.jsonl    what was made on this host
@@ -30,6 +31,8 @@ pub struct Places {
     pub runs: PathBuf,
     /// What makes the next start faster, and may be lost.
     pub cache: PathBuf,
+    /// Index files of repositories, which can be fetched again: a folder for each package system, and in it one for each list of sources.
+    pub index: PathBuf,
     /// Ledger and its lock.
     pub lab: PathBuf,
 }
@@ -45,6 +48,7 @@ impl Places {
             kept: data.join("kept"),
             runs: data.join("runs"),
             cache: lab.join("cache"),
+            index: data.join("cache"),
             lab,
         }
     }
@@ -59,6 +63,7 @@ impl Places {
             kept: root.join("kept"),
             runs: root.join("runs"),
             cache: root.join("cache"),
+            index: root.join("index"),
             lab: root.join("lab"),
         }
     }

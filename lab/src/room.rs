@@ -27,7 +27,8 @@ impl fmt::Display for Bytes {
 /// There is not enough room for something that is about to begin. Nothing was begun.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{what} needs {needed} free in {folder}, and {free} are: make room there, or choose another folder with --data DIR"
+    "{what} needs {needed} free in {folder}, and {free} are: make room there, or choose another folder with --data DIR{}",
+    told(held)
 )]
 pub struct NoRoom {
     /// What is about to begin.
@@ -38,6 +39,12 @@ pub struct NoRoom {
     pub needed: Bytes,
     /// What there is.
     pub free: Bytes,
+    /// What of the lab's own holds how much there, where that is known.
+    pub held: Vec<String>,
+}
+
+fn told(held: &[String]) -> String {
+    if held.is_empty() { String::new() } else { format!("; there, {}", held.join(", ")) }
 }
 
 /// What is free for this user on the file system of `folder`, or of its nearest ancestor that exists.
@@ -56,7 +63,9 @@ pub fn free(folder: &Path) -> io::Result<Bytes> {
 /// There is less.
 pub fn require(folder: &Path, needed: Bytes, what: &str) -> Result<(), NoRoom> {
     match free(folder) {
-        Ok(free) if free < needed => Err(NoRoom { what: what.to_owned(), folder: folder.to_owned(), needed, free }),
+        Ok(free) if free < needed => {
+            Err(NoRoom { what: what.to_owned(), folder: folder.to_owned(), needed, free, held: Vec::new() })
+        }
         _ => Ok(()),
     }
 }

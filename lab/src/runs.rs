@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub(crate) use self::retention::size;
 pub use self::{
     recording::{Asked, Recording},
     retention::{Limits, Spare, surplus},
@@ -350,7 +351,7 @@ impl Runs {
         let folder = self.places.runs.join(id);
         let record: Record = json(&folder.join(RECORD), RECORD_LIMIT)?;
         // The name is the folder's: a record that says another was moved by hand.
-        Ok(Run { record: Record { id: id.to_owned(), ..record }, size: retention::size(&folder), folder })
+        Ok(Run { record: Record { id: id.to_owned(), ..record }, size: size(&folder), folder })
     }
 }
 

@@ -122,7 +122,7 @@ fn what_runs_on_a_host_that_goes_away_runs_on_another() {
     daemon.kill();
     let on_disk = |line: &String| line.contains("on host disk");
     let told: Vec<String> = lines.by_ref().take_while(|line| !on_disk(line)).collect();
-    for part in ["host daemon is out: ", "waits for another host"] {
+    for part in ["host daemon is out: ", "waits to be made once more"] {
         assert!(told.iter().any(|line| line.contains(part)), "{part:?} is not in {told:#?}");
     }
     let rest: Vec<String> = lines.collect();

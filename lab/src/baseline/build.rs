@@ -25,6 +25,7 @@ use crate::{
     host::LabHost,
     places::Places,
     recipe::{Installation, Recipe, Source},
+    relief,
     room::{self, Bytes},
     worker::{self, Launcher, Network, OPEN_TIMEOUT, Receiver, Worker},
 };
@@ -190,8 +191,11 @@ impl Baselines {
         make: impl FnOnce(&Path, &mut Narrator<'_>) -> Result<Baseline, BuildError>,
     ) -> Result<Baseline, BuildError> {
         let Undertaking { name, id, what, needed } = undertaking;
-        room::require(&self.places.baselines, needed, &what)?;
         crate::gc::collect(&self.places, crate::gc::Mode::Collect)?;
+        for gone in relief::require(&self.places, needed, &what)? {
+            narrator.say(&format!("to make room, taken away: {gone}"), Weight::Lasting);
+        }
+        room::require(&self.places.baselines, needed, &what)?;
         let made = self.in_work_folder(&id, |work| {
             // Before the folder goes: it may be what fills the disk, and its log says why.
             let result = make(work, narrator).map_err(|error| self.name_full(error, needed));

@@ -58,19 +58,29 @@ impl Runs {
         let too_many = surplus(&known, limits);
         let gone: Vec<Run> = runs.iter().filter(|run| too_many.contains(&run.record.id.as_str())).cloned().collect();
         if mode == Mode::Collect {
-            for run in &gone {
-                // Out of the list first: half of it must not look like all of it. A partial one goes with `lab gc`.
-                let partial = self.places.runs.join(format!(".{}", run.record.id));
-                fs::rename(&run.folder, &partial).map_err(failed("remove", &run.folder))?;
-                fs::remove_dir_all(&partial).map_err(failed("remove", &partial))?;
-            }
+            gone.iter().try_for_each(|run| self.take_away(run))?;
         }
         Ok(gone)
+    }
+
+    /// Takes a record away.
+    ///
+    /// # Errors
+    /// There is none of that id, or it cannot be removed.
+    pub fn remove(&self, id: &str) -> Result<(), RunsError> {
+        self.take_away(&self.get(id)?)
+    }
+
+    fn take_away(&self, run: &Run) -> Result<(), RunsError> {
+        // Out of the list first: half of it must not look like all of it. A partial one goes with `lab gc`.
+        let partial = self.places.runs.join(format!(".{}", run.record.id));
+        fs::rename(&run.folder, &partial).map_err(failed("remove", &run.folder))?;
+        fs::remove_dir_all(&partial).map_err(failed("remove", &partial))
     }
 }
 
 /// Bytes that a folder takes on the disk with all that is in it; links are not followed.
-pub(super) fn size(folder: &Path) -> u64 {
+pub(crate) fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {

@@ -100,6 +100,7 @@ impl Board {
                     self.keep(&format!("{all} validations, {jobs} at once"));
                 }
             }
+            Seen::MadeRoom(what) => self.keep(&format!("to make room, taken away: {what}")),
             Seen::HostOut(host, reason) => self.keep(&format!("host {host} is out: {reason}")),
             Seen::Started(subject, host) => self.start(subject, host),
             Seen::Requeued(subject) => self.requeue(subject),

@@ -110,7 +110,7 @@ impl Draft {
             when_current: if self.or_next { WhenCurrent::TakeNext } else { WhenCurrent::Stop },
         };
         let mut progress = Progress::new(output.voice());
-        let cache = data.dir().join("cache");
+        let cache = data.lab().index;
         let drafted =
             draft::draft(&base, &request, &scenarios, &artifacts, &cache, &self.out, &mut |step| match step {
                 draft::Progress::Updating => progress.now("bringing index files up to date"),

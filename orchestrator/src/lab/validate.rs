@@ -11,7 +11,9 @@ use patchlab_lab::{
     Baseline, LabHost,
     baseline::{Baselines, StoreError},
     control::Controls,
+    relief,
     report::{BaselineReport, Report, SCHEMA},
+    room::Bytes,
     runs::{Asked, Happening, Limits, OnBaseline, Record, Recording, Runs, Scope},
     scenario::Scenario,
     verdict::{Judged, Judgement, overall},
@@ -114,6 +116,8 @@ pub enum Seen<'a> {
         /// How many of them run at once, at most.
         jobs: usize,
     },
+    /// This went, since there was too little room.
+    MadeRoom(&'a str),
     /// A host lends nothing, or nothing any more: why.
     HostOut(&'a str, &'a str),
     /// A validation begins, on this host where there is a choice.
@@ -165,6 +169,13 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     };
     let all = batch.orders.iter().flat_map(|(_, baselines)| baselines);
     let all: Vec<_> = all.map(|baseline| needs(baseline, Control::Beside)).collect();
+    let most = all.iter().map(|needs| needs.disk).max().unwrap_or(0);
+    match relief::require(&batch.data.lab(), Bytes(most), "a validation") {
+        Ok(gone) => gone.iter().for_each(|what| observer(Seen::MadeRoom(what))),
+        Err(error) if batch.pool.is_here_alone() => return Err(error.into()),
+        // Another host may have room.
+        Err(_) => {}
+    }
     let hosts = batch.pool.look(batch.data);
     for lender in &hosts {
         if let Err(reason) = &lender.found {

@@ -68,8 +68,7 @@ impl DraftCommand {
         let (os, packages) = inventory(&self.from_host, global)?;
         let mut progress = Progress::new(output.voice());
         let host = (self.from_host.as_str(), &os, packages.as_slice());
-        let drafted =
-            draft::draft(&name, host, &self.mirror, &data.dir().join("cache"), &mut |step| progress.now(step));
+        let drafted = draft::draft(&name, host, &self.mirror, &data.lab().index, &mut |step| progress.now(step));
         let took = progress.elapsed();
         drop(progress);
         let drafted = drafted.map_err(classify)?;
