@@ -16,7 +16,7 @@ use std::{
 
 use patchlab_protocol::{
     Digest, Item, Refusal, Refused,
-    document::{Action, Order, PackageFile, Release, ShippedFile},
+    document::{self, Action, Order, PackageFile, Release, ShippedFile},
     inventory::{PackageId, Transaction},
 };
 use serde::{Deserialize, Serialize};
@@ -158,8 +158,8 @@ impl Part {
 
 fn begins_with_interpreter(path: &Path) -> io::Result<bool> {
     let mut first = Vec::new();
-    fs::File::open(path)?.take(2).read_to_end(&mut first)?;
-    Ok(first == b"#!")
+    fs::File::open(path)?.take(document::script::INTERPRETER_BYTES).read_to_end(&mut first)?;
+    Ok(document::script::begins_with_interpreter(&first))
 }
 
 /// Where the files of a plan are.
@@ -369,7 +369,6 @@ impl Goal {
         Ok(Outcome { committed, found })
     }
 
-    /// Where the host stands, now that it was gone for.
     /// Whether the host asks for a reboot after this.
     pub fn reboot(&self, packages: &dyn PackageManager, done: &Transaction) -> Reboot {
         match self {

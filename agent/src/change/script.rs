@@ -5,8 +5,9 @@
 //! hashed as they are written there, so what was verified is what runs.
 //!
 //! ```text
-//! ROOM/script/work/   apply, rollback, verify, the files beside them; the current directory
-//! ROOM/script/tmp/    TMPDIR
+//! ROOM/script   made anew for each script
+//!   work        apply, rollback, verify, the files beside them; the current directory
+//!   tmp         TMPDIR
 //! ```
 
 use std::{

@@ -133,8 +133,11 @@ impl Pair<'_> {
         let mut receiver = worker.take_receiver().context("the worker's channel was taken")?;
         put_scenarios(worker, self.scenarios)?;
         if control == Control::Remembered {
-            let unknown = || Ok(Ended::Disagreed("what was remembered of the control is gone".into()));
-            let Some(record) = self.remembered()? else { return unknown() };
+            let record = match self.remembered() {
+                Ok(Some(record)) => record,
+                Ok(None) => return Ok(Ended::Disagreed("what was remembered of the control is gone".into())),
+                Err(error) => return Ok(Ended::Disagreed(format!("{error:#}"))),
+            };
             patchlab_lab::control::put(&record, worker.folder()).context("give the worker what is remembered")?;
         }
         if let Err(ChannelError::Io(_)) = worker.sender().send(&self.ask(worker, control)?) {

@@ -170,11 +170,15 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     let all = batch.orders.iter().flat_map(|(_, baselines)| baselines);
     let all: Vec<_> = all.map(|baseline| needs(baseline, Control::Beside)).collect();
     let most = all.iter().map(|needs| needs.disk).max().unwrap_or(0);
-    match relief::require(&batch.data.lab(), Bytes(most), "a validation") {
-        Ok(gone) => gone.iter().for_each(|what| observer(Seen::MadeRoom(what))),
-        Err(error) if batch.pool.is_here_alone() => return Err(error.into()),
-        // Another host may have room.
-        Err(_) => {}
+    let places = batch.data.lab();
+    // Those whose files are on another disk gain nothing by room on this one.
+    if batch.pool.hosts().iter().any(|host| host.places(&places).work == places.work) {
+        match relief::require(&places, Bytes(most), "a validation") {
+            Ok(gone) => gone.iter().for_each(|what| observer(Seen::MadeRoom(what))),
+            Err(error) if batch.pool.is_here_alone() => return Err(error.into()),
+            // Another host may have room.
+            Err(_) => {}
+        }
     }
     let hosts = batch.pool.look(batch.data);
     for lender in &hosts {
@@ -246,6 +250,16 @@ struct Place<'a> {
     /// What it takes without.
     alone: Work,
     pair: Pair<'a>,
+}
+
+impl Place<'_> {
+    /// What it takes with this control.
+    fn work(&self, control: Control) -> Work {
+        match control {
+            Control::Beside => self.beside,
+            Control::Remembered => self.alone,
+        }
+    }
 }
 
 /// Where validations run: starts what fits, listens, and writes down what it hears.
@@ -324,11 +338,12 @@ impl Floor<'_, '_> {
                 while let Some((place, host)) = self.next(&waiting, &running) {
                     let place = waiting.remove(place);
                     let control = self.control(place);
-                    running.push(OnHost { place, host, work: self.work(place), since: Instant::now() });
+                    let work = pairs[place].work(control);
+                    running.push(OnHost { place, host, work, since: Instant::now() });
                     let lender = &self.batch.pool.hosts()[host];
                     self.starts(&pairs[place].pair, lender);
                     let tell = self.tell.clone();
-                    scope.spawn(move || work(&pairs[place].pair, (place, host, lender), control, &tell));
+                    scope.spawn(move || validate_on(&pairs[place].pair, (place, host, lender), control, &tell));
                 }
                 if running.is_empty() {
                     // Where all is to end, none of them waits for anything.
@@ -382,10 +397,7 @@ impl Floor<'_, '_> {
 
     /// What it would take.
     fn work(&self, place: usize) -> Work {
-        match self.control(place) {
-            Control::Beside => self.pairs[place].beside,
-            Control::Remembered => self.pairs[place].alone,
-        }
+        self.pairs[place].work(self.control(place))
     }
 
     fn say_remaining(&mut self, waiting: &[usize], running: &[OnHost]) {
@@ -481,7 +493,12 @@ impl OnHost {
 }
 
 /// Runs one validation and tells the floor.
-fn work(pair: &Pair<'_>, (place, host, lender): (usize, usize, &LabHost), control: Control, tell: &Sender<Word>) {
+fn validate_on(
+    pair: &Pair<'_>,
+    (place, host, lender): (usize, usize, &LabHost),
+    control: Control,
+    tell: &Sender<Word>,
+) {
     let mut told = |what| drop(tell.send(Word::Told(place, Box::new(what))));
     let result = pair.run(lender, control, &mut told);
     let result = result.with_context(|| format!("validation on {}", pair.baseline.full_name()));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use patchlab_protocol::{
-    document::{FileName, Script as Signed, ShippedFile as SignedFile},
+    document::{FileName, Script as Signed, ShippedFile as SignedFile, script},
     limits,
 };
 
@@ -17,19 +17,19 @@ use super::{Change, OrderError, Script, Shipped, compile::wrong};
 ///
 /// # Errors
 /// The key and what is wrong with it.
-pub(super) fn compile(change: &Change, script: &Script) -> Result<Signed, OrderError> {
+pub(super) fn compile(change: &Change, written: &Script) -> Result<Signed, OrderError> {
     let packages = !change.upgrade.is_empty() || !change.packages.is_empty();
     if packages || !change.file.is_empty() || !change.replaces.is_empty() {
         return wrong("change.0.script", "a change is made by packages or by a script, never by both: make two orders");
     }
-    if script.files.len() > limits::SCRIPT_FILES {
+    if written.files.len() > limits::SCRIPT_FILES {
         return wrong(
             "change.0.script.files",
             format!("more than {} files: ship them as one archive", limits::SCRIPT_FILES),
         );
     }
     let mut files = Vec::new();
-    for (key, shipped) in script.shipped() {
+    for (key, shipped) in written.shipped() {
         let key = format!("change.0.script.{key}");
         let Shipped::Drafted(file) = shipped else {
             return wrong(
@@ -57,12 +57,12 @@ pub(crate) fn name(shipped: &Shipped) -> Result<FileName, String> {
     let name = Path::new(shipped.path()).file_name().and_then(|name| name.to_str());
     name.ok_or_else(|| format!("{:?} names no file", shipped.path()))?
         .parse()
-        .map_err(|error: patchlab_protocol::document::script::BadFileName| error.to_string())
+        .map_err(|error: script::BadFileName| error.to_string())
 }
 
 /// Whether a file can be run by its first line.
 pub(crate) fn begins_with_interpreter(path: &Path) -> io::Result<bool> {
     let mut first = Vec::new();
-    fs::File::open(path)?.take(3).read_to_end(&mut first)?;
-    Ok(first.starts_with(b"#!") && first.len() == 3)
+    fs::File::open(path)?.take(script::INTERPRETER_BYTES).read_to_end(&mut first)?;
+    Ok(script::begins_with_interpreter(&first))
 }

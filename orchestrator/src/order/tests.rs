@@ -112,6 +112,19 @@ fn a_reboot_is_a_part_of_the_order_and_has_a_longest_grace() {
     assert!(error.starts_with("reboot.grace_minutes: 1441 minutes"), "{error}");
 }
 
+/// Each text, written to `path`, is refused with that file's name and what is expected.
+fn refused(path: &Path, store: &ArtifactStore, table: impl IntoIterator<Item = (String, &'static str)>) {
+    let mut wrong = String::new();
+    for (text, expected) in table {
+        fs::write(path, &text).unwrap();
+        let error = compile_file(path, store).expect_err(expected).to_string();
+        if !error.starts_with(&path.display().to_string()) || !error.contains(expected) {
+            wrong += &format!("\nexpected {expected}\n   found {error}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 #[test]
 fn orders_that_mean_nothing_are_refused_with_their_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -145,15 +158,7 @@ fn orders_that_mean_nothing_are_refused_with_their_line() {
             "make an order for each class",
         ),
     ];
-    let mut wrong = String::new();
-    for (text, expected) in table {
-        fs::write(&path, &text).unwrap();
-        let error = compile_file(&path, &store).expect_err(expected).to_string();
-        if !error.starts_with(&path.display().to_string()) || !error.contains(expected) {
-            wrong += &format!("\nexpected {expected}\n   found {error}\n");
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
+    refused(&path, &store, table);
 }
 
 #[test]
@@ -250,13 +255,5 @@ fn scripts_that_no_host_could_run_are_refused_with_their_line() {
         (plain(&text).replacen("size = 10", "size = 11", 1), "has 10 bytes, not 11"),
         (text.clone(), "was altered"),
     ];
-    let mut wrong = String::new();
-    for (text, expected) in table {
-        fs::write(&path, &text).unwrap();
-        let error = compile_file(&path, &store).expect_err(expected).to_string();
-        if !error.starts_with(&path.display().to_string()) || !error.contains(expected) {
-            wrong += &format!("\nexpected {expected}\n   found {error}\n");
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
+    refused(&path, &store, table);
 }

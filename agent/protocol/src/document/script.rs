@@ -174,6 +174,14 @@ impl Standing {
     }
 }
 
+/// Bytes of a file by which [`begins_with_interpreter`] tells.
+pub const INTERPRETER_BYTES: u64 = 3;
+
+/// Whether a file that begins like this can be run: `#!`, and something behind it.
+pub fn begins_with_interpreter(first: &[u8]) -> bool {
+    first.strip_prefix(b"#!").is_some_and(|rest| rest.first().is_some_and(|byte| *byte != b'\n'))
+}
+
 /// How the script of an order is named as packages are.
 pub fn id(order: &str) -> PackageId {
     PackageId::new(order, ARCH)
@@ -227,6 +235,12 @@ mod tests {
         assert_eq!(script(vec![file("x", u64::MAX)]).check(), Err(BadScript::TooLarge(u64::MAX)));
         let many = (0..=limits::SCRIPT_FILES).map(|number| file(&format!("f{number}"), 1)).collect();
         assert_eq!(script(many).check(), Err(BadScript::TooMany(limits::SCRIPT_FILES + 1)));
+    }
+
+    #[test]
+    fn a_script_names_what_runs_it() {
+        assert!(begins_with_interpreter(b"#!/") && begins_with_interpreter(b"#! /bin/sh\n"));
+        assert!([&b""[..], b"#!", b"#!\n", b"\x7fEL", b" #!"].into_iter().all(|first| !begins_with_interpreter(first)));
     }
 
     #[test]
