@@ -7,15 +7,16 @@ mod services;
 
 use std::{fs, io::Read as _, path::Path};
 
-use patchlab_protocol::description::{Description, Tags};
+use patchlab_protocol::description::{Description, Job, Tags};
 
-/// Looks at the system below `root`.
-pub fn describe(root: &Path, tags: &Tags) -> Description {
+/// Looks at the system below `root`; its `jobs` take weeks to see.
+pub fn describe(root: &Path, tags: &Tags, jobs: Vec<Job>) -> Description {
     Description {
         machine: machine::kind(root).to_owned(),
         tags: tags.clone(),
         services: services::services(root),
         ports: ports::listening(root),
+        jobs,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     configuration::Configuration,
     description::describe,
     host::{self, ClassError},
+    jobs::Jobs,
     journal::{self, JournalError},
     packages::{self, Installed, OpenError, PackageError, PackageManager},
     state::State,
@@ -167,7 +168,7 @@ impl Inspection {
             packages: lines(settled.to_string()),
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
-            description: describe(&self.system, &self.tags),
+            description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),
         })
     }
 

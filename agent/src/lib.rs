@@ -30,6 +30,7 @@ pub mod fetch;
 pub mod hooks;
 pub mod host;
 pub mod inspection;
+pub mod jobs;
 pub mod journal;
 pub mod ledger;
 pub mod lock;

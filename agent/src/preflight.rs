@@ -3,6 +3,7 @@
 //! [`crate::change`]'s.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -12,13 +13,24 @@ use patchlab_protocol::inventory::Transaction;
 /// A new kernel, its modules' part in `/boot` and its initial ram disk, with the old one beside it, bytes.
 const KERNEL_BYTES: u64 = 128 * 1024 * 1024;
 
-/// What a transaction asks of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
-    /// Files of packages when unpacked, bytes.
-    pub unpacked: u64,
-    /// Whether a kernel comes.
-    pub kernel: Kernel,
+/// What a change asks of the host: bytes by folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs(BTreeMap<String, u64>);
+
+impl Needs {
+    /// What a change takes by the sizes of its packages' files when they are unpacked, and by what the lab saw file systems grow (by mount
+    /// point): a package's script may make more than a package holds.
+    pub fn of(unpacked: u64, kernel: Kernel, grown: &BTreeMap<String, u64>) -> Self {
+        let boot = if kernel == Kernel::New { KERNEL_BYTES } else { 0 };
+        let mut needs = BTreeMap::from([("/usr".to_owned(), unpacked), ("/boot".to_owned(), boot)]);
+        for (path, bytes) in grown {
+            // What holds everything holds what is unpacked; it is not asked for twice.
+            let place = if path == "/" { "/usr" } else { path };
+            let there = needs.entry(place.to_owned()).or_default();
+            *there = (*there).max(*bytes);
+        }
+        Self(needs)
+    }
 }
 
 /// Whether a transaction brings a kernel.
@@ -47,12 +59,10 @@ pub enum Power {
 }
 
 /// What was found on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Free for packages, bytes.
-    pub free: u64,
-    /// Free in `/boot`, bytes.
-    pub free_in_boot: u64,
+    /// Free in each folder in which something is needed, bytes.
+    pub free: BTreeMap<String, u64>,
     /// Where its power comes from.
     pub power: Power,
 }
@@ -64,7 +74,7 @@ pub enum Unfit {
     #[error("{needed} bytes are needed in {place}, {free} are free: make room, then start the run again")]
     Room {
         /// Where.
-        place: &'static str,
+        place: String,
         /// How many are needed.
         needed: u64,
         /// How many there are.
@@ -83,25 +93,26 @@ pub fn judge(needs: &Needs, found: &Found) -> Result<(), Unfit> {
     if found.power == Power::Battery {
         return Err(Unfit::OnBattery);
     }
-    let boot = if needs.kernel == Kernel::New { KERNEL_BYTES } else { 0 };
-    for (place, needed, free) in [("/", needs.unpacked, found.free), ("/boot", boot, found.free_in_boot)] {
+    for (place, &needed) in &needs.0 {
+        let free = found.free.get(place).copied().unwrap_or(0);
         if free < needed.saturating_add(needed / 10) {
-            return Err(Unfit::Room { place, needed, free });
+            return Err(Unfit::Room { place: place.clone(), needed, free });
         }
     }
     Ok(())
 }
 
-/// Looks at the system below `root`.
+/// Looks at the system below `root`, in the folders in which something is needed.
 ///
 /// # Errors
 /// When a file system cannot be asked.
-pub fn look(root: &Path) -> io::Result<Found> {
-    let free = |path: PathBuf| -> io::Result<u64> {
+pub fn look(root: &Path, needs: &Needs) -> io::Result<Found> {
+    let free = |place: &String| -> io::Result<(String, u64)> {
+        let path = root.join(place.trim_start_matches('/'));
         let disk = rustix::fs::statvfs(if path.exists() { &path } else { root })?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        Ok((place.clone(), disk.f_bavail.saturating_mul(disk.f_frsize)))
     };
-    Ok(Found { free: free(root.join("usr"))?, free_in_boot: free(root.join("boot"))?, power: power(root) })
+    Ok(Found { free: needs.0.keys().map(free).collect::<io::Result<_>>()?, power: power(root) })
 }
 
 /// Where Linux shows power supplies.
@@ -134,18 +145,31 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     fn found() -> Found {
-        Found { free: 1000 * MIB, free_in_boot: 200 * MIB, power: Power::Mains }
+        let free = [("/usr", 1000), ("/boot", 200), ("/var", 50)].map(|(place, mib)| (place.to_owned(), mib * MIB));
+        Found { free: free.into(), power: Power::Mains }
     }
 
     #[test]
     fn room_is_needed_for_packages_and_for_a_kernel_only_when_one_comes() {
-        let needs = |unpacked, kernel| Needs { unpacked, kernel };
+        let needs = |unpacked, kernel| Needs::of(unpacked, kernel, &BTreeMap::new());
+        let lacks = |judged: Result<(), Unfit>| match judged {
+            Err(Unfit::Room { place, .. }) => place,
+            other => format!("{other:?}"),
+        };
         assert_eq!(judge(&needs(900 * MIB, Kernel::New), &found()), Ok(()));
-        let full = judge(&needs(950 * MIB, Kernel::AsIs), &found());
-        assert!(matches!(full, Err(Unfit::Room { place: "/", .. })), "{full:?}");
-        let small = Found { free_in_boot: 140 * MIB, ..found() };
+        assert_eq!(lacks(judge(&needs(950 * MIB, Kernel::AsIs), &found())), "/usr");
+        let mut small = found();
+        small.free.insert("/boot".into(), 140 * MIB);
         assert_eq!(judge(&needs(MIB, Kernel::AsIs), &small), Ok(()));
-        assert!(matches!(judge(&needs(MIB, Kernel::New), &small), Err(Unfit::Room { place: "/boot", .. })));
+        assert_eq!(lacks(judge(&needs(MIB, Kernel::New), &small)), "/boot");
+        // What the lab saw counts where it is more.
+        let grown =
+            |path: &str, mib: u64| Needs::of(100 * MIB, Kernel::AsIs, &BTreeMap::from([(path.to_owned(), mib * MIB)]));
+        assert_eq!(judge(&grown("/", 900), &found()), Ok(()));
+        assert_eq!(lacks(judge(&grown("/", 950), &found())), "/usr");
+        assert_eq!(judge(&grown("/var", 40), &found()), Ok(()));
+        assert_eq!(lacks(judge(&grown("/var", 48), &found())), "/var");
+        assert_eq!(lacks(judge(&grown("/srv", 1), &found())), "/srv", "nobody looked there");
         let battery = Found { power: Power::Battery, ..found() };
         assert_eq!(judge(&needs(0, Kernel::AsIs), &battery), Err(Unfit::OnBattery));
     }

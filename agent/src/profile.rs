@@ -19,9 +19,9 @@ pub const FILE_NAME: &str = "week.json";
 /// Hours of a week.
 pub const HOURS: usize = 168;
 /// How much of an hour's slot the newest week is, per cent: a habit that changed shows after three weeks.
-const NEWEST: f64 = 30.0;
+pub(crate) const NEWEST: f64 = 30.0;
 /// How often the host is looked at.
-const EVERY: Duration = Duration::from_secs(60);
+pub(crate) const EVERY: Duration = Duration::from_secs(60);
 
 /// How busy the host is. Shares are of the whole host, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
     document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
-    enrolment::WithoutFallback,
+    enrolment::{PendingReboot, WithoutFallback},
     limits::SETTLE,
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
@@ -77,6 +77,8 @@ pub struct Engine {
     pub scripts: Rule,
     /// What becomes of an order whose kernel the host could not come back from.
     pub without_fallback: WithoutFallback,
+    /// What becomes of an order that reboots the host where something waits for a reboot already.
+    pub pending_reboot: PendingReboot,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
     /// Held by the run that works.

@@ -17,6 +17,7 @@ use crate::{
     configuration::Configuration,
     fetch::{Downloads, FetchError},
     host::{self, ClassError},
+    jobs,
     journal::{JournalError, replace},
     notify::Systemd,
     operator::{Door, SOCKET},
@@ -169,6 +170,7 @@ impl Service {
             hooks: enrolment.hooks,
             scripts: Rule::from(&enrolment.scripts),
             without_fallback: enrolment.boot.without_fallback,
+            pending_reboot: enrolment.boot.pending_reboot,
             evaluate,
             turn: tokio::sync::Mutex::new(()),
             ends: tokio::sync::Mutex::new(()),
@@ -217,6 +219,7 @@ impl Service {
             ended = self.inform() => ended,
             () = door.answer() => Ok(()),
             () = profile::learn(self.tables.week(), self.state_dir.clone()) => Ok(()),
+            () = jobs::learn(self.state_dir.clone()) => Ok(()),
             () = self.watchdog(systemd.as_ref()) => Ok(()),
             () = stop => Ok(()),
         }

@@ -106,7 +106,7 @@ pub async fn bind(
         secrets.insert(user.name.clone().into_bytes(), Arc::new(seal));
         passphrases.push((user.name.clone(), passphrase));
     }
-    let host = HostTable::new(enrolment.packages.root.clone(), enrolment.tags.clone());
+    let host = HostTable::new(enrolment.packages.root.clone(), enrolment.tags.clone(), enrolment.state_dir.clone());
     let mut builder = Agent::builder()
         .bind(SocketAddr::from((INSIDE, 0)).to_string())
         .max_message_size(limits::PDU_BYTES)

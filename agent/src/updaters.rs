@@ -50,6 +50,14 @@ const KNOWN: &[Updater] = &[
         enabled: &[],
         lock: Some(("var/lib/dnf/rpmdb_lock.pid", Kind::Pid)),
     },
+    // zypper looks who is named in there, and waits for it or ends; it says for whom.
+    Updater { name: "zypper", program: "usr/bin/zypper", enabled: &[], lock: Some(("run/zypp.pid", Kind::Pid)) },
+    Updater {
+        name: "transactional-update",
+        program: "usr/sbin/transactional-update",
+        enabled: &["etc/systemd/system/timers.target.wants/transactional-update.timer"],
+        lock: None,
+    },
     Updater {
         name: "PackageKit",
         program: "usr/libexec/packagekitd",

@@ -30,6 +30,7 @@ pub mod report;
 pub mod room;
 pub mod runs;
 pub mod scenario;
+pub mod snapshot;
 pub mod validation;
 pub mod verdict;
 pub mod worker;

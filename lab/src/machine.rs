@@ -55,6 +55,7 @@ pub(crate) use self::{
     stream::Carried,
 };
 use budget::Budget;
+pub(crate) use domain::escape;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
 use libvirt::{Traces, flatten};
 pub(crate) use libvirt::{installed_qemu, start_events};

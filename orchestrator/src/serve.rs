@@ -27,7 +27,7 @@ use crate::{
         executor::Executor,
         offers::{Offers, Turns},
         sink::{Bells, Sink, SinkError},
-        visits,
+        snapshots, visits,
     },
     payload::{self, Stored},
     pipeline::{self, Pipeline, PipelineError},
@@ -164,6 +164,7 @@ pub async fn serve(
         tracing::warn!("{warning}");
     }
     let visits = tokio::spawn(visits::run(pipeline.executor.offers.clone()));
+    let snapshots = tokio::spawn(snapshots::keep(pipeline.executor.clone()));
     ready(&Addresses {
         socket: socket_path.clone(),
         console: console_address,
@@ -176,6 +177,7 @@ pub async fn serve(
         ended = doors.join_next() => ended,
     };
     visits.abort();
+    snapshots.abort();
     // Runs go on at their hosts; the journal knows where to take them up.
     let _ = fs::remove_file(&socket_path);
     let _ = socket_path.parent().map(fs::remove_dir);

@@ -259,6 +259,7 @@ impl World {
             rollback_ms: 1,
             reboot_needed: false,
             rollback: Rollback::Proven,
+            grown: Vec::new(),
         };
         let proof = Proof {
             order: digest,

@@ -96,16 +96,24 @@ impl Daemon {
         self.init.wait().expect("it ends");
     }
 
+    /// What `virsh` says.
+    ///
+    /// # Panics
+    /// It says no.
+    pub fn virsh(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("virsh");
+        command.args(["--quiet", "--connect", &self.libvirt().to_string()]).args(arguments);
+        let output = command.output().expect("virsh (package libvirt-clients) starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// The names of its machines, as `virsh` says.
     ///
     /// # Panics
     /// virsh says no.
     pub fn machines(&self) -> Vec<String> {
-        let mut list = Command::new("virsh");
-        list.args(["--quiet", "--connect", &self.libvirt().to_string(), "list", "--name"]);
-        let output = list.output().expect("virsh (package libvirt-clients) starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = self.virsh(&["list", "--name"]);
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 }

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod isolation;
 pub mod killed;
 pub mod mount_namespace;
+pub mod own_machine;
 pub mod package;
 pub mod parallel_bench;
 pub mod program;

@@ -207,6 +207,18 @@ impl Patchlab {
         Self { data }
     }
 
+    /// Brings the server's own files beside them: its orders and their releases, as the demonstration left them.
+    ///
+    /// # Panics
+    /// They cannot be copied.
+    pub fn with_its_server(&self) {
+        let from = stored().expect("stored baselines");
+        for name in ["root.json", "server"] {
+            let status = Command::new("cp").arg("-a").args([from.join(name), self.data.join(name)]).status();
+            assert!(status.expect("cp starts").success(), "{name} cannot be copied");
+        }
+    }
+
     /// The full name of the first of its stored baselines.
     ///
     /// # Panics

@@ -9,6 +9,10 @@ use crate::Digest;
 
 /// Most services and most ports told of a host.
 pub const LINES: usize = 512;
+/// Most long-running jobs told of a host.
+pub const JOBS: usize = 128;
+/// Longest name of a unit that is told, bytes.
+pub const UNIT_BYTES: usize = 200;
 /// Longest line, bytes (SnmpAdminString).
 pub const LINE_BYTES: usize = 255;
 /// Longest tag, bytes.
@@ -66,6 +70,22 @@ pub struct Port {
     pub unit: Option<String>,
 }
 
+/// A job that takes a while, week by week at the same hour.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The unit, with a star for what is another number or hash each time: `session-*.scope`.
+    pub unit: String,
+    /// The hour of the week in which it begins, from Monday 00:00 UTC on, 1 to 168.
+    pub hour: u32,
+    /// How long it usually takes, minutes.
+    pub minutes: u32,
+    /// What it keeps busy meanwhile, per cent of one processor.
+    pub processors_percent: u32,
+    /// In how many weeks it was seen.
+    pub weeks: u32,
+}
+
 /// Where a host stands and what for, as its configuration says. Empty: not said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -99,13 +119,17 @@ pub struct Description {
     pub services: Vec<Service>,
     /// Ports that something listens on, sorted.
     pub ports: Vec<Port>,
+    /// Jobs that take a while, in the order of the week.
+    #[serde(default)]
+    pub jobs: Vec<Job>,
 }
 
 impl Description {
-    /// One line a service and a port, sorted: what a table says, a row each.
+    /// One line a service, a port and a job: what a table says, a row each.
     pub fn lines(&self) -> Vec<String> {
         let services = self.services.iter().map(ToString::to_string);
-        services.chain(self.ports.iter().map(ToString::to_string)).collect()
+        let ports = self.ports.iter().map(ToString::to_string);
+        services.chain(ports).chain(self.jobs.iter().map(ToString::to_string)).collect()
     }
 
     /// The digest of everything it says.
@@ -117,7 +141,8 @@ impl Description {
     pub fn of(machine: String, tags: Tags, lines: &[String]) -> Self {
         let services = lines.iter().filter_map(|line| line.parse().ok()).collect();
         let ports = lines.iter().filter_map(|line| line.parse().ok()).collect();
-        Self { machine, tags, services, ports }
+        let jobs = lines.iter().filter_map(|line| line.parse().ok()).collect();
+        Self { machine, tags, services, ports, jobs }
     }
 }
 
@@ -174,6 +199,31 @@ impl FromStr for Port {
     }
 }
 
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unit, hour, minutes, processors_percent, weeks } = self;
+        write!(f, "job {unit} {hour} {minutes} {processors_percent} {weeks}")
+    }
+}
+
+impl FromStr for Job {
+    type Err = NotThis;
+
+    fn from_str(line: &str) -> Result<Self, NotThis> {
+        let ["job", unit, hour, minutes, processors, weeks] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return Err(NotThis);
+        };
+        let number = |word: &str| word.parse::<u32>().map_err(|_| NotThis);
+        Ok(Self {
+            unit: unit.into(),
+            hour: number(hour).ok().filter(|hour| (1..=168).contains(hour)).ok_or(NotThis)?,
+            minutes: number(minutes)?,
+            processors_percent: number(processors)?,
+            weeks: number(weeks)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,8 +244,12 @@ mod tests {
                 address: "::".parse().unwrap(),
                 unit: Some("nginx.service".into()),
             }],
+            jobs: vec![Job { unit: "backup.service".into(), hour: 26, minutes: 45, processors_percent: 180, weeks: 3 }],
         };
-        assert_eq!(said.lines(), ["service nginx.service enabled active", "port tcp 80 :: nginx.service"]);
+        let lines =
+            ["service nginx.service enabled active", "port tcp 80 :: nginx.service", "job backup.service 26 45 180 3"];
+        assert_eq!(said.lines(), lines);
+        assert!("job backup.service 169 45 180 3".parse::<Job>().is_err(), "there is no such hour");
         assert_eq!(Description::of("kvm".into(), said.tags.clone(), &said.lines()), said);
         let newer = [said.lines(), vec!["sensor 17 C".into()]].concat();
         assert_eq!(Description::of("kvm".into(), said.tags.clone(), &newer), said);

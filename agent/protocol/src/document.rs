@@ -21,7 +21,7 @@ pub use order::{
     RollbackClass, RollbackFiles, Severity,
 };
 pub use preparation::Preparation;
-pub use release::{BaselineProof, Proof, Release, Rollback, TestResult};
+pub use release::{BaselineProof, Growth, Proof, Release, Rollback, TestResult};
 pub use result::{Cause, Checks, REBOOT_ASKED_PERCENT, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};

@@ -177,6 +177,8 @@ impl Fetching {
 pub struct Booting {
     /// What becomes of an order that brings a kernel and reboots where the boot loader could not come back from it.
     pub without_fallback: WithoutFallback,
+    /// What becomes of an order that reboots the host where something waits for a reboot since before it.
+    pub pending_reboot: PendingReboot,
 }
 
 impl Booting {
@@ -209,6 +211,17 @@ pub enum WithoutFallback {
     Refuse,
     /// The host reboots all the same, and its result says that there was no way back.
     GoOn,
+}
+
+/// What becomes of an order that reboots the host, where something else waits for a reboot already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PendingReboot {
+    /// The host refuses it before anything is changed: what waits was not in the lab, and would take effect with what was.
+    #[default]
+    Refuse,
+    /// Its reboot takes along what waits.
+    TakeAlong,
 }
 
 /// An SNMP engine id: 5 to 32 bytes, neither all zero nor all ones (RFC 3411), written as hexadecimal digits.

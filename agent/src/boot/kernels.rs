@@ -40,32 +40,8 @@ impl Kernels {
     /// # Errors
     /// When a folder or an image cannot be read.
     pub fn look(root: &Path) -> io::Result<Self> {
-        let mut found = BTreeMap::new();
-        let mut add = |release: &str, path: &Path| -> io::Result<()> {
-            // A link's target is what is booted; one that leads nowhere is no kernel.
-            match fs::metadata(path) {
-                Ok(file) if file.is_file() => {
-                    found.insert(release.to_owned(), Image { bytes: file.len(), modified: file.mtime() });
-                    Ok(())
-                }
-                Ok(_) => Ok(()),
-                Err(error) if is_absent(&error) => Ok(()),
-                Err(error) => Err(error),
-            }
-        };
-        for (name, path) in entries(&root.join("boot"))? {
-            if let Some(release) = name.strip_prefix("vmlinuz-").filter(|release| !release.ends_with(".old")) {
-                add(release, &path)?;
-            }
-        }
-        for place in PLACES {
-            for (_, token) in entries(&root.join(place))? {
-                for (release, folder) in entries(&token)? {
-                    add(&release, &folder.join("linux"))?;
-                }
-            }
-        }
-        Ok(Self(found))
+        let image = |file: fs::Metadata| Image { bytes: file.len(), modified: file.mtime() };
+        Ok(Self(images(root)?.into_iter().map(|(release, file)| (release, image(file))).collect()))
     }
 
     /// Whether this one is there.
@@ -94,6 +70,36 @@ impl Kernels {
     }
 }
 
+/// Every image, with its release.
+fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata)>> {
+    let mut found = Vec::new();
+    let mut add = |release: &str, path: &Path| -> io::Result<()> {
+        // A link's target is what is booted; one that leads nowhere is no kernel.
+        match fs::metadata(path) {
+            Ok(file) if file.is_file() => {
+                found.push((release.to_owned(), file));
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    for (name, path) in entries(&root.join("boot"))? {
+        if let Some(release) = name.strip_prefix("vmlinuz-").filter(|release| !release.ends_with(".old")) {
+            add(release, &path)?;
+        }
+    }
+    for place in PLACES {
+        for (_, token) in entries(&root.join(place))? {
+            for (release, folder) in entries(&token)? {
+                add(&release, &folder.join("linux"))?;
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The release of the kernel that runs the system below `root`: the image that GRUB says it booted, else what the kernel says of itself. A
 /// root without a `/proc` of its own runs on this one.
 ///
@@ -114,6 +120,21 @@ pub fn running(root: &Path) -> io::Result<Release> {
 fn booted(command_line: &str) -> Option<Release> {
     let image = command_line.split_whitespace().find_map(|word| word.strip_prefix("BOOT_IMAGE="))?;
     Some(image.rsplit_once("/vmlinuz-")?.1.trim_end_matches(".efi.signed").to_owned())
+}
+
+/// A kernel that was installed since this boot and is newer than the one that runs the system below `root`.
+///
+/// # Errors
+/// When it cannot be looked for.
+pub fn awaited(root: &Path) -> io::Result<Option<Release>> {
+    let own = root.join("proc/stat");
+    let stat = fs::read_to_string(if own.exists() { &own } else { Path::new("/proc/stat") })?;
+    let booted = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<i64>().ok());
+    let (Some(booted), running) = (booted, running(root)?) else { return Ok(None) };
+    // The image's own time is that of its making; its inode changes when it comes.
+    let mut came = images(root)?;
+    came.retain(|(release, file)| in_order(release) > in_order(&running) && file.ctime() > booted);
+    Ok(came.into_iter().map(|(release, _)| release).max_by(|one, other| in_order(one).cmp(&in_order(other))))
 }
 
 /// What is in a folder; nothing where there is none.
@@ -148,6 +169,27 @@ mod tests {
         assert_eq!(brought(&[("6.1.0-9-amd64", 2)]), Brought::Replaced("6.1.0-9-amd64".into()));
         let two = [("6.1.0-9-amd64", 2), ("6.1.0-10-amd64", 1), ("6.1.0-50-amd64", 1)];
         assert_eq!(brought(&two), Brought::New("6.1.0-50-amd64".into()));
+    }
+
+    #[test]
+    fn a_newer_kernel_that_came_since_the_boot_is_awaited() {
+        let root = tempfile::tempdir().unwrap();
+        for (place, said) in [
+            ("proc/cmdline", "BOOT_IMAGE=/boot/vmlinuz-6.1.0-9-amd64 ro\n"),
+            ("proc/stat", "cpu 1 2\nbtime 1000\n"),
+            ("boot/vmlinuz-6.1.0-9-amd64", "kernel"),
+            ("boot/vmlinuz-6.1.0-8-amd64", "older, and new on the disk"),
+        ] {
+            let path = root.path().join(place);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, said).unwrap();
+        }
+        assert_eq!(awaited(root.path()).unwrap(), None);
+        fs::write(root.path().join("boot/vmlinuz-6.1.0-50-amd64"), "kernel").unwrap();
+        assert_eq!(awaited(root.path()).unwrap().as_deref(), Some("6.1.0-50-amd64"));
+        // It was there at the last boot: somebody chose the older one.
+        fs::write(root.path().join("proc/stat"), "btime 99999999999\n").unwrap();
+        assert_eq!(awaited(root.path()).unwrap(), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use patchlab_protocol::description::{LINES, Port, Transport};
+use patchlab_protocol::description::{LINES, Port, Transport, UNIT_BYTES};
 
 use super::text;
 
@@ -15,8 +15,6 @@ use super::text;
 const TABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Most open files that are looked at to find out whose a port is.
 const LINKS: usize = 50_000;
-/// Longest name of a unit that is told, bytes.
-const UNIT_BYTES: usize = 200;
 /// `TCP_LISTEN` and `TCP_CLOSE` of the kernel's `tcp_states.h`; a UDP socket that is not connected is in the second.
 const STATES: [(Transport, &str, &str); 4] = [
     (Transport::Tcp, "tcp", "0A"),

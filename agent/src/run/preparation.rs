@@ -31,7 +31,8 @@ impl Attempt<'_> {
         self.progress(RunState::Preflight, 44, "simulation")?;
         let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
-        self.fit(&transaction, unpacked)?;
+        self.fit(&transaction, unpacked, foreseen.release())?;
+        self.fit_to_reboot(foreseen.order(), Action::Apply).await?;
         self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;
         self.change(|run| run.items = state::items(&transaction))?;
         self.progress(RunState::Preflight, 90, "production checks")?;

@@ -4,21 +4,27 @@
 use std::{
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use patchlab_protocol::{
     Audience,
     document::{Action, Checks, Order, REBOOT_ASKED_PERCENT, RebootRule, RebootWhen, RunState},
+    enrolment::PendingReboot,
     inventory::Transaction,
 };
 
 use super::{
-    attempt::{Attempt, Stop, blocking},
+    attempt::{Attempt, Stop, blocking, unfit},
     now,
     way_back::TurnedBack,
 };
-use crate::{boot::Expected, fetch, host, process, state::Reboot, state::Rebooting};
+use crate::{
+    boot::{self, Expected},
+    fetch, host, process,
+    state::{Reboot, Rebooting},
+};
 
 /// How long it may take to ask for a reboot.
 const ASKING: Duration = Duration::from_secs(30);
@@ -57,7 +63,39 @@ fn shutdown(root: &Path, order: &Order, grace_minutes: u16) -> Command {
     command
 }
 
+/// Whether an order's reboot is to take nothing along that waits for one already.
+fn is_alone(order: &Order, action: Action, audience: Audience, wish: PendingReboot) -> bool {
+    // The lab reboots clones of a machine as it was frozen, whatever waited there.
+    let reboots = action == Action::Apply && order.reboot.is_some() && audience == Audience::Production;
+    reboots && wish == PendingReboot::Refuse
+}
+
 impl Attempt<'_> {
+    /// Whether nothing waits for a reboot already that the order's own would take along.
+    ///
+    /// # Errors
+    /// When something does, or that cannot be said.
+    pub async fn fit_to_reboot(&self, order: &Order, action: Action) -> Result<(), Stop> {
+        if !is_alone(order, action, self.engine.trust.root().audience, self.engine.pending_reboot) {
+            return Ok(());
+        }
+        let (packages, root) = (Arc::clone(&self.engine.packages), self.engine.target.root().to_owned());
+        let waits = blocking(move || -> Result<_, Stop> {
+            let kernel = boot::awaited(&root).map_err(|error| unfit(format!("look for kernels: {error}")))?;
+            let asked = packages.reboot(&Transaction::new(packages.system(), [])) == Reboot::Needed;
+            Ok(kernel
+                .map(|kernel| format!("kernel {kernel} was installed since the last boot"))
+                .or_else(|| asked.then(|| format!("{} says that a reboot is needed", packages.system()))))
+        });
+        match waits.await?? {
+            None => Ok(()),
+            Some(waits) => Err(unfit(format!(
+                "{waits}, and this order reboots the host: what waits was not in the lab. Reboot it first, or set pending_reboot = \
+                 \"take-along\" under [boot] in agent.toml"
+            ))),
+        }
+    }
+
     /// Reboots the host if the order asks for it, into a new kernel only once. Comes back at once when it does not; otherwise only when the reboot
     /// never came, because the agent ends with the boot.
     ///
@@ -194,6 +232,13 @@ mod tests {
         let found = |order: &Order, asked, audience| asker(order, asked, audience, None).is_some();
         let (production, lab) = (Audience::Production, Audience::Lab);
         assert!(!found(&order(), Reboot::Needed, production), "an order that does not say so");
+        use PendingReboot::{Refuse, TakeAlong};
+        let rebooting = with(RebootWhen::IfNeeded);
+        assert!(is_alone(&rebooting, Action::Apply, production, Refuse));
+        assert!(!is_alone(&rebooting, Action::Apply, production, TakeAlong));
+        assert!(!is_alone(&rebooting, Action::Apply, lab, Refuse), "a clone is as its baseline was");
+        assert!(!is_alone(&rebooting, Action::Rollback, production, Refuse), "the way back stays open");
+        assert!(!is_alone(&order(), Action::Apply, production, Refuse), "an order that does not reboot");
         assert!(found(&with(RebootWhen::IfNeeded), Reboot::Needed, production));
         assert!(!found(&with(RebootWhen::IfNeeded), Reboot::NotNeeded, production));
         assert!(found(&with(RebootWhen::Always), Reboot::NotNeeded, production));

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Audience, Digest, ItemState, Refusal, Refused,
-    document::{Action, Checks, OnFailure, Order, RunState},
+    document::{Action, Checks, OnFailure, Order, Release, RunState},
     inventory::Transaction,
     limits::settle,
 };
@@ -82,7 +82,8 @@ impl<'e> Attempt<'e> {
         let Ready { fetched, foreseen, plan, goal, unpacked } = ready;
         let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), &installed)?;
-        self.fit(&transaction, unpacked)?;
+        self.fit(&transaction, unpacked, foreseen.release())?;
+        self.fit_to_reboot(foreseen.order(), foreseen.action()).await?;
         self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
         self.change(|run| {
             run.before = Some(installed.settled.digest());
@@ -112,9 +113,10 @@ impl<'e> Attempt<'e> {
     ///
     /// # Errors
     /// When there is not.
-    pub fn fit(&self, transaction: &Transaction, unpacked: u64) -> Result<(), Stop> {
-        let found = preflight::look(self.engine.target.root()).map_err(unfit)?;
-        let needs = Needs { unpacked, kernel: Kernel::of(transaction) };
+    pub fn fit(&self, transaction: &Transaction, unpacked: u64, release: Option<&Release>) -> Result<(), Stop> {
+        let grown = release.map(Release::growth).unwrap_or_default();
+        let needs = Needs::of(unpacked, Kernel::of(transaction), &grown);
+        let found = preflight::look(self.engine.target.root(), &needs).map_err(unfit)?;
         preflight::judge(&needs, &found).map_err(unfit)
     }
 

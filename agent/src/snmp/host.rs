@@ -15,7 +15,10 @@ use patchlab_protocol::{
     mib::host as column,
 };
 
-use crate::description::{describe, machine};
+use crate::{
+    description::{describe, machine},
+    jobs::Jobs,
+};
 
 /// How long what was seen is told before it is looked at again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -24,6 +27,8 @@ const FRESH: Duration = Duration::from_secs(60);
 pub struct HostTable {
     root: PathBuf,
     tags: Tags,
+    /// Where the agent keeps what it learned.
+    state_dir: PathBuf,
     /// What costs nothing to know: the first objects of the group.
     known: OidTable<Value>,
     seen: Mutex<Option<(Instant, Arc<OidTable<Value>>)>>,
@@ -59,10 +64,10 @@ fn objects(host: &Description) -> OidTable<Value> {
 }
 
 impl HostTable {
-    /// Of the system below `root`.
-    pub fn new(root: PathBuf, tags: Tags) -> Self {
+    /// Of the system below `root`, and what was learned of it in `state_dir`.
+    pub fn new(root: PathBuf, tags: Tags, state_dir: PathBuf) -> Self {
         let known = known(&tags, machine(&root)).into_iter().collect();
-        Self { root, tags, known, seen: Mutex::new(None), looking: tokio::sync::Mutex::new(()) }
+        Self { root, tags, state_dir, known, seen: Mutex::new(None), looking: tokio::sync::Mutex::new(()) }
     }
 
     fn fresh(&self) -> Option<Arc<OidTable<Value>>> {
@@ -78,11 +83,12 @@ impl HostTable {
         if let Some(seen) = self.fresh() {
             return seen;
         }
-        let (root, tags) = (self.root.clone(), self.tags.clone());
+        let (root, tags, state_dir) = (self.root.clone(), self.tags.clone(), self.state_dir.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let mut host = describe(&root, &tags);
+            let mut host = describe(&root, &tags, Jobs::read(&state_dir).known());
             host.services.retain(|service| service.to_string().len() <= LINE_BYTES);
             host.ports.retain(|port| port.to_string().len() <= LINE_BYTES);
+            host.jobs.retain(|job| job.to_string().len() <= LINE_BYTES);
             objects(&host)
         });
         let seen = Arc::new(looked.await.unwrap_or_else(|_| OidTable::from_iter([])));

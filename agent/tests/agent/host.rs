@@ -20,7 +20,10 @@ use patchlab_protocol::{
     Audience, Digest, Envelope, PackageSystem, PublicKey, SigningKey,
     description::Tags,
     document::{Class, Origin, PackageFile, Replaced, RunResult, ShippedFile},
-    enrolment::{Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, Scripts, SnmpUser, WithoutFallback},
+    enrolment::{
+        Booting, Enrolment, Fetching, InformSink, Packages, PendingReboot, PinnedRoot, Scripts, SnmpUser,
+        WithoutFallback,
+    },
     mib,
 };
 use tokio::sync::watch;
@@ -168,6 +171,12 @@ impl Host {
     /// From its next start on, the host reboots into a kernel that it could not come back from.
     pub fn go_on_without_fallback(&mut self) {
         self.enrolment.boot.without_fallback = WithoutFallback::GoOn;
+        self.configure();
+    }
+
+    /// From its next start on, the host takes along with an order's reboot what waits for one already.
+    pub fn take_reboots_along(&mut self) {
+        self.enrolment.boot.pending_reboot = PendingReboot::TakeAlong;
         self.configure();
     }
 

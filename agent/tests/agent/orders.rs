@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Digest, Envelope, Role, SigningKey,
     document::{
-        Action, Activation, Approval, BaselineProof, Class, Kind, OnFailure, Order, PackageFile, Proof, Release,
-        Replaced, Rollback, RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
+        Action, Activation, Approval, BaselineProof, Class, Growth, Kind, OnFailure, Order, PackageFile, Proof,
+        Release, Replaced, Rollback, RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
     },
 };
 
@@ -79,6 +79,17 @@ impl Authority {
     }
 
     pub fn release(&self, order: &Order, digest: Digest, transaction: &[&str]) -> Envelope {
+        self.release_that_took(order, digest, transaction, Vec::new())
+    }
+
+    /// A release that says what the patch took on file systems.
+    pub fn release_that_took(
+        &self,
+        order: &Order,
+        digest: Digest,
+        transaction: &[&str],
+        grown: Vec<Growth>,
+    ) -> Envelope {
         let baseline = BaselineProof {
             name: "test@1".into(),
             digest: Digest::of("baseline"),
@@ -87,6 +98,7 @@ impl Authority {
             rollback_ms: 1,
             reboot_needed: false,
             rollback: Rollback::Proven,
+            grown,
         };
         let proof = Proof {
             order: digest,

@@ -8,7 +8,7 @@ use std::{
 
 use patchlab_protocol::{
     Digest, Role,
-    document::{Action, RunState},
+    document::{Action, Growth, RunState},
     mib,
 };
 use rustix::fs::{FlockOperation, flock};
@@ -20,12 +20,18 @@ use super::{
 
 /// Tells the host of an order from web 1 to `new`; it can be started with run indices as often as it is refused.
 fn told(host: &Host, control: &str, postinst: Option<&str>) -> Manager {
+    told_that_took(host, control, postinst, Vec::new())
+}
+
+/// The same of an order that took so much in the lab.
+fn told_that_took(host: &Host, control: &str, postinst: Option<&str>, grown: Vec<Growth>) -> Manager {
     let authority = &host.authority;
     let old = host.installed(&host.package("web", "1", "", None));
     let new = host.package("web", "2", control, postinst);
     let (order, envelope) = authority.order("PO-1", &host.class, vec![new], vec![old]);
     let digest = host.publish(&envelope);
-    let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
+    let release = authority.release_that_took(&order, digest, &["upgrade web all 1 -> 2"], grown);
+    let release = host.publish(&release);
     let approval = host.publish(&authority.approval(digest, release));
     let activation = host.publish(&authority.activation(digest, Action::Apply, NAME, Role::Activator, 1));
     let manager = host.deployer();
@@ -52,6 +58,17 @@ fn a_held_package_and_a_package_that_does_not_fit_are_refused_and_nothing_is_use
     let manager = told(&host, "Installed-Size: 1073741824\n", None);
     let reason = refused(&host, &manager, 1);
     assert!(reason.contains("bytes are needed in /") && reason.contains("make room"), "{reason}");
+
+    // Its package is small, and what its script makes was not.
+    let host = Host::new();
+    let grown = |bytes| vec![Growth { path: "/var".into(), bytes }];
+    let manager = told_that_took(&host, "", None, grown(1 << 50));
+    let reason = refused(&host, &manager, 1);
+    assert!(reason.contains("1125899906842624 bytes are needed in /var"), "{reason}");
+    let host = Host::new();
+    let manager = told_that_took(&host, "", None, grown(1 << 20));
+    manager.start(1, 1).unwrap();
+    assert_eq!(manager.wait(1, 1), RunState::Succeeded, "{}", host.log());
 
     let host = Host::new();
     let manager = told(&host, "", None);

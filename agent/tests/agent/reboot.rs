@@ -137,19 +137,45 @@ fn checks_that_fail_after_the_boot_are_walked_back_and_without_a_shutdown_the_ru
 }
 
 #[test]
-fn a_reboot_only_if_needed_is_asked_for_when_the_host_says_so() {
+fn a_reboot_only_if_needed_is_asked_for_when_the_host_says_so_and_takes_nothing_along_unasked() {
     if missing() {
         return;
     }
-    for needed in [false, true] {
-        let host = host();
-        if needed {
-            fs::create_dir_all(host.path("root/run")).unwrap();
-            fs::write(host.path("root/run/reboot-required"), "").unwrap();
-        }
-        told(&host, 5, |order| order.reboot = Some(RebootRule { when: RebootWhen::IfNeeded, grace_minutes: 0 }));
-        let ended = host.deployer().wait(1, 1);
-        assert_eq!(ended, if needed { RunState::Failed } else { RunState::Succeeded }, "{}", host.log());
-        assert_eq!(host.path("asked").exists(), needed);
-    }
+    let rule = Some(RebootRule { when: RebootWhen::IfNeeded, grace_minutes: 0 });
+    let waits = |host: &Host| {
+        fs::create_dir_all(host.path("root/run")).unwrap();
+        fs::write(host.path("root/run/reboot-required"), "").unwrap();
+    };
+    let first = host();
+    told(&first, 5, |order| order.reboot = rule);
+    assert_eq!(first.deployer().wait(1, 1), RunState::Succeeded, "{}", first.log());
+    assert!(!first.path("asked").exists());
+
+    let second = host();
+    waits(&second);
+    told(&second, 5, |order| order.reboot = rule);
+    let manager = second.deployer();
+    assert_eq!(manager.wait(1, 1), RunState::Refused, "{}", second.log());
+    let reason = manager.text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]));
+    assert!(reason.contains("dpkg says that a reboot is needed, and this order reboots the host"), "{reason}");
+    assert_eq!(second.packages(), "installed web 1\n");
+    // Nothing was used up: when it has been rebooted, the order goes its way.
+    fs::remove_file(second.path("root/run/reboot-required")).unwrap();
+    manager.start(1, 2).unwrap();
+    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "{}", second.log());
+
+    let mut third = host();
+    third.kill();
+    third.take_reboots_along();
+    third.start();
+    waits(&third);
+    told(&third, 5, |order| order.reboot = rule);
+    assert_eq!(third.deployer().wait(1, 1), RunState::Failed, "{}", third.log());
+    assert!(third.path("asked").exists());
+
+    // An order that reboots nobody is not kept waiting.
+    let fourth = host();
+    waits(&fourth);
+    told(&fourth, 5, |_| ());
+    assert_eq!(fourth.deployer().wait(1, 1), RunState::Succeeded, "{}", fourth.log());
 }

@@ -315,6 +315,49 @@ fn dnf_waits_for_a_run_and_a_run_for_dnf() {
 }
 
 #[test]
+fn what_zypper_locks_stays_and_zypper_says_that_a_run_is_at_work() {
+    let has_zypper = Command::new("zypper").arg("--version").output().is_ok();
+    if missing() || !has_zypper {
+        eprintln!("SKIPPED: zypper is there: {has_zypper}");
+        return;
+    }
+    let host = Host::of(PackageSystem::Rpm);
+    give_shell(&host.path("root"));
+    for folder in ["usr/bin", "run", "etc/zypp"] {
+        fs::create_dir_all(host.path("root").join(folder)).unwrap();
+    }
+    // For zypper to be here, its program must be below the root; it is started from outside.
+    fs::write(host.path("root/usr/bin/zypper"), "").unwrap();
+    run(Command::new("mkfifo").arg(host.path("root/gate")));
+    let zypper = |words: &[&str]| {
+        let mut zypper = Command::new("zypper");
+        zypper.env("LC_ALL", "C.UTF-8").arg("--root").arg(host.path("root")).arg("--non-interactive").args(words);
+        let ended = zypper.output().unwrap();
+        (ended.status.code(), [ended.stdout, ended.stderr].map(|said| String::from_utf8(said).unwrap()).concat())
+    };
+    let old = host.installed(&web(&host, "1-1", ""));
+    let script = [("post", ": > /begun; read line < /gate".to_owned())];
+    let new = host.package_with("web", "2-1", "", &script);
+    let mut told = Told::new(&host, 1, vec![new], vec![old], &["upgrade web noarch 1-1 -> 2-1"]);
+    assert_eq!(zypper(&["addlock", "web"]).0, Some(0));
+    let reason = refused(&mut told, &host);
+    assert!(reason.contains("held packages would change: web (zypper's lock \"web\")"), "{reason}");
+    assert_eq!(zypper(&["removelock", "web"]).0, Some(0));
+
+    told.start(&host, Action::Apply);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !host.path("root/begun").exists() {
+        assert!(Instant::now() < deadline, "it does not begin:\n{}", host.log());
+        std::thread::yield_now();
+    }
+    let (code, said) = zypper(&["addlock", "other"]);
+    assert!(code == Some(7) && said.contains(&format!("with pid {}", host.pid())), "{code:?} {said}");
+    fs::write(host.path("root/gate"), "go\n").unwrap();
+    assert_eq!(told.manager.wait(told.row, told.run), RunState::Succeeded, "{}", host.log());
+    assert_eq!(zypper(&["addlock", "other"]).0, Some(0));
+}
+
+#[test]
 fn files_that_a_killed_rpm_was_writing_are_written_again_and_none_is_left() {
     if missing() {
         return;

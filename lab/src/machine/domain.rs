@@ -251,7 +251,7 @@ fn path(path: &Path) -> String {
     escape(&path.display().to_string())
 }
 
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;").replace('"', "&quot;")
 }
 

@@ -7,7 +7,7 @@
 mod console;
 mod v1;
 
-pub use v1::{AuditCheck, DeploymentStory, RevocationStory, RevokedDocument, Taken};
+pub use v1::{AuditCheck, DeploymentStory, MachineStory, RevocationStory, RevokedDocument, Taken};
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use patchlab_lab::report::REPORT_BYTES;
+use patchlab_lab::{report::REPORT_BYTES, snapshot::SnapshotError};
 use patchlab_protocol::Refusal;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,9 @@ impl From<PipelineError> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "input", error.to_string())
             }
             error @ PipelineError::TooLate { .. } => Self::new(StatusCode::CONFLICT, "refused", error.to_string()),
+            PipelineError::Snapshot(error @ SnapshotError::Unfit { .. }) => {
+                Self::new(StatusCode::BAD_REQUEST, "input", error.to_string())
+            }
             PipelineError::Window(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
             PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),

@@ -18,10 +18,14 @@ use super::{Actor, ApiError, WAIT_MOST, failed};
 use crate::{
     audit,
     pipeline::{
-        ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError, PreparationRequest,
+        ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, MachineRequest, Pipeline, PipelineError,
+        PreparationRequest,
     },
     report::{Bundle, OrderStory},
-    store::{Deployment, DeploymentState, Host, OrderRow, PreparationRow, Run, StoreError, Survey},
+    store::{
+        Deployment, DeploymentState, Host, HostMachine, OrderRow, PreparationRow, Run, Snapshot, SnapshotState,
+        StoreError, Survey,
+    },
     trust::authority::TakenIn,
 };
 
@@ -45,6 +49,11 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/hosts/{name}/survey", get(survey))
         .route("/hosts/{name}/inventory", post(inventory))
         .route("/hosts/{name}/keys", post(rotate_keys))
+        .route("/hosts/{name}/machine", get(machine).post(set_machine))
+        .route("/hosts/{name}/revert", post(revert))
+        .route("/hosts/{name}/merge", post(merge))
+        .route("/snapshots", get(snapshots))
+        .route("/snapshots/{number}", get(snapshot))
         .route("/revocation", get(revocation).post(revoke))
         .route("/root", post(succeed))
         .route("/enrolment", get(terms))
@@ -193,6 +202,65 @@ async fn rotate_keys(
     Path(name): Path<String>,
 ) -> Answer<Host> {
     Ok(Json(server.rotate_keys(&name, actor.0).await?))
+}
+
+async fn set_machine(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Json(request): Json<MachineRequest>,
+) -> Answer<MachineRequest> {
+    act(server, move |p| p.set_machine(&name, &request, actor.0).map(|()| request)).await
+}
+
+/// The machine that a host is, and its snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MachineStory {
+    /// The machine.
+    pub machine: Option<HostMachine>,
+    /// Its snapshot, while there is one.
+    pub snapshot: Option<Snapshot>,
+}
+
+async fn machine(State(server): Server, Path(name): Path<String>) -> Answer<MachineStory> {
+    act(server, move |p| {
+        let host = p.store.host(&name)?.enrolled.name;
+        Ok(MachineStory { machine: p.store.machine(&host)?, snapshot: p.store.open_snapshot(&host)? })
+    })
+    .await
+}
+
+async fn revert(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> Answer<Snapshot> {
+    act(server, move |p| p.revert(&name, actor.0)).await
+}
+
+async fn merge(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> Answer<Snapshot> {
+    act(server, move |p| p.merge(&name, actor.0)).await
+}
+
+async fn snapshots(State(server): Server) -> Answer<Vec<Snapshot>> {
+    act(server, |p| Ok(p.store.snapshots()?)).await
+}
+
+async fn snapshot(State(server): Server, Path(number): Path<u64>, Query(wait): Query<Wait>) -> Answer<Snapshot> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(wait.wait).min(WAIT_MOST);
+    let mut changes = server.executor.changes.subscribe();
+    loop {
+        changes.borrow_and_update();
+        let there = act(Arc::clone(&server), move |p| Ok(p.store.snapshot(number)?)).await?;
+        let goes_on = matches!(there.state, SnapshotState::Reverting | SnapshotState::Merging);
+        if !goes_on || tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            return Ok(there);
+        }
+    }
 }
 
 /// A deployment with its runs.

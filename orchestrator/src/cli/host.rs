@@ -16,8 +16,9 @@ use patchlab_protocol::{
 };
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment};
+use super::{CliError, Client, Exit, Global, Output, client::segment, machine};
 use crate::{
+    api::MachineStory,
     deploy::survey::{Described, HOURS},
     enrol,
     pipeline::{EnrolmentRequest, EnrolmentTerms},
@@ -39,6 +40,14 @@ pub enum HostCommand {
         /// Its name
         name: String,
     },
+    /// Say which virtual machine a host is: a snapshot of it is taken before each order
+    Machine(machine::Machine),
+    /// List the snapshots of hosts that are virtual machines
+    Snapshots,
+    /// Bring a host back to its snapshot from before an order, when nothing else does
+    Revert(machine::Revert),
+    /// Go on without a host's snapshot
+    Merge(machine::Merge),
     /// Have a host read anew what is installed there, and show it
     #[command(after_help = INVENTORY_EXAMPLES)]
     Inventory {
@@ -74,7 +83,7 @@ pub struct Show {
     /// Its services and the ports that it listens on, as it last said
     #[arg(long, conflicts_with = "profile")]
     services: bool,
-    /// How busy its week is, by hours (UTC), as it last said
+    /// How busy its week is, by hours (UTC), and its long-running jobs, as it last said
     #[arg(long)]
     profile: bool,
 }
@@ -143,12 +152,19 @@ impl HostCommand {
                 output.table(&[header.as_slice(), &TRUST_HEADER].concat(), &rows);
                 output.json(&hosts)?;
             }
+            Self::Machine(machine) => return machine.run(&client, &output).await,
+            Self::Snapshots => return machine::list(&client, &output).await,
+            Self::Revert(revert) => return revert.run(&client, &output).await,
+            Self::Merge(merge) => return merge.run(&client, &output).await,
             Self::Show(Show { name, packages: false, services: false, profile: false }) => {
                 let host: Host = client.get(&format!("hosts/{}", segment(&name))).await?;
                 let survey: Survey = client.get(&format!("hosts/{}/survey", segment(&name))).await?;
-                show(&output, &host, survey.description.as_ref());
+                let story: MachineStory = client.get(&format!("hosts/{}/machine", segment(&name))).await?;
+                show(&output, &host, survey.description.as_ref(), &story);
                 let mut value = serde_json::to_value(&host).map_err(CliError::failed)?;
                 value["description"] = json!(survey.description);
+                value["machine"] = json!(story.machine);
+                value["snapshot"] = json!(story.snapshot);
                 output.json(&value)?;
             }
             Self::RotateKeys { name } => {
@@ -223,7 +239,7 @@ fn show_services(output: &Output, survey: &Survey) -> Result<(), CliError> {
     output.json(&json!({ "at": at, "services": said.services, "ports": said.ports }))
 }
 
-fn show(output: &Output, host: &Host, described: Option<&Described>) {
+fn show(output: &Output, host: &Host, described: Option<&Described>, story: &MachineStory) {
     let (enrolled, none) = (&host.enrolled, || "none".to_owned());
     let digest = |digest: Option<Digest>| digest.map_or_else(none, |digest| digest.to_string());
     let [root, revocation, offer] = believes(&host.trust);
@@ -252,6 +268,8 @@ fn show(output: &Output, host: &Host, described: Option<&Described>) {
         ("payloads", enrolled.payload_uri.clone()),
         ("result head", digest(host.result_head)),
         ("audit head", digest(host.audit_head)),
+        ("snapshots of", machine::of(story)),
+        ("snapshot", machine::snapshot(story)),
     ]);
 }
 
@@ -292,7 +310,18 @@ fn show_week(output: &Output, survey: &Survey) -> Result<(), CliError> {
         })
         .collect();
     output.table(&["hour", "processor", "memory", "disk", "sessions", "weeks"], &rows);
-    output.json(&json!({ "at": survey.week_at, "hours": survey.week }))
+    let jobs = survey.description.iter().flat_map(|described| &described.description.jobs);
+    let rows: Vec<_> = jobs
+        .clone()
+        .map(|job| {
+            let (takes, uses) = (format!("{} min", job.minutes), format!("{} %", job.processors_percent));
+            vec![job.unit.clone(), name_of(job.hour), takes, uses, job.weeks.to_string()]
+        })
+        .collect();
+    if !rows.is_empty() {
+        output.table(&["long-running job", "begins", "takes", "of one processor", "weeks"], &rows);
+    }
+    output.json(&json!({ "at": survey.week_at, "hours": survey.week, "jobs": jobs.collect::<Vec<_>>() }))
 }
 
 /// `Mon 00:00` of hour 1.

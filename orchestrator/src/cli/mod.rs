@@ -18,6 +18,7 @@ mod host;
 mod kept;
 mod key;
 mod lab;
+mod machine;
 mod order;
 mod output;
 mod point;

@@ -17,7 +17,9 @@ use patchlab_protocol::{
 };
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment, preparation::preparation_table, revocation};
+use super::{
+    CliError, Client, Exit, Global, Output, client::segment, machine, preparation::preparation_table, revocation,
+};
 use crate::{
     api::{DeploymentStory, Taken},
     deploy::executor,
@@ -516,6 +518,8 @@ impl Hosts {
                 return Ok(Exit::Passed);
             }
             output.note(format!("stopped: {}", story.deployment.reason));
+            let hosts: Vec<&str> = story.runs.iter().map(|run| run.host.as_str()).collect();
+            machine::hint(client, output, &hosts).await?;
             let refused = story.runs.iter().any(|run| run.refusal.is_some());
             return Ok(if refused { Exit::Refused } else { Exit::Rejected });
         }

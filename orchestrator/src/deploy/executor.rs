@@ -62,6 +62,8 @@ pub(super) enum ExecuteError {
     Result(#[from] ResultError),
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error("{0}")]
+    Snapshot(String),
 }
 
 impl From<OfferError> for ExecuteError {
@@ -261,7 +263,11 @@ impl Executor {
 
     /// One host. Only the store's own failure is an error: whatever the host does, the run has an end.
     async fn one(&self, deployment: &Deployment, run: Run) -> Result<Run, StoreError> {
-        if let Err(error) = self.follow(deployment, &run).await {
+        let followed = tokio::select! {
+            followed = self.follow(deployment, &run) => followed,
+            () = self.reverting(&run) => Err(DeployError::Reverted.into()),
+        };
+        if let Err(error) = followed {
             let error = match error {
                 ExecuteError::Store(error) => return Err(error),
                 other => other,
@@ -299,8 +305,10 @@ impl Executor {
             );
             self.store.end_run(&run, &end, &event)?;
         }
+        let ended = self.store.run(&run.order, &run.host, run.run)?;
+        self.snapshot_after(&ended)?;
         self.told();
-        self.store.run(&run.order, &run.host, run.run)
+        Ok(ended)
     }
 
     async fn follow(&self, deployment: &Deployment, run: &Run) -> Result<(), ExecuteError> {
@@ -337,6 +345,10 @@ impl Executor {
         {
             return Err(refused.into());
         }
+        if deployment.action == Action::Apply && row::progress(&manager, row.index, run.run).await?.is_none() {
+            self.when_it_opens(&row, run, &mut watcher).await?;
+            self.snapshot_before(run, &host, &manager).await?;
+        }
         let report = row::push_and_run(&manager, &row, run.run, &mut watcher).await?;
         self.end(run, deployment, &host, &manager, report).await
     }
@@ -367,6 +379,24 @@ impl Executor {
             }
             let _ = tokio::time::timeout(row::POLL, watcher.bell.notified()).await;
         }
+    }
+
+    /// Waits for the window of a host of which a snapshot is taken: what was written to its disks after that is lost when it goes back.
+    async fn when_it_opens(&self, row: &Row, run: &Run, watcher: &mut Watcher<'_>) -> Result<(), ExecuteError> {
+        let Some(window) = row.window else { return Ok(()) };
+        if self.store.machine(&run.host)?.is_none() {
+            return Ok(());
+        }
+        while let Ok(left) = Duration::try_from(window.opens.duration_since(Timestamp::now())) {
+            if left.is_zero() {
+                break;
+            }
+            if watcher.is_cancelled() {
+                return Err(DeployError::Cancelled.into());
+            }
+            let _ = tokio::time::timeout(left, watcher.bell.notified()).await;
+        }
+        Ok(())
     }
 
     /// Makes sure that this is the host that was enrolled, brings it to the newest root and revocation list, and tells it the newest

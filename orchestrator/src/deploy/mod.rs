@@ -4,7 +4,7 @@
 //! (push, start, follow, report), [`result`] decides what counts, [`sink`] hears informs, [`executor`] takes the hosts of an
 //! activation, and [`preparation`] has them look at an order ahead of one. Between orders every host is visited ([`visits`]): what it is
 //! to believe is offered by [`trust`] and noted by [`offers`], [`survey`] reads what changed there, and [`own`] what its own operator
-//! did. [`rotation`] gives its users new keys. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that what is proven is the path that is
+//! did. [`rotation`] gives its users new keys, and [`snapshots`] bring hosts back that are machines themselves. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that what is proven is the path that is
 //! used.
 
 pub mod credentials;
@@ -17,6 +17,7 @@ pub mod result;
 pub mod rotation;
 pub mod row;
 pub mod sink;
+pub mod snapshots;
 pub mod snmp;
 pub mod survey;
 pub mod trust;

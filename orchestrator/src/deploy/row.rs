@@ -160,6 +160,9 @@ pub enum DeployError {
     /// Nobody wants it any more.
     #[error("cancelled before the host was told")]
     Cancelled,
+    /// It went back to its snapshot.
+    #[error("the host was reverted to its snapshot while this was under way")]
+    Reverted,
     /// Silence until long after the run's lifetime.
     #[error("the host was silent until {waited_s} s after the run began: it is lost, and counts as failed")]
     Lost {

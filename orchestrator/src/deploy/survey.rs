@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use patchlab_protocol::{
     Digest,
-    description::{self, Description, LINES, Tags},
+    description::{self, Description, JOBS, LINES, Tags},
     inventory::{Inventory, PackageId},
     mib::{agent, host, package, workload},
 };
@@ -128,6 +128,15 @@ pub async fn read_anew(manager: &dyn Manager) -> Result<(), DeployError> {
     Ok(())
 }
 
+/// The digest of what is installed on a host, read anew.
+///
+/// # Errors
+/// When it cannot be asked, or does not do it in time.
+pub async fn inventory(manager: &dyn Manager) -> Result<Option<Digest>, DeployError> {
+    read_anew(manager).await?;
+    Ok(head(manager).await?.inventory)
+}
+
 fn text(what: &'static str, value: Option<&Value>) -> Result<String, DeployError> {
     let bytes = value.and_then(Value::octets).unwrap_or_default();
     match std::str::from_utf8(bytes) {
@@ -238,8 +247,8 @@ pub async fn described(manager: &dyn Manager, known: Option<Digest>) -> Result<O
     let mut at = Oid::of(host::ENTRY, host::LINE, &[0]);
     while let Some((oid, line)) = manager.next(&at).await? {
         let Some(&[_]) = oid.index_in(host::ENTRY, host::LINE) else { break };
-        if oid <= at || lines.len() >= 2 * LINES {
-            let found = format!("more than {} rows, or rows in no order", 2 * LINES);
+        if oid <= at || lines.len() >= 2 * LINES + JOBS {
+            let found = format!("more than {} rows, or rows in no order", 2 * LINES + JOBS);
             return Err(DeployError::Nonsense { what: "plHostTable", found });
         }
         lines.push(text("plHostLine", Some(&line))?);

@@ -11,6 +11,7 @@ mod host;
 mod order;
 mod preparation;
 mod run;
+mod snapshot;
 mod survey;
 mod trust;
 
@@ -30,6 +31,7 @@ pub use host::{Host, NewHost};
 pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
 pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
+pub use snapshot::{HostMachine, NewSnapshot, Snapshot, SnapshotMove, SnapshotState};
 pub use survey::Survey;
 pub use trust::{HostTrust, OfferState};
 
@@ -42,6 +44,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-3-survey.sql")),
     M::up(include_str!("schema-4-preparation.sql")),
     M::up(include_str!("schema-5-description.sql")),
+    M::up(include_str!("schema-7-snapshot.sql")),
 ];
 
 /// The open store.

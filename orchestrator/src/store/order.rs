@@ -331,7 +331,7 @@ pub(super) fn taken_back(
         Err(StoreError::NotFound { .. }) => return Ok(()),
         other => other?,
     };
-    if !matches!(order.state, OrderState::Deployed | OrderState::Partly) {
+    if !matches!(order.state, OrderState::Deployed | OrderState::Partly | OrderState::RollbackFailed) {
         return Ok(());
     }
     let carried: i64 = connection

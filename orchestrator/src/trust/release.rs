@@ -10,12 +10,13 @@ use std::{
 use jiff::Timestamp;
 use patchlab_check::Status;
 use patchlab_lab::{
+    diff::{DiskChange, DiskPlace},
     report::{BaselineReport, Report, RollbackStatus},
     verdict::Judgement,
 };
 use patchlab_protocol::{
     Envelope,
-    document::{BaselineProof, Order, Proof, Release, Rollback, TestResult},
+    document::{BaselineProof, Growth, Order, Proof, Release, Rollback, TestResult},
     envelope::{EnvelopeError, Subject},
     limits,
 };
@@ -99,7 +100,14 @@ fn proof(baseline: &BaselineReport) -> BaselineProof {
             RollbackStatus::Failed => Rollback::Failed,
             RollbackStatus::Skipped => Rollback::Skipped,
         },
+        grown: baseline.diff.iter().flat_map(|diff| &diff.disk).filter_map(growth).collect(),
     }
+}
+
+/// A file system that holds more on the patched clone than on the control.
+fn growth(change: &DiskChange) -> Option<Growth> {
+    let more = change.to.checked_sub(change.from).filter(|more| *more > 0 && change.of == DiskPlace::FileSystem);
+    more.map(|bytes| Growth { path: change.path.clone(), bytes })
 }
 
 #[cfg(test)]

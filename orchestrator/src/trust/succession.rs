@@ -107,6 +107,7 @@ mod tests {
             rollback_ms: 1,
             reboot_needed: false,
             rollback: Rollback::Proven,
+            grown: Vec::new(),
         };
         Release {
             result: TestResult::Passed,

@@ -1,5 +1,7 @@
 //! The release: the lab's proof over an order's digest.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Class;
@@ -81,6 +83,31 @@ pub struct BaselineProof {
     pub reboot_needed: bool,
     /// How the rollback went.
     pub rollback: Rollback,
+    /// File systems that held more after the patch than on the control, by more than the lab's tolerance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grown: Vec<Growth>,
+}
+
+/// A file system that holds more than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    /// Where it is mounted on the baseline, e.g. `/`.
+    pub path: String,
+    /// By how much, bytes.
+    pub bytes: u64,
+}
+
+impl Release {
+    /// What the patch took on each file system, the most of all baselines: bytes by mount point.
+    pub fn growth(&self) -> BTreeMap<String, u64> {
+        let all = self.proof.baselines.iter().flat_map(|baseline| &baseline.grown);
+        all.fold(BTreeMap::new(), |mut most, Growth { path, bytes }| {
+            let there = most.entry(path.clone()).or_default();
+            *there = (*there).max(*bytes);
+            most
+        })
+    }
 }
 
 /// Whether the way back was walked.

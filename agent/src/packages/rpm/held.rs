@@ -1,5 +1,7 @@
-//! What people said on the host must stay as it is: dnf's version locks, and the packages that its configuration excludes. rpm knows
-//! neither, so they are looked up here before it is asked to work.
+//! What people said on the host must stay as it is: dnf's version locks, the packages that its configuration excludes, and zypper's locks.
+//! rpm knows none of them, so they are looked up here before it is asked to work.
+
+mod zypper;
 
 use std::{
     fs, io,
@@ -25,6 +27,8 @@ pub struct Held {
     locked: Vec<String>,
     /// What matches is not touched.
     excluded: Vec<String>,
+    /// By zypper.
+    zypper: Vec<zypper::Lock>,
 }
 
 impl Held {
@@ -39,6 +43,9 @@ impl Held {
         }
         for text in texts(root, CONFIGURATIONS)? {
             held.excluded.extend(excludes(&text));
+        }
+        for text in texts(root, &[zypper::LOCKS])? {
+            held.zypper.extend(zypper::locks(&text));
         }
         Ok(held)
     }
@@ -63,6 +70,9 @@ impl Held {
     }
 
     fn holds(&self, change: &Change) -> Option<String> {
+        if let Some(held) = self.zypper.iter().find_map(|lock| lock.holds(change)) {
+            return Some(held);
+        }
         let forms = |version: &Option<String>| version.as_deref().map(|version| forms(change, version));
         let [from, to] = [&change.from, &change.to].map(|version| forms(version).unwrap_or_default());
         let matches = |forms: &[String], pattern: &str| forms.iter().any(|form| glob(pattern, form));
