@@ -123,7 +123,7 @@ fn a_host_goes_back_to_its_own_snapshot_and_its_agent_forgets_nothing() {
         std::thread::sleep(Duration::from_millis(500));
     }
     let attached = daemon.virsh(&["domblklist", "vm-1"]);
-    assert!(!attached.contains("patchlab-"), "{attached}");
+    assert!(!attached.contains(".qcow2.patchlab-"), "{attached}");
     assert_eq!(machine.does("cat /etc/marker"), "before\n");
     let audit = patchlab.run(&["audit", "verify"]);
     assert_eq!(audit.code, Some(0), "{}{}", audit.out, audit.err);
