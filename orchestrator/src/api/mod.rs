@@ -93,6 +93,7 @@ impl From<PipelineError> for ApiError {
             }
             error @ PipelineError::TooLate { .. } => Self::new(StatusCode::CONFLICT, "refused", error.to_string()),
             PipelineError::Window(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
+            PipelineError::Terms(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
             PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Artifact(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),

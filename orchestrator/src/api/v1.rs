@@ -18,10 +18,11 @@ use super::{Actor, ApiError, WAIT_MOST, failed};
 use crate::{
     audit,
     pipeline::{
-        ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError, PreparationRequest,
+        ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, Pipeline, PipelineError,
+        PreparationRequest, TokenMade, TokenRequest,
     },
     report::{Bundle, OrderStory},
-    store::{Deployment, DeploymentState, Host, OrderRow, PreparationRow, Run, StoreError, Survey},
+    store::{Deployment, DeploymentState, Host, OrderRow, PreparationRow, Run, StoreError, Survey, TokenRow},
     trust::authority::TakenIn,
 };
 
@@ -45,6 +46,8 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/hosts/{name}/survey", get(survey))
         .route("/hosts/{name}/inventory", post(inventory))
         .route("/hosts/{name}/keys", post(rotate_keys))
+        .route("/tokens", get(tokens).post(create_token))
+        .route("/tokens/{host}/revocation", post(revoke_token))
         .route("/revocation", get(revocation).post(revoke))
         .route("/root", post(succeed))
         .route("/enrolment", get(terms))
@@ -254,6 +257,26 @@ async fn enrol(
         Ok(p.store.host(&request.host.name)?)
     })
     .await
+}
+
+async fn tokens(State(server): Server) -> Answer<Vec<TokenRow>> {
+    act(server, |p| Ok(p.store.tokens()?)).await
+}
+
+async fn create_token(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Json(request): Json<TokenRequest>,
+) -> Answer<TokenMade> {
+    act(server, move |p| p.create_token(&request, actor.0)).await
+}
+
+async fn revoke_token(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(host): Path<String>,
+) -> Answer<()> {
+    act(server, move |p| p.revoke_token(&host, actor.0)).await
 }
 
 /// The revocation list in force, and what hosts made of it.

@@ -12,6 +12,7 @@ mod order;
 mod preparation;
 mod run;
 mod survey;
+mod token;
 mod trust;
 
 use std::{
@@ -31,6 +32,7 @@ pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
 pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
 pub use survey::Survey;
+pub use token::{NewToken, TokenRow, TokenState};
 pub use trust::{HostTrust, OfferState};
 
 use crate::audit::{self, Event};
@@ -42,6 +44,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-3-survey.sql")),
     M::up(include_str!("schema-4-preparation.sql")),
     M::up(include_str!("schema-5-description.sql")),
+    M::up(include_str!("schema-6-token.sql")),
 ];
 
 /// The open store.
