@@ -1,5 +1,5 @@
 //! TLS 1.3 with the server of one key, known by its digest. Its key is Ed25519, so of all that TLS offers no more is here than that takes:
-//! the rest would be a megabyte of every host's agent, and a choice that nobody has to make.
+//! the rest would be half a megabyte of every host's agent, and a choice that nobody has to make.
 
 use std::sync::Arc;
 

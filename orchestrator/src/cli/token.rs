@@ -28,10 +28,11 @@ pub enum TokenCommand {
 
 const EXAMPLES: &str = "Examples:
   patchlab host token create web-1 --address 192.0.2.7:161 --site main
-  patchlab host token create web-1 --address 192.0.2.7:161 --site main --valid 10min | ssh root@192.0.2.7 patchlab-agent enroll
+  patchlab host token create web-1 --address 192.0.2.7:161 --site main --valid 10min
 
-The token names this server's enrolment door (patchlab serve --enrolment) and the key that answers there. Who has it can enrol as that host,
-until somebody has: carry it as you would a password.";
+The token alone goes to standard output, so that it can be piped into ssh root@192.0.2.7 patchlab-agent enroll. It names this server's
+enrolment door (patchlab serve --enrolment) and the key that answers there. Who has it can enrol as that host, until somebody has: carry it
+as you would a password.";
 
 /// A token to make.
 #[derive(Debug, Args)]
