@@ -13,6 +13,7 @@
 //! staged    ways back, on the host before the change is made
 //! production  the order's checks, on this host
 //! catalog, profile  what is installed, by index and change; how busy the host's week is
+//! enrolment  how a host comes to have an identity: by a token, once
 //! trust     the root in force and the revocation list, and how they change
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod catalog;
 pub mod change;
 pub mod configuration;
 pub mod description;
+pub mod enrolment;
 pub mod fetch;
 pub mod hooks;
 pub mod host;

@@ -1,6 +1,8 @@
 //! `patchlab-agent`: runs on a managed host, or inside a lab clone.
 
 use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -10,6 +12,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use patchlab_agent::{
     configuration,
+    enrolment::{AskError, EnrolError, Enrolled},
     inspection::{DocumentFiles, Inspection, InspectionError},
     journal,
     operator::{self, Request, Said},
@@ -17,7 +20,7 @@ use patchlab_agent::{
     state::State,
 };
 use patchlab_check::{Outcome, Step, Target, step::Context, target::TargetError};
-use patchlab_protocol::document::RunState;
+use patchlab_protocol::{EnrolmentToken, document::RunState, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
@@ -93,6 +96,22 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
         config: PathBuf,
     },
+    /// Enrols this host with the server that a token names, and writes the folder that the agent runs from
+    ///
+    /// The host's key is made here and never leaves. The server is believed by its key, which the token pins, and by nothing else. When
+    /// this is interrupted or the answer is lost, run it again with the same token. Exit code 5 when the server refuses.
+    #[command(name = "enroll", after_help = ENROLL_EXAMPLES)]
+    Enroll {
+        /// The token, one line, or (-) standard input; better not on the command line, where every user of this host sees it
+        #[arg(conflicts_with = "token_file")]
+        token: Option<String>,
+        /// A file that the token is in
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Folder to write agent.toml, root.json and host.pem to
+        #[arg(long, value_name = "DIR", default_value = "/etc/patchlab-agent")]
+        dir: PathBuf,
+    },
     /// Shows what applying an order would do, as the package manager simulates it, and changes nothing
     Simulate {
         /// The order, as it is signed
@@ -106,7 +125,12 @@ enum Command {
     },
 }
 
-/// Exit code of `verify` and `simulate` when the agent would refuse.
+const ENROLL_EXAMPLES: &str = "Examples:
+  patchlab-agent enroll <token
+  patchlab-agent enroll --token-file /run/token
+  ssh server patchlab host token create web-1 --address 192.0.2.7:161 --site hall-2 | patchlab-agent enroll";
+
+/// Exit code of `verify` and `simulate` when the agent would refuse, and of `enroll` when the server does.
 const REFUSED: u8 = 5;
 
 fn main() -> ExitCode {
@@ -119,18 +143,21 @@ fn main() -> ExitCode {
             verify(&config, &DocumentFiles { order, release, approval, activation })
         }
         Command::Rollback { order, config } => return end(roll_back(&config, order)),
+        Command::Enroll { token, token_file, dir } => enroll(token.as_deref(), token_file.as_deref(), &dir),
         Command::Simulate { order, files, config } => simulate(&config, &order, &files),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("patchlab-agent: {error:#}");
-            match error.downcast_ref() {
-                Some(InspectionError::Refused(_)) => ExitCode::from(REFUSED),
-                _ => ExitCode::FAILURE,
-            }
+            if is_refusal(&error) { ExitCode::from(REFUSED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(InspectionError::Refused(_)))
+        || matches!(error.downcast_ref(), Some(EnrolError::Ask(AskError::Denied { .. })))
 }
 
 /// What is told, as RUST_LOG says it (`info,patchlab_agent=debug`). The SNMP engine warns of every message it cannot read, and whoever reaches its
@@ -139,7 +166,7 @@ fn log_to_stderr() {
     let said = std::env::var("RUST_LOG").ok().and_then(|said| said.parse().ok());
     // Not the filter that knows spans and patterns: it has a regular expression engine of its own.
     let told = said.unwrap_or_else(|| Targets::new().with_default(Level::INFO).with_target("async_snmp", Level::ERROR));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines.with_filter(told)).init();
 }
 
@@ -178,6 +205,45 @@ fn roll_back(config: &Path, order: String) -> anyhow::Result<Said> {
         }
     });
     Ok(said?)
+}
+
+fn enroll(token: Option<&str>, file: Option<&Path>, dir: &Path) -> anyhow::Result<()> {
+    let text = match (token, file) {
+        (Some(token), _) if token != "-" => token.to_owned(),
+        (_, Some(file)) => token_from(File::open(file).with_context(|| format!("open {}", file.display()))?)?,
+        _ => {
+            if io::stdin().is_terminal() {
+                eprintln!("The token, one line:");
+            }
+            token_from(io::stdin().lock())?
+        }
+    };
+    let token: EnrolmentToken = text.parse().map_err(EnrolError::from)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Enrolled { enrolment, config, key, updaters } =
+        runtime.block_on(Box::pin(patchlab_agent::enrolment::enrol(&token, dir)))?;
+    println!(
+        "host {} is enrolled with {}, key {key}; its configuration is {}",
+        enrolment.host,
+        token.server,
+        config.display()
+    );
+    if !updaters.is_empty() {
+        let named = updaters.join(", ");
+        println!(
+            "automatic updaters run here: {named}; what they change nobody has proven, so consider switching them off"
+        );
+    }
+    println!("next: systemctl enable --now patchlab-agent");
+    Ok(())
+}
+
+/// The first line.
+fn token_from(source: impl io::Read) -> anyhow::Result<String> {
+    let mut line = String::new();
+    let most = limits::TOKEN_BYTES as u64 + 2;
+    BufReader::new(source.take(most)).read_line(&mut line).context("read the token")?;
+    Ok(line)
 }
 
 fn inspect(config: &Path) -> anyhow::Result<Inspection> {

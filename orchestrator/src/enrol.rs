@@ -1,8 +1,15 @@
-//! What is made anew for every enrolled host, so that no two share a secret: SNMP engine id, users with random passphrases, and the
-//! enrolment key. The lab makes the same for every clone.
+//! How hosts are enrolled: what is made anew for each, so that no two share a secret ([`Material`]; the lab makes the same for every
+//! clone), what is decided about it ([`HostTerms`]), and the [`door`] at which one asks by itself, with a token.
+//!
+//! A host's enrolment key is none of this: it is made where it is used, on the host, or by whoever carries a folder there.
+
+pub mod door;
+pub mod identity;
+mod terms;
+
+pub use terms::{HostTerms, TermsError, agent_toml};
 
 use patchlab_protocol::{
-    SigningKey,
     enrolment::{EngineId, SnmpUser},
     key::KeyError,
 };
@@ -14,8 +21,6 @@ use crate::deploy::Credentials;
 pub struct Material {
     /// Its agent's SNMP engine.
     pub engine_id: EngineId,
-    /// Signs its results.
-    pub key: SigningKey,
     /// May read.
     pub monitor: SnmpUser,
     /// Shared with the manager.
@@ -30,7 +35,6 @@ impl Material {
     pub fn generate(host: &str) -> Result<Self, KeyError> {
         Ok(Self {
             engine_id: EngineId::generate()?,
-            key: SigningKey::generate()?,
             monitor: user("monitor")?,
             credentials: Credentials {
                 deployer: user("deployer")?,

@@ -2,9 +2,12 @@
 //!
 //! The API calls these; nothing else changes the store. Calls block (disk, hashing of package files) except where they say so.
 
+mod admission;
+mod enrolment;
+
 use std::{
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -19,12 +22,15 @@ use patchlab_protocol::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role, SigningKey,
     authorization::Documents,
     document::{Action, Activation, Class, Order, Preparation, Release, Root, RunState, Script},
-    enrolment::EngineId,
+    key::KeyError,
     limits,
     trust::successor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+pub use admission::{TokenMade, TokenRequest};
+pub use enrolment::{EnrolmentRequest, EnrolmentTerms};
 
 use crate::{
     audit::Event,
@@ -37,11 +43,12 @@ use crate::{
         sink::Sink,
         survey::{self, Looked},
     },
+    enrol::TermsError,
     gate,
-    place::Data,
+    place::{Data, PlaceError},
     store::{
-        Deployment, Host, HostMachine, NewHost, OrderRow, OrderState, PreparationRow, Run, Snapshot, Store, StoreError,
-        Survey, action_name,
+        Deployment, Host, HostMachine, OrderRow, OrderState, PreparationRow, Run, Snapshot, Store, StoreError, Survey,
+        action_name,
     },
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
@@ -67,6 +74,12 @@ pub struct Pipeline {
     pub sink: Sink,
     /// Where agents fetch documents and files.
     pub payload: SocketAddr,
+    /// Where hosts with a token come, as bound.
+    pub enrolment: SocketAddr,
+    /// Whom they believe there: SHA-256 of the door's SubjectPublicKeyInfo.
+    pub pin: Digest,
+    /// Held while one is considered.
+    pub admitting: Mutex<()>,
     /// Signs activations.
     pub activator: RwLock<Arc<SigningKey>>,
     /// Signs releases, elsewhere.
@@ -104,6 +117,18 @@ pub enum PipelineError {
     /// A root or a revocation list.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A host could not be enrolled on these terms.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// Fresh secrets.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A folder or file.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// What a host is told, or was told, has no readable form.
+    #[error("a host's configuration cannot be written or read: {0}")]
+    Unwritable(String),
     /// What was asked makes no sense.
     #[error("{0}")]
     Input(String),
@@ -163,31 +188,6 @@ pub struct CancelRequest {
 pub struct MachineRequest {
     /// The machine; `None`: none of which a snapshot is taken.
     pub machine: Option<HostMachine>,
-}
-
-/// A host to enrol, with its SNMP credentials.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EnrolmentRequest {
-    /// The host.
-    pub host: NewHost,
-    /// The users it shares with the manager.
-    pub credentials: Credentials,
-}
-
-/// What whoever enrols a host must know of this server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct EnrolmentTerms {
-    /// The root document hosts pin.
-    pub root: Envelope,
-    /// Its digest.
-    pub root_digest: Digest,
-    /// Informs are localized to this engine.
-    pub manager_engine_id: EngineId,
-    /// The sink's address, as bound.
-    pub informs: SocketAddr,
-    /// The payload listener's address, as bound.
-    pub payload: SocketAddr,
 }
 
 impl From<OfferError> for PipelineError {
@@ -482,6 +482,7 @@ impl Pipeline {
     /// Gives the SNMP users of a host new keys.
     pub async fn rotate_keys(&self, name: &str, actor: &str) -> Result<Host, PipelineError> {
         let host = self.store.host(name)?;
+        self.forget_admission(name)?;
         rotation::rotate(&self.executor.offers, &host).await?;
         let detail = json!({ "users": ["deployer", "key administrator"] });
         self.store.record(&Event::new("keys-rotated", name, detail).by(actor))?;
@@ -598,48 +599,6 @@ impl Pipeline {
         match asked {
             Err(AuthorityError::Refused(refused)) => self.note_refusal(event, "trust", actor, Err(refused)),
             other => Ok(other?),
-        }
-    }
-
-    /// Enrols a host.
-    pub fn enrol(&self, request: &EnrolmentRequest, actor: &str) -> Result<(), PipelineError> {
-        let host = &request.host;
-        let fits = (1..=limits::HOST_NAME_BYTES).contains(&host.name.len())
-            && !host.name.starts_with('.')
-            && host.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-        if !fits {
-            return Err(PipelineError::Input(format!(
-                "host name {:?}: expected 1 to {} letters, digits, '.', '_' or '-'",
-                host.name,
-                limits::HOST_NAME_BYTES
-            )));
-        }
-        if host.root != self.authority.standing().root().digest {
-            return Err(PipelineError::Input("the host pins another root document than this server's".into()));
-        }
-        let path = self.data.credentials(&host.name);
-        let there = self.store.hosts()?.iter().any(|there| there.enrolled.name == host.name);
-        if !there {
-            request.credentials.write(&path)?;
-        }
-        let detail = json!({
-            "address": host.address, "site": host.site, "engine_id": host.engine_id, "key": host.public_key.id(),
-        });
-        self.store.enrol(host, &Event::new("host-enrolled", &host.name, detail).by(actor))?;
-        self.sink.set_senders(senders(&self.store, &self.data)?);
-        self.authority.told();
-        Ok(())
-    }
-
-    /// What whoever enrols a host must know.
-    pub fn terms(&self) -> EnrolmentTerms {
-        let standing = self.authority.standing();
-        EnrolmentTerms {
-            root: standing.root().envelope.clone(),
-            root_digest: standing.root().digest,
-            manager_engine_id: self.sink.engine_id.clone(),
-            informs: self.sink.address,
-            payload: self.payload,
         }
     }
 

@@ -133,6 +133,21 @@ impl Data {
         self.dir.join("keys/hosts").join(format!("{host}.json"))
     }
 
+    /// The key that answers at the enrolment door: hosts that come with a token know it by its digest.
+    pub fn enrolment_key(&self) -> PathBuf {
+        self.dir.join("keys/enrolment.pem")
+    }
+
+    /// What hosts were told that were enrolled by a token, for one that did not hear it; gone when the token's time is over.
+    pub fn admissions(&self) -> PathBuf {
+        self.dir.join("keys/admissions")
+    }
+
+    /// The same, of one host.
+    pub fn admission(&self, host: &str) -> PathBuf {
+        self.admissions().join(format!("{host}.json"))
+    }
+
     /// The API's socket; its folder is made, for its owner alone.
     pub fn socket(&self) -> Result<PathBuf, PlaceError> {
         use std::os::unix::ffi::OsStrExt as _;

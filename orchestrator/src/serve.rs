@@ -5,11 +5,11 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use patchlab_lab::{ArtifactError, ArtifactStore};
-use patchlab_protocol::{Role, SigningKey, key::KeyError};
+use patchlab_protocol::{Digest, Role, SigningKey, key::KeyError};
 use rustix::{
     fs::{FlockOperation, flock},
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -28,6 +28,10 @@ use crate::{
         offers::{Offers, Turns},
         sink::{Bells, Sink, SinkError},
         snapshots, visits,
+    },
+    enrol::{
+        door,
+        identity::{Identity, IdentityError},
     },
     payload::{self, Stored},
     pipeline::{self, Pipeline, PipelineError},
@@ -52,6 +56,8 @@ pub struct Options {
     pub payload: Vec<SocketAddr>,
     /// Where informs come in.
     pub informs: SocketAddr,
+    /// Where hosts with a token come to be enrolled; the first is what tokens tell them.
+    pub enrolment: Vec<SocketAddr>,
     /// The release key, for the signer alone.
     pub release_key: Option<PathBuf>,
 }
@@ -67,6 +73,8 @@ pub struct Addresses {
     pub payload: Vec<SocketAddr>,
     /// Informs.
     pub informs: SocketAddr,
+    /// Enrolment.
+    pub enrolment: Vec<SocketAddr>,
     /// How many deployments were taken up again.
     pub resumed: usize,
 }
@@ -115,6 +123,9 @@ pub enum ServeError {
     /// The inform sink.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The enrolment door.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// What the pipeline needs.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -138,7 +149,11 @@ pub async fn serve(
     let (payload_listeners, payload_addresses) = bind_all(&options.payload).await?;
     let console = bind(options.listen).await?;
     let console_address = console.local_addr().map_err(listening(options.listen.to_string()))?;
-    let pipeline = Arc::new(pipeline(&options, payload_addresses[0]).await?);
+    let (enrolment_listeners, enrolment_addresses) = bind_all(&options.enrolment).await?;
+    let identity = Identity::open(&options.data.enrolment_key())?;
+    let pipeline = pipeline(&options, payload_addresses[0], (enrolment_addresses[0], identity.pin)).await?;
+    let pipeline = Arc::new(pipeline);
+    pipeline.forget_admissions();
     let (socket, socket_path) = socket(&options.data)?;
 
     let mut doors = JoinSet::new();
@@ -146,6 +161,9 @@ pub async fn serve(
     for listener in payload_listeners {
         let router = payload::router(source.clone());
         doors.spawn(async move { axum::serve(listener, router).await });
+    }
+    for listener in enrolment_listeners {
+        doors.spawn(door::serve(listener, identity.clone(), Arc::clone(&pipeline)));
     }
     let tcp = api::router(Arc::clone(&pipeline), Door::Tcp { token: token.into() });
     doors.spawn(async move { axum::serve(console, tcp).await });
@@ -170,6 +188,7 @@ pub async fn serve(
         console: console_address,
         payload: payload_addresses,
         informs: pipeline.sink.address,
+        enrolment: enrolment_addresses,
         resumed,
     });
     let broken = tokio::select! {
@@ -198,7 +217,11 @@ fn allow_many_files() {
     }
 }
 
-async fn pipeline(options: &Options, payload: SocketAddr) -> Result<Pipeline, ServeError> {
+async fn pipeline(
+    options: &Options,
+    payload: SocketAddr,
+    (enrolment, pin): (SocketAddr, Digest),
+) -> Result<Pipeline, ServeError> {
     let data = options.data.clone();
     let root = root::read(&data.root_document())?;
     let activator = SigningKey::read(&data.activator_key())?;
@@ -228,7 +251,21 @@ async fn pipeline(options: &Options, payload: SocketAddr) -> Result<Pipeline, Se
     };
     let executor = Executor { store: Arc::clone(&store), offers, changes: watch::Sender::new(0) };
     let artifacts = ArtifactStore::open(data.artifacts())?;
-    Ok(Pipeline { store, artifacts, authority, executor, sink, payload, activator, signer, data })
+    let admitting = Mutex::default();
+    Ok(Pipeline {
+        store,
+        artifacts,
+        authority,
+        executor,
+        sink,
+        payload,
+        enrolment,
+        pin,
+        admitting,
+        activator,
+        signer,
+        data,
+    })
 }
 
 /// One server a data folder, for as long as the file is open.

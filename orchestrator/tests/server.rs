@@ -199,7 +199,8 @@ fn a_log_that_somebody_wrote_in_is_found_out() {
 fn two_servers_do_not_share_a_data_folder() {
     let mut site = Site::new();
     site.serve();
-    let ran = site.run(&["serve", "--listen", "127.0.0.1:0", "--payload", "127.0.0.1:0", "--informs", "127.0.0.1:0"]);
+    let free = "127.0.0.1:0";
+    let ran = site.run(&["serve", "--listen", free, "--payload", free, "--informs", free, "--enrolment", free]);
     assert_eq!(ran.code, Some(65));
     assert!(ran.err.contains("another patchlab serve"), "{}", ran.err);
 }

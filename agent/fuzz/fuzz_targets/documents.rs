@@ -1,4 +1,5 @@
-//! What a near member may serve as a document: it is read without harm, and signed by nobody.
+//! What a near member may serve as a document, and what a stranger may say at the enrolment door: it is read without harm, and signed by
+//! nobody.
 
 #![no_main]
 
@@ -7,6 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use patchlab_protocol::{
     Envelope, SigningKey,
+    admission::Application,
     document::{Activation, Approval, Order, Release, Revocation, Root},
 };
 
@@ -21,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = envelope.statement::<Activation>();
     let _ = envelope.statement::<Revocation>();
     let _ = envelope.statement::<Root>();
+    let _ = Application::read(bytes);
     let again = Envelope::from_bytes(&envelope.to_bytes()).expect("what was read can be read again");
     assert_eq!(again.digest(), envelope.digest());
 });

@@ -24,6 +24,10 @@ use crate::{Digest, PackageSystem, Rate, description::Tags, limits};
 
 /// The file's name, by convention.
 pub const FILE_NAME: &str = "agent.toml";
+/// The root document's file in the same folder.
+pub const ROOT_FILE: &str = "root.json";
+/// The enrolment key's file in the same folder.
+pub const KEY_FILE: &str = "host.pem";
 /// Where the agent listens unless told otherwise: 161/udp on every IPv4 address.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 161);
 /// Where the agent keeps boots, ledger, runs and journal unless told otherwise.
@@ -340,7 +344,7 @@ impl Enrolment {
     pub fn check(&self) -> Result<(), BadEnrolment> {
         let bad = |key, reason: &str| Err(BadEnrolment { key, reason: reason.to_owned() });
         if !is_host_name(&self.host) {
-            return bad("host", "expected 1 to 64 letters, digits, '.', '_' or '-'");
+            return bad("host", "expected 1 to 64 letters, digits, '.', '_' or '-', not with '.' first");
         }
         let sink = self.inform.as_ref().map(|sink| ("inform.user", &sink.user));
         let administrator = self.key_administrator.as_ref().map(|user| ("key_administrator", user));
@@ -372,8 +376,10 @@ impl Enrolment {
     }
 }
 
-/// Whether a name may be a host's: it stands in results, and these are bounded ([`limits::RESULT_BYTES`]).
-fn is_host_name(name: &str) -> bool {
+/// Whether a name may be a host's: it stands in results, and these are bounded ([`limits::RESULT_BYTES`]); and it names files of the
+/// server.
+pub fn is_host_name(name: &str) -> bool {
     (1..=limits::HOST_NAME_BYTES).contains(&name.len())
+        && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }

@@ -28,6 +28,22 @@ pub const PDU_BYTES: usize = 1_232;
 pub const RESULT_BYTES: usize = 768;
 /// Longest enrolled host name, bytes: it stands in every result.
 pub const HOST_NAME_BYTES: usize = 64;
+/// Longest enrolment token, bytes of its line.
+pub const TOKEN_BYTES: usize = 512;
+/// Longest validity of an enrolment token: 30 days. It lies about somewhere until it is used.
+pub const TOKEN_VALID: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Shortest validity of an enrolment token: a minute. Somebody has to carry it.
+pub const TOKEN_VALID_LEAST: SignedDuration = SignedDuration::from_mins(1);
+/// Largest application of a host for enrolment, bytes.
+pub const APPLICATION_BYTES: usize = 16 * 1024;
+/// Longest word in an application, bytes.
+pub const APPLICATION_WORD_BYTES: usize = 64;
+/// Most automatic updaters that an application names.
+pub const APPLICATION_UPDATERS: usize = 16;
+/// Largest answer to an application, bytes: a root document in base64, and a configuration.
+pub const ADMISSION_BYTES: usize = 2 * 1024 * 1024;
+/// How long an application takes at most, on either side, from the connection to the last byte of the answer.
+pub const ADMISSION_TIME: Duration = Duration::from_secs(10);
 /// Most documents that a revocation list names.
 pub const REVOKED_DOCUMENTS: usize = 4_096;
 /// Most roots that follow the pinned one; then the host is enrolled again.

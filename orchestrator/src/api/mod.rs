@@ -96,6 +96,7 @@ impl From<PipelineError> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "input", error.to_string())
             }
             PipelineError::Window(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
+            PipelineError::Terms(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Input(message) => Self::new(StatusCode::BAD_REQUEST, "input", message),
             PipelineError::Verdict(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),
             PipelineError::Artifact(error) => Self::new(StatusCode::BAD_REQUEST, "input", error.to_string()),

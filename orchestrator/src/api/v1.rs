@@ -19,12 +19,12 @@ use crate::{
     audit,
     pipeline::{
         ActivationRequest, CancelRequest, EnrolmentRequest, EnrolmentTerms, MachineRequest, Pipeline, PipelineError,
-        PreparationRequest,
+        PreparationRequest, TokenMade, TokenRequest,
     },
     report::{Bundle, OrderStory},
     store::{
         Deployment, DeploymentState, Host, HostMachine, OrderRow, PreparationRow, Run, Snapshot, SnapshotState,
-        StoreError, Survey,
+        StoreError, Survey, TokenRow,
     },
     trust::authority::TakenIn,
 };
@@ -54,6 +54,8 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/hosts/{name}/merge", post(merge))
         .route("/snapshots", get(snapshots))
         .route("/snapshots/{number}", get(snapshot))
+        .route("/tokens", get(tokens).post(create_token))
+        .route("/tokens/{host}/revocation", post(revoke_token))
         .route("/revocation", get(revocation).post(revoke))
         .route("/root", post(succeed))
         .route("/enrolment", get(terms))
@@ -322,6 +324,26 @@ async fn enrol(
         Ok(p.store.host(&request.host.name)?)
     })
     .await
+}
+
+async fn tokens(State(server): Server) -> Answer<Vec<TokenRow>> {
+    act(server, |p| Ok(p.store.tokens()?)).await
+}
+
+async fn create_token(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Json(request): Json<TokenRequest>,
+) -> Answer<TokenMade> {
+    act(server, move |p| p.create_token(&request, actor.0)).await
+}
+
+async fn revoke_token(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(host): Path<String>,
+) -> Answer<()> {
+    act(server, move |p| p.revoke_token(&host, actor.0)).await
 }
 
 /// The revocation list in force, and what hosts made of it.

@@ -1,34 +1,23 @@
 //! `patchlab host`: managed hosts.
 
-use std::{
-    fs,
-    io::Write as _,
-    net::{IpAddr, SocketAddr},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
-
 use clap::{Args, Subcommand};
-use patchlab_protocol::{
-    Digest, SigningKey,
-    description::Tags,
-    enrolment::{self, Booting, Enrolment, Fetching, InformSink, Packages, PinnedRoot, Scripts},
-};
+use patchlab_protocol::Digest;
 use serde_json::json;
 
-use super::{CliError, Client, Exit, Global, Output, client::segment, machine};
+use super::{CliError, Client, Exit, Global, Output, client::segment, enroll::Enroll, machine, token::TokenCommand};
 use crate::{
     api::MachineStory,
     deploy::survey::{Described, HOURS},
-    enrol,
-    pipeline::{EnrolmentRequest, EnrolmentTerms},
-    store::{Host, HostTrust, NewHost, Survey},
+    store::{Host, HostTrust, Survey},
 };
 
 /// Managed hosts.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// Enrol a host: makes its keys and writes the folder that its agent runs from
+    /// Tokens by which hosts enrol themselves
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Enrol a host from here: makes its keys and writes the folder that its agent runs from
     Enroll(Enroll),
     /// List hosts
     List,
@@ -88,42 +77,6 @@ pub struct Show {
     profile: bool,
 }
 
-const ENROLL_EXAMPLES: &str = "Examples:
-  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1
-  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1 --allow-scripts";
-
-/// A host to enrol.
-#[derive(Debug, Args)]
-#[command(after_help = ENROLL_EXAMPLES)]
-pub struct Enroll {
-    /// Its name: activations name it
-    name: String,
-    /// Where its agent answers SNMP, as this server reaches it
-    #[arg(long, value_name = "IP:PORT")]
-    address: SocketAddr,
-    /// The site it is at
-    #[arg(long)]
-    site: String,
-    /// Folder to write agent.toml, root.json and host.pem to (as /etc/patchlab-agent on the host); must not exist
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// This server's address as the host reaches it, for payloads and informs; as bound unless given
-    #[arg(long, value_name = "IP")]
-    member: Option<IpAddr>,
-    /// Where the agent itself listens; all addresses at the port of --address unless given
-    #[arg(long, value_name = "IP:PORT")]
-    listen: Option<SocketAddr>,
-    /// Where the agent keeps its state on the host
-    #[arg(long, value_name = "DIR", default_value = enrolment::DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-    /// Where the agent keeps what must not go back with a disk that is reverted to a snapshot; the state folder unless given
-    #[arg(long, value_name = "DIR")]
-    ledger_dir: Option<PathBuf>,
-    /// Let orders change the host by scripts that they ship, and not by packages alone
-    #[arg(long)]
-    allow_scripts: bool,
-}
-
 impl HostCommand {
     pub(super) async fn run(self, global: &Global) -> Result<Exit, CliError> {
         let client = Client::new(global)?;
@@ -134,6 +87,7 @@ impl HostCommand {
                 output.line(format!("{}\t{}", host.enrolled.name, host.enrolled.public_key.id()));
                 output.json(&host)?;
             }
+            Self::Token(token) => token.run(&client, &output).await?,
             Self::List => {
                 let hosts: Vec<Host> = client.get("hosts").await?;
                 let rows: Vec<_> = hosts
@@ -329,96 +283,6 @@ fn name_of(hour: u32) -> String {
     let hour = hour.saturating_sub(1);
     let day = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][(hour / 24 % 7) as usize];
     format!("{day} {:02}:00", hour % 24)
-}
-
-impl Enroll {
-    async fn run(self, client: &Client) -> Result<Host, CliError> {
-        let terms: EnrolmentTerms = client.get("enrolment").await?;
-        if terms.root.digest() != terms.root_digest {
-            return Err(CliError::Failed("the server's root document does not have the digest it says".into()));
-        }
-        let material = enrol::Material::generate(&self.name).map_err(CliError::failed)?;
-        let seen = |bound: SocketAddr| SocketAddr::new(self.member.unwrap_or(bound.ip()), bound.port());
-        let payload = seen(terms.payload);
-        let agent = Enrolment {
-            host: self.name.clone(),
-            listen: self.listen.unwrap_or_else(|| SocketAddr::new(enrolment::DEFAULT_LISTEN.ip(), self.address.port())),
-            state_dir: self.state_dir.clone(),
-            ledger_dir: self.ledger_dir.clone(),
-            hooks: None,
-            engine_id: Some(material.engine_id.clone()),
-            root: PinnedRoot { path: "root.json".into(), digest: terms.root_digest },
-            host_key: "host.pem".into(),
-            monitor: material.monitor.clone(),
-            deployer: material.credentials.deployer.clone(),
-            key_administrator: material.credentials.key_administrator.clone(),
-            inform: Some(InformSink {
-                address: seen(terms.informs),
-                engine_id: terms.manager_engine_id.clone(),
-                user: material.credentials.inform.clone(),
-            }),
-            packages: Packages::default(),
-            fetch: Fetching::default(),
-            boot: Booting::default(),
-            scripts: Scripts { allow: self.allow_scripts },
-            tags: Tags::default(),
-        };
-        agent.check().map_err(CliError::input)?;
-        // The folder first: a host that is enrolled here but whose key is nowhere would be of no use.
-        write_folder(&self.out, &agent, &terms, &material.key)?;
-        let request = EnrolmentRequest {
-            host: NewHost {
-                name: self.name.clone(),
-                site: self.site.clone(),
-                address: self.address,
-                engine_id: material.engine_id,
-                public_key: material.key.public(),
-                root: terms.root_digest,
-                payload_uri: format!("http://{payload}"),
-            },
-            credentials: material.credentials,
-        };
-        match client.post("hosts", &request).await {
-            Ok(host) => Ok(host),
-            Err(error) => {
-                let _ = fs::remove_dir_all(&self.out);
-                Err(error)
-            }
-        }
-    }
-}
-
-/// What agent.toml says at its end where it does not let scripts change the host.
-const NO_SCRIPTS: &str = "
-# Orders may change this host by scripts that they ship, and not by packages alone, when this says true. The lab proves scripts as it
-# proves packages, but nobody can say beforehand what one is going to do here.
-#[scripts]
-#allow = true
-";
-
-/// Writes the agent's folder, mode 0700; it must not exist.
-fn write_folder(out: &Path, agent: &Enrolment, terms: &EnrolmentTerms, key: &SigningKey) -> Result<(), CliError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let failed =
-        |path: &Path, error: std::io::Error| CliError::Input(format!("cannot write {}: {error}", path.display()));
-    fs::DirBuilder::new().mode(0o700).create(out).map_err(|error| failed(out, error))?;
-    let mut text = toml::to_string(agent).map_err(CliError::failed)?;
-    if !agent.scripts.allow {
-        text.push_str(NO_SCRIPTS);
-    }
-    let write = |name: &str, bytes: &[u8]| {
-        let path = out.join(name);
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-            .map_err(|error| failed(&path, error))
-    };
-    write(enrolment::FILE_NAME, text.as_bytes())?;
-    write("root.json", &terms.root.to_bytes())?;
-    key.write_new(&out.join("host.pem")).map_err(CliError::failed)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod doctor;
 mod draft;
+mod enroll;
 mod exit;
 mod host;
 mod kept;
@@ -33,6 +34,7 @@ mod scenario;
 mod schema;
 mod serve;
 mod shell_help;
+mod token;
 mod validate;
 mod verdict;
 

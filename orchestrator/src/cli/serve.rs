@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, Exit, Global, Output};
 use crate::{
+    enrol::identity::IdentityError,
     serve::{self, Addresses, Options, ServeError},
     trust::signer,
 };
@@ -27,6 +28,9 @@ pub struct Serve {
     /// Informs from agents, UDP
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8472")]
     informs: SocketAddr,
+    /// Enrolment of hosts that have a token (patchlab host token create), TLS; may be given several times
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8473")]
+    enrolment: Vec<SocketAddr>,
     /// The release key: read by the signer process alone; without it nothing is released here
     #[arg(long, value_name = "FILE")]
     release_key: Option<PathBuf>,
@@ -39,6 +43,7 @@ impl Serve {
             listen: self.listen,
             payload: self.payload,
             informs: self.informs,
+            enrolment: self.enrolment,
             release_key: self.release_key,
         };
         let output = global.output();
@@ -66,6 +71,9 @@ fn announce(output: &Output, addresses: &Addresses) {
         output.line(format!("payload\thttp://{payload}"));
     }
     output.line(format!("informs\tudp://{}", addresses.informs));
+    for enrolment in &addresses.enrolment {
+        output.line(format!("enrolment\ttls://{enrolment}"));
+    }
     if addresses.resumed > 0 {
         output.note(format!("{} deployments were under way: taken up again", addresses.resumed));
     }
@@ -80,6 +88,7 @@ fn classify(error: ServeError) -> CliError {
         | ServeError::Root(_)
         | ServeError::Activator(_)
         | ServeError::NotAnActivator
+        | ServeError::Identity(IdentityError::Key(_))
         | ServeError::Running(_) => CliError::input(error),
         other => CliError::failed(other),
     }

@@ -246,10 +246,10 @@ impl<'a> Demo<'a> {
 
     fn start_server(&self, stages: &Stages) -> anyhow::Result<Server> {
         let member = Segment::new(0).server();
-        let (payload, informs) = (format!("{member}:8471"), format!("{member}:8472"));
+        let [payload, informs, enrolment] = [8471, 8472, 8473].map(|port| format!("{member}:{port}"));
         let (listen, key) = (self.options.listen.to_string(), self.key("releaser"));
-        let arguments =
-            ["serve", "--listen", &listen, "--payload", &payload, "--informs", &informs, "--release-key", &key];
+        let mut arguments = vec!["serve", "--listen", &listen, "--payload", &payload, "--informs", &informs];
+        arguments.extend(["--enrolment", &enrolment, "--release-key", &key]);
         stages.say(&format!("  $ patchlab {} &", arguments.join(" ")));
         let mut command = stages.command();
         command.args(arguments);

@@ -13,7 +13,7 @@ use patchlab_lab::{
     machine::{Forward, LabError, Loss, Machine},
 };
 use patchlab_protocol::{
-    Item, ItemState, PackageSystem, Refusal,
+    Item, ItemState, PackageSystem, Refusal, SigningKey,
     document::{Action, REBOOT_ASKED_PERCENT, RunState},
     enrolment::{EngineId, Enrolment, InformSink, PinnedRoot},
     inventory::{Change, PackageId, Transaction},
@@ -52,8 +52,10 @@ pub struct CloneIdentity {
     pub role: Role,
     /// The name it is enrolled by.
     pub host: String,
-    /// Its secrets: engine id, users, enrolment key; never those of a sibling.
+    /// Its SNMP engine and users; never those of a sibling.
     pub material: Material,
+    /// Its enrolment key; likewise.
+    pub key: SigningKey,
     /// The worker's address that reaches its SNMP port.
     pub address: SocketAddrV4,
 }
@@ -91,7 +93,8 @@ impl CloneIdentity {
     /// A new identity for the clone of `baseline` in `role`.
     pub fn generate(baseline: &str, role: Role) -> anyhow::Result<Self> {
         let host = host_name(baseline, role);
-        Ok(Self { role, material: Material::generate(&host)?, address: free_address()?, host })
+        let (material, key) = (Material::generate(&host)?, SigningKey::generate()?);
+        Ok(Self { role, material, key, address: free_address()?, host })
     }
 }
 
@@ -160,7 +163,7 @@ impl SnmpApplier {
             scripts: patchlab_protocol::enrolment::Scripts { allow: true },
             tags: patchlab_protocol::description::Tags::default(),
         };
-        let host_key = clone.material.key.to_pem().map_err(|error| failed(error.to_string()))?;
+        let host_key = clone.key.to_pem().map_err(|error| failed(error.to_string()))?;
         Ok(agent::EnrolmentFiles {
             config: toml::to_string(&enrolment).map_err(|error| failed(error.to_string()))?,
             root: String::from_utf8_lossy(&self.documents.root.to_bytes()).into_owned(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use patchlab_protocol::{Digest, PublicKey, enrolment::EngineId};
-use rusqlite::{Row as SqlRow, params};
+use rusqlite::{Row as SqlRow, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::{HostTrust, Store, StoreError, failed, optional_parsed, optional_text, parsed, text, trust};
@@ -66,25 +66,7 @@ impl Store {
                 next: "names and engine ids are unique: choose another",
             });
         }
-        self.change("enrol a host", event, |transaction| {
-            transaction
-                .execute(
-                    "INSERT INTO host (name, site, address, engine_id, public_key, root, payload_uri, enrolled_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    params![
-                        host.name,
-                        host.site,
-                        host.address.to_string(),
-                        host.engine_id.to_string(),
-                        host.public_key.to_string(),
-                        host.root.to_string(),
-                        host.payload_uri,
-                        event.at.to_string()
-                    ],
-                )
-                .map_err(failed("enrol a host"))?;
-            Ok(())
-        })
+        self.change("enrol a host", event, |transaction| insert(transaction, host, event.at))
     }
 
     /// Every host, by name.
@@ -120,6 +102,27 @@ impl Store {
         }
         .map_err(failed("choose a row index"))
     }
+}
+
+/// Inside a transaction.
+pub(super) fn insert(transaction: &Transaction<'_>, host: &NewHost, at: Timestamp) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "INSERT INTO host (name, site, address, engine_id, public_key, root, payload_uri, enrolled_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                host.name,
+                host.site,
+                host.address.to_string(),
+                host.engine_id.to_string(),
+                host.public_key.to_string(),
+                host.root.to_string(),
+                host.payload_uri,
+                at.to_string()
+            ],
+        )
+        .map_err(failed("enrol a host"))?;
+    Ok(())
 }
 
 fn host_row(row: &SqlRow<'_>) -> Result<Host, StoreError> {

@@ -13,6 +13,7 @@ mod preparation;
 mod run;
 mod snapshot;
 mod survey;
+mod token;
 mod trust;
 
 use std::{
@@ -33,6 +34,7 @@ pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
 pub use snapshot::{HostMachine, NewSnapshot, Snapshot, SnapshotMove, SnapshotState};
 pub use survey::Survey;
+pub use token::{NewToken, TokenRow, TokenState};
 pub use trust::{HostTrust, OfferState};
 
 use crate::audit::{self, Event};
@@ -44,6 +46,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-3-survey.sql")),
     M::up(include_str!("schema-4-preparation.sql")),
     M::up(include_str!("schema-5-description.sql")),
+    M::up(include_str!("schema-6-token.sql")),
     M::up(include_str!("schema-7-snapshot.sql")),
 ];
 

@@ -96,14 +96,19 @@ impl Agent {
 
     /// The same, with more words of the enrolment's command line.
     pub fn start_as(site: &Site, program: &Path, name: &str, old: &Path, words: &[&str]) -> Self {
-        let folder = site.path(name);
-        let (text, root) = (folder.display().to_string(), site.path(&format!("{name}-root")));
+        let text = site.path(name).display().to_string();
         let state = site.path(&format!("{name}-state")).display().to_string();
         let address = free_port().to_string();
         let enroll = ["host", "enroll", name, "--address", &address, "--listen", &address, "--site", "lab"];
         site.ok(&[&enroll, &["--out", &text, "--state-dir", &state][..], words].concat());
+        Self::start_enrolled(site, program, name, old)
+    }
+
+    /// Starts the agent of a host that is enrolled, and whose folder is there.
+    pub fn start_enrolled(site: &Site, program: &Path, name: &str, old: &Path) -> Self {
+        let root = site.path(&format!("{name}-root"));
         package_root(&root, old);
-        let config = folder.join("agent.toml");
+        let config = site.path(name).join("agent.toml");
         let mut enrolment: Enrolment = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         enrolment.packages = Packages { root: root.clone(), ..Packages::default() };
         enrolment.tags = Tags { location: "hall-2".into(), function: "web".into() };

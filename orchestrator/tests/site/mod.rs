@@ -27,6 +27,8 @@ pub struct Site {
     /// Where hosts find the member. A restarted server is where it was: hosts were told at their enrolment.
     payload: SocketAddr,
     informs: SocketAddr,
+    /// Where hosts with a token come.
+    pub enrolment: SocketAddr,
 }
 
 pub struct Ran {
@@ -37,8 +39,8 @@ pub struct Ran {
 
 impl Site {
     pub fn new() -> Self {
-        let (dir, payload, informs) = (tempfile::tempdir().unwrap(), free_port(), free_port());
-        let site = Self { dir, server: None, payload, informs };
+        let [payload, informs, enrolment] = [free_port(), free_port(), free_port()];
+        let site = Self { dir: tempfile::tempdir().unwrap(), server: None, payload, informs, enrolment };
         fs::create_dir(site.path("keys")).unwrap();
         for role in ["root", "drafter", "releaser", "approver", "operator"] {
             site.ok(&["key", "generate", "--role", role, "--out", &site.key(role)]);
@@ -107,6 +109,8 @@ impl Site {
                 &self.payload.to_string(),
                 "--informs",
                 &self.informs.to_string(),
+                "--enrolment",
+                &self.enrolment.to_string(),
                 "--release-key",
                 &self.key("releaser"),
             ])
