@@ -4,6 +4,7 @@
 
 mod admission;
 mod enrolment;
+mod machine;
 
 use std::{
     net::SocketAddr,
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use patchlab_lab::{
     ArtifactError, ArtifactStore,
     report::{Report, ReportError},
-    snapshot::{self, SnapshotError},
+    snapshot::SnapshotError,
     verdict::Judgement,
 };
 use patchlab_protocol::{
@@ -31,6 +32,7 @@ use serde_json::json;
 
 pub use admission::{TokenMade, TokenRequest};
 pub use enrolment::{EnrolmentRequest, EnrolmentTerms};
+pub use machine::MachineRequest;
 
 use crate::{
     audit::Event,
@@ -46,10 +48,7 @@ use crate::{
     enrol::TermsError,
     gate,
     place::{Data, PlaceError},
-    store::{
-        Deployment, Host, HostMachine, OrderRow, OrderState, PreparationRow, Run, Snapshot, Store, StoreError, Survey,
-        action_name,
-    },
+    store::{Deployment, Host, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
         signer::{Answer, Request, Signer, SignerError},
@@ -180,14 +179,6 @@ pub struct PreparationRequest {
 pub struct CancelRequest {
     /// The hosts, by name; empty means all.
     pub hosts: Vec<String>,
-}
-
-/// Which virtual machine a host is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MachineRequest {
-    /// The machine; `None`: none of which a snapshot is taken.
-    pub machine: Option<HostMachine>,
 }
 
 impl From<OfferError> for PipelineError {
@@ -445,38 +436,6 @@ impl Pipeline {
             self.store.keep_description(name, &described, Timestamp::now())?;
         }
         Ok(self.store.survey(name)?)
-    }
-
-    /// Says which virtual machine a host is. A snapshot of it must be possible now.
-    pub fn set_machine(&self, name: &str, request: &MachineRequest, actor: &str) -> Result<(), PipelineError> {
-        let host = self.store.host(name)?.enrolled.name;
-        if let Some(HostMachine { guest, .. }) = &request.machine {
-            if guest.outside.is_empty() {
-                return Err(PipelineError::Input(
-                    "no disk stays outside: what an agent must not forget (its ledger_dir) would go back with the others".into(),
-                ));
-            }
-            snapshot::layers(guest, "patchlab-try")?;
-        }
-        let event = Event::new("host-machine", &host, json!({ "machine": request.machine })).by(actor);
-        Ok(self.store.set_machine(&host, request.machine.as_ref(), &event)?)
-    }
-
-    /// Has a host go back to its snapshot.
-    pub fn revert(&self, name: &str, actor: &str) -> Result<Snapshot, PipelineError> {
-        Ok(self.executor.begin_revert(name, actor)?)
-    }
-
-    /// Has a host go on without its snapshot.
-    pub fn merge(&self, name: &str, actor: &str) -> Result<Snapshot, PipelineError> {
-        let open = self.store.open_snapshot(name)?;
-        let run = open.map(|open| self.store.run(&open.order, &open.host, open.run)).transpose()?;
-        if run.is_some_and(|run| !run.stage.is_final()) {
-            return Err(PipelineError::Input(format!(
-                "{name} is being changed: its snapshot is its way back as long as the run is under way"
-            )));
-        }
-        Ok(self.executor.begin_merge_of(name, actor)?)
     }
 
     /// Gives the SNMP users of a host new keys.

@@ -29,7 +29,8 @@ fn done(patchlab: &Patchlab, arguments: &[&str]) -> Ended {
 
 /// Starts the server of a data folder, whose doors are at these ports of the loopback.
 fn serve(patchlab: &Patchlab, payload: &str, informs: &str) -> Running {
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--payload", payload, "--informs", informs];
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--payload", payload, "--informs", informs, "--enrolment", "127.0.0.1:0"];
     let mut running = Running::start(patchlab.command(&arguments).stdout(Stdio::piped()));
     let mut lines = BufReader::new(running.0.stdout.take().expect("its output")).lines();
     lines.next().expect("the server says where it is").expect("a line");
