@@ -22,6 +22,8 @@ use crate::{
 pub const FILE_NAME: &str = "jobs.json";
 /// Where control groups are.
 const GROUPS: &str = "/sys/fs/cgroup";
+/// The agent's own unit: what orders take is no job of the host's.
+const OWN: &str = "patchlab-agent.service";
 /// Most control groups that are looked at.
 const MOST_GROUPS: usize = 2_000;
 /// How deep they are looked for: slices, a unit, and what a manager of units makes below.
@@ -169,8 +171,10 @@ fn used(groups: &Path) -> BTreeMap<String, Duration> {
         let unit = folder.file_name().and_then(|name| unit(&name.to_string_lossy()));
         if let Some(unit) = unit {
             // What is below a unit is counted in it, but a manager of units has units of its own there.
-            let is_manager = unit.starts_with("user@");
-            if !is_manager {
+            if unit == OWN {
+                continue;
+            }
+            if !unit.starts_with("user@") {
                 let stat = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
                 let micros = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse().ok());
                 *used.entry(unit).or_default() += Duration::from_micros(micros.unwrap_or(0));
@@ -338,6 +342,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         for (group, micros) in [
             ("system.slice/backup.service", 7_000_000),
+            ("system.slice/patchlab-agent.service", 8_000_000),
             ("system.slice/system-postgresql.slice/postgresql@15-main.service", 1_000_000),
             ("system.slice/docker-0123456789abcdef0123456789abcdef.scope", 2_000_000),
             ("system.slice/docker-fedcba9876543210fedcba9876543210.scope", 3_000_000),

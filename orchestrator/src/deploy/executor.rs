@@ -345,9 +345,12 @@ impl Executor {
         {
             return Err(refused.into());
         }
-        if deployment.action == Action::Apply && row::progress(&manager, row.index, run.run).await?.is_none() {
-            self.when_it_opens(&row, run, &mut watcher).await?;
-            self.snapshot_before(run, &host, &manager).await?;
+        if deployment.action == Action::Apply
+            && let Some(machine) = self.store.machine(&run.host)?
+            && row::progress(&manager, row.index, run.run).await?.is_none()
+        {
+            when_it_opens(&row, &mut watcher).await?;
+            self.snapshot_before(run, machine, &manager).await?;
         }
         let report = row::push_and_run(&manager, &row, run.run, &mut watcher).await?;
         self.end(run, deployment, &host, &manager, report).await
@@ -379,24 +382,6 @@ impl Executor {
             }
             let _ = tokio::time::timeout(row::POLL, watcher.bell.notified()).await;
         }
-    }
-
-    /// Waits for the window of a host of which a snapshot is taken: what was written to its disks after that is lost when it goes back.
-    async fn when_it_opens(&self, row: &Row, run: &Run, watcher: &mut Watcher<'_>) -> Result<(), ExecuteError> {
-        let Some(window) = row.window else { return Ok(()) };
-        if self.store.machine(&run.host)?.is_none() {
-            return Ok(());
-        }
-        while let Ok(left) = Duration::try_from(window.opens.duration_since(Timestamp::now())) {
-            if left.is_zero() {
-                break;
-            }
-            if watcher.is_cancelled() {
-                return Err(DeployError::Cancelled.into());
-            }
-            let _ = tokio::time::timeout(left, watcher.bell.notified()).await;
-        }
-        Ok(())
     }
 
     /// Makes sure that this is the host that was enrolled, brings it to the newest root and revocation list, and tells it the newest
@@ -527,6 +512,20 @@ impl Executor {
     pub(super) fn told(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
+}
+
+/// Waits for the window of a host of which a snapshot is taken: what is written to its disks after that is lost when it goes back.
+async fn when_it_opens(row: &Row, watcher: &mut Watcher<'_>) -> Result<(), DeployError> {
+    let Some(window) = row.window else { return Ok(()) };
+    while let Ok(left) = Duration::try_from(window.opens.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        if watcher.is_cancelled() {
+            return Err(DeployError::Cancelled);
+        }
+        let _ = tokio::time::timeout(left, watcher.bell.notified()).await;
+    }
+    Ok(())
 }
 
 /// Whether there is time left to begin in a row's window.

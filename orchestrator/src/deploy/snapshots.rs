@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     audit::Event,
-    store::{Host, NewSnapshot, Run, Snapshot, SnapshotMove, SnapshotState, Stage, StoreError, Verified},
+    store::{HostMachine, NewSnapshot, Run, Snapshot, SnapshotMove, SnapshotState, Stage, StoreError, Verified},
 };
 
 /// Longest time between two looks at what is due.
@@ -52,6 +52,11 @@ pub fn fate(run: &Run) -> Fate {
         Some(RunState::Succeeded | RunState::RolledBack) if run.verified == Verified::Yes => Fate::Kept,
         _ => Fate::Held,
     }
+}
+
+/// Whether a snapshot was taken before this very run.
+fn is_of(snapshot: &Snapshot, run: &Run) -> bool {
+    (snapshot.order, snapshot.run) == (run.order, run.run)
 }
 
 /// Runs what may block elsewhere.
@@ -138,22 +143,29 @@ impl Executor {
         }
     }
 
-    /// Takes a snapshot of a host that is a machine, before anything is told to it. Does nothing for others, and nothing twice for a run.
+    /// Takes a snapshot of the machine that a host is, before anything is told to it; nothing twice for a run.
     pub(super) async fn snapshot_before(
         &self,
         run: &Run,
-        host: &Host,
+        machine: HostMachine,
         manager: &dyn Manager,
     ) -> Result<(), ExecuteError> {
-        let name = &host.enrolled.name;
-        let Some(machine) = self.store.machine(name)? else { return Ok(()) };
+        let name = &run.host;
         if let Some(open) = self.store.open_snapshot(name)? {
             match open.state {
-                _ if (open.order, open.run) == (run.order, run.run) => {
-                    if open.state == SnapshotState::Taken || self.find_out(&open).await? == SnapshotState::Taken {
-                        return Ok(());
+                SnapshotState::Taken if is_of(&open, run) => return Ok(()),
+                // Whoever was to take it was killed.
+                SnapshotState::Taking if is_of(&open, run) => match self.find_out(&open).await? {
+                    SnapshotState::Taken => return Ok(()),
+                    SnapshotState::Untaken => {}
+                    _ => {
+                        let reason = self.store.snapshot(open.number)?.reason;
+                        return Err(ExecuteError::Snapshot(format!(
+                            "whether its snapshot {} was taken cannot be found out: {reason}; nothing was told to the host",
+                            open.name
+                        )));
                     }
-                }
+                },
                 SnapshotState::Merging => self.merged(&open).await?,
                 SnapshotState::Taken if open.merge_at.is_some() => {
                     self.begin_merge(&open, "server")?;
@@ -230,8 +242,7 @@ impl Executor {
     /// Says what becomes of the snapshot from before a run that has ended.
     pub(super) fn snapshot_after(&self, run: &Run) -> Result<(), StoreError> {
         let open = self.store.open_snapshot(&run.host)?;
-        let of_this =
-            |open: &Snapshot| open.state == SnapshotState::Taken && (open.order, open.run) == (run.order, run.run);
+        let of_this = |open: &Snapshot| open.state == SnapshotState::Taken && is_of(open, run);
         let Some(open) = open.filter(of_this) else { return Ok(()) };
         let now = Timestamp::now();
         match fate(run) {
@@ -336,9 +347,7 @@ impl Executor {
         let mut changes = self.changes.subscribe();
         loop {
             changes.borrow_and_update();
-            let is_reverting = |open: &Snapshot| {
-                open.state == SnapshotState::Reverting && (open.order, open.run) == (run.order, run.run)
-            };
+            let is_reverting = |open: &Snapshot| open.state == SnapshotState::Reverting && is_of(open, run);
             if self.store.open_snapshot(&run.host).is_ok_and(|open| open.as_ref().is_some_and(is_reverting)) {
                 return;
             }
