@@ -245,7 +245,7 @@ async fn packages_are_read_whole_once_and_then_only_what_changed() {
 async fn what_a_host_does_is_read_when_its_digest_changed_and_only_when_it_comes_to_that() {
     use async_snmp::Value;
     use patchlab_protocol::{
-        description::{self, LINES, Tags},
+        description::{self, JOBS, LINES, Tags},
         mib::host::{DIGEST, ENTRY, FUNCTION, GROUP, LINE, LOCATION, MACHINE},
     };
     let (host, manager, _) = pair("web-1").await;
@@ -273,7 +273,7 @@ async fn what_a_host_does_is_read_when_its_digest_changed_and_only_when_it_comes
     host.set_cell(ENTRY, LINE, &[2], Value::from("x".repeat(300).as_str()));
     let error = survey::described(&manager, None).await.unwrap_err();
     assert!(matches!(error, DeployError::Nonsense { what: "plHostLine", .. }), "{error}");
-    says(&tags, &vec!["port tcp 80 :: -".to_owned(); 2 * LINES + 1]);
+    says(&tags, &vec!["port tcp 80 :: -".to_owned(); 2 * LINES + JOBS + 1]);
     let error = survey::described(&manager, None).await.unwrap_err();
     assert!(matches!(error, DeployError::Nonsense { what: "plHostTable", .. }), "{error}");
 }

@@ -1,3 +1,4 @@
+use patchlab_lab::snapshot::{Format, Guest, Layer, Stillness};
 use patchlab_protocol::{
     Envelope, SigningKey,
     document::{Action, Activation, Order},
@@ -355,4 +356,87 @@ fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
     }
     assert_eq!(store.survey("web-1").unwrap().packages.installed().count(), 0);
     assert_eq!(store.week_read_at("web-1").unwrap(), Some(now.to_string()));
+}
+
+fn machine(domain: &str) -> HostMachine {
+    let guest = Guest { libvirt: "qemu:///system".into(), domain: domain.into(), outside: ["vdb".to_owned()].into() };
+    HostMachine { guest, keep_s: 3600 }
+}
+
+/// A snapshot of web-1, taken before its run of the order.
+fn taken(store: &Store, deployment: &Deployment) -> Snapshot {
+    let guest = machine("web-1").guest;
+    let (base, layer) = ("/d/a.qcow2".into(), "/d/a.qcow2.s".into());
+    let layers = [Layer { target: "vda".into(), base, format: Format::Qcow2, layer }];
+    let new = NewSnapshot {
+        order: deployment.order,
+        run: 1,
+        name: "s",
+        guest: &guest,
+        layers: &layers,
+        inventory: Some(Digest::of("before")),
+    };
+    let planned = store.plan_snapshot("web-1", &new, &event()).unwrap();
+    assert_eq!((planned.state, planned.stillness), (SnapshotState::Taking, None));
+    store.snapshot_taken(&planned, Stillness::Quiesced, &event()).unwrap();
+    let taken = store.snapshot(planned.number).unwrap();
+    assert_eq!(
+        (taken.state, taken.stillness, &taken.layers[..]),
+        (SnapshotState::Taken, Some(Stillness::Quiesced), &layers[..])
+    );
+    taken
+}
+
+#[test]
+fn a_host_has_one_snapshot_at_a_time_and_its_machine_stays_until_it_has_none() {
+    let (_dir, store, deployment) = activated();
+    assert_eq!(store.machine("web-1").unwrap(), None);
+    store.set_machine("web-1", Some(&machine("web-1")), &event()).unwrap();
+    assert_eq!(store.machine("web-1").unwrap(), Some(machine("web-1")));
+    let error = store.set_machine("web-2", Some(&machine("web-1")), &event()).unwrap_err();
+    assert!(error.to_string().contains("web-1 of host web-1"), "{error}");
+
+    let snapshot = taken(&store, &deployment);
+    assert_eq!(store.open_snapshot("web-1").unwrap().as_ref(), Some(&snapshot));
+    let again = NewSnapshot {
+        order: deployment.order,
+        run: 2,
+        name: "t",
+        guest: &snapshot.guest,
+        layers: &snapshot.layers,
+        inventory: None,
+    };
+    assert!(store.plan_snapshot("web-1", &again, &event()).is_err());
+    assert!(matches!(store.set_machine("web-1", None, &event()), Err(StoreError::Conflict { .. })));
+
+    let moved = |state| {
+        let moved = SnapshotMove { state, reason: String::new(), merge_at: None };
+        store.move_snapshot(&snapshot, &moved, &event())
+    };
+    assert!(matches!(moved(SnapshotState::Merged), Err(StoreError::Transition { .. })));
+    moved(SnapshotState::Merging).unwrap();
+    moved(SnapshotState::Merged).unwrap();
+    assert!(moved(SnapshotState::Taken).is_err() && store.snapshots().unwrap().is_empty());
+    assert!(store.snapshot(snapshot.number).unwrap().ended_at.is_some());
+    store.plan_snapshot("web-1", &again, &event()).unwrap();
+}
+
+#[test]
+fn a_host_that_was_reverted_has_what_it_had_and_its_order_is_taken_back() {
+    for before in [OrderState::Partly, OrderState::RollbackFailed] {
+        let (_dir, store, deployment) = activated();
+        let snapshot = taken(&store, &deployment);
+        let digest = deployment.order.to_string();
+        let sql = "UPDATE host SET current_order = ?1 WHERE name = 'web-1'";
+        store.read().execute(sql, [&digest]).unwrap();
+        let sql = "UPDATE patch_order SET state = ?1";
+        store.read().execute(sql, [before.name()]).unwrap();
+        let moved = SnapshotMove { state: SnapshotState::Reverting, reason: String::new(), merge_at: None };
+        store.move_snapshot(&snapshot, &moved, &event()).unwrap();
+        store.snapshot_reverted(&snapshot, "", &event()).unwrap();
+        assert_eq!(store.host("web-1").unwrap().current_order, None);
+        let order = store.order(&digest).unwrap();
+        assert_eq!(order.state, OrderState::RolledBack, "from {before}");
+        assert!(order.reason.contains("web-1 was reverted to its snapshot"), "{}", order.reason);
+    }
 }
