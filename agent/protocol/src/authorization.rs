@@ -279,10 +279,12 @@ fn signed_before(now: Timestamp, newest: Timestamp) -> Result<(), Refused> {
     Err(Refused::new(Refusal::Expired, reason))
 }
 
-/// The floor is a signed time; a clock before it is wrong.
+/// The floor is a signed time; a clock before it is wrong, unless it is no more than the signer's that is ahead: a host that is told at once
+/// what was signed just now is not to be refused for a second between two clocks.
 fn after_floor(ledger: &Ledger, now: Timestamp) -> Result<(), Refused> {
-    if ledger.time_floor.is_some_and(|floor| now < floor) {
-        let reason = format!("the clock says {now}, before the newest signed time seen");
+    let latest = now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX);
+    if let Some(floor) = ledger.time_floor.filter(|floor| latest < *floor) {
+        let reason = format!("the clock says {now}, and {floor} was seen signed before: set the clock");
         return Err(Refused::new(Refusal::Expired, reason));
     }
     Ok(())

@@ -35,7 +35,7 @@ refusals! {
     NotActive = 4 "not-active",
     /// The order is for another class of hosts.
     NotMyClass = 5 "not-my-class",
-    /// A document, or the root, is past its time, or the clock is before the time floor.
+    /// A document, or the root, is past its time, or the clock is more than ten minutes before the time floor.
     Expired = 6 "expired",
     /// This order or activation was used before.
     Consumed = 7 "consumed",

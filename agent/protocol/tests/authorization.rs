@@ -310,6 +310,11 @@ fn time_is_up() {
     let mut world = World::new();
     world.ledger.time_floor = Some(now() + hours(1));
     assert_eq!(world.decide(), Err(Refusal::Expired), "clock before the floor");
+    world.ledger.time_floor = Some(now() + SignedDuration::from_secs(601));
+    assert_eq!(world.decide(), Err(Refusal::Expired), "clock before the floor");
+    // What was signed a moment ago by a clock that is ahead is no reason.
+    world.ledger.time_floor = Some(now() + SignedDuration::from_secs(600));
+    assert_eq!(world.decide(), Ok(Action::Apply));
 }
 
 #[test]

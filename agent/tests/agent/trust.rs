@@ -256,5 +256,5 @@ fn a_clock_before_the_floor_refuses_apply() {
     assert_eq!(offer(&host, &manager, &[(mib::trust::OFFER_REVOCATION, host.publish(&list))]), None);
     assert_eq!(start(&host, 1, 1, documents), (RunState::Refused, Some("expired")));
     let reason = manager.text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]));
-    assert!(reason.contains("before the newest signed time"), "{reason}");
+    assert!(reason.contains("was seen signed before: set the clock"), "{reason}");
 }
