@@ -155,8 +155,13 @@ impl Revert {
                 "what it was then lies in {layers} on its machine's host: delete that when nobody needs it"
             ));
         }
-        if !well {
-            output.note(format!("{}: {}", ended.host, ended.reason));
+        match ended.state {
+            _ if well => {}
+            SnapshotState::Reverted => output.note(format!("{}: look at it: {}", ended.host, ended.reason)),
+            _ => output.note(format!(
+                "{0}: not reverted, and maybe switched off: {1}. Put that right, then run `patchlab host revert {0}` again: it goes on from there",
+                ended.host, ended.reason
+            )),
         }
         output.json(&ended)?;
         Ok(if well { Exit::Passed } else { Exit::Rejected })

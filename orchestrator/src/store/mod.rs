@@ -25,6 +25,7 @@ use std::{
 use patchlab_protocol::Digest;
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
 use rusqlite_migration::{M, Migrations};
+use serde::de::DeserializeOwned;
 
 pub use deployment::{Deployment, DeploymentState, action_name};
 pub use document::DocumentKind;
@@ -302,6 +303,12 @@ pub(crate) fn optional_parsed<T: FromStr>(row: &SqlRow<'_>, column: &'static str
 
 pub(crate) fn parse<T: FromStr>(what: &'static str, value: String) -> Result<T, StoreError> {
     value.parse().map_err(|_| StoreError::Corrupt { what, value })
+}
+
+/// A text column that holds JSON.
+pub(crate) fn from_json<T: DeserializeOwned>(row: &SqlRow<'_>, column: &'static str) -> Result<T, StoreError> {
+    let value = text(row, column)?;
+    serde_json::from_str(&value).map_err(|_| StoreError::Corrupt { what: column, value })
 }
 
 /// SQLite's integers are signed; counters here never come near the difference.

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use patchlab_lab::snapshot::{Guest, Layer, Stillness};
 use patchlab_protocol::Digest;
 use rusqlite::{Connection, Row as SqlRow, params};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Store, StoreError, failed, first, named, number, optional_parsed, optional_text, order, parsed, text, to_i64,
+    Store, StoreError, failed, first, from_json, named, number, optional_parsed, optional_text, order, parsed, text,
+    to_i64,
 };
 use crate::audit::Event;
 
@@ -314,14 +315,9 @@ fn advance(
 }
 
 fn machine_row(row: &SqlRow<'_>) -> Result<HostMachine, StoreError> {
-    let guest = Guest { libvirt: text(row, "libvirt")?, domain: text(row, "domain")?, outside: read(row, "outside")? };
+    let guest =
+        Guest { libvirt: text(row, "libvirt")?, domain: text(row, "domain")?, outside: from_json(row, "outside")? };
     Ok(HostMachine { guest, keep_s: number(row, "keep_s")? })
-}
-
-/// A column that holds JSON.
-fn read<T: DeserializeOwned>(row: &SqlRow<'_>, column: &'static str) -> Result<T, StoreError> {
-    let value = text(row, column)?;
-    serde_json::from_str(&value).map_err(|_| StoreError::Corrupt { what: column, value })
 }
 
 fn snapshot_row(row: &SqlRow<'_>) -> Result<Snapshot, StoreError> {
@@ -332,9 +328,9 @@ fn snapshot_row(row: &SqlRow<'_>) -> Result<Snapshot, StoreError> {
         order: parsed(row, "patch_order")?,
         run: u32::try_from(number(row, "run")?).unwrap_or(u32::MAX),
         name: text(row, "name")?,
-        guest: read(row, "guest")?,
-        layers: read(row, "layers")?,
-        stillness: stillness.map(|_| read(row, "stillness")).transpose()?,
+        guest: from_json(row, "guest")?,
+        layers: from_json(row, "layers")?,
+        stillness: stillness.map(|_| from_json(row, "stillness")).transpose()?,
         had: optional_parsed(row, "had")?,
         inventory: optional_parsed(row, "inventory")?,
         result_head: optional_parsed(row, "result_head")?,

@@ -1,14 +1,15 @@
 //! Enrolment tokens: what was decided about a host that is still to come, until when, and which key came with the secret.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use patchlab_protocol::{Digest, PublicKey, admission::Denial};
 use rusqlite::{Row as SqlRow, Transaction, params};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    NewHost, Store, StoreError, append, failed, first, host, named, number, optional_parsed, parsed, text, to_i64,
+    NewHost, Store, StoreError, append, failed, first, from_json, host, named, number, optional_parsed, parsed, text,
+    to_i64,
 };
 use crate::{audit::Event, enrol::HostTerms};
 
@@ -193,28 +194,17 @@ fn written(value: &impl Serialize) -> Result<String, StoreError> {
         .map_err(|error| StoreError::Corrupt { what: "an enrolment token", value: error.to_string() })
 }
 
-/// A column of JSON.
-struct Json<T>(T);
-
-impl<T: DeserializeOwned> FromStr for Json<T> {
-    type Err = serde_json::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        serde_json::from_str(text).map(Self)
-    }
-}
-
 fn token_row(row: &SqlRow<'_>) -> Result<TokenRow, StoreError> {
     Ok(TokenRow {
         number: number(row, "number")?,
         host: text(row, "host")?,
         root: parsed(row, "root")?,
-        terms: parsed::<Json<_>>(row, "terms")?.0,
+        terms: from_json(row, "terms")?,
         made_by: text(row, "made_by")?,
         made_at: text(row, "made_at")?,
         not_after: parsed(row, "not_after")?,
         state: parsed(row, "state")?,
         public_key: optional_parsed(row, "public_key")?,
-        refusals: parsed::<Json<_>>(row, "refusals")?.0,
+        refusals: from_json(row, "refusals")?,
     })
 }
