@@ -8,9 +8,9 @@ use std::fmt;
 use patchlab_check::{Outcome, Status};
 
 use crate::{
-    report::{BaselineReport, ScenarioReport, StepReport},
+    report::{BaselineReport, Failed, Report, ScenarioReport, StepReport},
     runs::Tested,
-    verdict::{Phase, Verdict},
+    verdict::{Judgement, Phase, Verdict},
 };
 
 /// Whose a failure is.
@@ -20,6 +20,8 @@ pub enum Blame {
     Patch,
     /// The scenario's owner's: it fails without the patch.
     Owner,
+    /// Nobody's: the scenario is in quarantine, so what it finds counts for nothing.
+    Quarantine,
     /// The lab's: it says nothing about either.
     Lab,
 }
@@ -45,24 +47,43 @@ pub struct Failure<'a> {
     pub control: Option<&'a Outcome>,
     /// What the patched clone did.
     pub patched: Option<&'a Outcome>,
+    /// How often it failed, where it was done more than once.
+    pub failed: Option<Failed>,
 }
 
 /// Everything that did not hold on a baseline, in the order in which it ran.
 pub fn failures<'a>(report: &'a BaselineReport, tested: &'a [Tested]) -> Vec<Failure<'a>> {
     let steps = report.scenarios.iter().flat_map(|ran| ran.steps.iter().map(move |step| (ran, step)));
-    steps.filter_map(|(ran, step)| failure(&report.name, ran, step, tested)).collect()
+    steps.filter_map(|(ran, step)| failure(report, ran, step, tested)).collect()
+}
+
+/// What a baseline's verdict is held for, in one line: the first that is the patch's, or else the verdict's reason.
+pub fn first_line(report: &BaselineReport, tested: &[Tested]) -> String {
+    let first = failures(report, tested).into_iter().find(|failure| failure.blame == Blame::Patch);
+    let first = first.filter(|_| report.verdict == Judgement::Rejected);
+    first.map_or_else(|| report.reason.clone(), |failure| failure.to_string())
+}
+
+/// The same of a whole verdict, with the baseline that it is about.
+pub fn headline(report: &Report, tested: &[Tested]) -> String {
+    let worst = report.baselines.iter().find(|baseline| baseline.verdict == report.verdict);
+    match worst.filter(|_| report.verdict == Judgement::Rejected) {
+        Some(baseline) => format!("{}: {}", baseline.name, first_line(baseline, tested)),
+        None => report.reason.clone(),
+    }
 }
 
 fn failure<'a>(
-    baseline: &'a str,
+    report: &'a BaselineReport,
     ran: &'a ScenarioReport,
     step: &'a StepReport,
     tested: &'a [Tested],
 ) -> Option<Failure<'a>> {
     let verdict = step.verdict?;
+    let blame = blame(verdict, step.control.as_ref())?;
     Some(Failure {
-        blame: blame(verdict, step.control.as_ref())?,
-        baseline,
+        blame: if report.quarantine(&ran.name).is_some() { Blame::Quarantine } else { blame },
+        baseline: &report.name,
         phase: ran.phase,
         scenario: &ran.name,
         step: &step.name,
@@ -70,6 +91,7 @@ fn failure<'a>(
         verdict,
         control: step.control.as_ref(),
         patched: step.patched.as_ref(),
+        failed: step.failed,
     })
 }
 
@@ -112,10 +134,14 @@ impl fmt::Display for Failure<'_> {
         let Self { verdict, phase, scenario, step, .. } = self;
         write!(f, "{verdict} {phase}: {scenario}/{step}{}: {}", self.command(), what(self.patched))?;
         match (self.control.map(|outcome| outcome.status), exit(self.control)) {
-            (None, _) => f.write_str("; it did not run on the control"),
-            (Some(Status::Pass), exit) => write!(f, "; the control passes{exit}"),
-            (Some(Status::Fail), exit) => write!(f, "; the control fails{exit}"),
-            (Some(Status::Skip), _) => f.write_str("; the control skips it"),
+            (None, _) => f.write_str("; it did not run on the control")?,
+            (Some(Status::Pass), exit) => write!(f, "; the control passes{exit}")?,
+            (Some(Status::Fail), exit) => write!(f, "; the control fails{exit}")?,
+            (Some(Status::Skip), _) => f.write_str("; the control skips it")?,
+        }
+        match self.failed.filter(|_| *verdict == Verdict::Flaky) {
+            Some(failed) => write!(f, "; it failed {failed}"),
+            None => Ok(()),
         }
     }
 }
@@ -147,17 +173,14 @@ mod tests {
     use patchlab_check::Digest;
 
     use super::*;
-    use crate::{
-        runs::TestedStep,
-        verdict::{Judgement, tests::baseline},
-    };
+    use crate::{runs::TestedStep, scenario::Standing, verdict::tests::baseline};
 
     fn outcome(status: Status, exit: Option<i32>, reason: &str) -> Option<Outcome> {
         Some(Outcome { status, exit, ms: 1, output: String::new(), reason: reason.into(), samples: Vec::new() })
     }
 
     fn step(verdict: Verdict, control: Option<Outcome>, patched: Option<Outcome>) -> StepReport {
-        StepReport { name: "config".into(), verdict: Some(verdict), control, patched, metric: None }
+        StepReport { name: "config".into(), verdict: Some(verdict), control, patched, metric: None, failed: None }
     }
 
     fn report(step: StepReport) -> BaselineReport {
@@ -178,7 +201,7 @@ mod tests {
             summary: String::new(),
             digest: Digest::of(""),
             file: "scenario.toml".into(),
-            steps: vec![TestedStep { name: "config".into(), does: does.into(), line: 9 }],
+            steps: vec![TestedStep { name: "config".into(), does: does.into(), line: 9, file: None }],
         }]
     }
 
@@ -193,6 +216,7 @@ mod tests {
         assert_eq!(said(&known), format!("regression after the patch: web-smoke/config, `nginx -t`: {after}"));
         assert_eq!(said(&script), format!("regression after the patch: web-smoke/config, `set -e …`: {after}"));
         assert_eq!(said(&[]), format!("regression after the patch: web-smoke/config: {after}"));
+        assert_eq!(first_line(&report, &known), said(&known), "and so does the verdict's");
     }
 
     #[test]
@@ -209,6 +233,25 @@ mod tests {
         assert_eq!(of(Verdict::Flaky, Fail, Pass), Some(Blame::Owner));
         assert_eq!(of(Verdict::Flaky, Pass, Fail), Some(Blame::Patch));
         assert_eq!(of(Verdict::Missing, Pass, Skip), Some(Blame::Lab));
+    }
+
+    #[test]
+    fn what_a_scenario_in_quarantine_finds_is_nobodys_until_that_has_expired() {
+        let mut report =
+            report(step(Verdict::Regression, outcome(Status::Pass, None, ""), outcome(Status::Fail, None, "")));
+        let aside = |standing| crate::report::QuarantinedScenario {
+            name: "web-smoke".into(),
+            standing,
+            owner: "qa-web".into(),
+            until: "2027-01-31".into(),
+            ticket: "QA-7".into(),
+        };
+        report.quarantined = vec![aside(Standing::Holds)];
+        assert_eq!(failures(&report, &[])[0].blame, Blame::Quarantine);
+        let said = "web-smoke is in quarantine until 2027-01-31, owner qa-web, QA-7: it runs and rejects nothing";
+        assert_eq!(report.aside(), [said]);
+        report.quarantined = vec![aside(Standing::Expired)];
+        assert_eq!(failures(&report, &[])[0].blame, Blame::Patch);
     }
 
     #[test]

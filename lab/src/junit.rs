@@ -1,7 +1,8 @@
 //! Verdicts as JUnit XML, for CI: one suite a baseline, one case a step and phase, and a case each for apply and rollback.
 //!
 //! `regression` and `flaky` are failures; `lab-error`, `missing` and an order that cannot be applied are errors; what failed
-//! before as well is skipped with its reason, since the patch is not to blame.
+//! before as well is skipped with its reason, since the patch is not to blame, and so is what a scenario in quarantine finds. A scenario
+//! that was skipped, or is in quarantine, has a case that says so.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use patchlab_check::Outcome;
 use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
 use crate::{
-    failure::{Failure, failures},
+    failure::{Blame, Failure, failures, first_line},
     report::{BaselineReport, Report, RollbackStatus, ScenarioReport, StepReport},
     runs::Tested,
     verdict::{Judgement, Phase, Verdict},
@@ -50,8 +51,14 @@ fn suite(baseline: &BaselineReport, name: &str, tested: &[Tested]) -> TestSuite 
     let mut suite = TestSuite::new(name);
     suite.set_time(Duration::from_millis(baseline.total_ms));
     let of = |part: &str| format!("{name}.{part}");
-    let verdict = judged(baseline.verdict, &baseline.reason);
+    let verdict = judged(baseline.verdict, &first_line(baseline, tested));
     suite.add_test_case(case("verdict", &of("validation"), verdict, baseline.apply_ms));
+    for (name, reason) in baseline.skipped.iter().map(|aside| (&aside.name, &aside.reason)) {
+        suite.add_test_case(case("requires", &of(name), skipped(reason), 0));
+    }
+    for aside in &baseline.quarantined {
+        suite.add_test_case(case("quarantine", &of(&aside.name), skipped(&aside.to_string()), 0));
+    }
     let failures = failures(baseline, tested);
     for scenario in &baseline.scenarios {
         for step in &scenario.steps {
@@ -59,8 +66,8 @@ fn suite(baseline: &BaselineReport, name: &str, tested: &[Tested]) -> TestSuite 
                 (failure.phase, failure.scenario, failure.step)
                     == (scenario.phase, scenario.name.as_str(), step.name.as_str())
             };
-            let failure = failures.iter().find(is_it).map(ToString::to_string);
-            suite.add_test_case(step_case(scenario, step, &of(&scenario.name), failure.as_deref()));
+            let failure = failures.iter().find(is_it);
+            suite.add_test_case(step_case(scenario, step, &of(&scenario.name), failure));
         }
     }
     let rollback = match baseline.rollback.status {
@@ -72,19 +79,21 @@ fn suite(baseline: &BaselineReport, name: &str, tested: &[Tested]) -> TestSuite 
     suite
 }
 
-/// `failure` is what did not hold, in one line.
-fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str, failure: Option<&str>) -> TestCase {
+/// `failure` is what did not hold.
+fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str, failure: Option<&Failure<'_>>) -> TestCase {
     let name = match scenario.phase {
         Phase::Applied => step.name.clone(),
         later => format!("{} ({later})", step.name),
     };
     let reason = step.patched.as_ref().map_or("", |outcome| outcome.reason.as_str());
+    let said = failure.map_or_else(|| reason.to_owned(), ToString::to_string);
     let status = match step.verdict {
+        _ if failure.is_some_and(|failure| failure.blame == Blame::Quarantine) => {
+            skipped(&format!("in quarantine, counts for nothing: {said}"))
+        }
         Some(Verdict::Pass | Verdict::Fixed) => TestCaseStatus::success(),
         Some(Verdict::PreExisting) => skipped(&format!("fails without the patch, too: {reason}")),
-        Some(word @ (Verdict::Regression | Verdict::Flaky)) => {
-            failed(NonSuccessKind::Failure, word.name(), failure.unwrap_or(reason))
-        }
+        Some(word @ (Verdict::Regression | Verdict::Flaky)) => failed(NonSuccessKind::Failure, word.name(), &said),
         Some(word @ (Verdict::LabError | Verdict::Missing)) => {
             failed(NonSuccessKind::Error, word.name(), if reason.is_empty() { &scenario.reason } else { reason })
         }

@@ -177,7 +177,39 @@ pub struct QuarantinedScenario {
     pub ticket: String,
 }
 
+impl QuarantinedScenario {
+    /// Whether what it finds counts for nothing.
+    pub fn holds(&self) -> bool {
+        self.standing == Standing::Holds
+    }
+}
+
+impl std::fmt::Display for QuarantinedScenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, owner, until, ticket, .. } = self;
+        match self.standing {
+            Standing::Holds => {
+                write!(f, "{name} is in quarantine until {until}, owner {owner}, {ticket}: it runs and rejects nothing")
+            }
+            Standing::Expired => {
+                write!(f, "{name}: its quarantine until {until}, owner {owner}, {ticket} has expired: it counts again")
+            }
+        }
+    }
+}
+
 impl BaselineReport {
+    /// The quarantine that a scenario is in, where that holds: what it finds counts for nothing.
+    pub fn quarantine(&self, scenario: &str) -> Option<&QuarantinedScenario> {
+        self.quarantined.iter().find(|aside| aside.name == scenario && aside.holds())
+    }
+
+    /// What of the scenarios is not as it would be otherwise, one line each: those that were skipped, and those in quarantine.
+    pub fn aside(&self) -> Vec<String> {
+        let skipped = self.skipped.iter().map(|aside| format!("{} was skipped: {}", aside.name, aside.reason));
+        skipped.chain(self.quarantined.iter().map(ToString::to_string)).collect()
+    }
+
     /// What is known before anything ran: nothing, so the lab's failure until something better is known.
     pub fn begun(name: String, digest: Digest) -> Self {
         Self {
@@ -259,6 +291,27 @@ pub struct StepReport {
     /// Its metric on both, over all attempts; absent when it has none, or did not pass on both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<MetricReport>,
+    /// How often it failed; absent where it was done once on both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
+}
+
+/// How often a step failed, of how many times it was done on both clones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// On the control.
+    pub control: usize,
+    /// On the patched clone.
+    pub patched: usize,
+    /// How often both did it.
+    pub of: usize,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { control, patched, of } = self;
+        write!(f, "{patched} of {of} times on the patched clone, {control} of {of} on the control")
+    }
 }
 
 /// How the way back went.

@@ -31,7 +31,7 @@ use crate::{baseline::Baseline, manifest::Manifest};
 
 pub use bench::{RebootError, Suspected};
 pub use check::{Check, CheckKind, DISK_TOLERANCE, Findings, Level};
-pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture};
+pub use fixture::{FIXTURE_FILE, FIXTURES, Fixture, Stay};
 pub use lint::{Finding, Weight, lint, lint_scripts};
 pub use occasion::{Occasion, OccasionError};
 pub use quarantine::{Quarantine, Standing, today};
@@ -277,14 +277,14 @@ impl Scenario {
             }
             fixtures.push(fixture);
         }
-        let mut steps = written.step;
-        for step in &mut steps {
+        let (mut steps, mut after_writes) = (written.step, written.after_writes);
+        for step in steps.iter_mut().chain(&mut after_writes) {
             step.redact.extend_from_slice(&written.redact);
         }
         let mut requires = written.requires;
         let pictured = |step: &Step| step.kind == Kind::Errand(Errand::Screenshot) && step.machine.is_none();
         let fixed = fixtures.iter().flat_map(|fixture: &Fixture| fixture.set_up.iter().chain(&fixture.tear_down));
-        if steps.iter().chain(&written.after_writes).chain(fixed).any(pictured)
+        if steps.iter().chain(&after_writes).chain(fixed).any(pictured)
             && !requires.iter().any(|word| word == requirement::SCREEN)
         {
             requires.push(requirement::SCREEN.to_owned());
@@ -305,7 +305,7 @@ impl Scenario {
             repeat: written.repeat,
             quarantine: written.quarantine,
             redact: written.redact,
-            after_writes: written.after_writes,
+            after_writes,
             dir: dir.to_owned(),
         })
     }
@@ -318,7 +318,8 @@ impl Scenario {
     /// Every step in the order in which it is done: the fixtures' set-up, its own, the fixtures' tear-down.
     pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
         let set_up = self.fixtures.iter().flat_map(|fixture| &fixture.set_up);
-        set_up.chain(&self.steps).chain(self.fixtures.iter().rev().flat_map(|fixture| &fixture.tear_down))
+        let tear_down = self.fixtures.iter().rev().flat_map(|fixture| fixture.taken_away());
+        set_up.chain(&self.steps).chain(tear_down)
     }
 
     /// `text` without what its `redact` matches.
@@ -350,10 +351,41 @@ impl Scenario {
         self.applies.as_ref().is_some_and(|applies| applies.packages.iter().any(|package| changed.contains(package)))
     }
 
-    /// The workload before the rollback as a scenario of its own, under the same name and budget; `None` when it has none.
+    /// The workload before the rollback as a scenario of its own, under the same name and budget; `None` when it has none. Its fixtures
+    /// stay where they were set up: what was written into them is what the rollback is to go over.
     pub fn workload(&self) -> Option<Self> {
         let (steps, checks, after_writes) = (self.after_writes.clone(), Vec::new(), Vec::new());
-        (!steps.is_empty()).then(|| Self { steps, checks, after_writes, production: Vec::new(), ..self.clone() })
+        let stays = |fixture: &Fixture| Fixture { stay: Stay::Beyond, ..fixture.clone() };
+        (!steps.is_empty()).then(|| Self {
+            steps,
+            checks,
+            after_writes,
+            fixtures: self.fixtures.iter().map(stays).collect(),
+            repeat: Repeat::default(),
+            production: Vec::new(),
+            ..self.clone()
+        })
+    }
+
+    /// As it is run after its workload, if it has one: where its fixtures are already.
+    pub fn after_workload(&self) -> Self {
+        let mut scenario = self.clone();
+        if !self.after_writes.is_empty() {
+            for fixture in &mut scenario.fixtures {
+                (fixture.set_up, fixture.stay) = (Vec::new(), Stay::Beyond);
+            }
+        }
+        scenario
+    }
+
+    /// What takes its fixtures away before it sets them up once more; `None` when it has taken them away itself, or set up none.
+    pub fn taking_away(&self) -> Option<Self> {
+        let left = |fixture: &Fixture| fixture.stay == Stay::Beyond && !fixture.set_up.is_empty();
+        self.fixtures.iter().any(left).then(|| {
+            let away = |fixture: &Fixture| Fixture { set_up: Vec::new(), stay: Stay::Steps, ..fixture.clone() };
+            let fixtures = self.fixtures.iter().map(away).collect();
+            Self { fixtures, steps: Vec::new(), checks: Vec::new(), ..self.clone() }
+        })
     }
 
     /// As far as the step of that name, once, and no further: what was set up stays. A name that no step has stands for the end of them.

@@ -9,7 +9,7 @@ pub mod parts;
 mod script;
 mod written;
 
-pub use compile::{OrderError, Place, compile, compile_file};
+pub use compile::{OrderError, Place, compile, compile_file, named_after};
 pub(crate) use script::{begins_with_interpreter, name as script_name};
 pub use written::{Change, File, On, ReplacedFile, Replaces, Script, Shipped, ShippedFile, Upgrade, Written, schema};
 

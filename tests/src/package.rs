@@ -40,11 +40,27 @@ pub fn build(name: &str, files: &[File<'_>], dir: &Path) -> PathBuf {
 /// # Panics
 /// The package cannot be read.
 pub fn order(id: &str, name: &str, package: &Path) -> String {
-    let (digest, size) = Digest::of_file(package).expect("a readable package");
-    format!(
-        "id = \"{id}\"\ntitle = \"{name}\"\nseverity = \"low\"\n\n[[change]]\n\
-         on = {{ family = \"debian\", release = \"12\", arch = \"x86_64\" }}\npackages = [\"{name}_1.0_all.deb\"]\n\n\
-         [[change.file]]\nname = \"{name}\"\nversion = \"1.0\"\narch = \"all\"\nsize = {size}\nsha256 = \"{digest}\"\n\
-         origin = \"local\"\npath = {package:?}\n"
-    )
+    order_of(id, &[(name, package)])
+}
+
+/// An order, as people write it, that installs several packages.
+///
+/// # Panics
+/// A package cannot be read.
+pub fn order_of(id: &str, packages: &[(&str, &Path)]) -> String {
+    let paths: Vec<String> = packages.iter().map(|(name, _)| format!("\"{name}_1.0_all.deb\"")).collect();
+    let mut order = format!(
+        "id = \"{id}\"\ntitle = \"{}\"\nseverity = \"low\"\n\n[[change]]\n\
+         on = {{ family = \"debian\", release = \"12\", arch = \"x86_64\" }}\npackages = [{}]\n",
+        packages.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+        paths.join(", ")
+    );
+    for (name, package) in packages {
+        let (digest, size) = Digest::of_file(package).expect("a readable package");
+        order += &format!(
+            "\n[[change.file]]\nname = \"{name}\"\nversion = \"1.0\"\narch = \"all\"\nsize = {size}\nsha256 = \"{digest}\"\n\
+             origin = \"local\"\npath = {package:?}\n"
+        );
+    }
+    order
 }

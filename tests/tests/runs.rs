@@ -71,6 +71,7 @@ fn judged(data: &Path, order: &str, verdict: Judgement) -> String {
         control: Some(outcome(Status::Pass, 0)),
         patched: Some(outcome(Status::Fail, 1)),
         metric: None,
+        failed: None,
     }];
     let ran = ScenarioReport {
         name: "web-smoke".into(),

@@ -6,8 +6,8 @@
 use std::{fs, path::Path};
 
 use patchlab_lab::{
-    report::{BaselineReport, Report, RollbackStatus},
-    verdict::Judgement,
+    report::{BaselineReport, Report, RollbackClass, RollbackStatus},
+    verdict::{Judgement, Phase},
 };
 use patchlab_tests::program::{Need, Patchlab, file, folder, json, obstacle};
 
@@ -23,6 +23,34 @@ applies = { packages = ["nginx"] }
 [[step]]
 name = "front page"
 run = "curl --fail --silent --show-error http://127.0.0.1/"
+"#;
+
+/// What is written into its fixture before the rollback is there after it.
+const DATA: &str = r#"name = "data"
+owner = "tests"
+summary = "rows that somebody writes outlive the change and its way back"
+applies = { packages = ["nginx"] }
+fixtures = ["rows"]
+redact = ["^password: (\\S+)"]
+
+[[step]]
+name = "rows"
+run = "cat /srv/rows/all"
+
+[[after-writes]]
+name = "write"
+run = "echo written >>/srv/rows/all; echo password: hunter2"
+"#;
+
+const ROWS: &str = r#"summary = "a folder with a row"
+
+[[set-up]]
+name = "make"
+run = "mkdir /srv/rows && echo first >/srv/rows/all"
+
+[[tear-down]]
+name = "take away"
+run = "rm -r /srv/rows"
 "#;
 
 /// Writes an order whose rollback does `more`, and drafts it; the path of the draft.
@@ -56,6 +84,8 @@ fn drafted(patchlab: &Patchlab, dir: &Path, id: &str, more: &str) -> String {
 
 fn validated(patchlab: &Patchlab, dir: &Path, order: &str) -> BaselineReport {
     file(dir, "scenarios/front/scenario.toml", SCENARIO);
+    file(dir, "scenarios/data/scenario.toml", DATA);
+    file(dir, "scenarios/fixtures/rows/fixture.toml", ROWS);
     let scenarios = dir.join("scenarios").display().to_string();
     let (baseline, verdict) = (patchlab.baseline(), format!("{order}.verdict.json"));
     let arguments: &[&str] =
@@ -75,7 +105,16 @@ fn a_change_by_script_is_proven_with_its_way_back_and_one_that_leaves_something_
     let patchlab = Patchlab::on_a_copy(dir.path());
     let good = validated(&patchlab, dir.path(), &drafted(&patchlab, dir.path(), "PO-HEADER-1", ":"));
     assert_eq!(good.verdict, Judgement::Passed, "{}", good.reason);
-    assert_eq!(good.rollback.status, RollbackStatus::Proven, "{:?}", good.rollback);
+    assert_eq!(good.rollback.class, Some(RollbackClass::ProvenAfterWrites), "{:?}", good.rollback);
+    let rows = |phase| {
+        let ran = good.scenarios.iter().find(|ran| ran.name == "data" && ran.phase == phase).expect("it ran");
+        let step = ran.steps.iter().find(|step| step.name == "rows").expect("a step");
+        [&step.control, &step.patched].map(|side| side.as_ref().expect("an outcome").output.clone())
+    };
+    assert_eq!(rows(Phase::Applied), ["first", "first"]);
+    assert_eq!(rows(Phase::RolledBack), ["first\nwritten", "first\nwritten"]);
+    let told = serde_json::to_string(&good.scenarios).expect("JSON");
+    assert!(told.contains("password: [redacted]") && !told.contains("hunter2"), "{told}");
     assert_eq!(good.transaction, ["install PO-HEADER-1 script - -> applied"]);
     let changed = serde_json::to_string(&good.diff).expect("JSON");
     assert!(changed.contains(AT), "the state diff does not name {AT}: {changed}");

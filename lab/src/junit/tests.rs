@@ -1,7 +1,11 @@
 use patchlab_check::{Digest, Status};
 
 use super::*;
-use crate::{report::SCHEMA, verdict::tests::baseline};
+use crate::{
+    report::{QuarantinedScenario, SCHEMA, SkippedScenario},
+    scenario::Standing,
+    verdict::tests::baseline,
+};
 
 fn report() -> Report {
     let outcome = |status, exit| Outcome {
@@ -18,6 +22,7 @@ fn report() -> Report {
         control: Some(outcome(control, Some(0))),
         patched: Some(outcome(patched, Some(1))),
         metric: None,
+        failed: None,
     };
     let steps = vec![
         step("front page", Some(Verdict::Pass), Status::Pass, Status::Pass),
@@ -58,6 +63,27 @@ fn a_rejected_order_as_junit() {
     assert!(xml.contains(r#"name="front page (after the reboot)""#), "{xml}");
     // What XML cannot carry does not get into it.
     assert!(!xml.contains('\u{1b}') && xml.contains("&lt;&amp;&gt;"), "{xml}");
+}
+
+#[test]
+fn a_scenario_in_quarantine_fails_nothing_and_nothing_is_left_out_without_a_word() {
+    let mut report = report();
+    report.baselines[0].quarantined = vec![QuarantinedScenario {
+        name: "web-smoke".into(),
+        standing: Standing::Holds,
+        owner: "qa-web".into(),
+        until: "2027-01-31".into(),
+        ticket: "QA-7".into(),
+    }];
+    report.baselines[0].skipped =
+        vec![SkippedScenario { name: "desktop".into(), reason: "requires a screen: none".into() }];
+    let xml = render(&[report], &[]).unwrap();
+    // The verdict's own case is the one failure left.
+    assert!(xml.contains(r#"errors="0" failures="1""#), "{xml}");
+    assert!(xml.contains("in quarantine, counts for nothing: regression after the patch: web-smoke/config"), "{xml}");
+    assert!(xml.contains("web-smoke is in quarantine until 2027-01-31, owner qa-web, QA-7"), "{xml}");
+    assert!(xml.contains(r#"name="requires" classname="debian-12-web@1.desktop""#), "{xml}");
+    assert!(xml.contains(r#"<skipped message="requires a screen: none"/>"#), "{xml}");
 }
 
 #[test]

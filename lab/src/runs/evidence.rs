@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use patchlab_check::step::Pattern;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
 
 use crate::machine::ends;
@@ -21,15 +22,16 @@ const OUT_FILES: usize = 200;
 /// Bytes of them together: 64 MiB.
 const OUT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Copies them into `home`, which exists. What is not there is left out.
-pub(super) fn take(worker: &Path, home: &Path) -> io::Result<()> {
+/// Copies them into `home`, which exists. What is not there is left out, and so is what `redact` matches in consoles and log; what was
+/// brought out has been looked through by who did.
+pub(super) fn take(worker: &Path, home: &Path, redact: &[Pattern]) -> io::Result<()> {
     for name in ["control.console", "patched.console", "worker.log"] {
-        take_log(&worker.join(name), &home.join(name))?;
+        take_log(&worker.join(name), &home.join(name), redact)?;
     }
     take_out(worker, &home.join(OUT)).map(drop)
 }
 
-fn take_log(from: &Path, to: &Path) -> io::Result<()> {
+fn take_log(from: &Path, to: &Path, redact: &[Pattern]) -> io::Result<()> {
     // A pipe that lies there must not make us wait.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(from) {
@@ -41,7 +43,7 @@ fn take_log(from: &Path, to: &Path) -> io::Result<()> {
     if !found.is_file() || found.len() == 0 {
         return Ok(());
     }
-    fs::write(to, ends(&mut file)?)
+    fs::write(to, redact.iter().fold(ends(&mut file)?, |log, pattern| pattern.redact_bytes(&log).into_owned()))
 }
 
 /// Copies what a worker brought out of its machines from its folder into `to`, which is made when there is something. The names of the files.
@@ -107,13 +109,27 @@ mod tests {
         fs::create_dir(worker.join("out/deep")).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(worker.join("worker.log")).status().unwrap().success());
 
-        take(&worker, &home).unwrap();
+        take(&worker, &home, &[]).unwrap();
         let mut found: Vec<_> = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         found.sort();
         assert_eq!(found, ["out", "patched.console"]);
         let out: Vec<_> = fs::read_dir(home.join("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(out, ["page.png"]);
-        take(&dir.path().join("nobody"), &home).unwrap();
+        take(&dir.path().join("nobody"), &home, &[]).unwrap();
+    }
+
+    #[test]
+    fn secrets_are_taken_out_of_consoles_and_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        fs::create_dir(&home).unwrap();
+        for name in ["patched.console", "worker.log"] {
+            fs::write(dir.path().join(name), b"\xffbooted\ntoken=hunter2 end\n").unwrap();
+        }
+        take(dir.path(), &home, &[r"token=(\S+)".parse().unwrap()]).unwrap();
+        for name in ["patched.console", "worker.log"] {
+            assert_eq!(fs::read(home.join(name)).unwrap(), b"\xffbooted\ntoken=[redacted] end\n");
+        }
     }
 
     #[test]
@@ -125,7 +141,7 @@ mod tests {
         text.resize(8 << 20, b'x');
         text.extend(b"Kernel panic");
         fs::write(dir.path().join("control.console"), text).unwrap();
-        take(dir.path(), &home).unwrap();
+        take(dir.path(), &home, &[]).unwrap();
         let kept = fs::read(home.join("control.console")).unwrap();
         assert!(kept.len() as u64 <= LOG_HEAD + LOG_TAIL + 50, "{} bytes", kept.len());
         assert!(kept.starts_with(b"Linux version") && kept.ends_with(b"Kernel panic"));

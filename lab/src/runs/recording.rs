@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use patchlab_check::Digest;
+use patchlab_check::{Digest, step::Pattern};
 use serde::Serialize;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     RunsError, SCENARIOS, SCHEMA, Scope, Tested, VERDICT, evidence, failed, phases,
 };
 use crate::{
-    junit,
+    failure, junit,
     ledger::{Ledger, Process, Thing},
     report::{BaselineReport, Report},
     scenario::Scenario,
@@ -49,6 +49,8 @@ pub struct Recording {
     folder: std::path::PathBuf,
     events: File,
     begun: Instant,
+    /// What its scenarios want to have taken out of whatever is stored.
+    redact: Vec<Pattern>,
 }
 
 impl Runs {
@@ -90,7 +92,8 @@ impl Runs {
         let home = runs.join(&record.id);
         let path = home.join(EVENTS);
         let events = OpenOptions::new().create(true).append(true).open(&path).map_err(failed("create", &path))?;
-        Ok(Recording { record, folder: home, events, begun: Instant::now() })
+        let redact = asked.scenarios.iter().flat_map(|scenario| scenario.redact.iter().cloned()).collect();
+        Ok(Recording { record, folder: home, events, begun: Instant::now(), redact })
     }
 
     /// Writes a verdict that more was found out about since. How the run ended stays.
@@ -124,7 +127,11 @@ fn fill(folder: &Path, record: &Record, order: &[u8], scenarios: &[Scenario]) ->
         fs::create_dir_all(&home).map_err(failed("create", &home))?;
     }
     for scenario in scenarios {
-        let home = folder.join(SCENARIOS).join(&scenario.name);
+        // Of a matrix one folder for all: it is read again as it was.
+        let home = folder.join(SCENARIOS).join(scenario.folder());
+        if home.exists() {
+            continue;
+        }
         for file in scenario.files().unwrap_or_default() {
             let copy = home.join(&file.relative);
             let parent = copy.parent().unwrap_or(&home);
@@ -171,7 +178,8 @@ impl Recording {
 
     /// Takes what is worth keeping out of a worker's folder. Of several workers for one baseline the last one counts.
     pub fn take(&self, baseline: &str, worker: &Path) -> Result<(), RunsError> {
-        evidence::take(worker, &self.folder.join(folder_name(baseline))).map_err(failed("take evidence from", worker))
+        let home = self.folder.join(folder_name(baseline));
+        evidence::take(worker, &home, &self.redact).map_err(failed("take evidence from", worker))
     }
 
     /// Writes down what was found on a baseline.
@@ -190,7 +198,8 @@ impl Recording {
             .map_err(|error| failed("write", &path)(io::Error::other(error.to_string())))?;
         write(&path, xml.as_bytes())?;
         write_json(&self.folder.join(VERDICT), report)?;
-        self.end(How::Judged(report.verdict), &report.reason, &report.baselines)
+        let reason = failure::headline(report, &self.record.scenarios);
+        self.end(How::Judged(report.verdict), &reason, &report.baselines)
     }
 
     /// Ends it without: somebody ended it before.

@@ -1,11 +1,11 @@
 //! What a scenario is to people who read a result: who answers for it, what each step does, and where it is written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use patchlab_check::{Digest, Step, step::Kind};
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::{FILE, Scenario};
+use crate::scenario::{FILE, FIXTURE_FILE, Fixture, Scenario};
 
 /// A scenario of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Tested {
     pub digest: Digest,
     /// Its file, where it was read.
     pub file: PathBuf,
-    /// Its steps, in order.
+    /// Its steps, in order; then those before the rollback, and those of its fixtures.
     pub steps: Vec<TestedStep>,
 }
 
@@ -31,8 +31,11 @@ pub struct TestedStep {
     pub name: String,
     /// What it does: its command, or its kind and what that is about.
     pub does: String,
-    /// The line of the scenario's file that names it, from 1.
+    /// The line of its file that names it, from 1.
     pub line: usize,
+    /// Its file, where that is not the scenario's: a fixture's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
 }
 
 impl Tested {
@@ -40,22 +43,52 @@ impl Tested {
     pub fn of(scenario: &Scenario) -> Self {
         let file = scenario.dir.join(FILE);
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let step =
-            |step: &Step| TestedStep { name: step.name.clone(), does: does(step), line: line(&text, &step.name) };
+        let own = |table: &str, steps: &[Step]| {
+            let step = |step: &Step| TestedStep {
+                name: step.name.clone(),
+                does: does(step),
+                line: line(&text, table, &step.name),
+                file: None,
+            };
+            steps.iter().map(step).collect::<Vec<_>>()
+        };
+        let mut steps = own("[[step]]", &scenario.steps);
+        steps.extend(own("[[after-writes]]", &scenario.after_writes));
+        steps.extend(scenario.fixtures.iter().flat_map(of_fixture));
         Self {
             name: scenario.name.clone(),
             owner: scenario.owner.clone(),
             summary: scenario.summary.clone(),
             digest: digest(scenario),
             file: file.canonicalize().unwrap_or(file),
-            steps: scenario.steps.iter().map(step).collect(),
+            steps,
         }
+    }
+
+    /// Where a step is written: its file, and the line.
+    pub fn place(&self, step: &str) -> (&Path, usize) {
+        self.step(step).map_or((&self.file, 1), |(_, step)| (step.file.as_ref().unwrap_or(&self.file), step.line))
     }
 
     /// A step and its number, from 1.
     pub fn step(&self, name: &str) -> Option<(usize, &TestedStep)> {
         self.steps.iter().enumerate().find(|(_, step)| step.name == name).map(|(index, step)| (index + 1, step))
     }
+}
+
+fn of_fixture(fixture: &Fixture) -> Vec<TestedStep> {
+    let file = fixture.dir.join(FIXTURE_FILE);
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let file = file.canonicalize().unwrap_or(file);
+    let written = |step: &Step| step.name.rsplit_once(": ").map_or(step.name.clone(), |(_, name)| name.to_owned());
+    let step = |table: &str, step: &Step| TestedStep {
+        name: step.name.clone(),
+        does: does(step),
+        line: line(&text, table, &written(step)),
+        file: Some(file.clone()),
+    };
+    let set_up = fixture.set_up.iter().map(|it| step("[[set-up]]", it));
+    set_up.chain(fixture.tear_down.iter().map(|it| step("[[tear-down]]", it))).collect()
 }
 
 fn digest(scenario: &Scenario) -> Digest {
@@ -88,8 +121,8 @@ fn done(step: &Step) -> String {
     format!("{} {about}", step.kind.name()).trim_end().to_owned()
 }
 
-/// The line on which a step's name is written; the file's first when it is not written as it is.
-fn line(text: &str, name: &str) -> usize {
+/// The line on which the name of a step in the tables `table` is written; the file's first when it is not written as it is.
+fn line(text: &str, table: &str, name: &str) -> usize {
     let is_it = |line: &str| {
         let value = line.trim_start().strip_prefix("name").map(str::trim_start).and_then(|rest| rest.strip_prefix('='));
         value.is_some_and(|value| {
@@ -97,8 +130,8 @@ fn line(text: &str, name: &str) -> usize {
             [format!("{name:?}"), format!("'{name}'")].iter().any(|quoted| value.starts_with(quoted))
         })
     };
-    // Its own name may be a step's too.
-    let from = text.lines().position(|line| line.trim_start().starts_with("[[step]]")).unwrap_or(0);
+    // The scenario's own name may be a step's too.
+    let from = text.lines().position(|line| line.trim_start().starts_with(table)).unwrap_or(0);
     text.lines().skip(from).position(is_it).map_or(1, |index| from + index + 1)
 }
 
@@ -118,6 +151,19 @@ mod tests {
         let steps: Vec<_> = tested.steps.iter().map(|step| (step.does.as_str(), step.line)).collect();
         assert_eq!(steps, [("nginx -t", 6), ("http http://127.0.0.1/", 11)]);
         assert_eq!(tested.step("front page").map(|(number, _)| number), Some(2));
+
+        let fixture = dir.path().join("fixtures/data");
+        std::fs::create_dir_all(&fixture).unwrap();
+        let lines = "summary = \"s\"\n[[set-up]]\nname = \"make\"\nrun = \"createdb\"\n";
+        std::fs::write(fixture.join(FIXTURE_FILE), lines).unwrap();
+        let more = "[[after-writes]]\nname = \"rows\"\nrun = \"./rows.sh\"\n";
+        let more = text.replace("summary", "fixtures = [\"data\"]\nsummary") + more;
+        std::fs::write(folder.join(FILE), more).unwrap();
+        let more = Tested::of(&Scenario::read(&folder).unwrap());
+        assert_eq!(more.place("rows"), (more.file.as_path(), 15));
+        assert_eq!(more.step("rows").unwrap().1.does, "./rows.sh");
+        let (place, line) = more.place("fixture data: make");
+        assert!(place.ends_with("fixtures/data/fixture.toml") && line == 3, "{place:?} {line}");
 
         std::fs::write(folder.join("more.sh"), "true").unwrap();
         let other = Tested::of(&Scenario::read(&folder).unwrap());

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use patchlab_check::Status;
 use serde_json::json;
 
@@ -96,6 +98,20 @@ fn a_run_is_on_the_disk_from_its_beginning_and_ends_with_its_verdict() {
     assert_eq!((text("journal.txt").as_deref(), text("control.console")), (Some("a line\n"), None));
     assert!(fs::read_to_string(run.folder.join(JUNIT)).unwrap().contains("web@1"));
     assert_eq!(runs.get(&id[..8]).unwrap(), run, "a part of an id that says which");
+}
+
+#[test]
+fn scenarios_of_a_matrix_are_read_again_as_they_were() {
+    let (dir, runs) = lab();
+    let folder = scenario(dir.path()).dir;
+    let path = folder.join(FILE);
+    let text = fs::read_to_string(&path).unwrap().replace("[[step]]", "[matrix]\nport = [80, 443]\n[[step]]");
+    fs::write(&path, text).unwrap();
+    let both = Scenario::read_all(&folder).unwrap();
+    let recording = begin(&runs, &both);
+    let again = crate::scenario::discover(&[runs.get(recording.id()).unwrap().scenarios()]).unwrap();
+    let names = |all: &[Scenario]| all.iter().map(|scenario| scenario.name.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(names(&again), names(&both));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Bench for CloneBench<'_> {
         let bytes = self.guest.read_file(place, limit, CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
         self.guest.script(r#"rm -f -- "$1""#, &[place], CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
         let bytes = bytes.ok_or_else(|| self.broke("copy out", format!("{place} is gone")))?;
-        let (taken, bytes) = (bytes.len(), self.without_secrets(step, bytes));
+        let (taken, bytes) = (bytes.len(), step.redacted_bytes(bytes));
         let file =
             Path::new(copy.from.as_str()).file_name().map_or_else(Default::default, |name| name.to_string_lossy());
         let path = self.free(step, &file).map_err(|error| self.broke("keep what was copied out", error))?;
@@ -156,14 +156,6 @@ impl CloneBench<'_> {
         match error.answer {
             crate::machine::Answer::Refused => Ok(Err(error.reason)),
             crate::machine::Answer::None => Err(self.broke(&error.action, error.reason)),
-        }
-    }
-
-    /// Text without what is to be redacted; what is no text is left as it is.
-    fn without_secrets(&self, step: &Step, bytes: Vec<u8>) -> Vec<u8> {
-        match String::from_utf8(bytes) {
-            Ok(text) => step.redacted(text).into_bytes(),
-            Err(error) => error.into_bytes(),
         }
     }
 

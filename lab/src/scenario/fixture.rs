@@ -44,8 +44,19 @@ pub struct Fixture {
     pub set_up: Vec<Step>,
     /// What is done after them, in any case.
     pub tear_down: Vec<Step>,
+    /// How long it stays.
+    pub stay: Stay,
     /// Its folder on this machine.
     pub dir: PathBuf,
+}
+
+/// How long a fixture stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as a scenario's steps are done.
+    Steps,
+    /// Beyond them: what comes after is to find it.
+    Beyond,
 }
 
 impl Fixture {
@@ -98,7 +109,15 @@ impl Fixture {
         for step in set_up.iter_mut().chain(&mut tear_down) {
             step.name = format!("fixture {name}: {}", step.name);
         }
-        Ok(Self { name, summary, set_up, tear_down, dir: dir.to_owned() })
+        Ok(Self { name, summary, set_up, tear_down, stay: Stay::Steps, dir: dir.to_owned() })
+    }
+
+    /// The steps that take it away after a scenario's own: none when it stays.
+    pub fn taken_away(&self) -> &[Step] {
+        match self.stay {
+            Stay::Steps => &self.tear_down,
+            Stay::Beyond => &[],
+        }
     }
 
     /// Takes what these match out of the output of its steps, besides what they say themselves.

@@ -160,7 +160,7 @@ pub fn run(
     running.obstacle.take_if(|obstacle| matches!(obstacle, Obstacle::NotSetUp(_)));
     for (fixture, guest) in scenario.fixtures.iter().zip(&places).rev() {
         running.budget = running.budget.max(running.begun.elapsed() + TEAR_DOWN);
-        for step in &fixture.tear_down {
+        for step in fixture.taken_away() {
             running.step(step, Place { guest, host: &fixture.dir })?;
         }
     }

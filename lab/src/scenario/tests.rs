@@ -433,6 +433,28 @@ fn a_scenario_is_brought_before_a_step_with_its_fixtures_set_up() {
 }
 
 #[test]
+fn what_a_workload_writes_into_a_fixture_is_there_after_it() {
+    let steps = "[[step]]\nname = \"read\"\nrun = \"echo read >>LOG\"\n\
+        [[after-writes]]\nname = \"write\"\nrun = \"echo write >>LOG\"\n";
+    let (dir, log) = with_fixture("echo up >>LOG", "repeat = 2\nredact = [\"hunter.\"]", steps);
+    let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+    let workload = scenario.workload().unwrap();
+    assert_eq!(workload.steps[0].redact, scenario.redact);
+    let bed = Bed { reboot: Ok(String::new()), out: dir.path().join("out") };
+    let root = dir.path().join("web");
+    let done = |scenario: &Scenario| run(scenario, &Benches::alone(&bed), root.to_str().unwrap(), &mut |_| ()).unwrap();
+    assert!(scenario.taking_away().is_none());
+    done(&workload);
+    // Once more on the same machine, as where a failure is to show twice.
+    done(&workload.taking_away().unwrap());
+    done(&workload);
+    let after = scenario.after_workload();
+    assert!(after.taking_away().is_none());
+    done(&after);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\nwrite\ndown\nup\nwrite\nread\nread\n");
+}
+
+#[test]
 fn rounds_are_repeated_until_one_fails() {
     let steps = "[[step]]\nname = \"a\"\nrun = \"echo a >>LOG\"\n\
         [[step]]\nname = \"b\"\nrun = \"test $(wc -l <LOG) -ne 3\"\n";

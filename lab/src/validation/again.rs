@@ -109,6 +109,7 @@ mod tests {
             control: None,
             patched: None,
             metric: None,
+            failed: None,
         };
         let steps = steps.iter().map(step).collect();
         ScenarioReport { name: name.into(), phase: Phase::Applied, verdict, reason: "it failed".into(), steps }

@@ -270,7 +270,8 @@ impl Validation<'_> {
                 RollbackReport::failed(format!("the machine is not as before: {}", told.join("; "))).leaving(*left)
             }
         };
-        self.round(scenarios, clones, stage, report)
+        let after: Vec<Scenario> = scenarios.iter().map(|scenario| scenario.after_workload()).collect();
+        self.round(&after.iter().collect::<Vec<_>>(), clones, stage, report)
     }
 
     /// Whether the patched clone is as its baseline was, or as the control has become. What runs at the moment is looked at again, since

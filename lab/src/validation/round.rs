@@ -14,7 +14,7 @@ use crate::{
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
-    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, requirement},
+    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns, requirement},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, Verdict, compare_scenario},
 };
 
@@ -39,18 +39,15 @@ impl Validation<'_> {
                 continue;
             }
             if let Some(quarantine) = &scenario.quarantine {
-                let standing = quarantine.standing(self.today);
-                (self.observer)(Event::Note(&match standing {
-                    Standing::Holds => format!("{name} is in quarantine {quarantine}: it runs and rejects nothing"),
-                    Standing::Expired => format!("{name}: its quarantine {quarantine} has expired: it counts again"),
-                }));
-                report.quarantined.push(QuarantinedScenario {
+                let aside = QuarantinedScenario {
                     name: name.clone(),
-                    standing,
+                    standing: quarantine.standing(self.today),
                     owner: quarantine.owner.clone(),
                     until: quarantine.until.to_string(),
                     ticket: quarantine.ticket.clone(),
-                });
+                };
+                (self.observer)(Event::Note(&aside.to_string()));
+                report.quarantined.push(aside);
             }
             runnable.push(scenario);
         }
@@ -114,6 +111,9 @@ impl Validation<'_> {
     ) -> Result<(ScenarioReport, Presence), Broke> {
         let mut attempts = Vec::new();
         while attempts.len() < ATTEMPTS {
+            if let (false, Some(taking_away)) = (attempts.is_empty(), scenario.taking_away()) {
+                self.attempt(&taking_away, stage, clones)?;
+            }
             let mut attempt = self.attempt(scenario, stage, clones)?;
             if is_gone(&attempt.patched) && !is_gone(&attempt.control) {
                 if let Control::Remembered(_) = clones.control {
@@ -230,15 +230,17 @@ impl Validation<'_> {
         let collector = check.kind.collector(self.baseline.record.frozen.at);
         let broke = |error: TargetError| other("checks", error);
         let which = (scenario.name.as_str(), check.kind);
+        // Before it is compared: of a control it is kept, and compared with what a later validation reads.
+        let read = |machine: &Machine| collected(collector.as_deref(), machine).map(|text| scenario.redacted(text));
         let (control, patched) = std::thread::scope(|scope| {
             let control = scope.spawn(|| {
                 clones.control.is(
-                    |machine| collected(collector.as_deref(), machine).map_err(broke),
+                    |machine| read(machine).map_err(broke),
                     |record, text| record.keep_read(stage, which, text.clone()),
                     |record| record.read(stage, which).map(str::to_owned),
                 )
             });
-            let patched = collected(collector.as_deref(), &clones.patched);
+            let patched = read(&clones.patched);
             (joined(control), patched)
         });
         let patched = patched.map_err(|error| self.of_patched(clones, stage.phase, broke(error)));

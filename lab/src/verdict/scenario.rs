@@ -9,7 +9,7 @@ use patchlab_check::{
 
 use super::{ATTEMPTS, Decision, Found, MetricReport, Phase, Side, Verdict, compare, compare_metric, decide};
 use crate::{
-    report::{ScenarioReport, StepReport},
+    report::{Failed, ScenarioReport, StepReport},
     scenario::{Scenario, ScenarioRun},
 };
 
@@ -84,6 +84,13 @@ pub fn compare_scenario(scenario: &Scenario, phase: Phase, attempts: &[Attempt])
     Compared::Verdict(ScenarioReport { name: scenario.name.clone(), phase, verdict, reason, steps })
 }
 
+/// How often a step failed, where it was done more than once.
+fn failed(seen: &[(Side, Side)]) -> Option<Failed> {
+    let count =
+        |side: &dyn Fn(&(Side, Side)) -> Side| seen.iter().filter(|pair| side(pair) == Side::Ran(Status::Fail)).count();
+    (seen.len() > 1).then(|| Failed { control: count(&|pair| pair.0), patched: count(&|pair| pair.1), of: seen.len() })
+}
+
 /// What both clones say of a step, and why; `None` asks for another attempt.
 fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Option<(StepReport, String)> {
     let lost = attempts.last().is_some_and(|attempt| attempt.patched_clone == Presence::Lost);
@@ -98,7 +105,8 @@ fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Opt
         .map(|at| row.outcomes[at]);
     let (control, patched) = shown.unwrap_or((None, None));
     let (name, label) = (row.name.to_owned(), label(scenario, row.name));
-    let step = StepReport { name, verdict, control: control.cloned(), patched: patched.cloned(), metric: None };
+    let (control, failed) = (control.cloned(), failed(&row.seen));
+    let step = StepReport { name, verdict, control, patched: patched.cloned(), metric: None, failed };
     // Numbers are compared where the step holds on both.
     let holds = row.seen.iter().all(|seen| *seen == (Side::Ran(Status::Pass), Side::Ran(Status::Pass)));
     if let (true, Some(metric)) = (holds, row.metric) {
@@ -109,7 +117,7 @@ fn compare_step(scenario: &Scenario, row: &Row<'_>, attempts: &[Attempt]) -> Opt
         let step = with_metric(StepReport { verdict: Some(verdict), ..step }, report, &why);
         return Some((step, if why.is_empty() { why } else { format!("{label}: {why}") }));
     }
-    let reason = verdict.map_or_else(String::new, |verdict| reason(&label, verdict, patched, (attempts, &row.seen)));
+    let reason = verdict.map_or_else(String::new, |verdict| reason(&label, verdict, patched, (attempts, failed)));
     Some((step, reason))
 }
 
@@ -212,7 +220,7 @@ fn reason(
     step: &str,
     verdict: Verdict,
     patched: Option<&Outcome>,
-    (attempts, seen): (&[Attempt], &[(Side, Side)]),
+    (attempts, failed): (&[Attempt], Option<Failed>),
 ) -> String {
     let why = patched.map(|outcome| outcome.reason.as_str()).filter(|reason| !reason.is_empty());
     let broke = || {
@@ -223,13 +231,9 @@ fn reason(
         Verdict::Pass | Verdict::Fixed => String::new(),
         Verdict::Regression => format!("{step}: {}, and the control passes", why.unwrap_or("failed")),
         Verdict::Flaky => {
-            let failed = |side: &dyn Fn(&(Side, Side)) -> Side| {
-                let count = seen.iter().filter(|pair| side(pair) == Side::Ran(Status::Fail)).count();
-                format!("{count} of {}", seen.len())
-            };
-            let (patched, control) = (failed(&|pair| pair.1), failed(&|pair| pair.0));
+            let often = failed.map_or_else(String::new, |failed| format!(" {failed}"));
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
-            format!("{step}: failed {patched} times on the patched clone, {control} on the control{why}")
+            format!("{step}: failed{often}{why}")
         }
         Verdict::PreExisting => format!("{step}: {}, on the control too", why.unwrap_or("failed")),
         Verdict::Missing => format!("{step}: {}", why.unwrap_or("did not run")),
@@ -285,6 +289,7 @@ pub fn of_the_machine(phase: Phase, step: &str, why: &str, verdict: Verdict) -> 
         control: Some(outcome(Status::Pass, "")),
         patched: Some(outcome(Status::Fail, why)),
         metric: None,
+        failed: None,
     }];
     let reason = format!("{step}: {why}, and the control is well");
     ScenarioReport { name: "the machine".into(), phase, verdict, reason, steps }
@@ -312,6 +317,7 @@ pub fn lost_in_reboot(control_ms: u64, why: &str, back: Presence) -> ScenarioRep
         control: Some(outcome(Status::Pass, control_ms, "")),
         patched: Some(outcome(Status::Fail, 0, &format!("{why}, {end}"))),
         metric: None,
+        failed: None,
     };
     ScenarioReport { name: "the reboot".into(), phase: Phase::Rebooted, verdict, reason, steps: vec![step] }
 }

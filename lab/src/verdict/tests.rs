@@ -128,6 +128,8 @@ fn a_step_that_was_broken_before_hides_none_that_the_patch_broke() {
     assert_eq!(report.verdict, Verdict::Flaky);
     let told = "port (`true`): failed 1 of 2 times on the patched clone, 0 of 2 on the control: it said fail";
     assert_eq!(report.reason, told);
+    let often = |step: usize| report.steps[step].failed.map(|failed| (failed.control, failed.patched, failed.of));
+    assert_eq!((often(0), often(1)), (Some((2, 2, 2)), Some((0, 1, 2))));
     assert_eq!(report.steps[1].patched.as_ref().unwrap().status, Fail);
     assert_eq!(compared(&[attempt((Skip, Skip), (Skip, Skip))]).verdict, Verdict::Missing);
     assert_eq!(compared(&[attempt((Pass, Skip), (Pass, Skip))]).verdict, Verdict::Pass);

@@ -56,7 +56,7 @@ pub(super) fn lines(runner: &Runner, report: &Report, tested: &[Tested], junit: 
     }
 }
 
-/// Workflow commands: an error for what the patch broke, a warning for what is its owner's, at the step's line; and an error without a
+/// Workflow commands: an error for what the patch broke, a warning for what is its owner's or in quarantine, at the step's line; and an error without a
 /// place for a verdict that no step explains.
 fn github(workspace: &Path, report: &Report, tested: &[Tested]) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
@@ -64,6 +64,8 @@ fn github(workspace: &Path, report: &Report, tested: &[Tested]) -> Vec<String> {
         let found = failures(baseline, tested);
         let is_explained = found.iter().any(|failure| failure.blame == Blame::Patch);
         said.extend(found.iter().map(|failure| command(workspace, failure)));
+        let title = property(&format!("{} on {}", report.id, baseline.name));
+        said.extend(baseline.aside().iter().map(|aside| format!("::notice title={title}::{}", data(aside))));
         if baseline.verdict != Judgement::Passed && !is_explained {
             let title = property(&format!("{}: {}", report.id, baseline.verdict));
             said.push(format!("::error title={title}::{}", data(&format!("{}: {}", baseline.name, baseline.reason))));
@@ -76,13 +78,17 @@ fn github(workspace: &Path, report: &Report, tested: &[Tested]) -> Vec<String> {
 }
 
 fn command(workspace: &Path, failure: &Failure<'_>) -> String {
-    let kind = if failure.blame == Blame::Owner { "warning" } else { "error" };
+    let kind = match failure.blame {
+        Blame::Owner | Blame::Quarantine => "warning",
+        Blame::Patch | Blame::Lab => "error",
+    };
     let place = failure.tested.map(|tested| {
-        let file = tested.file.strip_prefix(workspace).unwrap_or(&tested.file);
-        let line = tested.step(failure.step).map_or(1, |(_, step)| step.line);
+        let (file, line) = tested.place(failure.step);
+        let file = file.strip_prefix(workspace).unwrap_or(file);
         format!("file={},line={line},", property(&file.display().to_string()))
     });
-    let title = property(&format!("{} of {}/{}", failure.verdict, failure.scenario, failure.step));
+    let aside = if failure.blame == Blame::Quarantine { "in quarantine: " } else { "" };
+    let title = property(&format!("{aside}{} of {}/{}", failure.verdict, failure.scenario, failure.step));
     let message = data(&format!("{}: {failure}", failure.baseline));
     format!("::{kind} {}title={title}::{message}", place.unwrap_or_default())
 }
@@ -101,8 +107,9 @@ fn property(text: &str) -> String {
 mod tests {
     use patchlab_check::{Digest, Outcome, Status};
     use patchlab_lab::{
-        report::{BaselineReport, SCHEMA, ScenarioReport, StepReport},
+        report::{BaselineReport, QuarantinedScenario, SCHEMA, ScenarioReport, StepReport},
         runs::TestedStep,
+        scenario::Standing,
         verdict::{Phase, Verdict},
     };
 
@@ -125,6 +132,7 @@ mod tests {
             control: outcome(control, ""),
             patched: outcome(Status::Fail, "50% of it:\nbad"),
             metric: None,
+            failed: None,
         };
         let ran = |phase| ScenarioReport {
             name: "web-smoke".into(),
@@ -158,7 +166,7 @@ mod tests {
             summary: String::new(),
             digest: Digest::of(""),
             file: "/code/scenarios/web,smoke/scenario.toml".into(),
-            steps: vec![TestedStep { name: "config".into(), does: "nginx -t".into(), line: 12 }],
+            steps: vec![TestedStep { name: "config".into(), does: "nginx -t".into(), line: 12, file: None }],
         }]
     }
 
@@ -178,6 +186,26 @@ mod tests {
         let said = lines(&github, &report(Verdict::PreExisting, Status::Fail), &tested(), None);
         assert!(said[0].starts_with("::warning file=/code/scenarios/"), "{said:?}");
         assert_eq!(said[1], "::error title=PO-1%3A rejected::web@1: because, of: it");
+    }
+
+    #[test]
+    fn what_is_in_quarantine_is_a_warning_and_said() {
+        let mut report = report(Verdict::Regression, Status::Pass);
+        report.baselines[0].quarantined = vec![QuarantinedScenario {
+            name: "web-smoke".into(),
+            standing: Standing::Holds,
+            owner: "qa".into(),
+            until: "2027-01-31".into(),
+            ticket: "QA-7".into(),
+        }];
+        report.baselines[0].verdict = Judgement::Passed;
+        let said = lines(&Runner::GitHub { workspace: PathBuf::new() }, &report, &tested(), None);
+        assert!(
+            said[0].starts_with("::warning file=") && said[0].contains("title=in quarantine%3A regression"),
+            "{said:?}"
+        );
+        assert!(said[1].starts_with("::notice title=PO-1 on web@1::web-smoke is in quarantine until"), "{said:?}");
+        assert_eq!(said.len(), 2);
     }
 
     #[test]

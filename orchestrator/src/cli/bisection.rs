@@ -20,8 +20,11 @@ use super::{
 };
 use crate::{
     draft::render,
-    lab::{bisection, validate::Batch},
-    order::Written,
+    lab::{
+        bisection::{self, SplitError},
+        validate::Batch,
+    },
+    order::{Written, named_after},
 };
 
 /// Whether a rejected order of several packages is split.
@@ -33,19 +36,36 @@ pub enum Bisect {
     Never,
 }
 
-/// Splits a rejected order, and puts what was found into its report.
+/// What became of splitting an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Split {
+    /// Its report says what was found.
+    Told,
+    /// There was nothing to split, or it did not come to its end, which was said: what was known before stands.
+    Untold,
+    /// Somebody ended it.
+    Interrupted,
+}
+
+/// Splits a rejected order, and puts what was found into its report. Whatever happens here, the order's verdict stands.
 pub(super) fn split(
     output: &Output,
     batch: &Batch<'_>,
     (validated, path): (&(Order, Vec<Baseline>), &Path),
     report: &mut Report,
     artifacts: &ArtifactStore,
-) -> Result<(), CliError> {
-    let failed = |error: anyhow::Error| CliError::Failed(format!("splitting {}: {error:#}", validated.0.id));
-    let is_whole = batch.scope == Scope::Whole;
-    let Some(parts) = bisection::splittable(&validated.0, report, artifacts).map_err(failed)?.filter(|_| is_whole)
-    else {
-        return Ok(());
+) -> Split {
+    let broke = |error: &dyn std::fmt::Display| {
+        output.note(format!("{} was not split, its verdict stands: {error}", validated.0.id));
+        Split::Untold
+    };
+    if batch.scope != Scope::Whole {
+        return Split::Untold;
+    }
+    let parts = match bisection::splittable(&validated.0, report, artifacts) {
+        Ok(Some(parts)) => parts,
+        Ok(None) => return Split::Untold,
+        Err(error) => return broke(&format!("{error:#}")),
     };
     let mut board = Board::new(output.voice(), Orders::Several);
     let begins = &mut |packages: &BTreeSet<String>| {
@@ -53,20 +73,27 @@ pub(super) fn split(
     };
     let found = bisection::split(batch, validated, report, &parts, begins, &mut |seen| board.see(seen));
     drop(board);
-    let found = found.map_err(failed)?;
+    let found = match found {
+        Ok(found) => found,
+        Err(SplitError::Interrupted) => {
+            broke(&SplitError::Interrupted);
+            return Split::Interrupted;
+        }
+        Err(error) => return broke(&error),
+    };
     print(output, &report.id, &found);
     if !found.passing.is_empty() {
-        let offered = offer(path, &found.passing)?;
-        output.line(format!(
-            "  {} pass{} without: {}  (patchlab lab validate --order {})",
-            listed(&found.passing),
-            if found.passing.len() == 1 { "es" } else { "" },
-            offered.display(),
-            offered.display()
-        ));
+        let pass = format!("  {} pass{}", listed(&found.passing), if found.passing.len() == 1 { "es" } else { "" });
+        match offer(path, &found.passing) {
+            Ok(offered) => {
+                let offered = offered.display();
+                output.line(format!("{pass} without: {offered}  (patchlab lab validate --order {offered})"));
+            }
+            Err(error) => output.line(format!("{pass} without, but an order of them cannot be written: {error}")),
+        }
     }
     report.bisection = Some(found);
-    Ok(())
+    Split::Told
 }
 
 /// Prints what the split found.
@@ -94,7 +121,7 @@ fn listed<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
 fn offer(path: &Path, passing: &[String]) -> Result<PathBuf, CliError> {
     let mut order: Written = written::read(path).map_err(CliError::input)?;
     let passes = |name: &str| passing.iter().any(|passing| passing == name);
-    order.id += "-passing";
+    order.id = named_after(&order.id, "-passing");
     for change in &mut order.change {
         // Every file is named below, by its digest: those that were given by path too.
         change.packages.clear();

@@ -9,12 +9,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use patchlab_check::Status;
-use patchlab_lab::{
-    failure::{Blame, failures},
-    report::BaselineReport,
-    runs::Record,
-    verdict::Judgement,
-};
+use patchlab_lab::{failure, report::BaselineReport, runs::Record, verdict::Judgement};
 
 use super::output::{Voice, coloured, is_plain};
 use crate::{
@@ -278,9 +273,7 @@ fn first_line(report: &BaselineReport, record: &Record) -> String {
     if report.verdict == Judgement::Passed {
         return String::new();
     }
-    let failures = failures(report, &record.scenarios);
-    let first = failures.iter().find(|failure| failure.blame == Blame::Patch);
-    format!(": {}", first.map_or_else(|| report.reason.clone(), ToString::to_string))
+    format!(": {}", failure::first_line(report, &record.scenarios))
 }
 
 #[cfg(test)]

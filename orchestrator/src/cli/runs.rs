@@ -225,7 +225,8 @@ impl LogCommand {
         let output = global.output();
         if !self.console && !self.journal {
             let events = run.events().map_err(classify)?;
-            let wanted = |event: &&Event| self.baseline.as_ref().is_none_or(|name| event.baseline == *name);
+            let on = self.baseline.as_deref().map(|name| baseline_of(&run, Some(name))).transpose()?;
+            let wanted = |event: &&Event| on.as_ref().is_none_or(|name| event.baseline == *name);
             let events: Vec<Event> = events.iter().filter(wanted).cloned().collect();
             events.iter().for_each(|event| output.line(said(event)));
             output.json(&events)?;
@@ -238,7 +239,7 @@ impl LogCommand {
             let what = if self.journal {
                 "no journal: it is read of a patched clone that does not pass".to_owned()
             } else {
-                format!("no console of the {role} clone: it was ended before there was one")
+                format!("no console of the {role} clone: it said nothing there, or was ended before there was one")
             };
             classify(RunsError::Nothing { run: run.record.id.clone(), what })
         };

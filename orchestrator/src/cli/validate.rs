@@ -21,7 +21,7 @@ use patchlab_protocol::{Digest, Envelope, SigningKey, document::Order};
 use super::{
     CliError, Exit, Global, Output,
     annotation::{self, Runner},
-    bisection::{self, Bisect},
+    bisection::{self, Bisect, Split},
     board::{Board, Orders},
     kept::KeepWhen,
     lab, verdict,
@@ -178,20 +178,31 @@ impl Validate {
             pool: &pool,
         };
         let mut validated = run(&output, &batch)?;
-        if self.bisect == Bisect::Auto {
-            for ((order, path), validated) in orders.iter().zip(&self.order).zip(&mut validated) {
-                bisection::split(&output, &batch, (order, path), &mut validated.report, &artifacts)?;
-                if validated.report.bisection.is_some() {
-                    Runs::open(&data.lab()).amend(&validated.record.id, &validated.report).map_err(CliError::failed)?;
-                }
-            }
-        }
         for (((order, _), path), validated) in orders.iter().zip(&self.order).zip(&validated) {
             if validated.report.verdict == Judgement::Passed {
                 sign(&output, (order, path), &validated.report, signer.as_ref())?;
             }
         }
-        finish(&output, &data, &self.results, &validated)
+        let mut split = Split::Untold;
+        if self.bisect == Bisect::Auto && exit(&validated) != Exit::Interrupted {
+            // Which package it is takes many more validations: what is known already is not to wait for that, nor be lost with it.
+            self.results.write(&data, &validated)?;
+            if !output.is_machine_read() {
+                documents(&output, &validated)?;
+            }
+            for ((order, path), validated) in orders.iter().zip(&self.order).zip(&mut validated) {
+                split = bisection::split(&output, &batch, (order, path), &mut validated.report, &artifacts);
+                match split {
+                    Split::Told => Runs::open(&data.lab())
+                        .amend(&validated.record.id, &validated.report)
+                        .map_err(CliError::failed)?,
+                    Split::Untold => {}
+                    Split::Interrupted => break,
+                }
+            }
+        }
+        let exit = finish(&output, &data, &self.results, &validated)?;
+        Ok(if split == Split::Interrupted { Exit::Interrupted } else { exit })
     }
 }
 
@@ -245,11 +256,16 @@ pub(super) fn finish(
             if output.is_machine_read() { eprintln!("{line}") } else { output.line(line) }
         }
     }
-    match validated {
-        [one] => output.json(&one.report)?,
-        all => output.json(&all.iter().map(|one| &one.report).collect::<Vec<_>>())?,
-    }
+    documents(output, validated)?;
     Ok(exit(validated))
+}
+
+/// The verdicts as JSON: of several orders a list.
+fn documents(output: &Output, validated: &[Validated]) -> Result<(), CliError> {
+    match validated {
+        [one] => output.json(&one.report),
+        all => output.json(&all.iter().map(|one| &one.report).collect::<Vec<_>>()),
+    }
 }
 
 /// The worst of all; interrupted before anything else.

@@ -24,7 +24,8 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
         Some(End { how: How::Interrupted, .. }) => "interrupted",
         None => "no verdict",
     };
-    output.fields(&[&report.id, word, &report.reason]);
+    let headline = failure::headline(report, &record.scenarios);
+    output.fields(&[&report.id, word, &headline]);
     let rows: Vec<_> = report.baselines.iter().flat_map(rows).collect();
     if !rows.is_empty() {
         output.table(&["baseline", "when", "step", "control", "patched", "verdict"], &rows);
@@ -38,9 +39,10 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
         let found = failure::failures(baseline, &record.scenarios);
         failures(output, &found);
         for_owners(output, &found);
+        aside(output, baseline, &found);
         journal(output, baseline);
         changes(output, baseline);
-        let why = if report.reason.contains(&baseline.reason) { "" } else { &baseline.reason };
+        let why = if headline.contains(&baseline.reason) { "" } else { &baseline.reason };
         end(output, baseline, why);
     }
     if let Some(found) = &report.bisection {
@@ -89,7 +91,7 @@ fn metrics(baseline: &BaselineReport) -> Vec<Vec<String>> {
 
 /// What the patch broke, each with its first line and what both clones said.
 fn failures(output: &Output, found: &[Failure<'_>]) {
-    for failure in found.iter().filter(|failure| failure.blame != Blame::Owner) {
+    for failure in found.iter().filter(|failure| matches!(failure.blame, Blame::Patch | Blame::Lab)) {
         output.line(format!("{}: {failure}", failure.baseline));
         for (side, outcome) in [("control", failure.control), ("patched", failure.patched)] {
             let Some(outcome) = outcome else { continue };
@@ -106,6 +108,14 @@ fn for_owners(output: &Output, found: &[Failure<'_>]) {
     if found.peek().is_some() {
         output.line("for the scenarios' owners, not held against the patch:");
         found.for_each(|failure| output.line(format!("  {}: {}: {failure}", failure.owner(), failure.baseline)));
+    }
+}
+
+/// What was skipped or is in quarantine, and what that found.
+fn aside(output: &Output, baseline: &BaselineReport, found: &[Failure<'_>]) {
+    baseline.aside().iter().for_each(|line| output.line(format!("{}: {line}", baseline.name)));
+    for failure in found.iter().filter(|failure| failure.blame == Blame::Quarantine) {
+        output.line(format!("  {failure}"));
     }
 }
 

@@ -16,10 +16,21 @@ use patchlab_lab::{
 use patchlab_protocol::document::Order;
 
 use super::validate::{Batch, Seen, Validated, validate};
-use crate::order::parts::parts;
+use crate::order::{named_after, parts::parts};
 
 /// Most sets that are validated: with the usual minute for each, a coffee break.
 const LIMIT: usize = 24;
+
+/// A split did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// Somebody ended it.
+    #[error("interrupted while the order was split")]
+    Interrupted,
+    /// A validation of a set could not be had.
+    #[error("{0:#}")]
+    Broke(#[from] anyhow::Error),
+}
 
 /// What there is to split in a rejected order: its parts, when there are several.
 pub fn splittable(order: &Order, report: &Report, artifacts: &ArtifactStore) -> anyhow::Result<Option<Vec<Part>>> {
@@ -39,21 +50,21 @@ pub fn split(
     parts: &[Part],
     begins: &mut dyn FnMut(&BTreeSet<String>),
     observer: &mut dyn FnMut(Seen<'_>),
-) -> anyhow::Result<BisectionReport> {
+) -> Result<BisectionReport, SplitError> {
     let rejected = |baseline: &&Baseline| {
         let name = baseline.full_name();
         whole.baselines.iter().any(|report| report.name == name && report.verdict == Judgement::Rejected)
     };
     let baselines: Vec<Baseline> = baselines.iter().filter(rejected).cloned().collect();
     let mut reasons: Vec<(Parts, String)> = vec![((0..parts.len()).collect(), whole.reason.clone())];
-    let mut attempt = |set: &Parts| -> anyhow::Result<Tried> {
+    let mut attempt = |set: &Parts| -> Result<Tried, SplitError> {
         let packages = names(parts, set);
         begins(&packages);
         let part = part_of(order, &packages, reasons.len());
         let batch = Batch { orders: &[(part, baselines.clone())], scope: Scope::Whole, ..batch.clone() };
         let Validated { report, record } = validate(&batch, observer)?.pop().context("a validation has a verdict")?;
         if matches!(record.end, Some(End { how: How::Interrupted, .. })) {
-            anyhow::bail!("interrupted while the order was split");
+            return Err(SplitError::Interrupted);
         }
         reasons.push((set.clone(), report.reason));
         Ok(match report.verdict {
@@ -87,7 +98,7 @@ fn names(parts: &[Part], set: &Parts) -> BTreeSet<String> {
 /// The order with some of its packages alone.
 fn part_of(order: &Order, packages: &BTreeSet<String>, number: usize) -> Order {
     let mut part = order.clone();
-    part.id = format!("{}.{number}", order.id);
+    part.id = named_after(&order.id, &format!(".{number}"));
     part.install.retain(|file| packages.contains(&file.name));
     part.replaces.retain(|old| packages.contains(&old.name));
     part

@@ -202,13 +202,22 @@ fn without_numbers(key: &str) -> String {
     key.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
 }
 
+/// Most characters of an order's id.
+const ID_LENGTH: usize = 64;
+
+/// The id of an order that is made of the one with `id`: with a suffix, and short enough for an id.
+pub fn named_after(id: &str, suffix: &str) -> String {
+    let room = ID_LENGTH.saturating_sub(suffix.len());
+    format!("{}{suffix}", id.get(..room).unwrap_or(id))
+}
+
 /// The order that `written` means. Pure; equal input gives equal bytes, whatever the order of its lists of files.
 ///
 /// # Errors
 /// The key and what is wrong with it.
 pub fn compile(written: &Written) -> Result<Order, OrderError> {
     let id = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if written.id.is_empty() || written.id.len() > 64 || !written.id.chars().all(id) {
+    if written.id.is_empty() || written.id.len() > ID_LENGTH || !written.id.chars().all(id) {
         return wrong("id", format!("{:?} is not 1 to 64 letters, digits, - _ and .", written.id));
     }
     if written.title.trim().is_empty() || written.title.len() > 200 || written.title.chars().any(char::is_control) {

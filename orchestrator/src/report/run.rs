@@ -8,7 +8,7 @@ use std::fs;
 use askama::Template;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use patchlab_lab::{
-    failure::{Blame, Failure, failures},
+    failure::{Blame, failures},
     report::{BaselineReport, Report},
     runs::{PhaseTime, Record, Run, RunsError, State},
     verdict::Judgement,
@@ -140,6 +140,8 @@ struct Section<'a> {
     patchs: Vec<String>,
     /// What its owners have to answer for: who, and one line.
     owners: Vec<(String, String)>,
+    /// Scenarios that were skipped or are in quarantine, and what those found.
+    aside: Vec<String>,
     differ: Vec<Differing>,
     rounds: Vec<Round>,
     metrics: Vec<Measured>,
@@ -184,14 +186,13 @@ pub fn html(told: &Told) -> Result<String, askama::Error> {
 
 fn section<'a>(told: &'a Told, report: &'a BaselineReport, more: &'a ToldBaseline) -> Section<'a> {
     let found = failures(report, &told.record.scenarios);
-    let is_owners = |failure: &&Failure<'_>| failure.blame == Blame::Owner;
+    let of = |blames: &'static [Blame]| found.iter().filter(|failure| blames.contains(&failure.blame));
+    let owners = of(&[Blame::Owner]).map(|failure| (failure.owner().to_owned(), failure.to_string()));
+    let in_quarantine = of(&[Blame::Quarantine]).map(ToString::to_string);
     Section {
-        patchs: found.iter().filter(|failure| !is_owners(failure)).map(ToString::to_string).collect(),
-        owners: found
-            .iter()
-            .filter(is_owners)
-            .map(|failure| (failure.owner().to_owned(), failure.to_string()))
-            .collect(),
+        patchs: of(&[Blame::Patch, Blame::Lab]).map(ToString::to_string).collect(),
+        owners: owners.collect(),
+        aside: report.aside().into_iter().chain(in_quarantine).collect(),
         differ: report.scenarios.iter().flat_map(differing).collect(),
         rounds: phases(&report.scenarios).into_iter().map(round).collect(),
         metrics: report.scenarios.iter().flat_map(metrics).collect(),

@@ -144,6 +144,7 @@ mod tests {
                     control: None,
                     patched: Some(outcome(*status)),
                     metric: None,
+                    failed: None,
                 })
                 .collect(),
         }

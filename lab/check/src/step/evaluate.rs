@@ -115,10 +115,10 @@ impl Step {
 
     fn once(&self, target: &dyn Target, context: Context<'_>) -> Result<Seen, TargetError> {
         match &self.kind {
-            Kind::Wait(wait) => wait.hold(target, context),
+            Kind::Wait(wait) => wait.hold(target, context, &self.redact),
             kind => {
                 let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0).min(context.budget);
-                see(kind, target, context.dir, timeout)
+                see(kind, target, Context { budget: timeout, ..context }, &self.redact)
             }
         }
     }
@@ -127,6 +127,11 @@ impl Step {
     pub fn redacted(&self, text: String) -> String {
         redacted(&self.redact, text)
     }
+
+    /// The same of bytes that need be no text.
+    pub fn redacted_bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        self.redact.iter().fold(bytes, |bytes, pattern| pattern.redact_bytes(&bytes).into_owned())
+    }
 }
 
 /// `text` without what any of the patterns matches.
@@ -134,17 +139,23 @@ pub(super) fn redacted(patterns: &[Pattern], text: String) -> String {
     patterns.iter().fold(text, |text, pattern| pattern.redact(&text).into_owned())
 }
 
-/// One look, or one command.
-fn see(kind: &Kind, target: &dyn Target, dir: Option<&str>, timeout: Duration) -> Result<Seen, TargetError> {
+/// One look, or one command, within the budget. What is quoted of what was seen is quoted without what `redact` matches: later, when
+/// line breaks and quotes are escaped, a pattern would not match any more.
+fn see(
+    kind: &Kind,
+    target: &dyn Target,
+    Context { dir, budget: timeout }: Context<'_>,
+    redact: &[Pattern],
+) -> Result<Seen, TargetError> {
     match kind {
-        Kind::Run { command, expect, .. } => run(target, command, expect, dir, timeout),
-        Kind::Http(http) => look::at_answer(target, http, timeout),
+        Kind::Run { command, expect, .. } => run(target, (command, expect), dir, timeout, redact),
+        Kind::Http(http) => look::at_answer(target, http, timeout, redact),
         Kind::Tcp(tcp) => look::at_connection(target, tcp, timeout),
         Kind::Unit(unit) => look::at_unit(target, unit, timeout),
-        Kind::File(file) => look::at_file(target, file, timeout),
+        Kind::File(file) => look::at_file(target, file, timeout, redact),
         Kind::Package(package) => look::at_package(target, package, timeout),
         Kind::Port(port) => look::at_port(target, port, timeout),
-        Kind::Wait(wait) => wait.hold(target, Context { dir, budget: timeout }),
+        Kind::Wait(wait) => wait.hold(target, Context { dir, budget: timeout }, redact),
         Kind::Errand(errand) => Ok(by_the_lab_alone(errand)),
     }
 }
@@ -155,7 +166,7 @@ fn by_the_lab_alone(errand: &Errand) -> Seen {
 
 impl Wait {
     /// Looks until the condition holds, can no longer hold, says that it does not apply, or the limit is reached.
-    fn hold(&self, target: &dyn Target, context: Context<'_>) -> Result<Seen, TargetError> {
+    fn hold(&self, target: &dyn Target, context: Context<'_>, redact: &[Pattern]) -> Result<Seen, TargetError> {
         let limit = self.limit.0.min(context.budget);
         let begun = Instant::now();
         let (mut pause, longest) = WAIT_POLL;
@@ -163,7 +174,7 @@ impl Wait {
         loop {
             let left = limit.saturating_sub(begun.elapsed());
             let patience = if matches!(kind, Kind::Run { .. }) { left } else { left.min(LOOK_TIMEOUT) };
-            let seen = see(kind, target, context.dir, patience)?;
+            let seen = see(kind, target, Context { budget: patience, ..context }, redact)?;
             let left = limit.saturating_sub(begun.elapsed());
             match (seen.status, seen.hope) {
                 (Status::Pass | Status::Skip, _) => return Ok(seen),
@@ -186,20 +197,20 @@ impl Wait {
 
 fn run(
     target: &dyn Target,
-    command: &str,
-    expect: &Expect,
+    (command, expect): (&str, &Expect),
     dir: Option<&str>,
     timeout: Duration,
+    redact: &[Pattern],
 ) -> Result<Seen, TargetError> {
     let ran = target.run(command, dir, timeout)?;
-    let output = both_streams(&ran);
+    let output = redacted(redact, both_streams(&ran));
     let unseen = ran.written.saturating_sub((ran.stdout.len() + ran.stderr.len()) as u64);
     if ran.exit == Some(SKIP) && expect.exit != Some(SKIP) {
         let said = output.lines().last().unwrap_or_default();
         let reason = if said.is_empty() { "exit 77".to_owned() } else { format!("exit 77: {said}") };
         return Ok(Seen { status: Status::Skip, exit: ran.exit, output, unseen, reason, hope: Hope::None });
     }
-    let reason = expect.unmet(&ran, timeout);
+    let reason = expect.unmet(&ran, timeout, redact);
     let hope = if ran.exit == Some(NO_COMMAND) { Hope::None } else { Hope::Open };
     Ok(Seen { exit: ran.exit, hope, unseen, ..Seen::unless(output, reason) })
 }

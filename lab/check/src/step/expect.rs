@@ -5,7 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::text::{JsonQuery, Pattern};
+use super::{
+    evaluate::redacted,
+    text::{JsonQuery, Pattern, REDACTED},
+};
 use crate::target::{Ended, Ran};
 
 /// Expectations on a command's end and output; all given ones must hold.
@@ -43,7 +46,7 @@ pub struct Expect {
 
 impl Expect {
     /// The first expectation that a command did not meet.
-    pub(super) fn unmet(&self, ran: &Ran, timeout: std::time::Duration) -> Option<String> {
+    pub(super) fn unmet(&self, ran: &Ran, timeout: std::time::Duration, redact: &[Pattern]) -> Option<String> {
         if ran.ended == Ended::ByTimeout {
             return Some(format!("it ran longer than {} s", timeout.as_secs_f32()));
         }
@@ -58,12 +61,14 @@ impl Expect {
             contains: self.stdout_contains.as_deref(),
             matches: self.stdout_matches.as_ref(),
             json: &self.stdout_json,
+            redact,
         };
         let stderr = Wanted {
             exactly: self.stderr.as_deref(),
             contains: self.stderr_contains.as_deref(),
             matches: self.stderr_matches.as_ref(),
             json: &self.stderr_json,
+            redact,
         };
         stdout.unmet("stdout", &ran.stdout).or_else(|| stderr.unmet("stderr", &ran.stderr))
     }
@@ -75,6 +80,8 @@ pub(super) struct Wanted<'a> {
     pub contains: Option<&'a str>,
     pub matches: Option<&'a Pattern>,
     pub json: &'a BTreeMap<JsonQuery, Value>,
+    /// What is not quoted of it.
+    pub redact: &'a [Pattern],
 }
 
 impl Wanted<'_> {
@@ -83,7 +90,7 @@ impl Wanted<'_> {
         let bare = |text: &'_ str| text.trim_end_matches(['\n', '\r']).to_owned();
         self.exactly
             .filter(|wanted| bare(wanted) != bare(text))
-            .map(|wanted| format!("{what} is {}, expected {wanted:?}", excerpt(&bare(text))))
+            .map(|wanted| format!("{what} is {}, expected {wanted:?}", excerpt(&bare(&self.shown(text)))))
             .or_else(|| {
                 let wanted = self.contains.filter(|wanted| !text.contains(wanted))?;
                 Some(format!("{what} does not contain {wanted:?}"))
@@ -92,34 +99,47 @@ impl Wanted<'_> {
                 let pattern = self.matches.filter(|pattern| !pattern.is_match(text))?;
                 Some(format!("{what} does not match {:?}", pattern.as_str()))
             })
-            .or_else(|| json_unmet(self.json, what, text))
+            .or_else(|| self.json_unmet(what, text))
     }
-}
 
-fn json_unmet(wanted: &BTreeMap<JsonQuery, Value>, what: &str, text: &str) -> Option<String> {
-    if wanted.is_empty() {
-        return None;
+    fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.redact.is_empty() { text.into() } else { redacted(self.redact, text.to_owned()).into() }
     }
-    let document: Value = match serde_json::from_str(text) {
-        Ok(document) => document,
-        Err(error) => return Some(format!("{what} is not JSON: {error}")),
-    };
-    wanted.iter().find_map(|(query, wanted)| {
-        let found = query.all(&document);
-        let holds = match (found.as_slice(), wanted) {
-            ([one], wanted) if same(one, wanted) => true,
-            (found, Value::Array(wanted)) => {
-                found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| same(a, b))
-            }
-            _ => false,
+
+    fn json_unmet(&self, what: &str, text: &str) -> Option<String> {
+        if self.json.is_empty() {
+            return None;
+        }
+        // A secret is told by what stands around it, so a value is quoted from the document without secrets, as far as it still is one.
+        let shown = self.shown(text);
+        let legible: Option<Value> = (shown != text).then(|| serde_json::from_str(&shown).unwrap_or_default());
+        let document: Value = match serde_json::from_str(text) {
+            Ok(document) => document,
+            Err(error) => return Some(format!("{what} is not JSON: {error}")),
         };
-        let shown = match found.as_slice() {
-            [] => Cow::Borrowed("nothing"),
-            [one] => excerpt(&one.to_string()).into(),
-            many => format!("{} values", many.len()).into(),
-        };
-        (!holds).then(|| format!("{query} in {what} is {shown}, expected {wanted}"))
-    })
+        self.json.iter().find_map(|(query, wanted)| {
+            let found = query.all(&document);
+            let holds = match (found.as_slice(), wanted) {
+                ([one], wanted) if same(one, wanted) => true,
+                (found, Value::Array(wanted)) => {
+                    found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| same(a, b))
+                }
+                _ => false,
+            };
+            let shown = match found.as_slice() {
+                [] => Cow::Borrowed("nothing"),
+                [one] => match &legible {
+                    None => excerpt(&one.to_string()).into(),
+                    Some(legible) => match query.all(legible).as_slice() {
+                        [one] => excerpt(&one.to_string()).into(),
+                        _ => Cow::Borrowed(REDACTED),
+                    },
+                },
+                many => format!("{} values", many.len()).into(),
+            };
+            (!holds).then(|| format!("{query} in {what} is {shown}, expected {wanted}"))
+        })
+    }
 }
 
 /// Equal as people mean it: `1` and `1.0` are one number.

@@ -10,6 +10,7 @@ use super::{
     evaluate::{Seen, both_streams},
     expect::Wanted,
     http,
+    text::Pattern,
 };
 use crate::{
     PackageSystem,
@@ -21,7 +22,12 @@ const FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// How long between two looks at a unit on its way. systemd has no call that waits for a state.
 const UNIT_POLL: Duration = Duration::from_millis(250);
 
-pub(super) fn at_answer(target: &dyn Target, step: &Http, timeout: Duration) -> Result<Seen, TargetError> {
+pub(super) fn at_answer(
+    target: &dyn Target,
+    step: &Http,
+    timeout: Duration,
+    redact: &[Pattern],
+) -> Result<Seen, TargetError> {
     let url = &step.url;
     let Some(bytes) = target.connect(url.host(), url.port(), &http::request(url), timeout)? else {
         return Ok(Seen::fail("", format!("no connection to {}:{}", url.host(), url.port())));
@@ -38,6 +44,7 @@ pub(super) fn at_answer(target: &dyn Target, step: &Http, timeout: Duration) -> 
         contains: step.body_contains.as_deref(),
         matches: step.body_matches.as_ref(),
         json: &step.body_json,
+        redact,
     };
     let reason = (answer.status != wanted)
         .then(|| format!("status {}, expected {wanted}", answer.status))
@@ -96,7 +103,12 @@ pub(super) fn at_unit(target: &dyn Target, unit: &Unit, timeout: Duration) -> Re
     }
 }
 
-pub(super) fn at_file(target: &dyn Target, file: &File, timeout: Duration) -> Result<Seen, TargetError> {
+pub(super) fn at_file(
+    target: &dyn Target,
+    file: &File,
+    timeout: Duration,
+    redact: &[Pattern],
+) -> Result<Seen, TargetError> {
     let (path, quoted) = (&file.path, quoted(file.path.as_str()));
     if file.state == Presence::Absent {
         let command = format!("test ! -e {quoted} && test ! -L {quoted}");
@@ -134,11 +146,11 @@ pub(super) fn at_file(target: &dyn Target, file: &File, timeout: Duration) -> Re
             Some(_) => {}
         }
     }
-    at_content(target, file, said)
+    at_content(target, file, said, redact)
 }
 
 /// The texts that a file must have in it.
-fn at_content(target: &dyn Target, file: &File, said: &str) -> Result<Seen, TargetError> {
+fn at_content(target: &dyn Target, file: &File, said: &str, redact: &[Pattern]) -> Result<Seen, TargetError> {
     let path = &file.path;
     if file.contains.is_none() && file.matches.is_none() {
         return Ok(Seen::pass(said));
@@ -155,6 +167,7 @@ fn at_content(target: &dyn Target, file: &File, said: &str) -> Result<Seen, Targ
         contains: file.contains.as_deref(),
         matches: file.matches.as_ref(),
         json: &BTreeMap::new(),
+        redact,
     };
     Ok(match wanted.unmet(path.as_str(), &text) {
         None => Seen::pass(said),

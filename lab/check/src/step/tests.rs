@@ -301,6 +301,30 @@ fn secrets_are_taken_out_of_output_and_reason() {
 }
 
 #[test]
+fn secrets_are_taken_out_before_anything_is_quoted() {
+    let reason = |run: &str, redact: &str, expect: &str| {
+        evaluate(&format!("run = '''{run}'''\nredact = ['''{redact}''']\n{expect}")).reason
+    };
+    let two_lines = "printf 'ok\\npassword: hunter2\\n'";
+    let said = reason(two_lines, r"^password: (\S+)", "expect = { stdout = \"x\" }");
+    assert_eq!(said, r#"stdout is "ok\npassword: [redacted]", expected "x""#);
+    let (json, wanted) = (r#"echo '{"token": "hunter2"}'"#, "expect = { stdout_json = { \"$.token\" = \"x\" } }");
+    let said = reason(json, r#""token": "(\w+)""#, wanted);
+    assert_eq!(said, r#"$.token in stdout is "\"[redacted]\"", expected "x""#);
+    // What is left is no JSON.
+    assert_eq!(reason(json, r#""token": .*"#, wanted), r#"$.token in stdout is [redacted], expected "x""#);
+    assert_eq!(reason("echo password: hunter2; exit 77", r"^password: (\S+)", ""), "exit 77: password: [redacted]");
+}
+
+#[test]
+fn secrets_are_taken_out_of_what_is_no_text_as_well() {
+    let pattern: Pattern = r"^password: (\S+)".parse().unwrap();
+    assert_eq!(*pattern.redact_bytes(b"\xff\xfe\npassword: hunter2\nend"), *b"\xff\xfe\npassword: [redacted]\nend");
+    let whole: Pattern = "hunter.".parse().unwrap();
+    assert_eq!(*whole.redact_bytes(b"\xc3hunter2\xc3"), *b"\xc3[redacted]\xc3");
+}
+
+#[test]
 fn what_the_lab_alone_does_fails_on_a_host() {
     assert_eq!(evaluate("reboot = true").reason, "reboot is done by the lab alone, never on a host");
 }

@@ -19,6 +19,8 @@ impl ParseTextError {
     }
 }
 
+/// Most bytes of a compiled pattern.
+const PATTERN_BYTES: usize = 1 << 20;
 /// What stands where something was redacted.
 pub const REDACTED: &str = "[redacted]";
 
@@ -52,6 +54,18 @@ impl Pattern {
         })
     }
 
+    /// The same of bytes that need be no text.
+    pub fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> std::borrow::Cow<'b, [u8]> {
+        let same = regex::bytes::RegexBuilder::new(self.as_str()).multi_line(true).size_limit(PATTERN_BYTES).build();
+        // What was a pattern for text is one for bytes; nothing is told where that should ever not be so.
+        let Ok(same) = same else { return REDACTED.as_bytes().into() };
+        same.replace_all(bytes, |found: &regex::bytes::Captures<'_>| {
+            let (all, secret) = (found.get_match(), found.get(1).unwrap_or_else(|| found.get_match()));
+            let (start, end) = (secret.start() - all.start(), secret.end() - all.start());
+            [&all.as_bytes()[..start], REDACTED.as_bytes(), &all.as_bytes()[end..]].concat()
+        })
+    }
+
     /// How many groups it has.
     pub fn groups(&self) -> usize {
         self.0.captures_len() - 1
@@ -75,7 +89,7 @@ impl FromStr for Pattern {
     type Err = ParseTextError;
 
     fn from_str(text: &str) -> Result<Self, ParseTextError> {
-        regex::RegexBuilder::new(text).multi_line(true).size_limit(1 << 20).build().map(Self).map_err(|error| {
+        regex::RegexBuilder::new(text).multi_line(true).size_limit(PATTERN_BYTES).build().map(Self).map_err(|error| {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
             ParseTextError { why: format!(" ({why})"), ..ParseTextError::new("a regular expression", text) }

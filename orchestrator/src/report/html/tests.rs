@@ -35,6 +35,7 @@ fn rejected() -> Report {
                 control: outcome(Status::Pass, "200 OK", ""),
                 patched: outcome(Status::Fail, "<script>", "no connection"),
                 metric: None,
+                failed: None,
             },
             StepReport {
                 name: "kernel".into(),
@@ -42,6 +43,7 @@ fn rejected() -> Report {
                 control: outcome(Status::Pass, "quiet", ""),
                 patched: outcome(Status::Pass, "quiet", ""),
                 metric: None,
+                failed: None,
             },
         ],
     }];

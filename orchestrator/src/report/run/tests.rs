@@ -1,9 +1,9 @@
 use patchlab_check::{Digest, Outcome, Status};
 use patchlab_lab::{
     Places,
-    report::{SCHEMA, ScenarioReport, StepReport},
+    report::{QuarantinedScenario, SCHEMA, ScenarioReport, SkippedScenario, StepReport},
     runs::{Asked, Happening, LAST, OnBaseline, Recording, Runs, Scope},
-    scenario::Scenario,
+    scenario::{Scenario, Standing},
     verdict::{Phase as When, Verdict},
 };
 
@@ -21,6 +21,7 @@ fn baseline(name: &str) -> BaselineReport {
         control,
         patched,
         metric: None,
+        failed: None,
     };
     let steps = vec![
         step("config", Verdict::Regression, outcome(Status::Pass, 0, "ok"), outcome(Status::Fail, 1, "<emerg> & more")),
@@ -65,6 +66,28 @@ fn begun() -> (tempfile::TempDir, Runs, Recording) {
 
 fn rendered(runs: &Runs) -> String {
     html(&Told::read(&runs.get(LAST).unwrap()).unwrap()).unwrap()
+}
+
+#[test]
+fn what_was_set_aside_is_said() {
+    let (_dir, runs, recording) = begun();
+    let mut found = baseline("web@1");
+    found.quarantined = vec![QuarantinedScenario {
+        name: "web-smoke".into(),
+        standing: Standing::Holds,
+        owner: "qa-web".into(),
+        until: "2027-01-31".into(),
+        ticket: "QA-7".into(),
+    }];
+    found.skipped = vec![SkippedScenario { name: "desktop".into(), reason: "it requires a screen".into() }];
+    recording.found(&found).unwrap();
+    let page = rendered(&runs);
+    assert!(page.contains("<h3>Set aside</h3>") && !page.contains("<h3>What does not hold</h3>"), "{page}");
+    for said in
+        ["desktop was skipped: it requires a screen", "web-smoke is in quarantine until 2027-01-31, owner qa-web"]
+    {
+        assert!(page.contains(said), "{said}: {page}");
+    }
 }
 
 #[test]
