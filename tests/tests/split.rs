@@ -12,7 +12,7 @@ use patchlab_tests::{
 const SCENARIO: &str = r#"name = "sound"
 owner = "tests"
 summary = "nobody left a broken file"
-applies = { packages = ["fine", "rotten"] }
+applies = { packages = ["fine", "rotten", "dpkg"] }
 
 [[step]]
 name = "sound"
