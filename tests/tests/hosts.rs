@@ -7,7 +7,8 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::Stdio,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use patchlab_tests::{
@@ -72,6 +73,104 @@ fn events(patchlab: &Patchlab) -> Vec<Value> {
 fn nothing_is_left(patchlab: &Patchlab) {
     let found = patchlab.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(found.out.trim(), "nothing to collect", "{}", found.err);
+}
+
+/// A ledger in which a worker, gone long ago, had machines there.
+fn orphan(data: &Path, uri: &str) {
+    let lab = data.join("lab");
+    fs::create_dir_all(&lab).expect("a folder");
+    let owner = serde_json::json!({ "pid": 1, "start": 1, "boot": "another" });
+    let begun = serde_json::json!({ "event": "begun", "id": "w-x", "owner": owner, "at": "2026-01-01T00:00:00Z" });
+    let thing = serde_json::json!({ "kind": "machines", "uri": uri, "prefix": "patchlab-w-x-" });
+    let creating = serde_json::json!({ "event": "creating", "id": "w-x", "thing": thing });
+    fs::write(lab.join("ledger.jsonl"), format!("{begun}\n{creating}\n")).expect("a file");
+}
+
+#[test]
+fn a_libvirt_that_hangs_is_named_and_holds_nobody_up() {
+    if skips("a_libvirt_that_hangs_is_named_and_holds_nobody_up", &[Need::Program, Need::Lab]) {
+        return;
+    }
+    let dir = folder();
+    let (data, daemons) = (dir.path().join("data"), dir.path().join("d"));
+    for folder in [&data, &daemons] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let patchlab = Patchlab { data: data.clone() };
+    let daemon = Daemon::start(&daemons);
+    let uri = daemon.libvirt().to_string();
+    pool(&data, &[("daemon", uri.clone())]);
+    let hosts = patchlab.run(&["lab", "hosts"]);
+    assert_eq!(hosts.code, Some(0), "{}{}", hosts.out, hosts.err);
+    orphan(&data, &uri);
+    daemon.freeze();
+    let hosts = patchlab.run(&["lab", "hosts"]);
+    assert!(hosts.code == Some(4) && hosts.out.contains("does not answer within 20 s"), "{}{}", hosts.out, hosts.err);
+    for arguments in [&["lab", "gc", "--dry-run"][..], &["lab", "gc"]] {
+        let left = patchlab.run(arguments);
+        let is_told = left.out.contains("machines patchlab-w-x-*") && left.out.contains("does not answer within 20 s");
+        assert!(left.code == Some(4) && is_told, "{}{}", left.out, left.err);
+    }
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!((collected.code, collected.out.trim()), (Some(0), "nothing to collect"), "{}", collected.err);
+    let ledger = fs::read_to_string(data.join("lab/ledger.jsonl")).expect("a ledger");
+    assert_eq!(ledger, "", "it has said that it has none");
+}
+
+/// A validation, followed line by line.
+fn follow(patchlab: &Patchlab, trial: &Trial) -> (Child, impl Iterator<Item = String> + use<>) {
+    let arguments = trial.arguments(patchlab);
+    let mut command = patchlab.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("patchlab");
+    let lines = BufReader::new(child.stderr.take().expect("its standard error")).lines().map_while(Result::ok);
+    (child, lines)
+}
+
+#[test]
+fn a_host_that_freezes_is_taken_out_and_nobody_waits_for_it() {
+    let test = "a_host_that_freezes_is_taken_out_and_nobody_waits_for_it";
+    if skips(test, &[Need::Program, Need::Lab, Need::Agent, Need::Time, Need::Stored, Need::Soak]) {
+        return;
+    }
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let daemons = dir.path().join("d");
+    fs::create_dir(&daemons).expect("a folder");
+    let trial = Trial::new("frozen", &[], "true", dir.path());
+    let daemon = Daemon::start(&daemons);
+    let uri = daemon.libvirt().to_string();
+
+    // What ran there runs on another.
+    pool(&patchlab.data, &[("daemon", uri.clone()), ("here", "qemu:///embed".into())]);
+    let (mut child, mut lines) = follow(&patchlab, &trial);
+    assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
+    daemon.freeze();
+    let told: Vec<String> = lines.collect();
+    let is_out = told.iter().any(|line| line.contains("host daemon is out: ") && line.contains("does not answer"));
+    assert!(is_out, "{told:#?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{told:#?}");
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!(collected.code, Some(0), "{}{}", collected.out, collected.err);
+    nothing_is_left(&patchlab);
+
+    // And the first Ctrl-C ends it.
+    pool(&patchlab.data, &[("daemon", uri)]);
+    let (mut child, mut lines) = follow(&patchlab, &trial);
+    assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
+    daemon.freeze();
+    let interrupted = Instant::now();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+    lines.for_each(drop);
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert!(interrupted.elapsed() < Duration::from_secs(60), "{:?}", interrupted.elapsed());
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!(collected.code, Some(0), "{}{}", collected.out, collected.err);
+    nothing_is_left(&patchlab);
+    assert_eq!(daemon.machines(), Vec::<String>::new());
 }
 
 #[test]
