@@ -1,8 +1,8 @@
 //! Which validation starts next and on which host, and how long all of them will take. Pure: what waits, what runs and what there is to
 //! give in, a choice out.
 //!
-//! The longest first, so that no long one is left to the end; fair between orders, so that a small order does not wait behind a large
-//! one's many baselines. What does not fit beside what runs waits, and may be passed by what does; nothing waits for ever, since what
+//! Orders take turns, so that a small order does not wait behind a large one's many baselines: the one of which the fewest have begun is
+//! next, however many may run at once. Of its validations the longest starts first, so that no long one is left to the end. What does not fit beside what runs waits, and may be passed by what does; nothing waits for ever, since what
 //! passes it ends.
 
 use std::time::Duration;
@@ -87,20 +87,24 @@ impl Budgets {
     }
 }
 
-/// The place in `waiting` of the one that starts now, and the host that it starts on; `None` when none fits anywhere.
-pub fn next(waiting: &[Work], running: &[Running], budgets: &Budgets) -> Option<(usize, usize)> {
-    let of_order = |order| running.iter().filter(|other| other.work.order == order).count();
+/// The place in `waiting` of the one that starts now, and the host that it starts on; `None` when none fits anywhere. `ended` says how many of
+/// each order have ended, by its number; of those that it does not name, none.
+pub fn next(waiting: &[Work], running: &[Running], ended: &[usize], budgets: &Budgets) -> Option<(usize, usize)> {
+    let begun = |order: usize| {
+        let running = running.iter().filter(|other| other.work.order == order).count();
+        running + ended.get(order).copied().unwrap_or(0)
+    };
     let fitting =
         waiting.iter().enumerate().filter_map(|(place, work)| Some((place, work, budgets.host(work, running)?)));
     // Of equals the first: the order in which they were given.
     fitting
-        .min_by_key(|(place, work, _)| (of_order(work.order), std::cmp::Reverse(work.expected), *place))
+        .min_by_key(|(place, work, _)| (begun(work.order), std::cmp::Reverse(work.expected), *place))
         .map(|(place, _, host)| (place, host))
 }
 
-/// How long it will take until all are done, when `running` began as long ago as is given with each.
-pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], budgets: &Budgets) -> Duration {
-    let mut waiting = waiting.to_vec();
+/// How long it will take until all are done, when `running` began as long ago as is given with each, and `ended` is as for [`next`].
+pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], ended: &[usize], budgets: &Budgets) -> Duration {
+    let (mut waiting, mut ended) = (waiting.to_vec(), ended.to_vec());
     // What has run longer than expected is expected to end now.
     let left = |(running, ran): &(Running, Duration)| (*running, running.work.expected.saturating_sub(*ran));
     let mut running: Vec<(Running, Duration)> = running.iter().map(left).collect();
@@ -108,13 +112,17 @@ pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], budgets: &Bu
     loop {
         loop {
             let now: Vec<Running> = running.iter().map(|(running, _)| *running).collect();
-            let Some((place, host)) = next(&waiting, &now, budgets) else { break };
+            let Some((place, host)) = next(&waiting, &now, &ended, budgets) else { break };
             let work = waiting.remove(place);
             running.push((Running { work, host }, work.expected));
         }
         let Some(first) = running.iter().map(|(_, left)| *left).min() else { return total };
         total += first;
-        running.retain(|(_, left)| *left > first);
+        for (done, _) in running.extract_if(.., |(_, left)| *left <= first) {
+            let order = done.work.order;
+            ended.resize(ended.len().max(order + 1), 0);
+            ended[order] += 1;
+        }
         running.iter_mut().for_each(|(_, left)| *left -= first);
     }
 }
@@ -143,7 +151,7 @@ mod tests {
     /// Which start, and where, when all start at once.
     fn started(mut waiting: Vec<Work>, budgets: &Budgets) -> Vec<Running> {
         let mut running = Vec::new();
-        while let Some((place, host)) = next(&waiting, &running, budgets) {
+        while let Some((place, host)) = next(&waiting, &running, &[], budgets) {
             running.push(on(host, waiting.remove(place)));
         }
         running
@@ -167,6 +175,49 @@ mod tests {
         assert_eq!(turns, [0, 1, 0, 1, 0]);
     }
 
+    /// The orders of those that begin, when each ends after as long as it takes.
+    fn turns(mut waiting: Vec<Work>, jobs: usize) -> Vec<usize> {
+        let budgets = alone(budget(jobs, 100));
+        let (mut running, mut ended, mut turns) = (Vec::<Running>::new(), vec![0; 3], Vec::new());
+        while !(waiting.is_empty() && running.is_empty()) {
+            while let Some((place, host)) = next(&waiting, &running, &ended, &budgets) {
+                let work = waiting.remove(place);
+                turns.push(work.order);
+                running.push(on(host, work));
+            }
+            let first = running.iter().map(|other| other.work.expected).min().unwrap();
+            running.iter_mut().for_each(|other| other.work.expected -= first);
+            let (done, left) = running.into_iter().partition(|other| other.work.expected.is_zero());
+            running = left;
+            Vec::into_iter(done).for_each(|other: Running| ended[other.work.order] += 1);
+        }
+        turns
+    }
+
+    #[test]
+    fn a_small_order_is_next_however_few_may_run_at_once() {
+        let all = || {
+            let mut all = vec![work(0, 120, 1); 6];
+            all.extend(vec![work(1, 120, 1); 6]);
+            all.push(work(2, 30, 1));
+            all
+        };
+        for jobs in [1, 2] {
+            let turns = turns(all(), jobs);
+            assert_eq!((&turns[..3], turns.len()), (&[0, 1, 2][..], 13), "{jobs} at once: {turns:?}");
+            assert_eq!(turns[3..7], [0, 1, 0, 1], "{jobs} at once: {turns:?}");
+        }
+    }
+
+    #[test]
+    fn what_remains_counts_turns_as_they_will_come() {
+        let waiting = [work(0, 60, 1), work(1, 50, 1), work(1, 50, 1)];
+        let (two, seconds) = (alone(budget(2, 100)), Duration::from_secs);
+        assert_eq!(remaining(&waiting, &[], &[], &two), seconds(100));
+        // Of the first order so many have ended that both of the other come before its last one.
+        assert_eq!(remaining(&waiting, &[], &[9], &two), seconds(110));
+    }
+
     #[test]
     fn no_more_at_once_than_jobs_memory_and_disk_allow() {
         let all = [work(0, 3, 40), work(0, 2, 40), work(0, 1, 40)];
@@ -178,10 +229,10 @@ mod tests {
     #[test]
     fn a_small_one_may_pass_a_large_one_that_must_wait_and_alone_everything_runs() {
         let (large, small, budgets) = (work(0, 90, 80), work(0, 10, 20), alone(budget(9, 100)));
-        assert_eq!(next(&[large, small], &[on(0, work(0, 5, 60))], &budgets), Some((1, 0)));
-        assert_eq!(next(&[large], &[on(0, work(0, 5, 60))], &budgets), None);
-        assert_eq!(next(&[work(0, 9, 5000)], &[], &budgets), Some((0, 0)));
-        assert_eq!(next(&[], &[], &budgets), None);
+        assert_eq!(next(&[large, small], &[on(0, work(0, 5, 60))], &[], &budgets), Some((1, 0)));
+        assert_eq!(next(&[large], &[on(0, work(0, 5, 60))], &[], &budgets), None);
+        assert_eq!(next(&[work(0, 9, 5000)], &[], &[], &budgets), Some((0, 0)));
+        assert_eq!(next(&[], &[], &[], &budgets), None);
     }
 
     #[test]
@@ -206,11 +257,11 @@ mod tests {
     fn what_remains_is_what_the_same_choices_would_take() {
         let (two, seconds) = (alone(budget(2, 100)), Duration::from_secs);
         let waiting = [work(0, 10, 1), work(0, 60, 1), work(0, 50, 1)];
-        assert_eq!(remaining(&waiting, &[], &two), seconds(60));
-        assert_eq!(remaining(&waiting, &[], &alone(budget(1, 100))), seconds(120));
+        assert_eq!(remaining(&waiting, &[], &[], &two), seconds(60));
+        assert_eq!(remaining(&waiting, &[], &[], &alone(budget(1, 100))), seconds(120));
         // 20 s of it are left, then two more beside the 60 s.
-        assert_eq!(remaining(&waiting[..2], &[(on(0, work(0, 30, 1)), seconds(10))], &two), seconds(60));
-        assert_eq!(remaining(&[], &[(on(0, work(0, 30, 1)), seconds(50))], &two), Duration::ZERO);
-        assert_eq!(remaining(&[], &[], &two), Duration::ZERO);
+        assert_eq!(remaining(&waiting[..2], &[(on(0, work(0, 30, 1)), seconds(10))], &[], &two), seconds(60));
+        assert_eq!(remaining(&[], &[(on(0, work(0, 30, 1)), seconds(50))], &[], &two), Duration::ZERO);
+        assert_eq!(remaining(&[], &[], &[], &two), Duration::ZERO);
     }
 }

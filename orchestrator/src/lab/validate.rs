@@ -386,7 +386,14 @@ impl Floor<'_, '_> {
         }
         let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
         let running: Vec<Running> = running.iter().map(OnHost::running).collect();
-        schedule::next(&waiting, &running, &self.budgets)
+        schedule::next(&waiting, &running, &self.ended_of_orders(), &self.budgets)
+    }
+
+    /// How many have ended, by the numbers of orders.
+    fn ended_of_orders(&self) -> Vec<usize> {
+        let mut ended = vec![0; self.batch.orders.len()];
+        self.ended.keys().for_each(|place| ended[self.pairs[*place].beside.order] += 1);
+        ended
     }
 
     /// The control that a validation would have if it started now.
@@ -403,7 +410,8 @@ impl Floor<'_, '_> {
     fn say_remaining(&mut self, waiting: &[usize], running: &[OnHost]) {
         let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
         let running: Vec<(Running, Duration)> = running.iter().map(|on| (on.running(), on.since.elapsed())).collect();
-        (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budgets)));
+        let remaining = schedule::remaining(&waiting, &running, &self.ended_of_orders(), &self.budgets);
+        (self.observer)(Seen::Remaining(remaining));
     }
 
     fn starts(&mut self, pair: &Pair<'_>, host: &LabHost) {
