@@ -9,13 +9,15 @@ use std::time::Duration;
 
 /// One validation, as far as its turn depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Work {
+pub struct Work<'a> {
     /// Which order, by its number.
     pub order: usize,
     /// How long it takes, by what was measured before.
     pub expected: Duration,
     /// What it takes of a host while it runs.
     pub needs: Needs,
+    /// The hosts, by their numbers, that it is not to run on.
+    pub avoids: &'a [usize],
 }
 
 /// What a validation takes of a host.
@@ -49,16 +51,16 @@ pub struct Budgets {
 
 /// A validation that runs on the host of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
+pub struct Running<'a> {
     /// What.
-    pub work: Work,
+    pub work: Work<'a>,
     /// Where.
     pub host: usize,
 }
 
 impl Budget {
     /// Whether `work` fits beside others.
-    fn has_room(&self, work: &Work, beside: impl Iterator<Item = Work> + Clone) -> bool {
+    fn has_room<'a>(&self, work: &Work<'_>, beside: impl Iterator<Item = Work<'a>> + Clone) -> bool {
         let sum = |of: fn(&Needs) -> u64| beside.clone().map(|other| of(&other.needs)).sum::<u64>() + of(&work.needs);
         beside.clone().count() < self.jobs
             && sum(|needs| needs.memory_mib) <= self.memory_mib
@@ -67,29 +69,34 @@ impl Budget {
 }
 
 impl Budgets {
-    /// The host on which `work` starts beside what runs; `None` when it fits nowhere. The one with the smallest part of what it can run
+    /// The host on which `work` starts beside what runs; `None` when it fits none that it may run on. The one with the smallest part of what it can run
     /// running; of equals the first. What runs alone need not fit all together: whether it fits at all is asked before anything begins.
-    fn host(&self, work: &Work, running: &[Running]) -> Option<usize> {
+    fn host(&self, work: &Work<'_>, running: &[Running<'_>]) -> Option<usize> {
         if !running.is_empty() && !self.all.has_room(work, running.iter().map(|other| other.work)) {
             return None;
         }
         let on = |host: usize| running.iter().filter(move |other| other.host == host).map(|other| other.work);
         let lending = self.hosts.iter().enumerate().filter_map(|(host, budget)| Some((host, (*budget)?)));
-        let fitting = lending.filter(|(host, budget)| budget.has_room(work, on(*host)));
+        let fitting = lending.filter(|(host, budget)| !work.avoids.contains(host) && budget.has_room(work, on(*host)));
         fitting
             .min_by_key(|(host, budget)| (on(*host).count() * 1000 / budget.jobs.max(1), *host))
             .map(|(host, _)| host)
     }
 
     /// Whether `work` fits a host that has nothing else to do.
-    pub fn can_ever_run(&self, work: &Work) -> bool {
+    pub fn can_ever_run(&self, work: &Work<'_>) -> bool {
         self.host(work, &[]).is_some()
     }
 }
 
 /// The place in `waiting` of the one that starts now, and the host that it starts on; `None` when none fits anywhere. `ended` says how many of
 /// each order have ended, by its number; of those that it does not name, none.
-pub fn next(waiting: &[Work], running: &[Running], ended: &[usize], budgets: &Budgets) -> Option<(usize, usize)> {
+pub fn next(
+    waiting: &[Work<'_>],
+    running: &[Running<'_>],
+    ended: &[usize],
+    budgets: &Budgets,
+) -> Option<(usize, usize)> {
     let begun = |order: usize| {
         let running = running.iter().filter(|other| other.work.order == order).count();
         running + ended.get(order).copied().unwrap_or(0)
@@ -103,15 +110,20 @@ pub fn next(waiting: &[Work], running: &[Running], ended: &[usize], budgets: &Bu
 }
 
 /// How long it will take until all are done, when `running` began as long ago as is given with each, and `ended` is as for [`next`].
-pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], ended: &[usize], budgets: &Budgets) -> Duration {
+pub fn remaining(
+    waiting: &[Work<'_>],
+    running: &[(Running<'_>, Duration)],
+    ended: &[usize],
+    budgets: &Budgets,
+) -> Duration {
     let (mut waiting, mut ended) = (waiting.to_vec(), ended.to_vec());
     // What has run longer than expected is expected to end now.
-    let left = |(running, ran): &(Running, Duration)| (*running, running.work.expected.saturating_sub(*ran));
-    let mut running: Vec<(Running, Duration)> = running.iter().map(left).collect();
+    let left = running.iter().map(|(running, ran)| (*running, running.work.expected.saturating_sub(*ran)));
+    let mut running: Vec<(Running<'_>, Duration)> = left.collect();
     let mut total = Duration::ZERO;
     loop {
         loop {
-            let now: Vec<Running> = running.iter().map(|(running, _)| *running).collect();
+            let now: Vec<Running<'_>> = running.iter().map(|(running, _)| *running).collect();
             let Some((place, host)) = next(&waiting, &now, &ended, budgets) else { break };
             let work = waiting.remove(place);
             running.push((Running { work, host }, work.expected));
@@ -131,8 +143,9 @@ pub fn remaining(waiting: &[Work], running: &[(Running, Duration)], ended: &[usi
 mod tests {
     use super::*;
 
-    fn work(order: usize, seconds: u64, memory_mib: u64) -> Work {
-        Work { order, expected: Duration::from_secs(seconds), needs: Needs { memory_mib, disk: 1 } }
+    fn work(order: usize, seconds: u64, memory_mib: u64) -> Work<'static> {
+        let needs = Needs { memory_mib, disk: 1 };
+        Work { order, expected: Duration::from_secs(seconds), needs, avoids: &[] }
     }
 
     fn budget(jobs: usize, memory_mib: u64) -> Budget {
@@ -144,12 +157,12 @@ mod tests {
         Budgets { all, hosts: vec![Some(Budget { jobs: usize::MAX, memory_mib: u64::MAX, disk: u64::MAX })] }
     }
 
-    fn on(host: usize, work: Work) -> Running {
+    fn on(host: usize, work: Work<'_>) -> Running<'_> {
         Running { work, host }
     }
 
     /// Which start, and where, when all start at once.
-    fn started(mut waiting: Vec<Work>, budgets: &Budgets) -> Vec<Running> {
+    fn started<'a>(mut waiting: Vec<Work<'a>>, budgets: &Budgets) -> Vec<Running<'a>> {
         let mut running = Vec::new();
         while let Some((place, host)) = next(&waiting, &running, &[], budgets) {
             running.push(on(host, waiting.remove(place)));
@@ -157,7 +170,7 @@ mod tests {
         running
     }
 
-    fn works(running: Vec<Running>) -> Vec<Work> {
+    fn works(running: Vec<Running<'_>>) -> Vec<Work<'_>> {
         running.into_iter().map(|running| running.work).collect()
     }
 
@@ -176,9 +189,9 @@ mod tests {
     }
 
     /// The orders of those that begin, when each ends after as long as it takes.
-    fn turns(mut waiting: Vec<Work>, jobs: usize) -> Vec<usize> {
+    fn turns(mut waiting: Vec<Work<'_>>, jobs: usize) -> Vec<usize> {
         let budgets = alone(budget(jobs, 100));
-        let (mut running, mut ended, mut turns) = (Vec::<Running>::new(), vec![0; 3], Vec::new());
+        let (mut running, mut ended, mut turns) = (Vec::<Running<'_>>::new(), vec![0; 3], Vec::new());
         while !(waiting.is_empty() && running.is_empty()) {
             while let Some((place, host)) = next(&waiting, &running, &ended, &budgets) {
                 let work = waiting.remove(place);
@@ -189,7 +202,7 @@ mod tests {
             running.iter_mut().for_each(|other| other.work.expected -= first);
             let (done, left) = running.into_iter().partition(|other| other.work.expected.is_zero());
             running = left;
-            Vec::into_iter(done).for_each(|other: Running| ended[other.work.order] += 1);
+            Vec::into_iter(done).for_each(|other: Running<'_>| ended[other.work.order] += 1);
         }
         turns
     }
@@ -239,7 +252,7 @@ mod tests {
     fn hosts_fill_up_evenly_for_what_each_lends_and_never_beyond() {
         let mut two = alone(budget(9, 1000));
         two.hosts = vec![Some(budget(1, 100)), Some(budget(3, 100))];
-        let places = |budgets: &Budgets, all: Vec<Work>| -> Vec<usize> {
+        let places = |budgets: &Budgets, all: Vec<Work<'_>>| -> Vec<usize> {
             started(all, budgets).iter().map(|running| running.host).collect()
         };
         assert_eq!(places(&two, vec![work(0, 9, 30); 5]), [0, 1, 1, 1]);
@@ -251,6 +264,17 @@ mod tests {
         two.hosts[1] = None;
         assert_eq!(places(&two, vec![work(0, 9, 60), work(0, 8, 10)]), [0]);
         assert!(!two.can_ever_run(&work(0, 9, 60)));
+    }
+
+    #[test]
+    fn what_avoids_a_host_runs_on_another_or_not_at_all() {
+        let mut two = alone(budget(9, 1000));
+        two.hosts.push(two.hosts[0]);
+        let avoiding = |avoids| Work { avoids, ..work(0, 9, 1) };
+        assert_eq!(next(&[avoiding(&[0])], &[], &[], &two), Some((0, 1)));
+        assert_eq!(next(&[avoiding(&[0, 1]), work(0, 5, 1)], &[], &[], &two), Some((1, 0)));
+        two.hosts[1] = None;
+        assert!(!two.can_ever_run(&avoiding(&[0])) && two.can_ever_run(&avoiding(&[1])));
     }
 
     #[test]
