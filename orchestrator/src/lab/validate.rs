@@ -41,7 +41,10 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
         (&os.family, &os.release, &os.arch) == (&order.class.family, &order.class.release, &order.class.arch)
     };
     if !named.is_empty() {
-        let chosen = named.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut chosen = named.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
+        // One may be named in several ways.
+        let mut known = BTreeSet::new();
+        chosen.retain(|baseline| known.insert(baseline.digest));
         if let Some(other) = chosen.iter().find(|baseline| !is_class(baseline)) {
             bail!("order {} is for {}, baseline {} is not", order.id, order.class, other.full_name());
         }
