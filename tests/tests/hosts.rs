@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use patchlab_lab::{Places, baseline::Baselines};
 use patchlab_tests::{
     daemon::Daemon,
     mount_namespace::MountNamespace,
@@ -116,6 +117,39 @@ fn a_libvirt_that_hangs_is_named_and_holds_nobody_up() {
     assert_eq!((collected.code, collected.out.trim()), (Some(0), "nothing to collect"), "{}", collected.err);
     let ledger = fs::read_to_string(data.join("lab/ledger.jsonl")).expect("a ledger");
     assert_eq!(ledger, "", "it has said that it has none");
+}
+
+#[test]
+fn a_lab_that_cannot_begin_has_its_reports_all_the_same() {
+    let test = "a_lab_that_cannot_begin_has_its_reports_all_the_same";
+    if skips(test, &[Need::Program, Need::Lab, Need::Agent, Need::Stored]) {
+        return;
+    }
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let trial = Trial::new("unbegun", &[], "true", dir.path());
+    let junit = dir.path().join("junit.xml").display().to_string();
+    let baseline = patchlab.baseline();
+    // The same baseline, named in two ways, is validated once.
+    let stored = Baselines::open(&Places::of_data(&patchlab.data)).get(&baseline).expect("it is stored");
+    let digest = stored.digest.to_string();
+    let mut arguments = trial.arguments(&patchlab);
+    arguments.extend(["--baseline", &digest, "--json", "-", "--junit", &junit].map(str::to_owned));
+    let validate = patchlab.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    // Where nobody is root, a worker has no namespaces.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--"]).arg(validate.get_program()).args(validate.get_args());
+    command.current_dir(validate.get_current_dir().expect("a folder"));
+    let output = command.stdin(Stdio::null()).output().expect("unshare (package util-linux) starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{err}");
+    let verdict: Value = serde_json::from_slice(&output.stdout).expect("a verdict");
+    assert_eq!(verdict["verdict"], "lab-error", "{verdict:#}");
+    let reports = verdict["baselines"].as_array().expect("baselines");
+    assert_eq!(reports.len(), 1, "{verdict:#}");
+    assert!(reports[0]["reason"].as_str().is_some_and(|why| why.contains("needs root")), "{verdict:#}");
+    let junit = fs::read_to_string(junit).expect("a report");
+    assert!(junit.contains(&baseline) && junit.contains("needs root"), "{junit}");
 }
 
 /// A validation, followed line by line.
