@@ -83,6 +83,19 @@ impl Budgets {
             .map(|(host, _)| host)
     }
 
+    /// What is left of it beside others, who took so much memory of all hosts, and so much disk of each.
+    #[must_use]
+    pub fn beside(&self, memory_mib: u64, disk: &[u64]) -> Self {
+        let mut left = self.clone();
+        left.all.memory_mib = left.all.memory_mib.saturating_sub(memory_mib);
+        for (host, taken) in left.hosts.iter_mut().zip(disk) {
+            if let Some(budget) = host {
+                budget.disk = budget.disk.saturating_sub(*taken);
+            }
+        }
+        left
+    }
+
     /// Whether `work` fits a host that has nothing else to do.
     pub fn can_ever_run(&self, work: &Work<'_>) -> bool {
         self.host(work, &[]).is_some()
@@ -264,6 +277,17 @@ mod tests {
         two.hosts[1] = None;
         assert_eq!(places(&two, vec![work(0, 9, 60), work(0, 8, 10)]), [0]);
         assert!(!two.can_ever_run(&work(0, 9, 60)));
+    }
+
+    #[test]
+    fn what_others_took_is_not_given_once_more() {
+        let mut two = alone(budget(9, 100));
+        two.hosts = vec![Some(budget(9, 1000)), None];
+        let (runs, waits) = (on(0, work(0, 9, 40)), [work(0, 9, 40)]);
+        assert_eq!(next(&waits, &[runs], &[], &two), Some((0, 0)));
+        assert_eq!(next(&waits, &[runs], &[], &two.beside(21, &[0, 0])), None, "memory");
+        assert_eq!(next(&waits, &[runs], &[], &two.beside(20, &[98, 0])), Some((0, 0)));
+        assert_eq!(next(&waits, &[runs], &[], &two.beside(20, &[99, 0])), None, "disk");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use patchlab_lab::{
 use patchlab_protocol::{document::Order, envelope::digest_of};
 
 use super::{
-    budget,
+    booking, budget,
     control::{Control, Programs},
     halt::Halt,
     pair::{Came, Pair, limited},
@@ -360,7 +360,11 @@ impl Floor<'_, '_> {
                     let lender = &self.batch.pool.hosts()[host];
                     self.starts(&pairs[place].pair, lender);
                     let tell = self.tell.clone();
-                    scope.spawn(move || validate_on(&pairs[place].pair, (place, host, lender), control, &tell));
+                    let booked = booking::book(self.batch.data, lender, work.needs);
+                    scope.spawn(move || {
+                        validate_on(&pairs[place].pair, (place, host, lender), control, &tell);
+                        drop(booked);
+                    });
                 }
                 if running.is_empty() {
                     // Where all is to end, none of them waits for anything.
@@ -409,7 +413,12 @@ impl Floor<'_, '_> {
         }
         let waiting: Vec<Work<'_>> = waiting.iter().map(|place| self.work(*place)).collect();
         let running: Vec<Running<'_>> = running.iter().map(OnHost::running).collect();
-        schedule::next(&waiting, &running, &self.ended_of_orders(), &self.budgets)
+        // One always runs: waiting for others may be for ever.
+        let budgets = match running[..] {
+            [] => self.budgets.clone(),
+            _ => booking::beside_others(self.batch.data, self.batch.pool, &self.budgets),
+        };
+        schedule::next(&waiting, &running, &self.ended_of_orders(), &budgets)
     }
 
     /// How many have ended, by the numbers of orders.
