@@ -31,7 +31,7 @@ pub struct Leftover {
     pub undertaking: String,
     /// What it is, for people.
     pub what: String,
-    /// Why it could not be taken away; absent when it was, or in a dry run.
+    /// Why it could not be taken away, or why nobody knows whether it is there; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -39,46 +39,86 @@ pub struct Leftover {
 /// Takes away all that dead owners left behind, and says what it was. What living owners made is not touched.
 pub fn collect(places: &Places, mode: Mode) -> Result<Vec<Leftover>, LedgerError> {
     let ledger = Ledger::open(places)?;
-    let locked = ledger.lock()?;
-    let undertakings = locked.open_undertakings()?;
-    let (alive, dead): (Vec<_>, Vec<_>) =
-        undertakings.into_iter().partition(|undertaking| undertaking.owner.is_alive());
     let mut leftovers = Vec::new();
-    for undertaking in dead {
-        collect_undertaking(&locked, &undertaking, mode, &mut leftovers)?;
+    let mut ended = Vec::new();
+    let dead = collect_here(&ledger.lock()?, places, mode, &mut leftovers)?;
+    // A libvirt that runs by itself may take its time to answer: nobody waits for the ledger meanwhile.
+    for dead in dead {
+        let all = dead.lent.iter().map(|machines| collect_thing(machines, mode, (&dead.id, &mut leftovers)));
+        if all.fold(dead.here, Ended::and) == Ended::Whole {
+            ended.push(dead.id);
+        }
     }
-    collect_unannounced(&folders(&places.work, |_| true), &alive, mode, &mut leftovers);
-    // What is on its way to being kept, or away from it.
-    collect_unannounced(&folders(&places.kept, |name| name.starts_with('.')), &alive, mode, &mut leftovers);
-    // Records of runs, likewise.
-    collect_unannounced(&folders(&places.runs, |name| name.starts_with('.')), &alive, mode, &mut leftovers);
-    collect_expired(places, mode, &mut leftovers);
     if mode == Mode::Collect {
+        let locked = ledger.lock()?;
+        ended.iter().try_for_each(|id| locked.end(id))?;
         locked.compact()?;
     }
     Ok(leftovers)
 }
 
-fn collect_undertaking(
-    ledger: &Locked<'_>,
-    undertaking: &Undertaking,
+/// Whether anything of something is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Nothing.
+    Whole,
+    /// Something, or nobody knows.
+    InPart,
+}
+
+impl Ended {
+    fn and(self, other: Self) -> Self {
+        if self == Self::Whole { other } else { Self::InPart }
+    }
+}
+
+/// An undertaking whose owner is gone, when what was here of it is.
+struct Dead {
+    id: String,
+    here: Ended,
+    /// Its machines elsewhere, which are still to be asked for.
+    lent: Vec<Thing>,
+}
+
+/// Takes away what dead owners left on this host.
+fn collect_here(
+    locked: &Locked<'_>,
+    places: &Places,
     mode: Mode,
     leftovers: &mut Vec<Leftover>,
-) -> Result<(), LedgerError> {
-    let mut left = false;
+) -> Result<Vec<Dead>, LedgerError> {
+    let undertakings = locked.open_undertakings()?;
+    let (alive, dead): (Vec<_>, Vec<_>) =
+        undertakings.into_iter().partition(|undertaking| undertaking.owner.is_alive());
+    let dead = dead.into_iter().map(|undertaking| collect_undertaking(undertaking, mode, leftovers)).collect();
+    collect_unannounced(&folders(&places.work, |_| true), &alive, mode, leftovers);
+    // What is on its way to being kept, or away from it.
+    collect_unannounced(&folders(&places.kept, |name| name.starts_with('.')), &alive, mode, leftovers);
+    // Records of runs, likewise.
+    collect_unannounced(&folders(&places.runs, |name| name.starts_with('.')), &alive, mode, leftovers);
+    collect_expired(places, mode, leftovers);
+    Ok(dead)
+}
+
+fn collect_undertaking(undertaking: Undertaking, mode: Mode, leftovers: &mut Vec<Leftover>) -> Dead {
+    let Undertaking { id, things, .. } = undertaking;
+    let (lent, here): (Vec<_>, Vec<_>) = things.into_iter().partition(|thing| matches!(thing, Thing::Machines { .. }));
     // Backwards: the processes that use a folder were begun after it.
-    for thing in undertaking.things.iter().rev().filter(|thing| exists(thing)) {
-        let failure = match mode {
-            Mode::DryRun => None,
-            Mode::Collect => remove(thing).err().map(|error| error.to_string()),
-        };
-        left |= failure.is_some();
-        leftovers.push(Leftover { undertaking: undertaking.id.clone(), what: describe(thing), failure });
-    }
-    if mode == Mode::Collect && !left {
-        ledger.end(&undertaking.id)?;
-    }
-    Ok(())
+    let ends = here.iter().rev().map(|thing| collect_thing(thing, mode, (&id, &mut *leftovers)));
+    let here = ends.fold(Ended::Whole, Ended::and);
+    Dead { id, here, lent }
+}
+
+fn collect_thing(thing: &Thing, mode: Mode, (undertaking, leftovers): (&str, &mut Vec<Leftover>)) -> Ended {
+    let failure = match exists(thing) {
+        Ok(false) => return Ended::Whole,
+        Ok(true) if mode == Mode::DryRun => None,
+        Ok(true) => remove(thing).err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    let ended = if failure.is_none() { Ended::Whole } else { Ended::InPart };
+    leftovers.push(Leftover { undertaking: undertaking.to_owned(), what: describe(thing), failure });
+    ended
 }
 
 /// What is in a folder, by name.
@@ -128,12 +168,16 @@ fn describe(thing: &Thing) -> String {
     }
 }
 
-fn exists(thing: &Thing) -> bool {
+/// Whether it is there.
+///
+/// # Errors
+/// Who would know does not say: it may be.
+fn exists(thing: &Thing) -> io::Result<bool> {
     match thing {
-        Thing::Folder { path } => path.exists(),
-        Thing::Process { process } => process.is_alive(),
-        Thing::Veth { name } => Path::new("/sys/class/net").join(name).exists(),
-        Thing::Machines { uri, prefix } => crate::machine::may_have(uri, prefix),
+        Thing::Folder { path } => Ok(path.exists()),
+        Thing::Process { process } => Ok(process.is_alive()),
+        Thing::Veth { name } => Ok(Path::new("/sys/class/net").join(name).exists()),
+        Thing::Machines { uri, prefix } => crate::machine::has(uri, prefix).map_err(io::Error::other),
     }
 }
 
@@ -149,7 +193,7 @@ pub(crate) fn remove(thing: &Thing) -> io::Result<()> {
         },
         Thing::Veth { name } => {
             let output = Command::new("ip").args(["link", "delete", "dev", name]).output()?;
-            if output.status.success() || !exists(thing) {
+            if output.status.success() || !exists(thing)? {
                 return Ok(());
             }
             Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
@@ -160,8 +204,10 @@ pub(crate) fn remove(thing: &Thing) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
-    use crate::ledger::Process;
+    use crate::{ledger::Process, machine::ANSWER_TIMEOUT};
 
     /// A ledger as a process that is gone now left it: the lines of a living one, with another start time.
     fn orphan(places: &Places, id: &str, things: &[Thing]) {
@@ -206,6 +252,43 @@ mod tests {
             assert_eq!(left[0].what, format!("machines patchlab-dead-* at {uri}"));
             assert!(left[0].failure.is_some(), "{left:?}");
         }
+    }
+
+    #[test]
+    fn a_libvirt_that_hangs_hinders_nobody_who_needs_the_ledger() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(dir.path());
+        let socket = dir.path().join("socket");
+        // It lets everybody in, and says nothing.
+        let _hangs = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let uri = format!("qemu+unix:///system?socket={}", socket.display());
+        let machines = |prefix: &str| Thing::Machines { uri: uri.clone(), prefix: prefix.into() };
+        orphan(&places, "dead", &[machines("patchlab-dead-"), machines("patchlab-too-")]);
+        let folder = places.work.join("dead");
+        fs::create_dir_all(&folder).unwrap();
+        let began = Instant::now();
+        let asking = std::thread::spawn({
+            let places = places.clone();
+            move || collect(&places, Mode::Collect).unwrap()
+        });
+        // What is here goes before anybody is asked.
+        while folder.exists() {
+            assert!(began.elapsed() < ANSWER_TIMEOUT, "the folder is still there");
+            std::thread::yield_now();
+        }
+        let ledger = Ledger::open(&places).unwrap();
+        ledger.begin("alive").unwrap();
+        assert!(!asking.is_finished() && began.elapsed() < ANSWER_TIMEOUT, "the ledger was held");
+        let silent = |left: &[Leftover]| {
+            let said = left.iter().filter_map(|left| left.failure.as_deref());
+            said.filter(|why| why.contains("does not answer within 20 s")).count()
+        };
+        let left = asking.join().unwrap();
+        assert_eq!(silent(&left), 2, "{left:?}");
+        // Nobody waits twice for the same, and nothing is forgotten.
+        let left = collect(&places, Mode::DryRun).unwrap();
+        assert_eq!((left.len(), silent(&left)), (2, 2), "{left:?}");
+        assert!(began.elapsed() < ANSWER_TIMEOUT * 2, "{:?}", began.elapsed());
     }
 
     #[test]

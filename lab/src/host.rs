@@ -9,8 +9,6 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::mpsc,
-    time::Duration,
 };
 
 use patchlab_check::Digest;
@@ -22,9 +20,6 @@ use crate::{
     places::Places,
     room::{self, Bytes},
 };
-
-/// How long another libvirt may take to answer before it counts as gone.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The name of the host that the lab has by itself.
 const HERE: &str = "here";
@@ -96,12 +91,6 @@ pub enum HostError {
     /// libvirt.
     #[error(transparent)]
     Libvirt(#[from] LabError),
-    /// It does not answer.
-    #[error("libvirt at {uri} does not answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    Silent {
-        /// Where.
-        uri: String,
-    },
 }
 
 /// What a host has, as far as it is known before machines are made there.
@@ -211,7 +200,7 @@ impl LabHost {
                 format!("embedded, QEMU {qemu}")
             }
             Libvirt::Foreign { uri } => {
-                let versions = answer(uri)?;
+                let versions = machine::look(uri)?;
                 format!("libvirt {}, QEMU {}", versions.libvirt, versions.qemu)
             }
         };
@@ -220,19 +209,6 @@ impl LabHost {
         let Bytes(disk_free) = room::free(&work).map_err(folder)?;
         Ok(Found { libvirt, disk_free })
     }
-}
-
-/// What another libvirt says of itself. One that hangs is not waited for: its thread ends with the program.
-fn answer(uri: &str) -> Result<machine::Versions, HostError> {
-    let (tell, told) = mpsc::channel();
-    let asked = uri.to_owned();
-    std::thread::Builder::new()
-        .name("libvirt-look".into())
-        // Nobody listens any more when it was too slow.
-        .spawn(move || drop(tell.send(machine::look(&asked))))
-        .map_err(|reason| HostError::Folder { folder: PathBuf::from("/proc/self/task"), reason })?;
-    let found = told.recv_timeout(ANSWER_TIMEOUT).map_err(|_| HostError::Silent { uri: uri.to_owned() })?;
-    Ok(found?)
 }
 
 #[cfg(test)]

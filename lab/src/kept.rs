@@ -161,6 +161,14 @@ pub enum KeptError {
         /// What there is.
         known: Vec<String>,
     },
+    /// Several begin like that.
+    #[error("{wanted:?} is how the names of several kept clones begin: {}; say one of them whole", alike.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// Those.
+        alike: Vec<String>,
+    },
     /// Somebody looks into them.
     #[error("kept clones {name} are in use by a `patchlab lab shell`: end that first")]
     InUse {
@@ -315,10 +323,17 @@ impl KeptClones {
 
     fn find(&self, wanted: &str) -> Result<String, KeptError> {
         let names = self.names()?;
-        let mut alike = names.iter().filter(|name| name.starts_with(wanted));
-        match (names.iter().find(|name| *name == wanted), alike.next(), alike.next()) {
-            (Some(name), _, _) | (None, Some(name), None) => Ok(name.clone()),
-            _ => Err(KeptError::Unknown { wanted: wanted.to_owned(), known: names }),
+        if names.iter().any(|name| name == wanted) {
+            return Ok(wanted.to_owned());
+        }
+        let alike: Vec<&String> = names.iter().filter(|name| name.starts_with(wanted) && !wanted.is_empty()).collect();
+        match alike[..] {
+            [] => Err(KeptError::Unknown { wanted: wanted.to_owned(), known: names }),
+            [one] => Ok(one.clone()),
+            _ => {
+                let alike = alike.into_iter().cloned().collect();
+                Err(KeptError::Ambiguous { wanted: wanted.to_owned(), alike })
+            }
         }
     }
 

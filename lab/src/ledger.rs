@@ -108,12 +108,34 @@ pub enum Thing {
     },
 }
 
+/// What an undertaking takes of this host while it lasts, whether it uses all of it already or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takes {
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Disk, bytes.
+    pub disk: u64,
+    /// The folder whose disk that is.
+    pub folder: PathBuf,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Line {
-    Begun { id: String, owner: Process, at: jiff::Timestamp },
-    Creating { id: String, thing: Thing },
-    Ended { id: String },
+    Begun {
+        id: String,
+        owner: Process,
+        at: jiff::Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        takes: Option<Takes>,
+    },
+    Creating {
+        id: String,
+        thing: Thing,
+    },
+    Ended {
+        id: String,
+    },
 }
 
 /// What one owner set out to make.
@@ -125,6 +147,23 @@ pub struct Undertaking {
     pub owner: Process,
     /// All that it may have made, in order.
     pub things: Vec<Thing>,
+    /// What others leave to it.
+    pub takes: Option<Takes>,
+}
+
+/// Room that others leave to the calling process, until this is dropped or the process ends.
+#[derive(Debug)]
+pub struct Booked {
+    ledger: Ledger,
+    id: String,
+}
+
+impl Drop for Booked {
+    fn drop(&mut self) {
+        if let Err(error) = self.ledger.end(&self.id) {
+            tracing::warn!(%error, "others leave room until this program ends");
+        }
+    }
 }
 
 /// The ledger, open for appending. Several processes may hold it open.
@@ -162,8 +201,29 @@ impl Ledger {
 
     /// Writes down that the calling process begins `id`.
     pub fn begin(&self, id: &str) -> Result<(), LedgerError> {
+        self.begin_taking(id, None)
+    }
+
+    fn begin_taking(&self, id: &str, takes: Option<Takes>) -> Result<(), LedgerError> {
         let owner = Process::current().map_err(failed("identify the process for", &self.path))?;
-        self.lock()?.append(&Line::Begun { id: id.to_owned(), owner, at: jiff::Timestamp::now() })
+        self.lock()?.append(&Line::Begun { id: id.to_owned(), owner, at: jiff::Timestamp::now(), takes })
+    }
+
+    /// Writes down what the calling process is about to take of this host.
+    pub fn book(&self, takes: Takes) -> Result<Booked, LedgerError> {
+        let mut bytes = [0; 4];
+        getrandom::fill(&mut bytes)
+            .map_err(|error| failed("draw a name in", &self.path)(io::Error::other(error.to_string())))?;
+        let id = format!("takes-{}", hex::encode(bytes));
+        self.begin_taking(&id, Some(takes))?;
+        Ok(Booked { ledger: self.clone(), id })
+    }
+
+    /// What other processes that live have booked.
+    pub fn booked_by_others(&self) -> Result<Vec<Takes>, LedgerError> {
+        let open = self.lock()?.open_undertakings()?;
+        let others = open.into_iter().filter(|one| one.owner.pid != std::process::id() && one.owner.is_alive());
+        Ok(others.filter_map(|one| one.takes).collect())
     }
 
     /// Writes down that `id` is about to create `thing`.
@@ -200,8 +260,8 @@ impl Locked<'_> {
         let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))
             .map_err(failed("write beside", path))?;
         for undertaking in open {
-            let begun =
-                Line::Begun { id: undertaking.id.clone(), owner: undertaking.owner, at: jiff::Timestamp::now() };
+            let Undertaking { id, owner, takes, .. } = undertaking.clone();
+            let begun = Line::Begun { id, owner, at: jiff::Timestamp::now(), takes };
             write_line(file.as_file_mut(), &begun).map_err(failed("write beside", path))?;
             for thing in undertaking.things {
                 let line = Line::Creating { id: undertaking.id.clone(), thing };
@@ -243,8 +303,8 @@ fn replay(mut reader: impl io::BufRead) -> io::Result<Vec<Undertaking>> {
             continue;
         }
         match serde_json::from_slice(&bytes) {
-            Ok(Line::Begun { id, owner, .. }) => {
-                open.insert(id.clone(), Undertaking { id, owner, things: Vec::new() });
+            Ok(Line::Begun { id, owner, takes, .. }) => {
+                open.insert(id.clone(), Undertaking { id, owner, things: Vec::new(), takes });
             }
             Ok(Line::Creating { id, thing }) => {
                 if let Some(undertaking) = open.get_mut(&id) {
@@ -285,6 +345,29 @@ mod tests {
             assert!(open[0].owner.is_alive());
             ledger.lock().unwrap().compact().unwrap();
         }
+    }
+
+    #[test]
+    fn what_others_that_live_have_booked_counts_until_they_end() {
+        let (_dir, ledger) = ledger();
+        let takes = Takes { memory_mib: 1400, disk: 1 << 30, folder: "/x".into() };
+        let booked = ledger.book(takes.clone()).unwrap();
+        assert_eq!(ledger.booked_by_others().unwrap(), [], "its own it knows");
+        // As another process wrote it: the first of this machine, or one that is gone.
+        let written = fs::read_to_string(&ledger.path).unwrap();
+        let (own, first) = (Process::current().unwrap(), Process::of(1).unwrap());
+        let as_of = |other: &Process| {
+            let [own, other] = [&own, other].map(|process| serde_json::to_string(process).unwrap());
+            fs::write(&ledger.path, written.replace(&own, &other)).unwrap();
+        };
+        as_of(&first);
+        ledger.lock().unwrap().compact().unwrap();
+        assert_eq!(ledger.booked_by_others().unwrap(), [takes]);
+        as_of(&Process { start: first.start + 1, ..first });
+        assert_eq!(ledger.booked_by_others().unwrap(), []);
+        fs::write(&ledger.path, written).unwrap();
+        drop(booked);
+        assert!(ledger.lock().unwrap().open_undertakings().unwrap().is_empty());
     }
 
     #[test]

@@ -51,11 +51,13 @@ pub use self::{
 pub(crate) use self::{
     clone::{DiskFate, Plan, Template, unfit},
     domain::{Description, MACHINE, Memory, Opening, Owner},
-    foreign::{end_all, look, may_have},
+    foreign::{end_all, has, look},
     stream::Carried,
 };
 use budget::Budget;
 pub(crate) use domain::escape;
+#[cfg(test)]
+pub(crate) use foreign::ANSWER_TIMEOUT;
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
 use libvirt::{Traces, flatten};
 pub(crate) use libvirt::{installed_qemu, start_events};
@@ -75,6 +77,17 @@ pub enum LabError {
         subject: String,
         /// libvirt's own words.
         reason: String,
+    },
+    /// A libvirt that runs by itself says nothing.
+    #[error(
+        "libvirt at {uri} does not answer within {} s (it runs and hangs, or is stopped: `systemctl restart libvirtd`)",
+        timeout.as_secs()
+    )]
+    Silent {
+        /// Where.
+        uri: String,
+        /// How long it was waited for.
+        timeout: Duration,
     },
     /// QEMU's monitor said no.
     #[error("machine {machine}: monitor command {command}: {reason}")]

@@ -43,6 +43,7 @@ use crate::{
     gc,
     host::{Driver, LabHost},
     ledger::{Ledger, LedgerError, Process, Thing},
+    machine,
     places::Places,
 };
 
@@ -164,8 +165,8 @@ pub struct Worker {
     keeper: Option<JoinHandle<io::Result<ExitStatus>>>,
     ledger: Ledger,
     link: Option<String>,
-    /// Its machines at a libvirt that runs by itself, which do not end with its namespaces.
-    lent: Option<Thing>,
+    /// Its machines at a libvirt that runs by itself, which do not end with its namespaces: where, and with what their names begin.
+    lent: Option<(String, String)>,
 }
 
 /// Starts `launcher` as a worker whose machines are `host`'s. Collects first what dead workers left behind.
@@ -175,7 +176,11 @@ pub fn spawn(host: &LabHost, places: &Places, launcher: &Launcher, network: &Net
         return Err(WorkerError::NotRoot);
     }
     let user = user::lookup(USER)?.ok_or(WorkerError::NoUser)?;
-    gc::collect(places, gc::Mode::Collect)?;
+    for left in gc::collect(places, gc::Mode::Collect)? {
+        if let Some(why) = left.failure {
+            tracing::warn!(what = left.what, why, "of a dead worker: left for `lab gc`");
+        }
+    }
     let ledger = Ledger::open(places)?;
     let id = new_id()?;
     let folder = places.work.join(&id);
@@ -184,10 +189,10 @@ pub fn spawn(host: &LabHost, places: &Places, launcher: &Launcher, network: &Net
     let driver = host.libvirt.driver(&id);
     let lent = match &driver {
         Driver::Embedded => None,
-        Driver::Foreign { uri, prefix } => Some(Thing::Machines { uri: uri.clone(), prefix: prefix.clone() }),
+        Driver::Foreign { uri, prefix } => Some((uri.clone(), prefix.clone())),
     };
-    if let Some(machines) = &lent {
-        ledger.creating(&id, machines.clone())?;
+    if let Some((uri, prefix)) = lent.clone() {
+        ledger.creating(&id, Thing::Machines { uri, prefix })?;
     }
     make_folder(places, &folder, &user)?;
 
@@ -309,14 +314,15 @@ impl Worker {
         }
         let _ = keeper.join();
         // The far end of the link went with the namespace, and ours with it; unless it was never moved.
-        if let Some(name) = self.link.take() {
-            let thing = Thing::Veth { name };
-            gc::remove(&thing).map_err(failed("remove the link of", &self.folder))?;
-        }
-        if let Some(machines) = self.lent.take() {
-            gc::remove(&machines).map_err(failed("end the machines of", &self.folder))?;
-        }
-        remove_folder(&self.folder)?;
+        let link = self.link.take().map_or(Ok(()), |name| {
+            gc::remove(&Thing::Veth { name }).map_err(failed("remove the link of", &self.folder))
+        });
+        let machines = self.lent.take().map_or(Ok(()), |(uri, prefix)| {
+            let ended = machine::end_all(&uri, &prefix).map_err(io::Error::other);
+            ended.map_err(failed("end the machines of", &self.folder))
+        });
+        // One that stays is no reason for another to stay.
+        link.and(machines).and(remove_folder(&self.folder))?;
         Ok(self.ledger.end(&self.id)?)
     }
 }

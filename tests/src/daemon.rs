@@ -24,6 +24,7 @@ const FOLDERS: &str = "/etc/libvirt /run/libvirt /var/lib/libvirt /var/cache/lib
 pub struct Daemon {
     init: Child,
     socket: PathBuf,
+    configuration: PathBuf,
 }
 
 impl Daemon {
@@ -69,7 +70,7 @@ impl Daemon {
             .stderr(output)
             .spawn()
             .expect("setpriv (package util-linux) starts");
-        let daemon = Self { init, socket };
+        let daemon = Self { init, socket, configuration };
         let begun = Instant::now();
         while UnixStream::connect(&daemon.socket).is_err() {
             let said = fs::read_to_string(&log).unwrap_or_default();
@@ -94,6 +95,35 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.init.kill().expect("it can be killed");
         self.init.wait().expect("it ends");
+    }
+
+    /// Stops it, and not its machines: it accepts, and says nothing.
+    ///
+    /// # Panics
+    /// It cannot be stopped.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// It cannot.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let numbers = numbers.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| {
+            let line = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.starts_with("libvirtd --config ") && line.contains(&self.configuration.display().to_string())
+        });
+        let numbers: Vec<String> = numbers.collect();
+        assert!(!numbers.is_empty(), "libvirtd with {} does not run", self.configuration.display());
+        let sent = Command::new("kill").arg(signal).args(&numbers).status().expect("kill runs");
+        assert!(sent.success(), "{signal} could not be sent to {numbers:?}");
     }
 
     /// What `virsh` says.

@@ -19,18 +19,26 @@ pub struct Moment {
     pub name: &'static str,
     /// Part of the line on standard error.
     said: &'static str,
+    /// What the validation is asked for, so that it comes.
+    asked: &'static [&'static str],
 }
 
 /// While the clones are made.
-pub const CLONE: Moment = Moment { name: "clone", said: ": clone" };
+pub const CLONE: Moment = Moment { name: "clone", said: ": clone", asked: &[] };
 /// When the first clone's agent has answered.
-pub const PREPARE: Moment = Moment { name: "prepare", said: "answers as" };
+pub const PREPARE: Moment = Moment { name: "prepare", said: "answers as", asked: &[] };
 /// While the patch is being applied.
-pub const APPLY: Moment = Moment { name: "apply", said: ": apply" };
+pub const APPLY: Moment = Moment { name: "apply", said: ": apply", asked: &[] };
 /// While scenarios run.
-pub const SCENARIOS: Moment = Moment { name: "scenarios", said: ": scenarios" };
+pub const SCENARIOS: Moment = Moment { name: "scenarios", said: ": scenarios", asked: &[] };
 /// While the patch is being taken back.
-pub const ROLLBACK: Moment = Moment { name: "rollback", said: ": rollback" };
+pub const ROLLBACK: Moment = Moment { name: "rollback", said: ": rollback", asked: &[] };
+/// While the clones boot again.
+pub const REBOOT: Moment = Moment { name: "reboot", said: ": reboot", asked: &["--reboot", "always"] };
+/// While what is left of the patch is looked for.
+pub const COMPARE: Moment = Moment { name: "compare", said: ": compare with the baseline", asked: &[] };
+/// While the clones are saved, so as to be kept.
+pub const SAVE: Moment = Moment { name: "save", said: ": save the clones", asked: &["--keep", "always"] };
 
 /// How long the kernel and the lab may take to end what is to end: nobody waits for it when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,7 +114,7 @@ impl Victim<'_> {
     /// # Panics
     /// It does, or the moment does not come.
     pub fn is_killed_at(&self, moment: Moment) {
-        let (mut validation, mut lines) = self.start(&[]);
+        let (mut validation, mut lines) = self.start(moment.asked);
         assert!(lines.any(|line| line.contains(moment.said)), "{}: this moment did not come", moment.name);
         let running = processes_of(self.mark);
         // Otherwise it would be no wonder that none is found afterwards.
@@ -126,7 +134,7 @@ impl Victim<'_> {
     /// # Panics
     /// It does not, or the moment does not come.
     pub fn is_interrupted_at(&self, moment: Moment, signal: &str) {
-        let (mut validation, mut lines) = self.start(&[]);
+        let (mut validation, mut lines) = self.start(moment.asked);
         assert!(lines.any(|line| line.contains(moment.said)), "{}: this moment did not come", moment.name);
         let sent = Command::new("kill").args([signal, &validation.id().to_string()]).status().expect("kill runs");
         assert!(sent.success(), "{signal} could not be sent");
@@ -157,35 +165,36 @@ impl Victim<'_> {
     /// It says something else.
     pub fn loses_every_worker(&self) {
         let verdict = self.patchlab.data.join("lost-workers.json");
-        let (status, deaths) = self.kill_workers(&["--json", &verdict.display().to_string()], usize::MAX);
+        let json = ["--json", &verdict.display().to_string()];
+        let (status, deaths) = self.kill_workers(PREPARE, &json, usize::MAX);
         assert_eq!(status.code(), Some(4), "{status}");
         let verdict: Value = serde_json::from_slice(&fs::read(&verdict).expect("a verdict")).expect("JSON");
         assert_eq!((&verdict["verdict"], deaths), (&"lab-error".into(), 2), "{verdict}");
         self.leaves_nothing("every worker was killed");
     }
 
-    /// Kills one worker: the validation starts again in a fresh one, and passes.
+    /// Kills one worker at that moment: the validation starts again in a fresh one, and passes.
     ///
     /// # Panics
-    /// It does not.
-    pub fn loses_one_worker(&self) {
-        let (status, deaths) = self.kill_workers(&[], 1);
-        assert_eq!((status.code(), deaths), (Some(0), 1), "{status}");
-        self.leaves_nothing("one worker was killed");
+    /// It does not, or the moment does not come.
+    pub fn loses_one_worker(&self, moment: Moment) {
+        let (status, deaths) = self.kill_workers(moment, &[], 1);
+        assert_eq!((status.code(), deaths), (Some(0), 1), "{}: {status}", moment.name);
+        self.leaves_nothing(moment.name);
+        eprintln!("lost a worker at {}: another one did it, and nothing is left", moment.name);
     }
 
-    /// Kills up to `times` workers, each as soon as one of its clones is prepared. How the validation ended, and how
-    /// many died.
-    fn kill_workers(&self, arguments: &[&str], times: usize) -> (ExitStatus, usize) {
-        let (mut validation, mut lines) = self.start(arguments);
+    /// Kills up to `times` workers, each as soon as it is at that moment. How the validation ended, and how many died.
+    fn kill_workers(&self, moment: Moment, arguments: &[&str], times: usize) -> (ExitStatus, usize) {
+        let (mut validation, mut lines) = self.start(&[moment.asked, arguments].concat());
         let mut deaths = 0;
-        while deaths < times && lines.any(|line| line.contains(PREPARE.said)) {
+        while deaths < times && lines.any(|line| line.contains(moment.said)) {
             let workers: Vec<u32> = processes_of(self.mark)
                 .into_iter()
                 .filter(|process| process.is_worker)
                 .map(|process| process.pid)
                 .collect();
-            assert_eq!(workers.len(), 1, "one worker at a time");
+            assert_eq!(workers.len(), 1, "{}: one worker at a time", moment.name);
             workers.into_iter().for_each(kill);
             deaths += 1;
             // What the dead one still had to say is not the next one's.

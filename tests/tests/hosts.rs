@@ -7,9 +7,11 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::Stdio,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
+use patchlab_lab::{Places, baseline::Baselines};
 use patchlab_tests::{
     daemon::Daemon,
     mount_namespace::MountNamespace,
@@ -72,6 +74,137 @@ fn events(patchlab: &Patchlab) -> Vec<Value> {
 fn nothing_is_left(patchlab: &Patchlab) {
     let found = patchlab.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(found.out.trim(), "nothing to collect", "{}", found.err);
+}
+
+/// A ledger in which a worker, gone long ago, had machines there.
+fn orphan(data: &Path, uri: &str) {
+    let lab = data.join("lab");
+    fs::create_dir_all(&lab).expect("a folder");
+    let owner = serde_json::json!({ "pid": 1, "start": 1, "boot": "another" });
+    let begun = serde_json::json!({ "event": "begun", "id": "w-x", "owner": owner, "at": "2026-01-01T00:00:00Z" });
+    let thing = serde_json::json!({ "kind": "machines", "uri": uri, "prefix": "patchlab-w-x-" });
+    let creating = serde_json::json!({ "event": "creating", "id": "w-x", "thing": thing });
+    fs::write(lab.join("ledger.jsonl"), format!("{begun}\n{creating}\n")).expect("a file");
+}
+
+#[test]
+fn a_libvirt_that_hangs_is_named_and_holds_nobody_up() {
+    if skips("a_libvirt_that_hangs_is_named_and_holds_nobody_up", &[Need::Program, Need::Lab]) {
+        return;
+    }
+    let dir = folder();
+    let (data, daemons) = (dir.path().join("data"), dir.path().join("d"));
+    for folder in [&data, &daemons] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let patchlab = Patchlab { data: data.clone() };
+    let daemon = Daemon::start(&daemons);
+    let uri = daemon.libvirt().to_string();
+    pool(&data, &[("daemon", uri.clone())]);
+    let hosts = patchlab.run(&["lab", "hosts"]);
+    assert_eq!(hosts.code, Some(0), "{}{}", hosts.out, hosts.err);
+    orphan(&data, &uri);
+    daemon.freeze();
+    let hosts = patchlab.run(&["lab", "hosts"]);
+    assert!(hosts.code == Some(4) && hosts.out.contains("does not answer within 20 s"), "{}{}", hosts.out, hosts.err);
+    for arguments in [&["lab", "gc", "--dry-run"][..], &["lab", "gc"]] {
+        let left = patchlab.run(arguments);
+        let is_told = left.out.contains("machines patchlab-w-x-*") && left.out.contains("does not answer within 20 s");
+        assert!(left.code == Some(4) && is_told, "{}{}", left.out, left.err);
+    }
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!((collected.code, collected.out.trim()), (Some(0), "nothing to collect"), "{}", collected.err);
+    let ledger = fs::read_to_string(data.join("lab/ledger.jsonl")).expect("a ledger");
+    assert_eq!(ledger, "", "it has said that it has none");
+}
+
+#[test]
+fn a_lab_that_cannot_begin_has_its_reports_all_the_same() {
+    let test = "a_lab_that_cannot_begin_has_its_reports_all_the_same";
+    if skips(test, &[Need::Program, Need::Lab, Need::Agent, Need::Stored]) {
+        return;
+    }
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let trial = Trial::new("unbegun", &[], "true", dir.path());
+    let junit = dir.path().join("junit.xml").display().to_string();
+    let baseline = patchlab.baseline();
+    // The same baseline, named in two ways, is validated once.
+    let stored = Baselines::open(&Places::of_data(&patchlab.data)).get(&baseline).expect("it is stored");
+    let digest = stored.digest.to_string();
+    let mut arguments = trial.arguments(&patchlab);
+    arguments.extend(["--baseline", &digest, "--json", "-", "--junit", &junit].map(str::to_owned));
+    let validate = patchlab.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    // Where nobody is root, a worker has no namespaces.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--"]).arg(validate.get_program()).args(validate.get_args());
+    command.current_dir(validate.get_current_dir().expect("a folder"));
+    let output = command.stdin(Stdio::null()).output().expect("unshare (package util-linux) starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{err}");
+    let verdict: Value = serde_json::from_slice(&output.stdout).expect("a verdict");
+    assert_eq!(verdict["verdict"], "lab-error", "{verdict:#}");
+    let reports = verdict["baselines"].as_array().expect("baselines");
+    assert_eq!(reports.len(), 1, "{verdict:#}");
+    assert!(reports[0]["reason"].as_str().is_some_and(|why| why.contains("needs root")), "{verdict:#}");
+    let junit = fs::read_to_string(junit).expect("a report");
+    assert!(junit.contains(&baseline) && junit.contains("needs root"), "{junit}");
+}
+
+/// A validation, followed line by line.
+fn follow(patchlab: &Patchlab, trial: &Trial) -> (Child, impl Iterator<Item = String> + use<>) {
+    let arguments = trial.arguments(patchlab);
+    let mut command = patchlab.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("patchlab");
+    let lines = BufReader::new(child.stderr.take().expect("its standard error")).lines().map_while(Result::ok);
+    (child, lines)
+}
+
+#[test]
+fn a_host_that_freezes_is_taken_out_and_nobody_waits_for_it() {
+    let test = "a_host_that_freezes_is_taken_out_and_nobody_waits_for_it";
+    if skips(test, &[Need::Program, Need::Lab, Need::Agent, Need::Time, Need::Stored, Need::Soak]) {
+        return;
+    }
+    let dir = folder();
+    let patchlab = Patchlab::on_a_copy(dir.path());
+    let daemons = dir.path().join("d");
+    fs::create_dir(&daemons).expect("a folder");
+    let trial = Trial::new("frozen", &[], "true", dir.path());
+    let daemon = Daemon::start(&daemons);
+    let uri = daemon.libvirt().to_string();
+
+    // What ran there runs on another.
+    pool(&patchlab.data, &[("daemon", uri.clone()), ("here", "qemu:///embed".into())]);
+    let (mut child, mut lines) = follow(&patchlab, &trial);
+    assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
+    daemon.freeze();
+    let told: Vec<String> = lines.collect();
+    let is_out = told.iter().any(|line| line.contains("host daemon is out: ") && line.contains("does not answer"));
+    assert!(is_out, "{told:#?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{told:#?}");
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!(collected.code, Some(0), "{}{}", collected.out, collected.err);
+    nothing_is_left(&patchlab);
+
+    // And the first Ctrl-C ends it.
+    pool(&patchlab.data, &[("daemon", uri)]);
+    let (mut child, mut lines) = follow(&patchlab, &trial);
+    assert!(lines.any(|line| line.contains(": apply")), "the moment did not come");
+    daemon.freeze();
+    let interrupted = Instant::now();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+    lines.for_each(drop);
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert!(interrupted.elapsed() < Duration::from_secs(60), "{:?}", interrupted.elapsed());
+    daemon.thaw();
+    let collected = patchlab.run(&["lab", "gc"]);
+    assert_eq!(collected.code, Some(0), "{}{}", collected.out, collected.err);
+    nothing_is_left(&patchlab);
+    assert_eq!(daemon.machines(), Vec::<String>::new());
 }
 
 #[test]

@@ -89,10 +89,14 @@ fn adopted_clones_are_listed_found_and_removed() {
     assert_eq!(second.record.name, "PO-1-web@1-0102-030405-2");
     assert_eq!(kept.list().unwrap(), [first.clone(), second]);
     assert_eq!(kept.get("PO-1-web@1-0102-030405").unwrap(), first, "a whole name before what begins like it");
-    let error = kept.get("PO-1").unwrap_err().to_string();
-    assert!(error.contains("PO-1-web@1-0102-030405-2"), "{error}");
+    let error = kept.get("PO-1").unwrap_err();
+    assert!(matches!(&error, KeptError::Ambiguous { alike, .. } if alike.len() == 2), "{error}");
+    assert!(error.to_string().contains("PO-1-web@1-0102-030405-2; say one of them whole"), "{error}");
+    let error = kept.get("PO-2").unwrap_err();
+    assert!(matches!(&error, KeptError::Unknown { known, .. } if known.len() == 2), "{error}");
     assert_eq!(kept.remove("PO-1-web@1-0102-030405-2").unwrap(), "PO-1-web@1-0102-030405-2");
     assert_eq!(kept.get("PO-1").unwrap(), first, "the only one that begins like that");
+    assert!(kept.get("").is_err(), "nothing is no beginning");
     assert_eq!(kept.needing(&Digest::of("web@1")).unwrap().len(), 1);
     assert_eq!(kept.needing(&Digest::of("another")).unwrap(), []);
     assert!(Ledger::open(&places).unwrap().lock().unwrap().open_undertakings().unwrap().is_empty());

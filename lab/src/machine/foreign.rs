@@ -4,7 +4,15 @@
 //! run as the lab's user, who may read baselines and nothing more; their one network is a socket in the worker's folder ([`super::panel`]);
 //! and they end with the worker's connection.
 
-use std::fmt::Write as _;
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::Duration,
+};
 
 use roxmltree::Document;
 use virt::{connect::Connect, domain::Domain, sys};
@@ -13,6 +21,12 @@ use super::{LabError, Versions, libvirt::version, start_events};
 
 /// Seconds between two questions whether the other side is there, and how many may go without an answer.
 const KEEP_ALIVE: (i32, u32) = (5, 4);
+
+/// How long another libvirt may take to answer before it counts as gone.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Those that were asked by this process and have not answered yet. Each holds a thread; nobody else waits for it before it has.
+static SILENT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// What a machine there is told of security.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +55,50 @@ fn refused(action: &'static str, uri: &str) -> impl FnOnce(virt::error::Error) -
     move |error| LabError::Libvirt { action, subject, reason: error.message().to_owned() }
 }
 
+/// Asks it something in a thread of its own: libvirt's client waits without a limit until a connection stands. Of one that does not
+/// answer in time, the thread stays until it does, or until the program ends.
+///
+/// # Errors
+/// It does not answer within [`ANSWER_TIMEOUT`], or what it answers.
+fn asked<T: Send + 'static>(
+    uri: &str,
+    question: impl FnOnce(&str) -> Result<T, LabError> + Send + 'static,
+) -> Result<T, LabError> {
+    let silent = || SILENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let unanswered = || LabError::Silent { uri: uri.to_owned(), timeout: ANSWER_TIMEOUT };
+    let broken =
+        |reason: String| LabError::Libvirt { action: "start a thread that asks", subject: uri.to_owned(), reason };
+    if silent().contains(uri) {
+        return Err(unanswered());
+    }
+    let (tell, told) = mpsc::channel();
+    let whom = uri.to_owned();
+    let ask = move || {
+        // Nobody listens any more when it was too slow.
+        drop(tell.send(question(&whom)));
+        silent().remove(&whom);
+    };
+    std::thread::Builder::new().name("libvirt-ask".into()).spawn(ask).map_err(|error| broken(error.to_string()))?;
+    match told.recv_timeout(ANSWER_TIMEOUT) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Disconnected) => Err(broken("it broke".into())),
+        Err(RecvTimeoutError::Timeout) => {
+            let mut silent = silent();
+            // It may have answered just now, and then forgets nothing any more.
+            told.try_recv().unwrap_or_else(|_| {
+                silent.insert(uri.to_owned());
+                Err(unanswered())
+            })
+        }
+    }
+}
+
 /// Opens it; it must be one whose machines the lab can have.
 pub(super) fn open(uri: &str) -> Result<Connect, LabError> {
+    asked(uri, connected)
+}
+
+fn connected(uri: &str) -> Result<Connect, LabError> {
     // What it says comes back as an error.
     virt::error::clear_error_callback();
     start_events()?;
@@ -83,7 +139,7 @@ fn short(host: &str) -> &str {
 /// # Errors
 /// It does not open, or its machines are of no use to the lab.
 pub(crate) fn look(uri: &str) -> Result<Versions, LabError> {
-    versions(&open(uri)?, uri)
+    asked(uri, |uri| versions(&connected(uri)?, uri))
 }
 
 pub(super) fn versions(connect: &Connect, uri: &str) -> Result<Versions, LabError> {
@@ -125,24 +181,31 @@ fn machines(uri: &str, prefix: &str) -> Result<Vec<Domain>, LabError> {
     Ok(all.into_iter().filter(|domain| domain.name().is_ok_and(|name| name.starts_with(prefix))).collect())
 }
 
-/// Whether it may have machines whose names begin so: one that does not say may.
-pub(crate) fn may_have(uri: &str, prefix: &str) -> bool {
-    machines(uri, prefix).map_or(true, |machines| !machines.is_empty())
+/// Whether it has machines whose names begin so.
+///
+/// # Errors
+/// It does not say: it may.
+pub(crate) fn has(uri: &str, prefix: &str) -> Result<bool, LabError> {
+    let prefix = prefix.to_owned();
+    asked(uri, move |uri| Ok(!machines(uri, &prefix)?.is_empty()))
 }
 
 /// Ends all machines there whose names begin so.
 ///
 /// # Errors
-/// It does not open, or one of them does not end.
+/// It does not open or answer, or one of them does not end.
 pub(crate) fn end_all(uri: &str, prefix: &str) -> Result<(), LabError> {
-    for machine in machines(uri, prefix)? {
-        match machine.destroy() {
-            // It ended by itself in between.
-            Err(_) if !machine.is_active().unwrap_or(false) => {}
-            other => other.map_err(refused("end a machine at", uri))?,
+    let prefix = prefix.to_owned();
+    asked(uri, move |uri| {
+        for machine in machines(uri, &prefix)? {
+            match machine.destroy() {
+                // It ended by itself in between.
+                Err(_) if !machine.is_active().unwrap_or(false) => {}
+                other => other.map_err(refused("end a machine at", uri))?,
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -179,13 +242,13 @@ mod tests {
             names
         };
         assert_eq!(names(), ["patchlab-w-1-control", "patchlab-w-2-control", "test"]);
-        assert!(may_have(uri, "patchlab-w-1-"));
+        assert!(has(uri, "patchlab-w-1-").unwrap());
         end_all(uri, "patchlab-w-1-").unwrap();
         assert_eq!(names(), ["patchlab-w-2-control", "test"]);
-        assert!(!may_have(uri, "patchlab-w-1-") && may_have(uri, "patchlab-w-2-"));
+        assert!(!has(uri, "patchlab-w-1-").unwrap() && has(uri, "patchlab-w-2-").unwrap());
         end_all(uri, "patchlab-w-2-").unwrap();
         // Nobody knows what one has that does not answer.
         let gone = "test:///no/such/file.xml";
-        assert!(may_have(gone, "patchlab-w-1-") && end_all(gone, "patchlab-w-1-").is_err());
+        assert!(has(gone, "patchlab-w-1-").is_err() && end_all(gone, "patchlab-w-1-").is_err());
     }
 }

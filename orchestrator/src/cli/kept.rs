@@ -17,7 +17,10 @@ use patchlab_lab::{
 use serde_json::{Value, json};
 
 use super::{CliError, Exit, Global, Output, point, runs::legible_line};
-use crate::lab::shell::{Ended, Ran, Shell};
+use crate::{
+    lab::shell::{Ended, Ran, Shell},
+    place::Data,
+};
 
 /// Bytes of a console that are printed, from its beginning: 16 MiB.
 const CONSOLE_LIMIT: u64 = 16 << 20;
@@ -100,7 +103,7 @@ pub struct ConsoleCommand {
 
 impl ConsoleCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
-        let kept = KeptClones::open(&global.data()?.lab()).get(&self.name).map_err(classify)?;
+        let kept = kept_alone(&global.data()?, &self.name)?;
         let role = Role::from(self.which);
         let name = &kept.record.name;
         let clone =
@@ -139,7 +142,7 @@ pub struct ScreenshotCommand {
 impl ScreenshotCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
-        let kept = KeptClones::open(&data.lab()).get(&self.name).map_err(classify)?;
+        let kept = kept_alone(&data, &self.name)?;
         let broken = |error: anyhow::Error| CliError::Failed(format!("{}: {error:#}", kept.record.name));
         let role = Role::from(self.which);
         let mut shell = Shell::open(&data, &kept, role).map_err(broken)?;
@@ -342,9 +345,28 @@ fn shown(kept: &Kept) -> Value {
     })
 }
 
+/// Kept clones by their name, where a run's would not do.
+fn kept_alone(data: &Data, name: &str) -> Result<Kept, CliError> {
+    KeptClones::open(&data.lab()).get(name).map_err(|error| {
+        let run = Runs::open(&data.lab()).get(name).ok();
+        not_kept(error, run.as_ref().map(|run| run.record.id.as_str()))
+    })
+}
+
+/// Why there are none; what is asked for may be a run.
+fn not_kept(error: KeptError, run: Option<&str>) -> CliError {
+    match (error, run) {
+        (KeptError::Unknown { .. }, Some(run)) => CliError::Input(format!(
+            "{run} is a run, and not the name of kept clones: `patchlab lab log {run} --console` prints what its machines said; \
+             `patchlab lab kept` lists what is kept"
+        )),
+        (other, _) => classify(other),
+    }
+}
+
 fn classify(error: KeptError) -> CliError {
     match error {
-        KeptError::Unknown { .. } => CliError::Input(error.to_string()),
+        KeptError::Unknown { .. } | KeptError::Ambiguous { .. } => CliError::Input(error.to_string()),
         KeptError::InUse { .. } => CliError::Refused(error.to_string()),
         other => CliError::Failed(super::baseline::chain(&other)),
     }
@@ -359,6 +381,21 @@ mod tests {
         let argv = ["sh", "-c", "echo 'it''s' $HOME", ""].map(str::to_owned);
         let output = std::process::Command::new("sh").args(["-c", &format!("printf '%s|' {}", quoted(&argv))]).output();
         assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), "sh|-c|echo 'it''s' $HOME||");
+    }
+
+    #[test]
+    fn who_names_a_run_is_told_where_its_consoles_are() {
+        let unknown = || KeptError::Unknown { wanted: "last".into(), known: Vec::new() };
+        let said = |error: CliError| {
+            assert!(matches!(error, CliError::Input(_)), "{error}");
+            error.to_string()
+        };
+        let run = said(not_kept(unknown(), Some("261124-094102")));
+        assert!(run.contains("`patchlab lab log 261124-094102 --console`"), "{run}");
+        assert!(said(not_kept(unknown(), None)).contains("no kept clones \"last\""));
+        let alike = vec!["A-1".to_owned(), "A-2".to_owned()];
+        let several = said(not_kept(KeptError::Ambiguous { wanted: "A".into(), alike }, Some("A")));
+        assert!(several.contains("A-1, A-2; say one of them whole"), "{several}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub fn budgets(hosts: &[Lender<'_>], jobs: Option<usize>, all: &[Needs]) -> anyh
         );
     }
     for needs in all {
-        let work = Work { order: 0, expected: Duration::ZERO, needs: *needs };
+        let work = Work { order: 0, expected: Duration::ZERO, needs: *needs, avoids: &[] };
         if !budgets.can_ever_run(&work) {
             bail!("{}", no_host(hosts, needs));
         }

@@ -1,7 +1,7 @@
 //! Stage 4, test, as the orchestrator sees it: the order's way into a clone.
 //!
-//! [`validate`] runs in the parent: it starts as many validations at once as the [`budget`] allows, in the order of the [`schedule`],
-//! on the hosts of the [`pool`], writes down what they say, and turns what comes back into verdicts; [`halt`] ends them all, when a signal says so ([`stop`]). Each is a
+//! [`validate`] runs in the parent: it starts as many validations at once as the [`budget`] allows beside what others have taken ([`booking`]), in the order of the [`schedule`],
+//! on the hosts of the [`pool`], as they are in good [`standing`], writes down what they say, and turns what comes back into verdicts; [`halt`] ends them all, when a signal says so ([`stop`]). Each is a
 //! `pair` of an order and a baseline: it signs the [`provisional`] documents and starts a worker ([`job`]). [`worker`] runs inside: payload
 //! server, inform sink and SNMP manager of that validation, and the [`applier`] that the lab calls. [`agent`] starts the agent in a guest, from the [`tools`] disk; [`managed`] is a host of the
 //! demonstration; [`shell`] runs commands in a clone that was kept; [`trial`] runs a
@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod applier;
 pub mod bisection;
+pub mod booking;
 pub mod budget;
 pub mod control;
 pub mod halt;
@@ -21,6 +22,7 @@ pub mod pool;
 pub mod provisional;
 pub mod schedule;
 pub mod shell;
+pub mod standing;
 pub mod stop;
 pub mod successor;
 pub mod tools;

@@ -19,7 +19,7 @@ use patchlab_lab::{
     scenario::Scenario,
     validation::Reboot,
     verdict::{Judgement, LAB_ERROR_REQUEUES},
-    worker::{ChannelError, Network, Worker},
+    worker::{ChannelError, Network, Worker, WorkerError},
 };
 use patchlab_protocol::{
     document::{Order, RebootRule, RebootWhen},
@@ -74,12 +74,43 @@ enum Ended {
     Died { reason: String, phase: String },
 }
 
+/// What follows when a worker has ended.
+enum Follows {
+    /// This came of it.
+    Came(anyhow::Result<Came>),
+    /// It is done once more, in a fresh worker; why.
+    Again(String),
+    /// The lab broke it; how.
+    Broken(String),
+}
+
+/// What follows after so many workers, this one counted.
+fn after(ended: anyhow::Result<Ended>, workers: usize, halt: &Halt) -> Follows {
+    let reason = match ended {
+        Ok(Ended::Told(report)) => return Follows::Came(Ok(Came::Found(report))),
+        Ok(Ended::Disagreed(reason)) => return Follows::Came(Ok(Came::Disagrees(reason))),
+        Ok(Ended::Died { phase, .. }) if halt.is_called() => {
+            return Follows::Broken(format!("interrupted in the phase {phase}"));
+        }
+        Err(_) if halt.is_called() => return Follows::Broken("interrupted before it began".to_owned()),
+        Err(error) if lasts(&error) => return Follows::Came(Err(error)),
+        Err(error) => format!("{error:#}"),
+        Ok(Ended::Died { reason, .. }) => reason,
+    };
+    if workers <= LAB_ERROR_REQUEUES { Follows::Again(reason) } else { Follows::Broken(reason) }
+}
+
+/// Whether another worker would say the same.
+fn lasts(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(WorkerError::NotRoot | WorkerError::NoUser))
+}
+
 impl Pair<'_> {
-    /// Runs it in a worker on a host; one that dies is replaced a bounded number of times, and its death never blames the patch. When the
-    /// lab breaks, the host is looked at: one that is gone broke it.
+    /// Runs it in a worker on a host; one that dies, or does not come about, is replaced a bounded number of times, and its death never
+    /// blames the patch. When the lab breaks, the host is looked at: one that is gone broke it.
     pub(super) fn run(&self, host: &LabHost, control: Control, told: &mut dyn FnMut(Tell)) -> anyhow::Result<Came> {
         let begun = Instant::now();
-        let mut deaths = 0;
+        let mut tries = 0;
         let reason = loop {
             let ended = self.in_worker(host, control, told);
             let is_broken = match &ended {
@@ -93,19 +124,11 @@ impl Pair<'_> {
             {
                 return Ok(Came::HostGone(reason));
             }
-            match ended {
-                Ok(Ended::Told(report)) => return Ok(Came::Found(report)),
-                Ok(Ended::Disagreed(reason)) => return Ok(Came::Disagrees(reason)),
-                Ok(Ended::Died { phase, .. }) if self.halt.is_called() => {
-                    break format!("interrupted in the phase {phase}");
-                }
-                Err(_) if self.halt.is_called() => break "interrupted before it began".to_owned(),
-                Err(error) => return Err(error),
-                Ok(Ended::Died { reason, .. }) if deaths < LAB_ERROR_REQUEUES => {
-                    told(Tell::Note(format!("{reason}: once more, in a fresh worker")));
-                    deaths += 1;
-                }
-                Ok(Ended::Died { reason, .. }) => break reason,
+            tries += 1;
+            match after(ended, tries, self.halt) {
+                Follows::Came(came) => return came,
+                Follows::Again(reason) => told(Tell::Note(format!("{reason}: once more, in a fresh worker"))),
+                Follows::Broken(reason) => break reason,
             }
         };
         let total_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -123,7 +146,10 @@ impl Pair<'_> {
             told(Tell::Note(format!("what the machines said is not kept: {error}")));
         }
         self.halt.leave(worker.process());
-        worker.end()?;
+        // What was found is found, whatever is still there of its worker.
+        if let Err(error) = worker.end().map_err(anyhow::Error::from) {
+            told(Tell::Note(format!("something of its worker is left for `patchlab lab gc`: {error:#}")));
+        }
         ended
     }
 
@@ -293,6 +319,26 @@ fn mode(path: &Path, mode: u32) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_did_not_come_about_is_tried_again_unless_it_cannot_change() {
+        let (halt, broke) = (Halt::default(), || Err(anyhow::anyhow!("libvirt: cannot open qemu:///system: busy")));
+        let died = || Ok(Ended::Died { reason: "the worker died".into(), phase: "clone".into() });
+        for ended in [broke, died] {
+            assert!(matches!(after(ended(), LAB_ERROR_REQUEUES, &halt), Follows::Again(_)));
+            assert!(matches!(after(ended(), LAB_ERROR_REQUEUES + 1, &halt), Follows::Broken(_)));
+        }
+        for lasting in [WorkerError::NotRoot, WorkerError::NoUser] {
+            assert!(matches!(after(Err(lasting.into()), 1, &halt), Follows::Came(Err(_))));
+        }
+        let not_up = WorkerError::NotUp { reason: "it ended".into(), log: "/".into() };
+        assert!(matches!(after(Err(not_up.into()), 1, &halt), Follows::Again(_)));
+        halt.call();
+        for (ended, why) in [(broke(), "before it began"), (died(), "in the phase clone")] {
+            let Follows::Broken(reason) = after(ended, 1, &halt) else { panic!("it is interrupted") };
+            assert!(reason.contains(why), "{reason}");
+        }
+    }
 
     #[test]
     fn a_part_never_passes_an_order() {

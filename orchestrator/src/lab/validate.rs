@@ -21,12 +21,13 @@ use patchlab_lab::{
 use patchlab_protocol::{document::Order, envelope::digest_of};
 
 use super::{
-    budget,
+    booking, budget,
     control::{Control, Programs},
     halt::Halt,
     pair::{Came, Pair, limited},
     pool::{Lender, Pool},
     schedule::{self, Budgets, Running, Work},
+    standing::{Follows, Standing},
     worker::{Manner, Tell},
 };
 use crate::{legible::millis, place::Data};
@@ -40,7 +41,10 @@ pub fn baselines(data: &Data, order: &Order, named: &[String]) -> anyhow::Result
         (&os.family, &os.release, &os.arch) == (&order.class.family, &order.class.release, &order.class.arch)
     };
     if !named.is_empty() {
-        let chosen = named.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut chosen = named.iter().map(|name| store.get(name)).collect::<Result<Vec<_>, _>>()?;
+        // One may be named in several ways.
+        let mut known = BTreeSet::new();
+        chosen.retain(|baseline| known.insert(baseline.digest));
         if let Some(other) = chosen.iter().find(|baseline| !is_class(baseline)) {
             bail!("order {} is for {}, baseline {} is not", order.id, order.class, other.full_name());
         }
@@ -148,7 +152,8 @@ pub struct Validated {
 /// What threads tell the one that decides.
 enum Word {
     Told(usize, Box<Tell>),
-    Ended(usize, anyhow::Result<Box<BaselineReport>>),
+    /// What came of it on the host of this number.
+    Ended(usize, usize, anyhow::Result<Box<BaselineReport>>),
     /// It has not ended, since its host, of this number, is gone: why.
     HostGone(usize, usize, String),
     /// It has not ended, since what is remembered of its control does not do: why.
@@ -199,7 +204,7 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     for (number, ((order, baselines), names)) in batch.orders.iter().zip(&names).enumerate() {
         for (baseline, name) in baselines.iter().zip(names) {
             let expected = budget::expected(&known, &digest_of(order.clone()), name);
-            let work = Work { order: number, expected, needs: all[pairs.len()] };
+            let work = Work { order: number, expected, needs: all[pairs.len()], avoids: &[] };
             let (data, scenarios, scope, manner) = (batch.data, batch.scenarios, &batch.scope, batch.manner);
             let (recording, halt, others) = (&recordings[number], &halt, &others);
             let key = programs.as_ref().map(|programs| programs.key(baseline, (scenarios, others), &manner));
@@ -212,16 +217,24 @@ pub fn validate(batch: &Batch<'_>, observer: &mut dyn FnMut(Seen<'_>)) -> anyhow
     let (pairs, recordings, halt) = (&pairs, &recordings, &halt);
     let out = hosts.iter().filter_map(Lender::out).collect();
     let (controls, disagreed) = (Controls::open(&batch.data.lab()), BTreeSet::new());
-    let mut floor =
-        Floor { batch, recordings, pairs, controls, disagreed, budgets, out, halt, tell, observer, ended, validated };
+    let (standing, broken) = (Standing::default(), BTreeMap::new());
+    let mut floor = Floor {
+        batch,
+        recordings,
+        pairs,
+        controls,
+        disagreed,
+        budgets,
+        out,
+        standing,
+        broken,
+        halt,
+        tell,
+        observer,
+        ended,
+        validated,
+    };
     floor.run(&words);
-    // Nothing but failures of the lab's own: then the first one is the answer.
-    if floor.ended.values().all(Result::is_err)
-        && !halt.is_called()
-        && let Some((_, Err(first))) = floor.ended.pop_first()
-    {
-        return Err(first);
-    }
     floor.validated.into_values().collect()
 }
 
@@ -246,15 +259,15 @@ fn broken(baseline: &Baseline, reason: String) -> BaselineReport {
 /// A validation that is to be made.
 struct Place<'a> {
     /// What it takes with a control of its own.
-    beside: Work,
+    beside: Work<'static>,
     /// What it takes without.
-    alone: Work,
+    alone: Work<'static>,
     pair: Pair<'a>,
 }
 
 impl Place<'_> {
     /// What it takes with this control.
-    fn work(&self, control: Control) -> Work {
+    fn work(&self, control: Control) -> Work<'static> {
         match control {
             Control::Beside => self.beside,
             Control::Remembered => self.alone,
@@ -275,6 +288,10 @@ struct Floor<'a, 'o> {
     budgets: Budgets,
     /// Those that are, and why.
     out: Vec<String>,
+    /// How hosts did.
+    standing: Standing,
+    /// What came of those, by their places in `pairs`, that are to be made once more on another host.
+    broken: BTreeMap<usize, anyhow::Result<BaselineReport>>,
     halt: &'a Halt,
     tell: Sender<Word>,
     observer: &'o mut dyn FnMut(Seen<'_>),
@@ -343,20 +360,30 @@ impl Floor<'_, '_> {
                     let lender = &self.batch.pool.hosts()[host];
                     self.starts(&pairs[place].pair, lender);
                     let tell = self.tell.clone();
-                    scope.spawn(move || validate_on(&pairs[place].pair, (place, host, lender), control, &tell));
+                    let booked = booking::book(self.batch.data, lender, work.needs);
+                    scope.spawn(move || {
+                        validate_on(&pairs[place].pair, (place, host, lender), control, &tell);
+                        drop(booked);
+                    });
                 }
                 if running.is_empty() {
                     // Where all is to end, none of them waits for anything.
-                    let reason = format!("no host is left that could lend machines to it: {}", self.out.join("; "));
-                    waiting.drain(..).for_each(|place| self.has_ended(place, Err(anyhow!("{reason}"))));
+                    waiting.drain(..).for_each(|place| self.has_no_host(place));
                     return;
                 }
                 self.say_remaining(&waiting, &running);
                 match words.recv() {
                     Ok(Word::Told(place, what)) => self.told(place, &what),
-                    Ok(Word::Ended(place, result)) => {
+                    Ok(Word::Ended(place, host, result)) => {
                         running.retain(|other| other.place != place);
-                        self.has_ended(place, result.map(|report| *report));
+                        let result = result.map(|report| *report);
+                        match self.follows((place, host), &result) {
+                            Follows::Ends => self.has_ended(place, result),
+                            moves => {
+                                self.moves((place, host), moves, result);
+                                waiting.insert(waiting.partition_point(|other| *other < place), place);
+                            }
+                        }
                     }
                     Ok(Word::HostGone(place, host, reason)) => {
                         running.retain(|other| other.place != place);
@@ -384,9 +411,21 @@ impl Floor<'_, '_> {
         if self.halt.is_called() {
             return None;
         }
-        let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
-        let running: Vec<Running> = running.iter().map(OnHost::running).collect();
-        schedule::next(&waiting, &running, &self.budgets)
+        let waiting: Vec<Work<'_>> = waiting.iter().map(|place| self.work(*place)).collect();
+        let running: Vec<Running<'_>> = running.iter().map(OnHost::running).collect();
+        // One always runs: waiting for others may be for ever.
+        let budgets = match running[..] {
+            [] => self.budgets.clone(),
+            _ => booking::beside_others(self.batch.data, self.batch.pool, &self.budgets),
+        };
+        schedule::next(&waiting, &running, &self.ended_of_orders(), &budgets)
+    }
+
+    /// How many have ended, by the numbers of orders.
+    fn ended_of_orders(&self) -> Vec<usize> {
+        let mut ended = vec![0; self.batch.orders.len()];
+        self.ended.keys().for_each(|place| ended[self.pairs[*place].beside.order] += 1);
+        ended
     }
 
     /// The control that a validation would have if it started now.
@@ -396,14 +435,16 @@ impl Floor<'_, '_> {
     }
 
     /// What it would take.
-    fn work(&self, place: usize) -> Work {
-        self.pairs[place].work(self.control(place))
+    fn work(&self, place: usize) -> Work<'_> {
+        Work { avoids: self.standing.avoided(place), ..self.pairs[place].work(self.control(place)) }
     }
 
     fn say_remaining(&mut self, waiting: &[usize], running: &[OnHost]) {
-        let waiting: Vec<Work> = waiting.iter().map(|place| self.work(*place)).collect();
-        let running: Vec<(Running, Duration)> = running.iter().map(|on| (on.running(), on.since.elapsed())).collect();
-        (self.observer)(Seen::Remaining(schedule::remaining(&waiting, &running, &self.budgets)));
+        let waiting: Vec<Work<'_>> = waiting.iter().map(|place| self.work(*place)).collect();
+        let running: Vec<(Running<'_>, Duration)> =
+            running.iter().map(|on| (on.running(), on.since.elapsed())).collect();
+        let remaining = schedule::remaining(&waiting, &running, &self.ended_of_orders(), &self.budgets);
+        (self.observer)(Seen::Remaining(remaining));
     }
 
     fn starts(&mut self, pair: &Pair<'_>, host: &LabHost) {
@@ -414,14 +455,54 @@ impl Floor<'_, '_> {
         (self.observer)(Seen::Started(subject(pair), told));
     }
 
-    /// Takes a host out, and says what becomes of what ran there.
-    fn host_gone(&mut self, place: usize, host: usize, reason: &str) {
+    /// What follows when one came to this on this host.
+    fn follows(&mut self, (place, host): (usize, usize), result: &anyhow::Result<BaselineReport>) -> Follows {
+        if self.halt.is_called() {
+            return Follows::Ends;
+        }
+        if result.as_ref().is_ok_and(|report| report.verdict != Judgement::LabError) {
+            self.standing.held(host);
+            return Follows::Ends;
+        }
+        let work = self.pairs[place].work(self.control(place));
+        self.standing.broke(place, host, &work, &self.budgets)
+    }
+
+    /// It broke on this host, and is to be made on another.
+    fn moves(&mut self, (place, host): (usize, usize), how: Follows, result: anyhow::Result<BaselineReport>) {
+        let reason = match &result {
+            Ok(report) => report.reason.clone(),
+            Err(error) => format!("{error:#}"),
+        };
         let name = &self.batch.pool.hosts()[host].name;
+        self.told(place, &Tell::Note(format!("it broke on host {name} ({reason}): once more, on another host")));
+        if let Follows::MovesAndHostIsOut(many) = how {
+            self.take_out(host, &format!("it broke {many} validations in a row, the last with: {reason}"));
+        }
+        self.broken.insert(place, result);
+        (self.observer)(Seen::Requeued(subject(&self.pairs[place].pair)));
+    }
+
+    /// It waited for a host, and none is left: what it came to on another counts, if it came to anything.
+    fn has_no_host(&mut self, place: usize) {
+        let none = || Err(anyhow!("no host is left that could lend machines to it: {}", self.out.join("; ")));
+        let result = self.broken.remove(&place).unwrap_or_else(none);
+        self.has_ended(place, result);
+    }
+
+    fn take_out(&mut self, host: usize, reason: &str) {
         // Several may find out.
         if self.budgets.hosts[host].take().is_some() {
+            let name = &self.batch.pool.hosts()[host].name;
             self.out.push(format!("{name}: {reason}"));
             (self.observer)(Seen::HostOut(name, reason));
         }
+    }
+
+    /// Takes a host out, and says what becomes of what ran there.
+    fn host_gone(&mut self, place: usize, host: usize, reason: &str) {
+        let name = &self.batch.pool.hosts()[host].name;
+        self.take_out(host, reason);
         let pair = &self.pairs[place].pair;
         self.write_down(pair, Happening::HostGone { host: name.clone(), reason: reason.to_owned() });
         (self.observer)(Seen::Requeued(subject(pair)));
@@ -482,12 +563,12 @@ impl Floor<'_, '_> {
 struct OnHost {
     place: usize,
     host: usize,
-    work: Work,
+    work: Work<'static>,
     since: Instant,
 }
 
 impl OnHost {
-    fn running(&self) -> Running {
+    fn running(&self) -> Running<'static> {
         Running { work: self.work, host: self.host }
     }
 }
@@ -503,10 +584,10 @@ fn validate_on(
     let result = pair.run(lender, control, &mut told);
     let result = result.with_context(|| format!("validation on {}", pair.baseline.full_name()));
     let word = match result {
-        Ok(Came::Found(report)) => Word::Ended(place, Ok(report)),
+        Ok(Came::Found(report)) => Word::Ended(place, host, Ok(report)),
         Ok(Came::HostGone(reason)) => Word::HostGone(place, host, reason),
         Ok(Came::Disagrees(reason)) => Word::Disagrees(place, reason),
-        Err(error) => Word::Ended(place, Err(error)),
+        Err(error) => Word::Ended(place, host, Err(error)),
     };
     drop(tell.send(word));
 }
