@@ -9,11 +9,17 @@ pub mod allowed;
 mod machine;
 mod summary;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{Entry, Manifest, Port, Restarts};
+use crate::manifest::{
+    Entry, Manifest, Port, Restarts,
+    disks::{is_below, listed_by_one},
+};
 
 pub use machine::{
     AccountChange, ChangedBy, ConfigurationChange, DiskChange, DiskPlace, FILE_SYSTEM_TOLERANCE, FOLDER_TOLERANCE,
@@ -166,6 +172,7 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
 
 /// What differs on `to` from where it came `from` and from its twin, the `control`, that came from there too and was left alone.
 pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
+    let from = &*completed(from, control);
     let from_control: BTreeSet<String> = files(control, to).into_iter().map(|file| file.path).collect();
     let mut files = files(from, to);
     files.retain(|file| from_control.contains(&file.path));
@@ -178,6 +185,20 @@ pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
     found.kernel = found.kernel.filter(|_| beside.kernel.is_some());
     machine::retain(&mut found, &beside);
     found
+}
+
+/// A baseline's manifest; one of an older lab, which listed the root's files alone, with those of its other disks as the control has them:
+/// that began alike, and was left alone.
+fn completed<'m>(baseline: &'m Manifest, control: &Manifest) -> Cow<'m, Manifest> {
+    let unknown = listed_by_one(baseline.file_systems.as_ref(), control.file_systems.as_ref());
+    if baseline.file_systems.is_some() || unknown.is_empty() {
+        return Cow::Borrowed(baseline);
+    }
+    let mut whole = baseline.clone();
+    let theirs = control.files.iter().filter(|(path, _)| is_below(&unknown, path));
+    whole.files.extend(theirs.map(|(path, entry)| (path.clone(), entry.clone())));
+    whole.file_systems.clone_from(&control.file_systems);
+    Cow::Owned(whole)
 }
 
 fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Diff {
@@ -263,10 +284,11 @@ fn packages(from: &Manifest, to: &Manifest, owned: &BTreeMap<&str, usize>) -> Ve
 }
 
 fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
+    let unknown = listed_by_one(from.file_systems.as_ref(), to.file_systems.as_ref());
     let paths: BTreeSet<&String> = from.files.keys().chain(to.files.keys()).collect();
     paths
         .into_iter()
-        .filter(|path| allowed::path(path).is_none())
+        .filter(|path| allowed::path(path).is_none() && !is_below(&unknown, path))
         .filter_map(|path| {
             let (first, second) = (from.files.get(path), to.files.get(path));
             let (change, aspects) = match (first, second) {

@@ -8,11 +8,12 @@ mod accounts;
 mod collect;
 mod configuration;
 mod disk;
+pub(crate) mod disks;
 mod kernels;
 mod packages;
 mod restarts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct Manifest {
     pub packages: BTreeMap<String, Package>,
     /// Files by absolute path, except under [`VOLATILE`]. Paths that are not UTF-8 are decoded lossily.
     pub files: BTreeMap<String, Entry>,
+    /// Mount points of the file systems whose files are here: [`disks`] says which these are. An older lab listed the root's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_systems: Option<BTreeSet<String>>,
     /// Loaded systemd units by name.
     pub units: BTreeMap<String, Unit>,
     /// Listening sockets, sorted.
@@ -168,6 +172,7 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/var/tmp", "scratch"),
     ("/var/log", "logs grow by running"),
     ("/var/cache", "can be made again at any time"),
+    ("/.snapshots", "copies of what was, which snapper makes at every change"),
     ("/var/lib/apt/lists", "index files, fetched again by every update"),
     ("/lost+found", "belongs to the file system"),
 ];

@@ -202,6 +202,28 @@ fn what_a_workload_wrote_on_the_control_too_is_not_held_against_the_rollback() {
     assert!(equal_but_for_workload(&from, &still, &control).is_err());
 }
 
+#[test]
+fn a_disk_that_an_older_lab_did_not_list_is_as_the_control_has_it() {
+    let points = |points: &[&str]| Some(points.iter().map(|point| (*point).to_owned()).collect());
+    let with = |boot: &str, listed: &[&str]| {
+        let mut manifest = baseline();
+        manifest.file_systems = points(listed);
+        manifest.files.insert("/boot/efi/EFI/grub".into(), file(boot, None));
+        manifest
+    };
+    let (old, control) = (baseline(), with("1", &["/", "/boot/efi"]));
+    equal_to_baseline(&old, &control, &control).unwrap();
+    let left = |now: &Manifest| equal_to_baseline(&old, now, &control).unwrap_err().files;
+    let changed = left(&with("2", &["/", "/boot/efi"]));
+    assert_eq!((changed[0].path.as_str(), changed[0].change), ("/boot/efi/EFI/grub", Change::Changed));
+    let mut gone = control.clone();
+    gone.files.remove("/boot/efi/EFI/grub");
+    assert_eq!(left(&gone)[0].change, Change::Removed);
+    // Of two baselines nothing is said of what only one lists; where both say what they list, a new disk is a difference.
+    assert!(diff(&old, &control).is_empty());
+    assert_eq!(diff(&Manifest { file_systems: points(&["/"]), ..old.clone() }, &control).files.len(), 1);
+}
+
 /// The baseline with every section that this lab collects.
 fn whole() -> Manifest {
     use crate::manifest::{BootMode, ConfigurationFile, DiskUse, FileSystem, Group, Kernels, Password, User};

@@ -16,6 +16,8 @@ use jiff::Timestamp;
 use patchlab_check::{Outcome, Status, written::ByteSize};
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::disks;
+
 pub use self::read::{failed_units, journal_errors, serial_panic};
 
 /// How much more than the control a disk may hold when a check says nothing else: 100 MiB. Package files that are kept, and what two
@@ -158,7 +160,10 @@ impl CheckKind {
             Self::SetuidFiles => SETUID_FILES,
             Self::ChangedConfiguration => CONFIGURATION,
         };
-        Some(format!("since=@{}\n{script}", at.as_second()))
+        // Paths of mount points may hold spaces.
+        let places = "IFS='\n'\nset -f; places=$(disks | cut -f 2) && [ -n \"$places\" ] || exit 1; set -- $places; set +f; unset IFS\n";
+        let disks = if script.contains("\"$@\"") { disks::shell() + places } else { String::new() };
+        Some(format!("since=@{}\n{disks}{script}", at.as_second()))
     }
 
     /// Whether a finding is a difference from the control, so that the control can have none.
@@ -176,12 +181,12 @@ journalctl --since=$since --output=json --output-fields=UNIT --no-pager --lines=
 systemctl show '*.service' --property=Id,NRestarts";
 
 /// What systemd-coredump stored (its SD_MESSAGE_COREDUMP), what the kernel said of a fault, what systemd said of a service's end.
-const COREDUMPS: &str = r"
+const COREDUMPS: &str = r#"
 journalctl --since=$since --output=json --output-fields=COREDUMP_COMM,COREDUMP_SIGNAL_NAME --no-pager --lines=1000 \
   MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1
 journalctl --since=$since --output=cat --no-pager |
   grep -E 'segfault at [0-9a-f]+ ip |^traps: |code=(dumped|killed), status=[0-9]+/(SEGV|ABRT|BUS|ILL|FPE|SYS|TRAP)' | tail -n 1000
-find / -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n'";
+find "$@" -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n'"#;
 
 const JOURNAL_ERRORS: &str = "journalctl --since=$since --priority=err --output=json \
   --output-fields=SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,MESSAGE --no-pager --lines=1000";
@@ -194,12 +199,12 @@ printf 'agent %s\\n' \"$(du -sxB1 /var/lib/patchlab-agent 2>/dev/null | cut -f1)
 /// Files with the bits, and executables with capabilities: by getcap(8) where it is, else by tar(1), which every Debian has and which
 /// writes them as an extended attribute; it reads only files changed since the freeze, and one by one only when there are any.
 const SETUID_FILES: &str = r#"
-find / -xdev -type f -perm /6000 -printf '%M %u:%g %p\n'
+find "$@" -xdev -type f -perm /6000 -printf '%M %u:%g %p\n'
 if command -v getcap >/dev/null; then
-  getcap -r / 2>/dev/null
+  find "$@" -xdev -type f -perm /111 -print0 | xargs -0 -r getcap
 else
   has() { tar --create --xattrs --xattrs-include=security.capability "$@" 2>/dev/null | grep -aq SCHILY.xattr.security; }
-  new=$(mktemp) && find / -xdev -type f -perm /111 -newerct $since -print >"$new"
+  new=$(mktemp) && find "$@" -xdev -type f -perm /111 -newerct $since -print >"$new"
   if has --files-from="$new"; then
     while read -r file; do has -- "$file" && printf '%s has capabilities\n' "$file"; done <"$new"
   fi
@@ -211,7 +216,7 @@ const CONFIGURATION: &str = r#"
 dpkg-query -W -f '${Conffiles}\n' 2>/dev/null | sed -n 's/^ \(\/.*\) \([0-9a-f]\{32\}\)\( .*\)\{0,1\}$/\2  \1/p' |
   LC_ALL=C md5sum --check --quiet 2>/dev/null
 command -v rpm >/dev/null && rpm --verify --all --nodeps --noscripts | awk '$2 == "c" && ($1 ~ /5/ || $1 == "missing") { print $3 ": FAILED" }'
-find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
+find "$@" -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
   -name '*.dpkg-new' -o -name '*.dpkg-dist' -o -name '*.dpkg-old' -o -name '*.dpkg-tmp' -o -name '*.ucf-new' -o -name '*.ucf-old' \
   -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n'
 true"#;
