@@ -7,6 +7,7 @@
 
 pub mod allowed;
 mod machine;
+pub(crate) mod ports;
 mod summary;
 
 use std::{
@@ -20,6 +21,8 @@ use crate::manifest::{
     Entry, Manifest, Port, Restarts,
     disks::{is_below, listed_by_one},
 };
+
+use ports::{Chosen, Listening};
 
 pub use machine::{
     AccountChange, ChangedBy, ConfigurationChange, DiskChange, DiskPlace, FILE_SYSTEM_TOLERANCE, FOLDER_TOLERANCE,
@@ -180,8 +183,9 @@ pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
     let beside = with_files(control, to, Vec::new());
     found.packages.retain(|change| beside.packages.iter().any(|other| other.package == change.package));
     found.units.retain(|change| beside.units.iter().any(|other| other.unit == change.unit));
-    found.ports_opened.retain(|port| beside.ports_opened.contains(port));
-    found.ports_closed.retain(|port| beside.ports_closed.contains(port));
+    let (now, theirs) = (listening(to), listening(control));
+    found.ports_opened.retain(|port| now.has_like(port, &beside.ports_opened));
+    found.ports_closed.retain(|port| theirs.has_like(port, &beside.ports_closed));
     found.kernel = found.kernel.filter(|_| beside.kernel.is_some());
     machine::retain(&mut found, &beside);
     found
@@ -211,20 +215,21 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
     machine::fill(&mut found, from, to, &files);
     let files_omitted = files.len().saturating_sub(FILES_LISTED);
     files.truncate(FILES_LISTED);
-    let listening = |manifest: &Manifest| -> BTreeSet<Port> {
-        manifest.ports.iter().filter(|port| allowed::port(port).is_none()).cloned().collect()
-    };
     let (first, second) = (listening(from), listening(to));
     Diff {
         packages,
         files,
         files_omitted,
         units: units(from, to),
-        ports_opened: second.difference(&first).cloned().collect(),
-        ports_closed: first.difference(&second).cloned().collect(),
+        ports_opened: second.without(&first, Chosen::ByOneProgram),
+        ports_closed: first.without(&second, Chosen::ByOneProgram),
         kernel: (from.kernel != to.kernel).then(|| KernelChange { from: from.kernel.clone(), to: to.kernel.clone() }),
         ..found
     }
+}
+
+fn listening(manifest: &Manifest) -> Listening {
+    Listening::on(manifest.ports.iter().cloned(), manifest.given_ports)
 }
 
 /// Whether a rolled-back machine is as its baseline's manifest says, apart from what may differ and from what the control has come to

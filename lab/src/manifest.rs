@@ -46,6 +46,9 @@ pub struct Manifest {
     pub units: BTreeMap<String, Unit>,
     /// Listening sockets, sorted.
     pub ports: Vec<Port>,
+    /// Numbers that the kernel gives to whoever asks for none.
+    #[serde(default)]
+    pub given_ports: PortRange,
     /// Users and groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounts: Option<Accounts>,
@@ -147,6 +150,35 @@ pub struct Port {
     /// Name of the process, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
+}
+
+/// A range of ports, both ends in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl Default for PortRange {
+    /// What Linux gives when nobody says otherwise (`ip_local_port_range`, ip(7)).
+    fn default() -> Self {
+        Self { first: 32_768, last: 60_999 }
+    }
+}
+
+impl PortRange {
+    /// From `ip_local_port_range` in `/proc/sys/net/ipv4`, two numbers.
+    pub fn of_line(line: &str) -> Option<Self> {
+        let (first, last) = line.trim().split_once(char::is_whitespace)?;
+        Some(Self { first: first.parse().ok()?, last: last.trim().parse().ok()? })
+    }
+
+    /// Whether a number is in it.
+    pub fn has(self, number: u16) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
 }
 
 impl Port {

@@ -203,6 +203,19 @@ fn what_a_workload_wrote_on_the_control_too_is_not_held_against_the_rollback() {
 }
 
 #[test]
+fn a_daemon_that_was_restarted_has_another_port_of_the_kernels() {
+    let with = |number: u16| Manifest { ports: vec![port(80, "nginx"), port(number, "rpc.statd")], ..baseline() };
+    let (from, control) = (with(40_001), with(40_002));
+    equal_to_baseline(&from, &with(55_555), &control).unwrap();
+    let mut two = with(55_555);
+    two.ports.push(port(40_001, "rpc.statd"));
+    let left = equal_to_baseline(&from, &two, &control).unwrap_err();
+    assert_eq!((left.ports_opened, left.ports_closed), (vec![port(55_555, "rpc.statd")], vec![]));
+    let none = Manifest { ports: vec![port(80, "nginx")], ..baseline() };
+    assert_eq!(equal_to_baseline(&from, &none, &control).unwrap_err().ports_closed.len(), 1);
+}
+
+#[test]
 fn a_disk_that_an_older_lab_did_not_list_is_as_the_control_has_it() {
     let points = |points: &[&str]| Some(points.iter().map(|point| (*point).to_owned()).collect());
     let with = |boot: &str, listed: &[&str]| {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use patchlab_check::Digest;
 
 use super::{
-    Entry, Kind, Manifest, Port, Unit, VOLATILE, accounts, disk, disks, kernels,
+    Entry, Kind, Manifest, Port, PortRange, Unit, VOLATILE, accounts, disk, disks, kernels,
     packages::{self, Packages},
     restarts,
 };
@@ -65,7 +65,7 @@ systemctl list-units --all --plain --full --no-legend --no-pager >units || exit 
 ss -Hlntup >ports || exit 1
 # Every process costs a guest under emulation 30 ms: one where it can be one, and the shell's own words.
 {
-  tail -n +1 disks /etc/passwd /etc/group /proc/version /proc/modules /run/reboot-required.pkgs
+  tail -n +1 disks /etc/passwd /etc/group /proc/version /proc/modules /run/reboot-required.pkgs /proc/sys/net/ipv4/ip_local_port_range
   echo '==> shadow <=='
   sed -E 's/^([^:]*)::.*/\1:empty/; t; s/^([^:]*):[!*].*/\1:locked/; t; s/^([^:]*):.*/\1:set/' /etc/shadow
   echo '==> images <=='; printf '%s\n' /boot/vmlinuz-*
@@ -181,6 +181,7 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
         schema: Manifest::SCHEMA,
         units: texts.units.lines().filter_map(unit).collect(),
         ports,
+        given_ports: PortRange::of_line(section("/proc/sys/net/ipv4/ip_local_port_range")).unwrap_or_default(),
         accounts: Some(accounts::parse(section("/etc/passwd"), section("/etc/group"), section("shadow"))),
         disk: Some(disk::parse(section("df"), section("du"), &files)),
         restarts: Some(restarts::parse(&kernel, &kernels, &packages.installed, required, running)),
@@ -254,7 +255,8 @@ mod tests {
             units: "nginx.service loaded active running A web server\ndev-vda.device loaded active plugged x\n".into(),
             ports: "tcp LISTEN 0 511 [::]:80 [::]:* users:((\"nginx\",pid=1,fd=6))\nudp UNCONN 0 0 10.0.2.15%eth0:68 0.0.0.0:*\n".into(),
             system: "==> disks <==\ntimed\t/\nwhole\t/boot/efi\n\n==> /etc/passwd <==\nroot:x:0:0::/root:/bin/sh\n\n==> /etc/group <==\n\n==> /proc/modules <==\n\
-                ext4 1 0 - Live 0x0\n\n==> /run/reboot-required.pkgs <==\ndbus\n==> shadow <==\nroot:set\n\
+                ext4 1 0 - Live 0x0\n\n==> /run/reboot-required.pkgs <==\ndbus\n\n\
+                ==> /proc/sys/net/ipv4/ip_local_port_range <==\n40000\t50000\n==> shadow <==\nroot:set\n\
                 ==> images <==\n/boot/vmlinuz-6.1.0\n==> required <==\nrequired\n==> df <==\next4 9 5 /\n\
                 ==> du <==\n1\t/var/log\n==> md5sums <==\naa  /etc/a\tb\n==> processes <==\n==> maps <==\n"
                 .into(),
@@ -274,6 +276,7 @@ mod tests {
         assert_eq!(manifest.units.keys().collect::<Vec<_>>(), ["nginx.service"]);
         let ports: Vec<_> = manifest.ports.iter().map(|port| (port.address.as_str(), port.port)).collect();
         assert_eq!(ports, [("[::]", 80), ("10.0.2.15%eth0", 68)]);
+        assert_eq!(manifest.given_ports, PortRange { first: 40_000, last: 50_000 });
         assert_eq!(manifest.ports[0].process.as_deref(), Some("nginx"));
         let configuration = manifest.configuration.unwrap();
         assert_eq!(configuration.keys().collect::<Vec<_>>(), ["/etc/a\tb", "/etc/gone"]);
@@ -301,7 +304,7 @@ mod tests {
         let new = parse(&texts(), None);
         let mut json = serde_json::to_value(&new).unwrap();
         let fields = json.as_object_mut().unwrap();
-        for name in ["file_systems", "accounts", "kernels", "disk", "configuration", "restarts"] {
+        for name in ["file_systems", "given_ports", "accounts", "kernels", "disk", "configuration", "restarts"] {
             fields.remove(name).expect(name);
         }
         let old: Manifest = serde_json::from_value(json).unwrap();
