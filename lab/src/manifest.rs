@@ -5,6 +5,7 @@
 //! the machines do. Comparing them is `diff`'s business.
 
 mod accounts;
+pub(crate) mod attributes;
 mod collect;
 mod configuration;
 mod disk;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     accounts::{Accounts, Group, Password, User},
+    attributes::Attributes,
     collect::{collect, collect_since},
     configuration::{ConfigurationFile, LEFTOVERS, is_leftover},
     disk::{DiskUse, FileSystem},
@@ -42,6 +44,9 @@ pub struct Manifest {
     /// Mount points of the file systems whose files are here: [`disks`] says which these are. An older lab listed the root's alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_systems: Option<BTreeSet<String>>,
+    /// Extended attributes of files and folders that have any. An older lab did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
     /// Loaded systemd units by name.
     pub units: BTreeMap<String, Unit>,
     /// Listening sockets, sorted.

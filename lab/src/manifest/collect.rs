@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use patchlab_check::Digest;
 
 use super::{
-    Entry, Kind, Manifest, Port, PortRange, Unit, VOLATILE, accounts, disk, disks, kernels,
+    Entry, Kind, Manifest, Port, PortRange, Unit, VOLATILE, accounts,
+    attributes::{self, Reading},
+    disk, disks, kernels,
     packages::{self, Packages},
     restarts,
 };
@@ -23,11 +25,11 @@ const ANSWER_LIMIT: u64 = 64 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Writes what files there are and the digests of those that are read to files below `$1`. `$2`: only files changed since this time
-/// (seconds) are read, on the file systems mounted at `$3` (a line each) that note such a time, and all on others; the rest are the
-/// paths that are left out.
+/// (seconds) are read, on the file systems mounted at `$3` (a line each) that note such a time, and all on others; `$4`: whose extended
+/// attributes are, a word for `attributes` or none; the rest are the paths that are left out.
 const FILES: &str = r#"
 set -uf
-out=$1 since=$2 known=$3; shift 3
+out=$1 since=$2 known=$3 attributes=$4; shift 4
 mkdir -p "$out" && cd "$out" || exit 1
 tab=$(printf '\t')
 line='
@@ -44,13 +46,16 @@ while IFS=$tab read -r how point; do
 done <disks
 list() {
   name=$1 since=$2; shift 2
-  : >"changed.$name"
-  [ $# -eq 0 ] || find "$@" -xdev $prune \( -type f -newerct "@$since" -fprint0 "changed.$name" , \
+  : >"changed.$name" >"folders.$name"
+  [ $# -eq 0 ] || find "$@" -xdev $prune \( \
+    -newerct "@$since" \( -type f -fprint0 "changed.$name" -o -type d -fprint0 "folders.$name" \) , \
     -printf '%y\t%m\t%U\t%G\t%s\t%l\t%p\0' \) >>files
 }
 : >files
 list timed "$since" $timed && list whole 0 $whole || exit 1
 cat changed.timed changed.whole >changed
+: >attributes
+[ -z "$attributes" ] || attributes "$attributes" changed folders.timed folders.whole >attributes || exit 1
 xargs -0 -r -n 400 -P "$(nproc)" sh -c 'sha256sum -z -- "$@" >"$(mktemp "$0/sums.XXXXXX")"' "$out" <changed
 : >sums
 find . -name 'sums.*' -exec cat {} + >>sums
@@ -110,10 +115,18 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
         None => "/".to_owned(),
     });
     let listed = listed.unwrap_or_default();
-    let mut arguments = vec![folder, &since, &listed];
+    let reading = match known {
+        None => Reading::Whole,
+        Some((manifest, _)) => manifest.attributes.as_ref().map_or(Reading::Nothing, Reading::Changed),
+    };
+    let mut arguments = vec![folder, &since, &listed, reading.word()];
     arguments.extend(VOLATILE.iter().map(|(path, _)| *path));
     let timeout = TIMEOUT * machine.hardware().accelerator.factor();
-    guest.script(&format!("{}{FILES}{REST}{}exit 0\n", disks::shell(), packages::script()), &arguments, timeout)?;
+    guest.script(
+        &format!("{}{}{FILES}{REST}{}exit 0\n", disks::shell(), attributes::shell(), packages::script()),
+        &arguments,
+        timeout,
+    )?;
     let read = |name: &str| answer(&guest, &format!("{folder}/{name}"), timeout);
     let texts = Texts {
         kernel: read("kernel")?,
@@ -121,12 +134,13 @@ fn take(machine: &Machine, known: Option<(&Manifest, Timestamp)>) -> Result<Mani
         files: read("files")?,
         sums: read("sums")?,
         owners: read("owners")?,
+        attributes: read("attributes")?,
         units: read("units")?,
         ports: read("ports")?,
         system: read("system")?,
     };
     guest.script(r#"rm -rf -- "$1""#, &[folder], Duration::from_secs(60))?;
-    Ok(parse(&texts, known.map(|(manifest, _)| manifest)))
+    Ok(parse(&texts, known.map(|(manifest, _)| manifest), reading))
 }
 
 fn answer(guest: &Guest, path: &str, timeout: Duration) -> Result<String, LabError> {
@@ -146,12 +160,13 @@ struct Texts {
     files: String,
     sums: String,
     owners: String,
+    attributes: String,
     units: String,
     ports: String,
     system: String,
 }
 
-fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
+fn parse(texts: &Texts, known: Option<&Manifest>, reading: Reading<'_>) -> Manifest {
     let packages = Packages::parse(&texts.packages, &texts.owners);
     let sums = sums(&texts.sums);
     let files: BTreeMap<String, Entry> = texts
@@ -187,6 +202,7 @@ fn parse(texts: &Texts, known: Option<&Manifest>) -> Manifest {
         restarts: Some(restarts::parse(&kernel, &kernels, &packages.installed, required, running)),
         kernels: Some(kernels),
         kernel,
+        attributes: attributes::parse(&texts.attributes, reading, |path| files.contains_key(path)),
         file_systems: Some(disks::parse(section("disks"))),
         packages: packages.installed.clone(),
         configuration: Some(packages.configuration(section("md5sums"), before, &files)),
@@ -252,6 +268,7 @@ mod tests {
             files: "f\t644\t0\t0\t3\t\t/etc/a\tb\0d\t755\t0\t0\t4096\t\t/etc\0l\t777\t0\t0\t4\tdash\t/usr/bin/sh\0f\t755\t0\t0\t9\t\t/usr/sbin/nginx\0".into(),
             sums: format!("{digest}  /etc/a\tb\0"),
             owners: "./nginx.list:/etc\n./base.list:/etc\n./nginx.list:/sbin/nginx\n./base:all.list:/bin/sh\n".into(),
+            attributes: "p/etc/a\tb\0auser.x=00\0".into(),
             units: "nginx.service loaded active running A web server\ndev-vda.device loaded active plugged x\n".into(),
             ports: "tcp LISTEN 0 511 [::]:80 [::]:* users:((\"nginx\",pid=1,fd=6))\nudp UNCONN 0 0 10.0.2.15%eth0:68 0.0.0.0:*\n".into(),
             system: "==> disks <==\ntimed\t/\nwhole\t/boot/efi\n\n==> /etc/passwd <==\nroot:x:0:0::/root:/bin/sh\n\n==> /etc/group <==\n\n==> /proc/modules <==\n\
@@ -265,8 +282,9 @@ mod tests {
 
     #[test]
     fn answers_become_a_manifest() {
-        let manifest = parse(&texts(), None);
+        let manifest = parse(&texts(), None, Reading::Whole);
         assert_eq!(manifest.kernel, "6.1.0");
+        assert_eq!(manifest.attributes.unwrap().keys().collect::<Vec<_>>(), ["/etc/a\tb"]);
         assert_eq!(manifest.file_systems, Some(["/".to_owned(), "/boot/efi".into()].into()));
         assert_eq!(manifest.files["/etc/a\tb"].sha256, Some(Digest::of("new")));
         assert_eq!((manifest.files["/etc"].size, &manifest.files["/etc"].package), (0, &None));
@@ -301,10 +319,12 @@ mod tests {
 
     #[test]
     fn a_manifest_of_an_older_lab_is_read() {
-        let new = parse(&texts(), None);
+        let new = parse(&texts(), None, Reading::Whole);
         let mut json = serde_json::to_value(&new).unwrap();
         let fields = json.as_object_mut().unwrap();
-        for name in ["file_systems", "given_ports", "accounts", "kernels", "disk", "configuration", "restarts"] {
+        for name in
+            ["file_systems", "attributes", "given_ports", "accounts", "kernels", "disk", "configuration", "restarts"]
+        {
             fields.remove(name).expect(name);
         }
         let old: Manifest = serde_json::from_value(json).unwrap();
@@ -346,19 +366,19 @@ echo gone >memory/file
         let own = dir.join("own disk").display().to_string();
         let far = "4102444800";
         let run = |known: &str| -> (BTreeMap<String, Entry>, std::collections::BTreeSet<String>) {
-            let script = format!("{SECOND_DISK}cd /; shift; {}{FILES}", disks::shell());
+            let script = format!("{SECOND_DISK}cd /; shift; {}{}{FILES}", disks::shell(), attributes::shell());
             let out = dir.join("out");
             let ran = std::process::Command::new("unshare")
                 .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
                 .args([&dir, &out])
-                .args([far, known])
+                .args([far, known, ""])
                 .args(&left_out)
                 .output()
                 .unwrap();
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
             let read = |name: &str| String::from_utf8(std::fs::read(out.join(name)).unwrap()).unwrap();
             let texts = Texts { files: read("files"), sums: read("sums"), ..Texts::default() };
-            let found = (parse(&texts, None).files, disks::parse(&read("disks")));
+            let found = (parse(&texts, None, Reading::Whole).files, disks::parse(&read("disks")));
             for path in ["out", "disk", "own disk", "again", "memory"] {
                 let path = dir.join(path);
                 if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
@@ -382,11 +402,11 @@ echo gone >memory/file
 
     #[test]
     fn a_file_that_was_not_read_again_keeps_its_digest() {
-        let mut before = parse(&texts(), None);
+        let mut before = parse(&texts(), None, Reading::Whole);
         let old = Some(Digest::of("old"));
         before.files.get_mut("/usr/sbin/nginx").unwrap().sha256 = old;
         before.files.get_mut("/etc/a\tb").unwrap().sha256 = old;
-        let manifest = parse(&texts(), Some(&before));
+        let manifest = parse(&texts(), Some(&before), Reading::Nothing);
         assert_eq!(manifest.files["/usr/sbin/nginx"].sha256, old);
         assert_eq!(manifest.files["/etc/a\tb"].sha256, Some(Digest::of("new")));
     }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use patchlab_check::{Outcome, Status, written::ByteSize};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::disks;
+use crate::manifest::{attributes, disks};
 
 pub use self::read::{failed_units, journal_errors, serial_panic};
 
@@ -166,7 +166,8 @@ impl CheckKind {
         };
         // Paths of mount points may hold spaces.
         let places = "IFS='\n'\nset -f; places=$(disks | cut -f 2) && [ -n \"$places\" ] || exit 1; set -- $places; set +f; unset IFS\n";
-        let disks = if script.contains("\"$@\"") { disks::shell() + places } else { String::new() };
+        let disks =
+            if script.contains("\"$@\"") { disks::shell() + &attributes::shell() + places } else { String::new() };
         Some(format!("since=@{}\n{BEGIN}{disks}# looks\n{script}", at.as_second()))
     }
 
@@ -210,7 +211,7 @@ journalctl --since=$since --output=json --output-fields=COREDUMP_COMM,COREDUMP_S
   MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1
 journalctl --since=$since --output=cat --no-pager |
   grep -E 'segfault at [0-9a-f]+ ip |^traps: |code=(dumped|killed), status=[0-9]+/(SEGV|ABRT|BUS|ILL|FPE|SYS|TRAP)' | tail -n 1000
-find "$@" -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n'"#;
+find "$@" -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n' || :"#;
 
 const JOURNAL_ERRORS: &str = "need journalctl; journalctl --since=$since --priority=err --output=json \
   --output-fields=SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,MESSAGE --no-pager --lines=1000";
@@ -221,20 +222,14 @@ need df du
 df --local --block-size=1 --output=used,target -x tmpfs -x devtmpfs -x overlay -x squashfs -x iso9660 | tail -n +2
 printf 'agent %s\\n' \"$(du -sxB1 /var/lib/patchlab-agent 2>/dev/null | cut -f1)\"";
 
-/// Files with the bits, and executables with capabilities: by getcap(8) where it is, else by tar(1), which every Debian has and which
-/// writes them as an extended attribute; it reads only files changed since the freeze, and one by one only when there are any.
+/// Files with the bits, and executables with capabilities, with the value that they have (capabilities(7)).
 const SETUID_FILES: &str = r#"
-find "$@" -xdev -type f -perm /6000 -printf '%M %u:%g %p\n'
-if command -v getcap >/dev/null; then
-  find "$@" -xdev -type f -perm /111 -print0 | xargs -0 -r getcap
-else
-  has() { tar --create --xattrs --xattrs-include=security.capability "$@" 2>/dev/null | grep -aq SCHILY.xattr.security; }
-  new=$(mktemp) && find "$@" -xdev -type f -perm /111 -newerct $since -print >"$new"
-  if has --files-from="$new"; then
-    while read -r file; do has -- "$file" && printf '%s has capabilities\n' "$file"; done <"$new"
-  fi
-  rm -f "$new"
-fi"#;
+need find mktemp
+find "$@" -xdev -type f -perm /6000 -printf '%M %u:%g %p\n' || :
+list=$(mktemp -p /run)
+find "$@" -xdev -type f -perm /111 -fprint0 "$list" || :
+attributes capabilities "$list"
+rm -f "$list""#;
 
 /// md5sums of Debian's configuration files against those they were shipped with, the same by rpm, and leftovers of both and of ucf.
 const CONFIGURATION: &str = r#"
@@ -245,8 +240,7 @@ dpkg-query -W -f '${Conffiles}\n' 2>/dev/null | sed -n 's/^ \(\/.*\) \([0-9a-f]\
 command -v rpm >/dev/null && rpm --verify --all --nodeps --noscripts | awk '$2 == "c" && ($1 ~ /5/ || $1 == "missing") { print $3 ": FAILED" }'
 find "$@" -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
   -name '*.dpkg-new' -o -name '*.dpkg-dist' -o -name '*.dpkg-old' -o -name '*.dpkg-tmp' -o -name '*.ucf-new' -o -name '*.ucf-old' \
-  -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n'
-true"#;
+  -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n' || :"#;
 
 impl Check {
     /// What the check finds in the texts collected from the control and from the patched clone.

@@ -139,7 +139,7 @@ fn crash(line: &str) -> String {
     fold::folded(text.find(" ip:").map_or(text, |at| &text[..at]), Digits::All)
 }
 
-/// `-rwsr-xr-x root:root /usr/bin/x`, `/usr/bin/x cap_net_raw=ep`, `/usr/bin/x has capabilities`: the line is the finding.
+/// `-rwsr-xr-x root:root /usr/bin/x`, `/usr/bin/x has capabilities 01…`: the line is the finding.
 pub fn setuid_files(text: &str) -> BTreeSet<String> {
     text.lines().map(str::trim).filter(|line| line.contains('/')).map(str::to_owned).collect()
 }
