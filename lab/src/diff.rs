@@ -18,7 +18,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{
-    Entry, Manifest, Port, Restarts,
+    Manifest, Port, Restarts,
+    attributes::differing,
     disks::{is_below, listed_by_one},
 };
 
@@ -30,19 +31,24 @@ pub use machine::{
 };
 pub use summary::{Group, Row, groups, summary};
 
-/// Most file changes listed in a diff; the rest is counted.
+/// Most file changes listed in a report; all are in a file of the run's record, [`WHOLE_BYTES`] of it.
 pub const FILES_LISTED: usize = 2_000;
+/// Bytes of such a file: 16 MiB, some 100,000 changes.
+pub const WHOLE_BYTES: usize = 16 << 20;
 
 /// What differs between two machines, `from` the first `to` the second.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Diff {
     /// Packages whose version or state differs.
     pub packages: Vec<PackageChange>,
-    /// Files that differ, at most [`FILES_LISTED`].
+    /// Files that differ; in a report at most [`FILES_LISTED`].
     pub files: Vec<FileChange>,
     /// How many more files differ than are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub files_omitted: usize,
+    /// The file in the run's record that has all of them, one a line (JSON).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_in: Option<String>,
     /// Units whose state differs.
     pub units: Vec<UnitChange>,
     /// Ports that only the second listens on.
@@ -99,7 +105,7 @@ pub struct FileChange {
     pub path: String,
     /// How.
     pub change: Change,
-    /// What of it differs, for a change: `kind`, `mode`, `owner`, `content`, `target`.
+    /// What of it differs, for a change: `kind`, `mode`, `owner`, `content`, `target`, `capabilities`, `access list`, `attribute NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aspects: Vec<String>,
     /// The package (`name:arch`) that owns it on either machine.
@@ -163,6 +169,30 @@ impl Diff {
         self.lasts_as_before()
     }
 
+    /// Leaves [`FILES_LISTED`] files, and gives the text of the `file` that is to have all; `None` where they are no more than that.
+    pub(crate) fn shorten(&mut self, file: &str) -> Option<String> {
+        self.shorten_to(FILES_LISTED, WHOLE_BYTES, file)
+    }
+
+    fn shorten_to(&mut self, listed: usize, bytes: usize, file: &str) -> Option<String> {
+        if self.files.len() <= listed {
+            return None;
+        }
+        let mut text = String::new();
+        let mut lines = self.files.iter().map(|file| serde_json::to_string(file).unwrap_or_default() + "\n");
+        while let Some(line) = lines.next() {
+            if text.len() + line.len() > bytes {
+                text += &format!("{{\"omitted\":{}}}\n", lines.count() + 1);
+                break;
+            }
+            text += &line;
+        }
+        self.files_omitted = self.files.len() - listed;
+        self.files.truncate(listed);
+        self.files_in = Some(file.to_owned());
+        Some(text)
+    }
+
     fn lasts_as_before(&self) -> bool {
         self.packages.is_empty() && self.files.is_empty() && self.files_omitted == 0 && self.kernel.is_none()
     }
@@ -205,7 +235,7 @@ fn completed<'m>(baseline: &'m Manifest, control: &Manifest) -> Cow<'m, Manifest
     Cow::Owned(whole)
 }
 
-fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Diff {
+fn with_files(from: &Manifest, to: &Manifest, files: Vec<FileChange>) -> Diff {
     let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
     for file in &files {
         *owned.entry(file.package.as_deref().unwrap_or_default()).or_default() += 1;
@@ -213,13 +243,10 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
     let packages = packages(from, to, &owned);
     let mut found = Diff::default();
     machine::fill(&mut found, from, to, &files);
-    let files_omitted = files.len().saturating_sub(FILES_LISTED);
-    files.truncate(FILES_LISTED);
     let (first, second) = (listening(from), listening(to));
     Diff {
         packages,
         files,
-        files_omitted,
         units: units(from, to),
         ports_opened: second.without(&first, Chosen::ByOneProgram),
         ports_closed: first.without(&second, Chosen::ByOneProgram),
@@ -256,7 +283,7 @@ pub fn equal_but_for_workload(baseline: &Manifest, now: &Manifest, control: &Man
         .collect();
     // Owner, mode and kind are the same on both: these a workload's numbers do not explain.
     let only_content = |path: &String| match (control.files.get(path), now.files.get(path)) {
-        (Some(control), Some(now)) => aspects(control, now).iter().all(|aspect| aspect == "content"),
+        (Some(_), Some(_)) => aspects(control, now, path).iter().all(|aspect| aspect == "content"),
         (None, None) => true,
         _ => false,
     };
@@ -297,7 +324,7 @@ fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
         .filter_map(|path| {
             let (first, second) = (from.files.get(path), to.files.get(path));
             let (change, aspects) = match (first, second) {
-                (Some(first), Some(second)) => (Change::Changed, aspects(first, second)),
+                (Some(_), Some(_)) => (Change::Changed, aspects(from, to, path)),
                 (None, _) => (Change::Added, Vec::new()),
                 (_, None) => (Change::Removed, Vec::new()),
             };
@@ -305,13 +332,27 @@ fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
                 return None;
             }
             let package = second.or(first).and_then(|entry| entry.package.clone());
-            let package = package.or_else(|| first.and_then(|entry| entry.package.clone()));
+            let package = package
+                .or_else(|| first.and_then(|entry| entry.package.clone()))
+                .or_else(|| dpkgs_note_of(path, to).or_else(|| dpkgs_note_of(path, from)).map(str::to_owned));
             Some(FileChange { path: path.clone(), change, aspects, package })
         })
         .collect()
 }
 
-fn aspects(first: &Entry, second: &Entry) -> Vec<String> {
+/// The package about which dpkg keeps a note at a path, `/var/lib/dpkg/info/NAME[:ARCH].KIND`.
+fn dpkgs_note_of<'m>(path: &str, manifest: &'m Manifest) -> Option<&'m str> {
+    let (name, _) = path.strip_prefix("/var/lib/dpkg/info/")?.rsplit_once('.')?;
+    let mut after = manifest.packages.range(name.to_owned()..).map(|(package, _)| package.as_str());
+    after.find_map(|package| match package.strip_prefix(name) {
+        None => Some(None),
+        Some(rest) => (rest.is_empty() || rest.starts_with(':')).then_some(Some(package)),
+    })?
+}
+
+/// What of a path that both have differs.
+fn aspects(from: &Manifest, to: &Manifest, path: &String) -> Vec<String> {
+    let (Some(first), Some(second)) = (from.files.get(path), to.files.get(path)) else { return Vec::new() };
     let mut found = Vec::new();
     let mut push = |differs: bool, name: &str| {
         if differs {
@@ -323,6 +364,9 @@ fn aspects(first: &Entry, second: &Entry) -> Vec<String> {
     push((first.uid, first.gid) != (second.uid, second.gid), "owner");
     push((first.size, first.sha256) != (second.size, second.sha256), "content");
     push(first.target != second.target, "target");
+    if let (Some(first), Some(second)) = (&from.attributes, &to.attributes) {
+        found.extend(differing(first.get(path), second.get(path)));
+    }
     found
 }
 
