@@ -7,13 +7,23 @@
 
 pub mod allowed;
 mod machine;
+pub(crate) mod ports;
 mod summary;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{Entry, Manifest, Port, Restarts};
+use crate::manifest::{
+    Manifest, Port, Restarts,
+    attributes::differing,
+    disks::{is_below, listed_by_one},
+};
+
+use ports::{Chosen, Listening};
 
 pub use machine::{
     AccountChange, ChangedBy, ConfigurationChange, DiskChange, DiskPlace, FILE_SYSTEM_TOLERANCE, FOLDER_TOLERANCE,
@@ -21,19 +31,24 @@ pub use machine::{
 };
 pub use summary::{Group, Row, groups, summary};
 
-/// Most file changes listed in a diff; the rest is counted.
+/// Most file changes listed in a report; all are in a file of the run's record, [`WHOLE_BYTES`] of it.
 pub const FILES_LISTED: usize = 2_000;
+/// Bytes of such a file: 16 MiB, some 100,000 changes.
+pub const WHOLE_BYTES: usize = 16 << 20;
 
 /// What differs between two machines, `from` the first `to` the second.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Diff {
     /// Packages whose version or state differs.
     pub packages: Vec<PackageChange>,
-    /// Files that differ, at most [`FILES_LISTED`].
+    /// Files that differ; in a report at most [`FILES_LISTED`].
     pub files: Vec<FileChange>,
     /// How many more files differ than are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub files_omitted: usize,
+    /// The file in the run's record that has all of them, one a line (JSON).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_in: Option<String>,
     /// Units whose state differs.
     pub units: Vec<UnitChange>,
     /// Ports that only the second listens on.
@@ -90,7 +105,7 @@ pub struct FileChange {
     pub path: String,
     /// How.
     pub change: Change,
-    /// What of it differs, for a change: `kind`, `mode`, `owner`, `content`, `target`.
+    /// What of it differs, for a change: `kind`, `mode`, `owner`, `content`, `target`, `capabilities`, `access list`, `attribute NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aspects: Vec<String>,
     /// The package (`name:arch`) that owns it on either machine.
@@ -154,6 +169,30 @@ impl Diff {
         self.lasts_as_before()
     }
 
+    /// Leaves [`FILES_LISTED`] files, and gives the text of the `file` that is to have all; `None` where they are no more than that.
+    pub(crate) fn shorten(&mut self, file: &str) -> Option<String> {
+        self.shorten_to(FILES_LISTED, WHOLE_BYTES, file)
+    }
+
+    fn shorten_to(&mut self, listed: usize, bytes: usize, file: &str) -> Option<String> {
+        if self.files.len() <= listed {
+            return None;
+        }
+        let mut text = String::new();
+        let mut lines = self.files.iter().map(|file| serde_json::to_string(file).unwrap_or_default() + "\n");
+        while let Some(line) = lines.next() {
+            if text.len() + line.len() > bytes {
+                text += &format!("{{\"omitted\":{}}}\n", lines.count() + 1);
+                break;
+            }
+            text += &line;
+        }
+        self.files_omitted = self.files.len() - listed;
+        self.files.truncate(listed);
+        self.files_in = Some(file.to_owned());
+        Some(text)
+    }
+
     fn lasts_as_before(&self) -> bool {
         self.packages.is_empty() && self.files.is_empty() && self.files_omitted == 0 && self.kernel.is_none()
     }
@@ -166,6 +205,7 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
 
 /// What differs on `to` from where it came `from` and from its twin, the `control`, that came from there too and was left alone.
 pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
+    let from = &*completed(from, control);
     let from_control: BTreeSet<String> = files(control, to).into_iter().map(|file| file.path).collect();
     let mut files = files(from, to);
     files.retain(|file| from_control.contains(&file.path));
@@ -173,14 +213,29 @@ pub fn diff_beside(from: &Manifest, to: &Manifest, control: &Manifest) -> Diff {
     let beside = with_files(control, to, Vec::new());
     found.packages.retain(|change| beside.packages.iter().any(|other| other.package == change.package));
     found.units.retain(|change| beside.units.iter().any(|other| other.unit == change.unit));
-    found.ports_opened.retain(|port| beside.ports_opened.contains(port));
-    found.ports_closed.retain(|port| beside.ports_closed.contains(port));
+    let (now, theirs) = (listening(to), listening(control));
+    found.ports_opened.retain(|port| now.has_like(port, &beside.ports_opened));
+    found.ports_closed.retain(|port| theirs.has_like(port, &beside.ports_closed));
     found.kernel = found.kernel.filter(|_| beside.kernel.is_some());
     machine::retain(&mut found, &beside);
     found
 }
 
-fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Diff {
+/// A baseline's manifest; one of an older lab, which listed the root's files alone, with those of its other disks as the control has them:
+/// that began alike, and was left alone.
+fn completed<'m>(baseline: &'m Manifest, control: &Manifest) -> Cow<'m, Manifest> {
+    let unknown = listed_by_one(baseline.file_systems.as_ref(), control.file_systems.as_ref());
+    if baseline.file_systems.is_some() || unknown.is_empty() {
+        return Cow::Borrowed(baseline);
+    }
+    let mut whole = baseline.clone();
+    let theirs = control.files.iter().filter(|(path, _)| is_below(&unknown, path));
+    whole.files.extend(theirs.map(|(path, entry)| (path.clone(), entry.clone())));
+    whole.file_systems.clone_from(&control.file_systems);
+    Cow::Owned(whole)
+}
+
+fn with_files(from: &Manifest, to: &Manifest, files: Vec<FileChange>) -> Diff {
     let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
     for file in &files {
         *owned.entry(file.package.as_deref().unwrap_or_default()).or_default() += 1;
@@ -188,22 +243,20 @@ fn with_files(from: &Manifest, to: &Manifest, mut files: Vec<FileChange>) -> Dif
     let packages = packages(from, to, &owned);
     let mut found = Diff::default();
     machine::fill(&mut found, from, to, &files);
-    let files_omitted = files.len().saturating_sub(FILES_LISTED);
-    files.truncate(FILES_LISTED);
-    let listening = |manifest: &Manifest| -> BTreeSet<Port> {
-        manifest.ports.iter().filter(|port| allowed::port(port).is_none()).cloned().collect()
-    };
     let (first, second) = (listening(from), listening(to));
     Diff {
         packages,
         files,
-        files_omitted,
         units: units(from, to),
-        ports_opened: second.difference(&first).cloned().collect(),
-        ports_closed: first.difference(&second).cloned().collect(),
+        ports_opened: second.without(&first, Chosen::ByOneProgram),
+        ports_closed: first.without(&second, Chosen::ByOneProgram),
         kernel: (from.kernel != to.kernel).then(|| KernelChange { from: from.kernel.clone(), to: to.kernel.clone() }),
         ..found
     }
+}
+
+fn listening(manifest: &Manifest) -> Listening {
+    Listening::on(manifest.ports.iter().cloned(), manifest.given_ports)
 }
 
 /// Whether a rolled-back machine is as its baseline's manifest says, apart from what may differ and from what the control has come to
@@ -230,7 +283,7 @@ pub fn equal_but_for_workload(baseline: &Manifest, now: &Manifest, control: &Man
         .collect();
     // Owner, mode and kind are the same on both: these a workload's numbers do not explain.
     let only_content = |path: &String| match (control.files.get(path), now.files.get(path)) {
-        (Some(control), Some(now)) => aspects(control, now).iter().all(|aspect| aspect == "content"),
+        (Some(_), Some(_)) => aspects(control, now, path).iter().all(|aspect| aspect == "content"),
         (None, None) => true,
         _ => false,
     };
@@ -263,14 +316,15 @@ fn packages(from: &Manifest, to: &Manifest, owned: &BTreeMap<&str, usize>) -> Ve
 }
 
 fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
+    let unknown = listed_by_one(from.file_systems.as_ref(), to.file_systems.as_ref());
     let paths: BTreeSet<&String> = from.files.keys().chain(to.files.keys()).collect();
     paths
         .into_iter()
-        .filter(|path| allowed::path(path).is_none())
+        .filter(|path| allowed::path(path).is_none() && !is_below(&unknown, path))
         .filter_map(|path| {
             let (first, second) = (from.files.get(path), to.files.get(path));
             let (change, aspects) = match (first, second) {
-                (Some(first), Some(second)) => (Change::Changed, aspects(first, second)),
+                (Some(_), Some(_)) => (Change::Changed, aspects(from, to, path)),
                 (None, _) => (Change::Added, Vec::new()),
                 (_, None) => (Change::Removed, Vec::new()),
             };
@@ -278,13 +332,27 @@ fn files(from: &Manifest, to: &Manifest) -> Vec<FileChange> {
                 return None;
             }
             let package = second.or(first).and_then(|entry| entry.package.clone());
-            let package = package.or_else(|| first.and_then(|entry| entry.package.clone()));
+            let package = package
+                .or_else(|| first.and_then(|entry| entry.package.clone()))
+                .or_else(|| dpkgs_note_of(path, to).or_else(|| dpkgs_note_of(path, from)).map(str::to_owned));
             Some(FileChange { path: path.clone(), change, aspects, package })
         })
         .collect()
 }
 
-fn aspects(first: &Entry, second: &Entry) -> Vec<String> {
+/// The package about which dpkg keeps a note at a path, `/var/lib/dpkg/info/NAME[:ARCH].KIND`.
+fn dpkgs_note_of<'m>(path: &str, manifest: &'m Manifest) -> Option<&'m str> {
+    let (name, _) = path.strip_prefix("/var/lib/dpkg/info/")?.rsplit_once('.')?;
+    let mut after = manifest.packages.range(name.to_owned()..).map(|(package, _)| package.as_str());
+    after.find_map(|package| match package.strip_prefix(name) {
+        None => Some(None),
+        Some(rest) => (rest.is_empty() || rest.starts_with(':')).then_some(Some(package)),
+    })?
+}
+
+/// What of a path that both have differs.
+fn aspects(from: &Manifest, to: &Manifest, path: &String) -> Vec<String> {
+    let (Some(first), Some(second)) = (from.files.get(path), to.files.get(path)) else { return Vec::new() };
     let mut found = Vec::new();
     let mut push = |differs: bool, name: &str| {
         if differs {
@@ -296,6 +364,9 @@ fn aspects(first: &Entry, second: &Entry) -> Vec<String> {
     push((first.uid, first.gid) != (second.uid, second.gid), "owner");
     push((first.size, first.sha256) != (second.size, second.sha256), "content");
     push(first.target != second.target, "target");
+    if let (Some(first), Some(second)) = (&from.attributes, &to.attributes) {
+        found.extend(differing(first.get(path), second.get(path)));
+    }
     found
 }
 

@@ -5,20 +5,23 @@
 //! the machines do. Comparing them is `diff`'s business.
 
 mod accounts;
+pub(crate) mod attributes;
 mod collect;
 mod configuration;
 mod disk;
+pub(crate) mod disks;
 mod kernels;
 mod packages;
 mod restarts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     accounts::{Accounts, Group, Password, User},
+    attributes::Attributes,
     collect::{collect, collect_since},
     configuration::{ConfigurationFile, LEFTOVERS, is_leftover},
     disk::{DiskUse, FileSystem},
@@ -38,10 +41,19 @@ pub struct Manifest {
     pub packages: BTreeMap<String, Package>,
     /// Files by absolute path, except under [`VOLATILE`]. Paths that are not UTF-8 are decoded lossily.
     pub files: BTreeMap<String, Entry>,
+    /// Mount points of the file systems whose files are here: [`disks`] says which these are. An older lab listed the root's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_systems: Option<BTreeSet<String>>,
+    /// Extended attributes of files and folders that have any. An older lab did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
     /// Loaded systemd units by name.
     pub units: BTreeMap<String, Unit>,
     /// Listening sockets, sorted.
     pub ports: Vec<Port>,
+    /// Numbers that the kernel gives to whoever asks for none.
+    #[serde(default)]
+    pub given_ports: PortRange,
     /// Users and groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounts: Option<Accounts>,
@@ -145,6 +157,35 @@ pub struct Port {
     pub process: Option<String>,
 }
 
+/// A range of ports, both ends in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl Default for PortRange {
+    /// What Linux gives when nobody says otherwise (`ip_local_port_range`, ip(7)).
+    fn default() -> Self {
+        Self { first: 32_768, last: 60_999 }
+    }
+}
+
+impl PortRange {
+    /// From `ip_local_port_range` in `/proc/sys/net/ipv4`, two numbers.
+    pub fn of_line(line: &str) -> Option<Self> {
+        let (first, last) = line.trim().split_once(char::is_whitespace)?;
+        Some(Self { first: first.parse().ok()?, last: last.trim().parse().ok()? })
+    }
+
+    /// Whether a number is in it.
+    pub fn has(self, number: u16) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
+}
+
 impl Port {
     /// From a line of `ss -Hlntup`: `tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6))`.
     pub fn of_line(line: &str) -> Option<Self> {
@@ -168,6 +209,7 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/var/tmp", "scratch"),
     ("/var/log", "logs grow by running"),
     ("/var/cache", "can be made again at any time"),
+    ("/.snapshots", "copies of what was, which snapper makes at every change"),
     ("/var/lib/apt/lists", "index files, fetched again by every update"),
     ("/lost+found", "belongs to the file system"),
 ];

@@ -470,6 +470,20 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
             found.push((format!("after-writes.{index}.name"), problem));
         }
     }
+    for (list, steps) in [("step", &written.step), ("after-writes", &written.after_writes)] {
+        let of_a_check = |(index, step): (usize, &Step)| {
+            let problem = format!("a step is named {:?}: results go by name, and checks have such names", step.name);
+            step.name.starts_with(CheckKind::STEP_PREFIX).then(|| (format!("{list}.{index}.name"), problem))
+        };
+        found.extend(steps.iter().enumerate().filter_map(of_a_check));
+    }
+    for (index, check) in written.check.iter().enumerate() {
+        if written.check[..index].iter().any(|other| other.kind == check.kind) {
+            let problem =
+                format!("a second [[check]] of kind {:?}: one level goes for all it finds", check.kind.name());
+            found.push((format!("check.{index}.kind"), problem));
+        }
+    }
     for (index, name) in written.production.iter().enumerate() {
         let key = format!("production.{index}");
         match written.step.iter().find(|step| step.name == *name) {

@@ -18,6 +18,7 @@ mod round;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
     sync::PoisonError,
     time::{Duration, Instant},
@@ -168,6 +169,7 @@ impl Validation<'_> {
             }
             report.guest_ms = millis(self.lab.guest_time().total());
             report.total_ms = millis(begun.elapsed());
+            self.shorten(&mut report);
             if let Ending::Disagreed(reason) = ending {
                 return Validated { report, saved: Vec::new(), control: None, disagreement: Some(reason) };
             }
@@ -178,6 +180,20 @@ impl Validation<'_> {
             };
             drop(clones);
             (self.observer)(Event::Note(&format!("{why}: once more, on fresh clones")));
+        }
+    }
+
+    /// Writes diffs that are too long for a report to files that stay in the run's record.
+    fn shorten(&self, report: &mut BaselineReport) {
+        let applied = report.diff.as_mut().map(|diff| (diff, "diff-patched.jsonl"));
+        let rolled_back = report.rollback.diff.as_deref_mut().map(|diff| (diff, "diff-rolled-back.jsonl"));
+        for (diff, name) in applied.into_iter().chain(rolled_back) {
+            let Some(text) = diff.shorten(name) else { continue };
+            let out = self.lab.out();
+            if let Err(error) = fs::create_dir_all(&out).and_then(|()| fs::write(out.join(name), text)) {
+                diff.files_in = None;
+                (self.observer)(Event::Note(&format!("write {name}: {error}")));
+            }
         }
     }
 
@@ -199,7 +215,7 @@ impl Validation<'_> {
             if machine.hardware().screen.is_none() {
                 continue;
             }
-            let made = std::fs::create_dir_all(&out).map_err(|error| error.to_string());
+            let made = fs::create_dir_all(&out).map_err(|error| error.to_string());
             let to = out.join(format!("end_{}_screen.png", role.name()));
             let taken = made.and_then(|()| machine.screenshot(&to).map_err(|error| error.to_string()));
             if let Err(reason) = taken {

@@ -96,7 +96,7 @@ fn validate(patchlab: &Patchlab, dir: &Path, release: &str, more: &str) -> (Ende
     eprintln!("{}{}", ended.out, ended.err);
     let report = fs::read(&paths[2]).unwrap_or_else(|_| panic!("{}", ended.err));
     let report = Report::from_json(&report).expect("a verdict").baselines.into_iter().next().expect("a baseline");
-    assert!(begun.elapsed() < Duration::from_secs(900), "{}", report.reason);
+    assert!(begun.elapsed() < Duration::from_secs(1800), "{}", report.reason);
     (ended, report)
 }
 

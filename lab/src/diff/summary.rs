@@ -131,12 +131,15 @@ fn files(diff: &Diff) -> Vec<Row> {
             || diff.leftovers.iter().any(|left| left.path == file.path)
     };
     let file = |file: &FileChange| {
-        let aspects = if file.aspects.is_empty() { String::new() } else { format!(" ({})", file.aspects.join(", ")) };
-        row(file.change, format!("{}{aspects}", file.path))
+        let owner = file.package.as_deref().unwrap_or("no package's");
+        let told: Vec<&str> = file.aspects.iter().map(String::as_str).chain([owner]).collect();
+        row(file.change, format!("{} ({})", file.path, told.join(", ")))
     };
     let mut rows: Vec<Row> = diff.files.iter().filter(|file| !elsewhere(file)).map(file).collect();
     if diff.files_omitted > 0 {
-        rows.push(row(Change::Changed, format!("{} more files are not listed", diff.files_omitted)));
+        let all =
+            diff.files_in.as_ref().map_or_else(String::new, |file| format!(", all are in {file} of the run's record"));
+        rows.push(row(Change::Changed, format!("{} more files are not listed{all}", diff.files_omitted)));
     }
     rows
 }

@@ -1,7 +1,7 @@
 use patchlab_check::Digest;
 
 use super::*;
-use crate::manifest::{Kind, Package, Unit};
+use crate::manifest::{Entry, Kind, Package, Unit};
 
 fn file(content: &str, package: Option<&str>) -> Entry {
     Entry {
@@ -73,7 +73,7 @@ fn what_a_patch_changed_on_one_screen() {
         summary(&found),
         "packages  +1 ~1  ~ nginx:amd64 1.22.1-9 -> 1.22.1-9+deb12u3 (2 files)\n                 \
          + tuning:all 1.0\n\
-         files     +1     + /etc/nginx/conf.d/tuning.conf\n\
+         files     +1     + /etc/nginx/conf.d/tuning.conf (no package's)\n\
          units     ~1     ~ nginx.service active -> failed\n\
          ports     +1 -1  + tcp 0.0.0.0:8080 nginx\n                 \
          - tcp 0.0.0.0:80 nginx\n\
@@ -149,9 +149,22 @@ fn a_huge_diff_is_cut_and_counted() {
     for number in 0..FILES_LISTED + 5 {
         to.files.insert(format!("/opt/{number:05}"), file("", None));
     }
-    let found = diff(&from, &to);
+    let mut found = diff(&from, &to);
+    let whole = found.clone();
+    let text = found.shorten("diff-patched.jsonl").unwrap();
     assert_eq!((found.files.len(), found.files_omitted), (FILES_LISTED, 5));
-    assert!(summary(&found).lines().count() < 30);
+    let lines: Vec<FileChange> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, whole.files);
+    assert!(!found.is_as_before() && summary(&found).lines().count() < 30);
+    let row = "~ 5 more files are not listed, all are in diff-patched.jsonl of the run's record";
+    let files = groups(&found).into_iter().find(|group| group.name == "files").unwrap();
+    assert_eq!(format!("~ {}", files.rows.last().unwrap().text), row);
+    // The file has a limit of its own, and says what it leaves out.
+    let mut long = whole.clone();
+    let text = long.shorten_to(1, 200, "x").unwrap();
+    let (listed, last) = (text.lines().count() - 1, text.lines().last().unwrap());
+    assert_eq!(last, format!("{{\"omitted\":{}}}", whole.files.len() - listed));
+    assert_eq!(whole.clone().shorten_to(whole.files.len(), 0, "x"), None);
 }
 
 #[test]
@@ -196,10 +209,92 @@ fn what_a_workload_wrote_on_the_control_too_is_not_held_against_the_rollback() {
     let told = equal_but_for_workload(&from, &left, &control).unwrap_err();
     let paths: Vec<&str> = told.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["/srv/converted", "/srv/table"]);
+    // Nor is a capability on what the workload wrote.
+    let attributes = |with: &[&str]| {
+        let own = BTreeMap::from([("security.capability".to_owned(), "01".to_owned())]);
+        Some(with.iter().map(|path| ((*path).to_owned(), own.clone())).collect())
+    };
+    let [from_too, control_too] = [&from, &control].map(|of| Manifest { attributes: attributes(&[]), ..of.clone() });
+    let capable = Manifest { attributes: attributes(&["/srv/table"]), ..now.clone() };
+    assert_eq!(equal_but_for_workload(&from_too, &capable, &control_too).unwrap_err().files.len(), 1);
     // A file of the patch that is still there is not either, though the workload touched another.
     let mut still = now;
     still.files.insert("/usr/sbin/nginx".into(), file("new", Some("nginx:amd64")));
     assert!(equal_but_for_workload(&from, &still, &control).is_err());
+}
+
+#[test]
+fn what_dpkg_notes_of_a_package_counts_as_the_packages() {
+    let mut to = baseline();
+    to.packages.insert("nginx:amd64".into(), package("2"));
+    to.packages.insert("nginx-common:all".into(), package("1"));
+    for note in ["nginx.list", "nginx.md5sums", "nginx:amd64.triggers", "nginx-common.list", "format", "ngin.list"] {
+        to.files.insert(format!("/var/lib/dpkg/info/{note}"), file("x", None));
+    }
+    to.files.insert("/usr/sbin/shared".into(), file("x", Some("other:amd64")));
+    let found = diff(&baseline(), &to);
+    let counts: Vec<usize> = found.packages.iter().map(|change| change.files).collect();
+    assert_eq!(counts, [1, 3]);
+    let files = groups(&found).into_iter().find(|group| group.name == "files").unwrap();
+    let rows: Vec<String> = files.rows.into_iter().map(|row| row.text).collect();
+    let expected = [
+        "/usr/sbin/shared (other:amd64)",
+        "/var/lib/dpkg/info/format (no package's)",
+        "/var/lib/dpkg/info/ngin.list (no package's)",
+    ];
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn what_a_script_set_beside_content_and_mode_is_not_as_before() {
+    let with = |value: &str| {
+        let own = [("security.capability".to_owned(), value.to_owned())].into();
+        Manifest { attributes: Some([("/usr/sbin/nginx".to_owned(), own)].into()), ..baseline() }
+    };
+    let none = Manifest { attributes: Some([].into()), ..baseline() };
+    for (from, now) in [(&none, &with("01")), (&with("01"), &none), (&with("01"), &with("02"))] {
+        let left = equal_to_baseline(from, now, from).unwrap_err();
+        assert_eq!(left.files[0].aspects, ["capabilities"]);
+        assert!(equal_but_for_workload(from, now, from).is_err());
+    }
+    equal_to_baseline(&with("01"), &with("01"), &none).unwrap();
+    // An older lab did not look: nobody knows.
+    equal_to_baseline(&baseline(), &with("01"), &none).unwrap();
+}
+
+#[test]
+fn a_daemon_that_was_restarted_has_another_port_of_the_kernels() {
+    let with = |number: u16| Manifest { ports: vec![port(80, "nginx"), port(number, "rpc.statd")], ..baseline() };
+    let (from, control) = (with(40_001), with(40_002));
+    equal_to_baseline(&from, &with(55_555), &control).unwrap();
+    let mut two = with(55_555);
+    two.ports.push(port(40_001, "rpc.statd"));
+    let left = equal_to_baseline(&from, &two, &control).unwrap_err();
+    assert_eq!((left.ports_opened, left.ports_closed), (vec![port(55_555, "rpc.statd")], vec![]));
+    let none = Manifest { ports: vec![port(80, "nginx")], ..baseline() };
+    assert_eq!(equal_to_baseline(&from, &none, &control).unwrap_err().ports_closed.len(), 1);
+}
+
+#[test]
+fn a_disk_that_an_older_lab_did_not_list_is_as_the_control_has_it() {
+    let points = |points: &[&str]| Some(points.iter().map(|point| (*point).to_owned()).collect());
+    let with = |boot: &str, listed: &[&str]| {
+        let mut manifest = baseline();
+        manifest.file_systems = points(listed);
+        manifest.files.insert("/boot/efi/EFI/grub".into(), file(boot, None));
+        manifest
+    };
+    let (old, control) = (baseline(), with("1", &["/", "/boot/efi"]));
+    equal_to_baseline(&old, &control, &control).unwrap();
+    let left = |now: &Manifest| equal_to_baseline(&old, now, &control).unwrap_err().files;
+    let changed = left(&with("2", &["/", "/boot/efi"]));
+    assert_eq!((changed[0].path.as_str(), changed[0].change), ("/boot/efi/EFI/grub", Change::Changed));
+    let mut gone = control.clone();
+    gone.files.remove("/boot/efi/EFI/grub");
+    assert_eq!(left(&gone)[0].change, Change::Removed);
+    // Of two baselines nothing is said of what only one lists; where both say what they list, a new disk is a difference.
+    assert!(diff(&old, &control).is_empty());
+    assert_eq!(diff(&Manifest { file_systems: points(&["/"]), ..old.clone() }, &control).files.len(), 1);
 }
 
 /// The baseline with every section that this lab collects.
@@ -314,7 +409,7 @@ fn configuration_says_whose_doing_it_is() {
              ~ /etc/nginx/mime.types (not as nginx:amd64 ships it, was altered before), \
              ~ /etc/nginx/nginx.conf (as nginx:amd64 ships it)",
             "leftovers + /etc/nginx/nginx.conf.dpkg-dist",
-            "files + /opt/tuning.conf",
+            "files + /opt/tuning.conf (no package's)",
         ]
     );
 }

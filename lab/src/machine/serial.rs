@@ -50,18 +50,32 @@ pub enum FailureKind {
 const PATTERNS: &[(&str, FailureKind)] = &[
     ("Kernel panic - not syncing", FailureKind::Panic),
     ("BUG: unable to handle", FailureKind::Panic),
+    ("BUG: kernel NULL pointer", FailureKind::Panic),
+    ("kernel BUG at ", FailureKind::Panic),
     ("Oops: ", FailureKind::Panic),
     ("general protection fault", FailureKind::Panic),
-    ("Out of memory: Killed process", FailureKind::OutOfMemory),
+    ("Unable to mount root fs", FailureKind::Panic),
+    // Of the whole machine, and of a control group.
+    ("ut of memory: Killed process", FailureKind::OutOfMemory),
     ("oom-kill:", FailureKind::OutOfMemory),
     ("EXT4-fs error", FailureKind::FileSystem),
     ("XFS (", FailureKind::FileSystem),
+    ("BTRFS error", FailureKind::FileSystem),
+    ("BTRFS critical", FailureKind::FileSystem),
+    ("BTRFS: error", FailureKind::FileSystem),
+    // The journal of ext4, in words of its own.
+    ("Aborting journal on device", FailureKind::FileSystem),
+    ("JBD2: Detected IO errors", FailureKind::FileSystem),
+    ("Detected aborted journal", FailureKind::FileSystem),
     ("Remounting filesystem read-only", FailureKind::FileSystem),
     ("Buffer I/O error", FailureKind::FileSystem),
     ("blk_update_request: I/O error", FailureKind::FileSystem),
     ("blocked for more than", FailureKind::Stall),
-    ("watchdog: BUG: soft lockup", FailureKind::Stall),
-    ("rcu: INFO: rcu_sched detected stalls", FailureKind::Stall),
+    ("BUG: soft lockup", FailureKind::Stall),
+    ("hard LOCKUP on cpu", FailureKind::Stall),
+    // rcu_sched, rcu_preempt; of its own processor or of others.
+    ("detected stall", FailureKind::Stall),
+    ("detected expedited stall", FailureKind::Stall),
     ("You are in emergency mode", FailureKind::Emergency),
 ];
 
@@ -148,9 +162,26 @@ mod tests {
     fn lines_that_mean_failure() {
         for (line, kind) in [
             ("[   12.3] Kernel panic - not syncing: VFS: Unable to mount root fs", FailureKind::Panic),
+            ("[    1.2] BUG: kernel NULL pointer dereference, address: 0000000000000008", FailureKind::Panic),
+            ("[    1.2] kernel BUG at fs/ext4/inode.c:2721!", FailureKind::Panic),
+            ("[    1.2] Oops: 0002 [#1] PREEMPT SMP", FailureKind::Panic),
+            ("[    1.2] VFS: Unable to mount root fs on unknown-block(0,0)", FailureKind::Panic),
             ("[    9.1] Out of memory: Killed process 231 (stress)", FailureKind::OutOfMemory),
+            ("[    9.1] Memory cgroup out of memory: Killed process 231 (stress)", FailureKind::OutOfMemory),
+            ("[    9.1] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)", FailureKind::OutOfMemory),
             ("[    7.7] EXT4-fs error (device vda1): ext4_lookup:1855", FailureKind::FileSystem),
+            ("[    7.7] EXT4-fs (vda1): Remounting filesystem read-only", FailureKind::FileSystem),
+            ("[    7.7] Aborting journal on device vda1-8.", FailureKind::FileSystem),
+            ("[    7.7] JBD2: Detected IO errors while flushing file data on vda1-8", FailureKind::FileSystem),
+            ("[    7.7] XFS (vda1): Metadata corruption detected at xfs_agf_verify", FailureKind::FileSystem),
+            ("[    7.7] BTRFS error (device vda1): bdev /dev/vda1 errs: wr 1", FailureKind::FileSystem),
+            ("[    7.7] BTRFS critical (device vda1): corrupt leaf", FailureKind::FileSystem),
+            ("[    7.7] BTRFS: error (device vda1) in cleanup_transaction:1982", FailureKind::FileSystem),
+            ("[    7.7] Buffer I/O error on dev vda1, logical block 1", FailureKind::FileSystem),
             ("INFO: task jbd2/vda1-8:150 blocked for more than 120 seconds.", FailureKind::Stall),
+            ("[   60.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", FailureKind::Stall),
+            ("[   60.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", FailureKind::Stall),
+            ("[   60.0] rcu: INFO: rcu_sched self-detected stall on CPU", FailureKind::Stall),
             ("You are in emergency mode. After logging in,", FailureKind::Emergency),
         ] {
             assert_eq!(failures(line), [Failure { kind, line: line.into() }]);

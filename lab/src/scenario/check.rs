@@ -8,6 +8,7 @@
 //! collector (in the guest) → text → read::* → what each clone has → compare → Findings → differential → status of each side
 //! ```
 
+mod fold;
 mod read;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use patchlab_check::{Outcome, Status, written::ByteSize};
 use serde::{Deserialize, Serialize};
+
+use crate::manifest::{attributes, disks};
 
 pub use self::read::{failed_units, journal_errors, serial_panic};
 
@@ -118,6 +121,9 @@ impl CheckKind {
         Self::ChangedConfiguration,
     ];
 
+    /// How its name among a scenario's steps begins.
+    pub(super) const STEP_PREFIX: &'static str = "check ";
+
     /// The word it is written with.
     pub fn name(self) -> &'static str {
         match self {
@@ -134,7 +140,7 @@ impl CheckKind {
 
     /// The name under which it stands among a scenario's steps in reports.
     pub fn step_name(self) -> String {
-        format!("check {}", self.name())
+        format!("{}{}", Self::STEP_PREFIX, self.name())
     }
 
     /// Whether it reads what a machine keeps of what once happened: to look again on the same machine is to find the same.
@@ -153,72 +159,95 @@ impl CheckKind {
             Self::FailedUnits => FAILED_UNITS,
             Self::Coredump => COREDUMPS,
             Self::JournalErrors => JOURNAL_ERRORS,
-            Self::ListeningPorts => "ss -Hlntup",
+            Self::ListeningPorts => LISTENING,
             Self::DiskGrowth => DISK_USE,
             Self::SetuidFiles => SETUID_FILES,
             Self::ChangedConfiguration => CONFIGURATION,
         };
-        Some(format!("since=@{}\n{script}", at.as_second()))
+        // Paths of mount points may hold spaces.
+        let places = "IFS='\n'\nset -f; places=$(disks | cut -f 2) && [ -n \"$places\" ] || exit 1; set -- $places; set +f; unset IFS\n";
+        let disks =
+            if script.contains("\"$@\"") { disks::shell() + &attributes::shell() + places } else { String::new() };
+        Some(format!("since=@{}\n{BEGIN}{disks}# looks\n{script}", at.as_second()))
     }
 
-    /// Whether a finding is a difference from the control, so that the control can have none.
+    /// Whether only what the control does not have is a finding: every machine has setuid files, and most log an error. Of the others one
+    /// that both have is told, as a thing that was wrong before.
     fn is_a_difference(self) -> bool {
-        matches!(self, Self::ListeningPorts | Self::DiskGrowth)
+        match self {
+            Self::ListeningPorts
+            | Self::DiskGrowth
+            | Self::SetuidFiles
+            | Self::ChangedConfiguration
+            | Self::JournalErrors => true,
+            Self::SerialPanic | Self::FailedUnits | Self::Coredump => false,
+        }
     }
 }
+
+/// With which every collector begins: what is not there, or fails, ends it, since silence would pass for good news; and whose text it is.
+const BEGIN: &str = "\
+set -e
+need() { for tool; do command -v \"$tool\" >/dev/null || { echo \"there is no program $tool\" >&2; exit 1; }; done; }
+echo \"host $(uname -n)\"
+";
+
+/// The kernel's range of ports for whoever asks for none, then what is listened on.
+const LISTENING: &str = "need ss; cat /proc/sys/net/ipv4/ip_local_port_range; ss -Hlntup";
 
 /// Units that are failed, then the journal's word on every failure (systemd's SD_MESSAGE_UNIT_FAILURE_RESULT), and units that systemd
 /// restarted.
 const FAILED_UNITS: &str = "\
+need systemctl journalctl
 systemctl list-units --failed --plain --no-legend --no-pager
 journalctl --since=$since --output=json --output-fields=UNIT --no-pager --lines=1000 \
   MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c
 systemctl show '*.service' --property=Id,NRestarts";
 
 /// What systemd-coredump stored (its SD_MESSAGE_COREDUMP), what the kernel said of a fault, what systemd said of a service's end.
-const COREDUMPS: &str = r"
+const COREDUMPS: &str = r#"
+need journalctl grep find
 journalctl --since=$since --output=json --output-fields=COREDUMP_COMM,COREDUMP_SIGNAL_NAME --no-pager --lines=1000 \
   MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1
 journalctl --since=$since --output=cat --no-pager |
   grep -E 'segfault at [0-9a-f]+ ip |^traps: |code=(dumped|killed), status=[0-9]+/(SEGV|ABRT|BUS|ILL|FPE|SYS|TRAP)' | tail -n 1000
-find / -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n'";
+find "$@" -xdev -type f \( -name core -o -name 'core.[0-9]*' \) -newerct $since -printf 'core file %p\n' || :"#;
 
-const JOURNAL_ERRORS: &str = "journalctl --since=$since --priority=err --output=json \
+const JOURNAL_ERRORS: &str = "need journalctl; journalctl --since=$since --priority=err --output=json \
   --output-fields=SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,MESSAGE --no-pager --lines=1000";
 
 /// `bytes folder` a file system, then what the lab's own agent holds there, which is no growth by the patch.
 const DISK_USE: &str = "\
+need df du
 df --local --block-size=1 --output=used,target -x tmpfs -x devtmpfs -x overlay -x squashfs -x iso9660 | tail -n +2
 printf 'agent %s\\n' \"$(du -sxB1 /var/lib/patchlab-agent 2>/dev/null | cut -f1)\"";
 
-/// Files with the bits, and executables with capabilities: by getcap(8) where it is, else by tar(1), which every Debian has and which
-/// writes them as an extended attribute; it reads only files changed since the freeze, and one by one only when there are any.
+/// Files with the bits, and executables with capabilities, with the value that they have (capabilities(7)).
 const SETUID_FILES: &str = r#"
-find / -xdev -type f -perm /6000 -printf '%M %u:%g %p\n'
-if command -v getcap >/dev/null; then
-  getcap -r / 2>/dev/null
-else
-  has() { tar --create --xattrs --xattrs-include=security.capability "$@" 2>/dev/null | grep -aq SCHILY.xattr.security; }
-  new=$(mktemp) && find / -xdev -type f -perm /111 -newerct $since -print >"$new"
-  if has --files-from="$new"; then
-    while read -r file; do has -- "$file" && printf '%s has capabilities\n' "$file"; done <"$new"
-  fi
-  rm -f "$new"
-fi"#;
+need find mktemp
+find "$@" -xdev -type f -perm /6000 -printf '%M %u:%g %p\n' || :
+list=$(mktemp -p /run)
+find "$@" -xdev -type f -perm /111 -fprint0 "$list" || :
+attributes capabilities "$list"
+rm -f "$list""#;
 
 /// md5sums of Debian's configuration files against those they were shipped with, the same by rpm, and leftovers of both and of ucf.
 const CONFIGURATION: &str = r#"
+need md5sum find
+command -v dpkg-query >/dev/null || need rpm
 dpkg-query -W -f '${Conffiles}\n' 2>/dev/null | sed -n 's/^ \(\/.*\) \([0-9a-f]\{32\}\)\( .*\)\{0,1\}$/\2  \1/p' |
-  LC_ALL=C md5sum --check --quiet 2>/dev/null
+  LC_ALL=C md5sum --check --quiet 2>/dev/null || :
 command -v rpm >/dev/null && rpm --verify --all --nodeps --noscripts | awk '$2 == "c" && ($1 ~ /5/ || $1 == "missing") { print $3 ": FAILED" }'
-find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
+find "$@" -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp \) -prune -o -type f \( \
   -name '*.dpkg-new' -o -name '*.dpkg-dist' -o -name '*.dpkg-old' -o -name '*.dpkg-tmp' -o -name '*.ucf-new' -o -name '*.ucf-old' \
-  -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n'
-true"#;
+  -o -name '*.ucf-dist' -o -name '*.rpmnew' -o -name '*.rpmsave' -o -name '*.rpmorig' \) -printf 'left %p\n' || :"#;
 
 impl Check {
     /// What the check finds in the texts collected from the control and from the patched clone.
     pub fn compare(&self, control: &str, patched: &str) -> Findings {
+        // What a machine logs names it; a file does not.
+        let hosts = if self.kind.reads_traces() { fold::hosts([control, patched]) } else { BTreeSet::new() };
+        let (control, patched) = (&*fold::without_names(control, &hosts), &*fold::without_names(patched, &hosts));
         let each = |read: fn(&str) -> BTreeSet<String>| Findings { control: read(control), patched: read(patched) };
         match self.kind {
             CheckKind::SerialPanic => each(serial_panic),
@@ -267,11 +296,13 @@ fn outcome<'a>(status: Status, found: impl Iterator<Item = &'a String>, count: u
 /// blamed on the patch; a new one is, even beside old ones.
 pub fn differential(check: Check, control: &BTreeSet<String>, patched: &BTreeSet<String>) -> (Status, Status) {
     let status = |good: bool| if good { Status::Pass } else { Status::Fail };
+    let nothing_new = patched.is_subset(control);
     match check.level {
         Level::Info => (Status::Pass, Status::Pass),
-        Level::ExpectFail if check.kind.is_a_difference() => (Status::Pass, status(!patched.is_empty())),
+        Level::ExpectFail if check.kind.is_a_difference() => (Status::Pass, status(!nothing_new)),
+        Level::Fail if check.kind.is_a_difference() => (Status::Pass, status(nothing_new)),
         Level::ExpectFail => (status(!control.is_empty()), status(!patched.is_empty())),
-        Level::Fail if patched.is_subset(control) => (status(control.is_empty()), status(patched.is_empty())),
+        Level::Fail if nothing_new => (status(control.is_empty()), status(patched.is_empty())),
         Level::Fail => (Status::Pass, Status::Fail),
     }
 }

@@ -71,6 +71,14 @@ fn slips_are_named_with_their_line() {
             r#"14:8: key "check.kind": unknown value "failed-unit": did"#,
         ),
         (GOOD.replace("run = \"true\"", "http = { url = \"x\" }"), r#"9:16: key "step.http.url": expected an address"#),
+        (
+            format!("{GOOD}[[check]]\nkind = \"coredump\"\n[[check]]\nkind = \"coredump\"\nlevel = \"info\"\n"),
+            r#"16:1: a second [[check]] of kind "coredump": one level"#,
+        ),
+        (
+            GOOD.replace("name = \"b\"", "name = \"check coredump\""),
+            r#"11:1: a step is named "check coredump": results go by name, and checks"#,
+        ),
         (GOOD.replace("owner = \"qa\"\n", ""), r#"1:1: missing key "owner""#),
         (
             GOOD.replace("run = \"true\"", "reboot = true"),

@@ -7,7 +7,7 @@ use super::lost::Lost;
 use crate::{
     report::{BaselineReport, ScenarioReport},
     scenario::CheckKind,
-    verdict::{Judgement, LAB_ERROR_REQUEUES, Verdict},
+    verdict::{BOOTS, Judgement, KEEPS_TIME, LAB_ERROR_REQUEUES, THE_MACHINE, Verdict},
 };
 
 /// How a pass ended.
@@ -17,7 +17,7 @@ pub(super) enum Ending {
     Came,
     /// The patched clone was lost, the control was not.
     Lost(Lost),
-    /// Rejected by nothing but traces that a machine keeps: to look again on the same clones is to see the same.
+    /// Rejected by nothing but traces that a machine keeps, or by what became of it: to look again on the same clones is to see the same.
     Traces(Vec<ScenarioReport>),
     /// A scenario in quarantine lost the patched clone, and how: what came after it is not known.
     Unruly(String, String),
@@ -81,7 +81,13 @@ impl Before {
     }
 }
 
-/// The scenarios that reject a patch, when each does so by nothing but checks of traces.
+/// Whether a row tells what became of a machine as a whole: its clock, the kernel that it did not come up with.
+fn is_of_the_machine(ran: &ScenarioReport, step: &str) -> bool {
+    ran.name == THE_MACHINE && [KEEPS_TIME, BOOTS].contains(&step)
+}
+
+/// The scenarios that reject a patch, when each does so by nothing but what the same clones cannot be asked again: checks of traces, and
+/// what became of the machine.
 pub(super) fn by_traces(counted: &[ScenarioReport]) -> Option<Vec<ScenarioReport>> {
     let rejecting = |ran: &&ScenarioReport| matches!(ran.verdict, Verdict::Regression | Verdict::Flaky);
     let rejecting: Vec<&ScenarioReport> = counted.iter().filter(rejecting).collect();
@@ -90,7 +96,8 @@ pub(super) fn by_traces(counted: &[ScenarioReport]) -> Option<Vec<ScenarioReport
     let is_well = |verdict| matches!(verdict, None | Some(Verdict::Pass | Verdict::Fixed | Verdict::PreExisting));
     let is_of_traces = |ran: &&ScenarioReport| {
         let mut bad = ran.steps.iter().filter(|step| !is_well(step.verdict));
-        ran.verdict == Verdict::Regression && bad.all(|step| traces.contains(&step.name))
+        let seen_once = |step: &str| traces.iter().any(|trace| trace == step) || is_of_the_machine(ran, step);
+        ran.verdict == Verdict::Regression && bad.all(|step| seen_once(&step.name))
     };
     (!rejecting.is_empty() && rejecting.iter().all(is_of_traces)).then(|| rejecting.into_iter().cloned().collect())
 }
@@ -100,7 +107,10 @@ mod tests {
     use patchlab_check::Digest;
 
     use super::*;
-    use crate::{report::StepReport, verdict::Phase};
+    use crate::{
+        report::StepReport,
+        verdict::{self, Phase},
+    };
 
     fn ran(name: &str, verdict: Verdict, steps: &[(&str, Verdict)]) -> ScenarioReport {
         let step = |(name, verdict): &(&str, Verdict)| StepReport {
@@ -158,6 +168,22 @@ mod tests {
         for other in [port, step, flaky] {
             assert_eq!(by_traces(&[logged(), other]), None);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_and_a_kernel_that_did_not_come_up_are_believed_when_they_show_twice() {
+        let of = |step: &str| verdict::of_the_machine(Phase::Rebooted, step, "it is off", Verdict::Regression);
+        for step in [KEEPS_TIME, BOOTS] {
+            let found = by_traces(&[of(step), ran("web", Verdict::Pass, &[])]).unwrap();
+            let (mut before, rejected) = (Before::default(), report(Judgement::Rejected));
+            assert!(before.again(Ending::Traces(found), &rejected).is_some());
+            assert_eq!(before.again(Ending::Traces(vec![of(step)]), &rejected), None);
+            assert_eq!(before.flaky(&[of(step)]), []);
+            assert_eq!(before.flaky(&[])[0].verdict, Verdict::Flaky);
+            // A scenario's step of that name was asked twice already.
+            assert_eq!(by_traces(&[ran("web", Verdict::Regression, &[(step, Verdict::Regression)])]), None);
+        }
+        assert_eq!(by_traces(&[verdict::lost(Phase::Applied, "a panic", verdict::Lives::Never)]), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Validation<'_> {
         let patched = patched.map_err(|error| self.of_patched(clones, phase, broke(error)))?;
         if patched > CLOCK_TOLERANCE && control <= CLOCK_TOLERANCE {
             let why = format!("the patched clone's clock is {} off", span(patched));
-            report.scenarios.push(verdict::of_the_machine(phase, "keeps the time", &why, Verdict::Regression));
+            report.scenarios.push(verdict::of_the_machine(phase, verdict::KEEPS_TIME, &why, Verdict::Regression));
         }
         Ok(())
     }

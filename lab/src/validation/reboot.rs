@@ -55,7 +55,12 @@ impl Validation<'_> {
         }
         let error = match self.fallen_back(&clones.patched, error) {
             Ok(reason) => {
-                report.scenarios.push(verdict::of_the_machine(Phase::Rebooted, "boots", &reason, Verdict::Regression));
+                report.scenarios.push(verdict::of_the_machine(
+                    Phase::Rebooted,
+                    verdict::BOOTS,
+                    &reason,
+                    Verdict::Regression,
+                ));
                 return Ok(());
             }
             Err(error) => error,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use patchlab_check::{
     Outcome, Status, Target as _,
-    target::{Ended, TargetError},
+    target::{Ended, Ran, TargetError},
 };
 
 use super::{Broke, Clones, Control, Event, Validation, joined, lab, other, reboot::reboot_and_resume};
@@ -14,7 +14,7 @@ use crate::{
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
-    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns, requirement},
+    scenario::{Check, CheckKind, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns, requirement},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, Verdict, compare_scenario},
 };
 
@@ -231,7 +231,9 @@ impl Validation<'_> {
         let broke = |error: TargetError| other("checks", error);
         let which = (scenario.name.as_str(), check.kind);
         // Before it is compared: of a control it is kept, and compared with what a later validation reads.
-        let read = |machine: &Machine| collected(collector.as_deref(), machine).map(|text| scenario.redacted(text));
+        let read = |machine: &Machine| {
+            collected((check.kind, collector.as_deref()), machine).map(|text| scenario.redacted(text))
+        };
         let (control, patched) = std::thread::scope(|scope| {
             let control = scope.spawn(|| {
                 clones.control.is(
@@ -269,22 +271,63 @@ fn redacted(scenario: &Scenario, outcome: Outcome) -> Outcome {
 }
 
 /// What a check reads: the collector's output, or the serial log.
-fn collected(collector: Option<&str>, machine: &Machine) -> Result<String, TargetError> {
+fn collected((check, collector): (CheckKind, Option<&str>), machine: &Machine) -> Result<String, TargetError> {
     match collector {
         Some(command) => {
             let timeout = COLLECT_TIMEOUT * machine.hardware().accelerator.factor();
-            let ran = machine.guest().run(command, None, timeout)?;
-            match ran.ended {
-                Ended::ByItself => Ok(ran.stdout),
-                Ended::ByTimeout => Err(TargetError {
-                    action: format!("run {}", command.chars().take(200).collect::<String>()),
-                    reason: format!("no end after {} s", timeout.as_secs()),
-                }),
-            }
+            read(check, command, machine.guest().run(command, None, timeout)?, timeout)
         }
         None => said(machine.serial_log()).map_err(|error| TargetError {
-            action: format!("read {}", machine.serial_log().display()),
+            action: format!("{}: read {}", check.step_name(), machine.serial_log().display()),
             reason: error.to_string(),
         }),
+    }
+}
+
+/// What a collector wrote. One that failed looked at nothing: its silence is no good news.
+fn read(check: CheckKind, command: &str, ran: Ran, timeout: Duration) -> Result<String, TargetError> {
+    let reason = match (ran.ended, ran.exit) {
+        (Ended::ByItself, Some(0)) => return Ok(ran.stdout),
+        (Ended::ByTimeout, _) => format!("no end after {} s", timeout.as_secs()),
+        (Ended::ByItself, exit) => {
+            let exit = exit.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit {code}"));
+            format!("{exit}: {}", ran.stderr.trim().chars().take(400).collect::<String>())
+        }
+    };
+    // What every collector begins with says nothing.
+    let own = command.split_once("# looks\n").map_or(command, |(_, own)| own);
+    Err(TargetError {
+        action: format!("{}: run {}", check.step_name(), own.trim().chars().take(200).collect::<String>()),
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_collector_that_cannot_look_fails_by_name() {
+        let timeout = Duration::from_secs(60);
+        let collector = CheckKind::JournalErrors.collector(Timestamp::UNIX_EPOCH).unwrap();
+        // A guest without the program: a folder of programs that has none.
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/uname", dir.path().join("uname")).unwrap();
+        let out =
+            std::process::Command::new("/bin/sh").args(["-c", &collector]).env("PATH", dir.path()).output().unwrap();
+        let ran = Ran {
+            exit: out.status.code(),
+            stdout: String::from_utf8(out.stdout).unwrap(),
+            stderr: String::from_utf8(out.stderr).unwrap(),
+            written: 0,
+            ended: Ended::ByItself,
+        };
+        let error = read(CheckKind::JournalErrors, &collector, ran.clone(), timeout).unwrap_err();
+        assert!(error.action.contains("check journal-errors: run need journalctl"), "{}", error.action);
+        assert_eq!(error.reason, "exit 1: there is no program journalctl");
+        let well = Ran { exit: Some(0), ..ran };
+        assert_eq!(read(CheckKind::JournalErrors, &collector, well, timeout).unwrap().lines().count(), 1);
     }
 }

@@ -273,6 +273,13 @@ pub fn lost(phase: Phase, how: &str, lives: Lives) -> ScenarioReport {
     of_the_machine(phase, "lives", &format!("the patched clone was lost: {how}; {how_often}"), verdict)
 }
 
+/// Under what stands what no scenario's step tells: no scenario can have this name.
+pub const THE_MACHINE: &str = "the machine";
+/// The row about its clock.
+pub const KEEPS_TIME: &str = "keeps the time";
+/// The row about the kernel that it was to come up with.
+pub const BOOTS: &str = "boots";
+
 /// Something that no scenario's step tells of the patched clone, and that the control is well in.
 pub fn of_the_machine(phase: Phase, step: &str, why: &str, verdict: Verdict) -> ScenarioReport {
     let outcome = |status, reason: &str| Outcome {
@@ -292,7 +299,7 @@ pub fn of_the_machine(phase: Phase, step: &str, why: &str, verdict: Verdict) -> 
         failed: None,
     }];
     let reason = format!("{step}: {why}, and the control is well");
-    ScenarioReport { name: "the machine".into(), phase, verdict, reason, steps }
+    ScenarioReport { name: THE_MACHINE.into(), phase, verdict, reason, steps }
 }
 
 /// A patched clone that did not come back from the reboot that follows a patch, as the control did within `control_ms`. That it came

@@ -5,8 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use patchlab_check::written::ByteSize;
 use serde::Deserialize;
 
-use super::Findings;
-use crate::{diff::allowed, manifest::Port};
+use super::{
+    Findings,
+    fold::{self, Digits},
+};
+use crate::{
+    diff::ports::{Chosen, Listening},
+    machine::failures,
+    manifest::{Port, PortRange},
+};
 
 /// Units that are failed, from `systemctl list-units --failed --plain --no-legend`; those that were since, from the journal's `UNIT`s;
 /// and those that systemd started again by itself, from `systemctl show --property=Id,NRestarts`.
@@ -55,40 +62,10 @@ pub(super) fn of_the_same_units(found: Findings) -> Findings {
     Findings { control, patched }
 }
 
-/// Lines of a serial log that tell of a dead or damaged kernel, without their time stamps, and with loose numbers made `N`: process and inode
+/// Lines of a serial log that tell of a broken machine ([`failures`]), without their time stamps, and with numbers made `N`: process and inode
 /// numbers differ between two machines of which the same happens.
 pub fn serial_panic(text: &str) -> BTreeSet<String> {
-    const SIGNS: &[&str] = &[
-        "Kernel panic - not syncing",
-        "BUG: unable to handle",
-        "BUG: kernel NULL pointer",
-        "general protection fault",
-        "Out of memory: Killed process",
-        "Oops: ",
-        "EXT4-fs error",
-        "XFS (", // with "Corruption" below
-        "Unable to mount root fs",
-    ];
-    text.lines()
-        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)))
-        .filter(|line| !line.contains("XFS (") || line.contains("orruption"))
-        .map(|line| without_loose_numbers(without_stamp(line)))
-        .collect()
-}
-
-/// Every run of digits that does not follow a letter as `N`: `EXT4-fs` and `sda1` are names, `process 812` is a number.
-fn without_loose_numbers(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut in_name = false;
-    for c in text.chars() {
-        in_name = c.is_ascii_alphabetic() || in_name && c.is_ascii_digit();
-        match c.is_ascii_digit() && !in_name {
-            false => out.push(c),
-            true if !out.ends_with('N') => out.push('N'),
-            true => {}
-        }
-    }
-    out
+    failures(text).iter().map(|failure| fold::folded(without_stamp(&failure.line), Digits::Loose)).collect()
 }
 
 /// `[   12.345678] text` without its stamp.
@@ -126,26 +103,13 @@ pub fn journal_errors(text: &str) -> BTreeSet<String> {
             };
             let who = line.identifier.or(line.unit).unwrap_or_else(|| "?".into());
             let first = message.lines().next().unwrap_or_default();
-            Some(format!("{who}: {}", without_numbers(first.trim())))
+            Some(format!("{who}: {}", fold::folded(first.trim(), Digits::All)))
         })
         .collect()
 }
 
-/// Every run of digits as `N`: process ids, times and addresses differ between machines that are alike.
-fn without_numbers(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_ascii_digit() {
-            false => out.push(c),
-            true if !out.ends_with('N') => out.push('N'),
-            true => {}
-        }
-    }
-    out
-}
-
 /// Crashes, each as who and by what signal: from systemd-coredump's journal entries, from lines of the kernel and of systemd, and core
-/// files by path. Process ids and addresses are made `N`.
+/// files by path. What differs between machines that are alike is folded.
 pub fn coredumps(text: &str) -> BTreeSet<String> {
     #[derive(Deserialize)]
     struct Line {
@@ -165,15 +129,17 @@ pub fn coredumps(text: &str) -> BTreeSet<String> {
 
 /// `nginx[123]: segfault at 0 ip 00007f… sp …` without what differs from one crash to the next.
 fn crash(line: &str) -> String {
-    let end = line.find(" at ").filter(|_| line.contains("segfault")).unwrap_or(line.len());
-    let text = if line.starts_with("core file ") { line.to_owned() } else { without_numbers(&line[..end]) };
-    match text.find(" ip:") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
+    if let Some(path) = line.strip_prefix("core file ") {
+        // The kernel names a core file for the process.
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        return format!("core file {folder}/{}", fold::folded(name, Digits::All));
     }
+    let end = line.find(" at ").filter(|_| line.contains("segfault")).unwrap_or(line.len());
+    let text = &line[..end];
+    fold::folded(text.find(" ip:").map_or(text, |at| &text[..at]), Digits::All)
 }
 
-/// `-rwsr-xr-x root:root /usr/bin/x`, `/usr/bin/x cap_net_raw=ep`, `/usr/bin/x has capabilities`: the line is the finding.
+/// `-rwsr-xr-x root:root /usr/bin/x`, `/usr/bin/x has capabilities 01…`: the line is the finding.
 pub fn setuid_files(text: &str) -> BTreeSet<String> {
     text.lines().map(str::trim).filter(|line| line.contains('/')).map(str::to_owned).collect()
 }
@@ -195,27 +161,22 @@ pub fn changed_configuration(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Listening ports as `tcp 0.0.0.0:80`, each with its process, from `ss -Hlntup`. Left out are the lab's own, and UDP ports of the
-/// range from which the kernel takes those of clients: 32768 and above, another one each time.
-pub fn ports(text: &str) -> BTreeMap<String, String> {
-    text.lines()
-        .filter_map(Port::of_line)
-        .filter(|port| allowed::port(port).is_none())
-        .filter(|port| port.protocol != "udp" || port.port < 32_768)
-        .map(|port| {
-            let process = port.process.map_or_else(String::new, |process| format!(" by {process}"));
-            (format!("{} {}:{}", port.protocol, port.address, port.port), process)
-        })
-        .collect()
+/// What a machine listens on, from `ip_local_port_range` and `ss -Hlntup`; the lab's own is left out.
+pub fn ports(text: &str) -> Listening {
+    let given = text.lines().find_map(PortRange::of_line).unwrap_or_default();
+    Listening::on(text.lines().filter_map(Port::of_line), given)
 }
 
 /// Ports that only one of the two listens on.
-pub fn ports_changed(control: &BTreeMap<String, String>, patched: &BTreeMap<String, String>) -> BTreeSet<String> {
-    let only = |those: &BTreeMap<String, String>, others: &BTreeMap<String, String>, what: &str| -> Vec<String> {
-        let lacking = those.iter().filter(|(port, _)| !others.contains_key(*port));
-        lacking.map(|(port, process)| format!("{port}{process} {what}")).collect()
+pub fn ports_changed(control: &Listening, patched: &Listening) -> BTreeSet<String> {
+    let told = |port: Port, what: &str| {
+        let process = port.process.map_or_else(String::new, |process| format!(" by {process}"));
+        format!("{} {}:{}{process} {what}", port.protocol, port.address, port.port)
     };
-    [only(patched, control, "appeared"), only(control, patched, "vanished")].into_iter().flatten().collect()
+    let only = |one: &Listening, other: &Listening, what: &'static str| {
+        one.without(other, Chosen::ByAnyProgram).into_iter().map(move |port| told(port, what))
+    };
+    only(patched, control, "appeared").chain(only(control, patched, "vanished")).collect()
 }
 
 /// Bytes in use by file system, from `df --output=used,target`; of the root's, those of the lab's own agent are taken off.
