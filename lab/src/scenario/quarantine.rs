@@ -40,6 +40,14 @@ impl Quarantine {
     pub fn standing(&self, today: Date) -> Standing {
         if today <= self.until { Standing::Holds } else { Standing::Expired }
     }
+
+    /// What is told of a scenario that has it, after the scenario's name.
+    pub fn told(&self, standing: Standing) -> String {
+        match standing {
+            Standing::Holds => format!(" is in quarantine {self}: it runs and rejects nothing"),
+            Standing::Expired => format!(": its quarantine {self} has expired: it counts again"),
+        }
+    }
 }
 
 impl fmt::Display for Quarantine {

@@ -14,7 +14,7 @@ use crate::{
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
-    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Standing, Suspected, Turns, requirement},
+    scenario::{Check, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, Verdict, compare_scenario},
 };
 
@@ -29,21 +29,14 @@ impl Validation<'_> {
         let mut runnable = Vec::with_capacity(scenarios.len());
         for scenario in scenarios {
             let name = &scenario.name;
-            let lacking = scenario.lacking(|wanted| self.others.contains_key(wanted));
-            let words = scenario.requires.iter().filter_map(|word| requirement::unmet(word, hardware));
-            let unmet: Vec<String> = words.chain(lacking).collect();
-            if !unmet.is_empty() {
-                let reason = unmet.join("; ");
+            if let Some(reason) = scenario.unmet(hardware, |wanted| self.others.contains_key(wanted)) {
                 (self.observer)(Event::Note(&format!("{name} is skipped: {reason}")));
                 report.skipped.push(SkippedScenario { name: name.clone(), reason });
                 continue;
             }
             if let Some(quarantine) = &scenario.quarantine {
                 let standing = quarantine.standing(self.today);
-                (self.observer)(Event::Note(&match standing {
-                    Standing::Holds => format!("{name} is in quarantine {quarantine}: it runs and rejects nothing"),
-                    Standing::Expired => format!("{name}: its quarantine {quarantine} has expired: it counts again"),
-                }));
+                (self.observer)(Event::Note(&format!("{name}{}", quarantine.told(standing))));
                 report.quarantined.push(QuarantinedScenario {
                     name: name.clone(),
                     standing,
