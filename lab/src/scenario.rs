@@ -270,21 +270,21 @@ impl Scenario {
         }
         let mut fixtures = Vec::with_capacity(written.fixtures.len());
         for found in written.fixtures.iter().filter_map(|name| Fixture::find(dir, name)) {
-            let fixture = Fixture::read(&found)?.redacting(&written.redact);
+            let fixture = Fixture::read(&found, &combination)?.redacting(&written.redact);
             let mut steps = fixture.set_up.iter().chain(&fixture.tear_down);
             if let Some(problem) = steps.find_map(|step| not_a_machine(step, &written.machine)) {
                 return Err(WrittenError::at_key(&path, text, "fixtures", problem).into());
             }
             fixtures.push(fixture);
         }
-        let mut steps = written.step;
-        for step in &mut steps {
+        let (mut steps, mut after_writes) = (written.step, written.after_writes);
+        for step in steps.iter_mut().chain(&mut after_writes) {
             step.redact.extend_from_slice(&written.redact);
         }
         let mut requires = written.requires;
         let pictured = |step: &Step| step.kind == Kind::Errand(Errand::Screenshot) && step.machine.is_none();
         let fixed = fixtures.iter().flat_map(|fixture: &Fixture| fixture.set_up.iter().chain(&fixture.tear_down));
-        if steps.iter().chain(&written.after_writes).chain(fixed).any(pictured)
+        if steps.iter().chain(&after_writes).chain(fixed).any(pictured)
             && !requires.iter().any(|word| word == requirement::SCREEN)
         {
             requires.push(requirement::SCREEN.to_owned());
@@ -305,7 +305,7 @@ impl Scenario {
             repeat: written.repeat,
             quarantine: written.quarantine,
             redact: written.redact,
-            after_writes: written.after_writes,
+            after_writes,
             dir: dir.to_owned(),
         })
     }
@@ -455,15 +455,15 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
             }
         }
     }
-    for (index, step) in written.step.iter().enumerate() {
-        if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
-            && !dir.join(copy.from.as_str()).is_file()
-        {
-            let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
-            found.push((format!("step.{index}.copy-in.from"), problem));
-        }
-    }
     for (list, steps) in [("step", &written.step), ("after-writes", &written.after_writes)] {
+        for (index, step) in steps.iter().enumerate() {
+            if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
+                && !dir.join(copy.from.as_str()).is_file()
+            {
+                let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
+                found.push((format!("{list}.{index}.copy-in.from"), problem));
+            }
+        }
         let unknown = |(index, step): (usize, &Step)| {
             Some((format!("{list}.{index}.machine"), not_a_machine(step, &written.machine)?))
         };

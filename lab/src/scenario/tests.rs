@@ -153,7 +153,7 @@ fn lint_tells_everything_at_once() {
     let toml = GOOD.replace("[\"a\"]", "[\"x\", \"y\"]").replace("applies = { packages = [\"nginx\"] }\n", "");
     let dir = folder(&toml);
     let findings: Vec<String> = lint(dir.path()).unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(findings.len(), 3, "{findings:#?}");
+    assert_eq!(findings.len(), 4, "{findings:#?}");
     // Everything that works and might not be meant.
     let toml = GOOD
         .replace("owner = \"qa\"", "owner = \"qa\"\ntimeout = \"30s\"\nrequires = [\"quantum\"]\nquarantine = { owner = \"q\", until = \"2020-01-01\", ticket = \"1\" }")
@@ -178,7 +178,8 @@ fn lint_tells_everything_at_once() {
         eprintln!("skipped: shellcheck is not installed");
         return;
     }
-    assert!(findings.iter().any(|finding| finding.text.contains("b.sh:2:4: note: ")), "{findings:?}");
+    let note = findings.iter().find(|finding| finding.text.contains("b.sh:2:4: note: ")).expect("shellcheck's note");
+    assert_eq!(note.weight, Weight::Advice);
 }
 
 #[test]
