@@ -80,7 +80,7 @@ fn one_form_in_files_and_in_documents() {
         "run = \"x\"\ntimeout = \"1500ms\"\nsuperficial = true\n[expect]\nexit = 1\nstdout_matches = \"^a$\"",
         "run = \"x\"\nmetric = { name = \"r\", regex = \"([0-9.]+) req/s\", worse_than_control = \"20%\" }",
         "run = \"x\"\nrepeat = 9\nmetric = { name = \"s\", regex = \"(\\\\d+) s\", worse_than_control = \"5%\", better = \"lower\" }",
-        r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Server = "nginx" } }"#,
+        r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Content-Type = "text/html" } }"#,
         r#"tcp = { host = "127.0.0.1", port = 22 }"#,
         r#"unit = { name = "nginx.service", state = "active" }"#,
         r#"file = { path = "/etc/x", contains = "y" }"#,
@@ -119,7 +119,10 @@ fn one_form_in_files_and_in_documents() {
 #[test]
 fn wrong_steps_cannot_be_written() {
     let table = [
-        ("", r#"step "it" does nothing: give it one of run, http, tcp"#),
+        (
+            "",
+            r#"step "it" does nothing: give it one of run, http, tcp, unit, file, package, port, wait, reboot, copy-in, copy-out, screenshot, sleep, barrier"#,
+        ),
         ("run = \"true\"\ntcp = { host = \"h\", port = 1 }", r#"step "it" is of more than one kind (run, tcp)"#),
         ("tcp = { host = \"h\", port = 1 }\nexpect = { exit = 0 }", r#"expect goes with run only, and this is tcp"#),
         ("run = \"\"", "run is empty"),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use patchlab_check::step::PackageName;
+use patchlab_check::step::{KINDS, PackageName};
 use patchlab_lab::scenario::{FILE, Scenario};
 use serde_json::json;
 
@@ -86,7 +86,7 @@ fn executable(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn scenario(name: &str, package: &str, owner: &str) -> String {
-    let owner = toml::Value::String(owner.to_owned());
+    let (owner, kinds) = (toml::Value::String(owner.to_owned()), KINDS.join(", "));
     format!(
         r#"# What must hold on a machine with {package}, before and after a patch. Every step runs on two clones of a
 # baseline, one with the patch and one without: what fails with the patch alone is a regression.
@@ -101,8 +101,9 @@ applies = {{ packages = ["{package}"] }}   # machines that have it; its patches 
 timeout = "3min"                         # one budget for all steps
 production = ["installed"]               # steps that are repeated on real hosts after the patch
 
-# A step does one thing, named by its key: run, http, tcp, unit, file, package, port. This one only looks whether something is
-# there, so it is no evidence that a patch works.
+# A step does one thing, named by its key:
+# {kinds}.
+# This one only looks whether something is there, so it is no evidence that a patch works.
 [[step]]
 name = "installed"
 package = {{ name = "{package}" }}
