@@ -20,8 +20,8 @@ use crate::verdict::LEAST_SAMPLES;
 
 use self::{command::lint_commands, reach::out_of_reach};
 use super::{
-    FILE, FIXTURE_FILE, FIXTURES, Fixture, Scenario, ScenarioError, Standing, Written, collect_files, fixture, folders,
-    problems, requirement, today,
+    FILE, FIXTURE_FILE, FIXTURES, Fixture, Scenario, ScenarioError, Standing, USUAL_BUDGET, Written, collect_files,
+    fixture, folders, problems, requirement, today,
 };
 
 pub use script::lint_scripts;
@@ -274,15 +274,17 @@ fn advice(written: &Written, set_up: &[Step]) -> Vec<(String, String)> {
             found.push((format!("step.{index}.repeat"), problem));
         }
     }
+    // The shortest that it may be: a machine under software emulation has more where nothing is said.
+    let budget = written.timeout.map_or(USUAL_BUDGET, |span| span.0);
     let lists = [("step", written.step.as_slice()), ("after-writes", written.after_writes.as_slice())];
     for (list, steps) in lists {
         for (index, step) in steps.iter().enumerate() {
-            if step.timeout.is_some_and(|timeout| timeout > written.timeout) {
+            if step.timeout.is_some_and(|timeout| timeout.0 > budget) {
                 let problem = format!("step {:?} may take longer than the whole scenario", step.name);
                 found.push((format!("{list}.{index}.timeout"), problem));
             }
         }
-        let late = out_of_reach(set_up, steps, written.timeout.0);
+        let late = out_of_reach(set_up, steps, budget);
         found.extend(late.into_iter().map(|(index, key, problem)| (format!("{list}.{index}{key}"), problem)));
     }
     // One of a fixture's steps may be done there.

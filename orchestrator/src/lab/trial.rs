@@ -350,8 +350,11 @@ fn on_clone(
 mod tests {
     use super::*;
 
-    /// A scenario of this text; gives the names of its steps and of those after writes that are chosen, for each combination.
-    fn steps(chosen: &Steps) -> Result<Vec<(Vec<String>, Vec<String>)>, String> {
+    /// Names of a scenario's steps, and of those that write before the rollback.
+    type Names = (Vec<String>, Vec<String>);
+
+    /// Those that are chosen, for each combination.
+    fn steps(chosen: &Steps) -> Result<Vec<Names>, String> {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("web");
         fs::create_dir(&dir).unwrap();
@@ -364,7 +367,7 @@ mod tests {
         Ok(chosen.into_iter().map(|scenario| (names(scenario.steps), names(scenario.after_writes))).collect())
     }
 
-    fn pair(own: &[&str], after: &[&str]) -> (Vec<String>, Vec<String>) {
+    fn pair(own: &[&str], after: &[&str]) -> Names {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         (owned(own), owned(after))
     }

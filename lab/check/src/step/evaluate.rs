@@ -9,7 +9,7 @@ use crate::target::{Ran, Target, TargetError};
 const SKIP: i32 = 77;
 /// Exit status by which a shell says that there is no such command.
 const NO_COMMAND: i32 = 127;
-/// Time a step gets when it says nothing: generous, since the lab may run under software emulation.
+/// Time a step gets when it says nothing, before a machine's pace.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of output kept in an outcome: 16 KiB, from both ends.
 const OUTPUT_KEPT: usize = 16 * 1024;
@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub dir: Option<&'a str>,
     /// What is left of the scenario's budget.
     pub budget: Duration,
+    /// By what a time that nobody said is multiplied: 1 where a processor runs the machine, more under software emulation.
+    pub pace: u32,
 }
 
 /// What was seen and what follows from it.
@@ -116,11 +118,13 @@ impl Step {
     fn once(&self, target: &dyn Target, context: Context<'_>) -> Result<Seen, TargetError> {
         match &self.kind {
             Kind::Wait(wait) => wait.hold(target, context),
-            kind => {
-                let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0).min(context.budget);
-                see(kind, target, context.dir, timeout)
-            }
+            kind => see(kind, target, context, self.time(context.budget, context.pace)),
         }
+    }
+
+    /// How long one time of it may take where so much is `left` of a budget, on a machine of this pace.
+    pub fn time(&self, left: Duration, pace: u32) -> Duration {
+        self.timeout.map_or(DEFAULT_TIMEOUT * pace, |span| span.0).min(left)
     }
 
     /// `text` without what the step's `redact` matches.
@@ -135,16 +139,16 @@ pub(super) fn redacted(patterns: &[Pattern], text: String) -> String {
 }
 
 /// One look, or one command.
-fn see(kind: &Kind, target: &dyn Target, dir: Option<&str>, timeout: Duration) -> Result<Seen, TargetError> {
+fn see(kind: &Kind, target: &dyn Target, context: Context<'_>, timeout: Duration) -> Result<Seen, TargetError> {
     match kind {
-        Kind::Run { command, expect, .. } => run(target, command, expect, dir, timeout),
+        Kind::Run { command, expect, .. } => run(target, command, expect, context.dir, timeout),
         Kind::Http(http) => look::at_answer(target, http, timeout),
         Kind::Tcp(tcp) => look::at_connection(target, tcp, timeout),
         Kind::Unit(unit) => look::at_unit(target, unit, timeout),
         Kind::File(file) => look::at_file(target, file, timeout),
         Kind::Package(package) => look::at_package(target, package, timeout),
         Kind::Port(port) => look::at_port(target, port, timeout),
-        Kind::Wait(wait) => wait.hold(target, Context { dir, budget: timeout }),
+        Kind::Wait(wait) => wait.hold(target, Context { budget: timeout, ..context }),
         Kind::Errand(errand) => Ok(by_the_lab_alone(errand)),
     }
 }
@@ -163,7 +167,7 @@ impl Wait {
         loop {
             let left = limit.saturating_sub(begun.elapsed());
             let patience = if matches!(kind, Kind::Run { .. }) { left } else { left.min(LOOK_TIMEOUT) };
-            let seen = see(kind, target, context.dir, patience)?;
+            let seen = see(kind, target, context, patience)?;
             let left = limit.saturating_sub(begun.elapsed());
             match (seen.status, seen.hope) {
                 (Status::Pass | Status::Skip, _) => return Ok(seen),

@@ -63,7 +63,7 @@ pub(super) struct Fields {
     /// Its passing is no evidence that the machine works.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     superficial: bool,
-    /// How long it may take; absent is 60 s.
+    /// How long it may take; absent is 60 s, and eight times that on a machine under software emulation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Span>,
     /// How often it is done; every time must pass. Absent is once, and 7 times with a metric.

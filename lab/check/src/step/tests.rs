@@ -70,7 +70,7 @@ fn step(toml: &str) -> Step {
 
 fn evaluate(toml: &str) -> Outcome {
     let here = Here { first_in_path: None };
-    step(toml).evaluate(&here, Context { dir: Some("/"), budget: Duration::from_secs(20) }).unwrap()
+    step(toml).evaluate(&here, Context { dir: Some("/"), budget: Duration::from_secs(20), pace: 1 }).unwrap()
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn units() {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let here = Here { first_in_path: Some(dir.display().to_string()) };
-    let context = Context { dir: None, budget: Duration::from_secs(20) };
+    let context = Context { dir: None, budget: Duration::from_secs(20), pace: 1 };
     let table = [
         ("gone.service", "active", Status::Fail, "there is no unit gone.service"),
         ("slow.service", "active", Status::Pass, ""),
@@ -474,4 +474,12 @@ fn units() {
         assert_eq!((outcome.status, outcome.reason.as_str()), (status, reason), "{name}");
     }
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_time_that_nobody_said_goes_by_the_machines_pace_and_one_that_is_said_does_not() {
+    let seconds = Duration::from_secs;
+    let (usual, said) = (step("run = \"x\""), step("run = \"x\"\ntimeout = \"30s\""));
+    assert_eq!((usual.time(seconds(900), 1), usual.time(seconds(900), 8)), (seconds(60), seconds(480)));
+    assert_eq!((usual.time(seconds(100), 8), said.time(seconds(900), 8)), (seconds(100), seconds(30)));
 }

@@ -12,6 +12,7 @@ use patchlab_lab::scenario::{FILE, Scenario};
 use serde_json::json;
 
 use super::super::{CliError, Exit, Global};
+use crate::schema::Form;
 
 pub(super) const EXAMPLES: &str = "Examples:
   patchlab scenario new db-smoke --package postgresql-15
@@ -69,7 +70,8 @@ fn write(folder: &Path, name: &str, package: &str, owner: &str) -> Result<(), Cl
         }
         _ => failed(error),
     })?;
-    let written = fs::write(folder.join(FILE), scenario(name, package, owner))
+    let text = format!("{}{}", schema_line(folder), scenario(name, package, owner));
+    let written = fs::write(folder.join(FILE), text)
         .and_then(|()| executable(&folder.join(SCRIPT), &script(package)))
         .map_err(failed)
         .and_then(|()| Scenario::read(folder).map(drop).map_err(CliError::input));
@@ -78,6 +80,15 @@ fn write(folder: &Path, name: &str, package: &str, owner: &str) -> Result<(), Cl
         let _ = fs::remove_dir_all(folder);
     }
     written
+}
+
+/// The first line for editors, where a folder above, at most so many, has the project's schemas.
+fn schema_line(folder: &Path) -> String {
+    const ABOVE: usize = 5;
+    let schema = Form::Scenario.path();
+    let at = |up: usize| format!("{}{schema}", "../".repeat(up));
+    let found = (1..=ABOVE).map(at).find(|relative| folder.join(relative).is_file());
+    found.map_or_else(String::new, |relative| format!("#:schema {relative}\n"))
 }
 
 fn executable(path: &Path, text: &str) -> io::Result<()> {
@@ -170,6 +181,19 @@ mod tests {
         let error = write(&folder, "db-smoke", "nginx", "qa").unwrap_err();
         assert!(matches!(error, CliError::Input(_)) && error.to_string().contains("overwritten"), "{error}");
         assert_eq!(fs::read_to_string(folder.join(SCRIPT)).unwrap(), "mine");
+    }
+
+    #[test]
+    fn editors_are_told_the_schema_that_lies_above() {
+        let parent = tempfile::tempdir().unwrap();
+        let schema = parent.path().join(Form::Scenario.path());
+        fs::create_dir_all(schema.parent().unwrap()).unwrap();
+        fs::write(&schema, "{}").unwrap();
+        for (place, line) in [("scenarios", "#:schema ../../docs/"), ("tests/scenarios", "#:schema ../../../docs/")] {
+            let folder = parent.path().join(place).join("db");
+            write(&folder, "db", "postgresql-15", "qa").unwrap();
+            assert!(fs::read_to_string(folder.join(FILE)).unwrap().starts_with(line), "{place}");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl ListCommand {
                     scenario.summary.clone(),
                     scope(scenario.applies.as_ref()),
                     scenario.steps.len().to_string(),
-                    legible::duration(scenario.timeout),
+                    legible::duration(scenario.budget(1)),
                 ]
             })
             .collect();
@@ -112,11 +112,12 @@ fn page(all: &[Scenario]) -> String {
 
 /// Who answers for it, where it applies, what it asks for.
 fn head(scenario: &Scenario) -> Vec<String> {
+    let more = if scenario.timeout.is_none() { ", and more on a machine under software emulation" } else { "" };
     let mut lines = vec![
         format!("# {}\n\n{}.\n", scenario.folder(), scenario.summary.trim_end_matches('.')),
         format!("- Owner: {}", scenario.owner),
         format!("- Applies to: {}", scope(scenario.applies.as_ref())),
-        format!("- Time for all of it: {}", legible::duration(scenario.timeout)),
+        format!("- Time for all of it: {}{more}", legible::duration(scenario.budget(1))),
     ];
     if !scenario.requires.is_empty() {
         lines.push(format!("- Requires of the lab, else it is skipped: {}", scenario.requires.join(", ")));
@@ -229,7 +230,7 @@ fn described(scenario: &Scenario) -> Value {
         "summary": scenario.summary,
         "machines": machines,
         "applies": applies,
-        "timeout_ms": u64::try_from(scenario.timeout.as_millis()).unwrap_or(u64::MAX),
+        "timeout_ms": u64::try_from(scenario.budget(1).as_millis()).unwrap_or(u64::MAX),
         "parameters": scenario.combination.values(),
         "requires": scenario.requires,
         "repeat": scenario.repeat,
