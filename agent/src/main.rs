@@ -304,7 +304,7 @@ fn run(config: PathBuf) -> anyhow::Result<()> {
 
 /// Steps as the lab evaluates them; a managed host has no scenario folder.
 fn evaluate(step: &Step, target: &dyn Target, budget: Duration) -> Result<Outcome, TargetError> {
-    step.evaluate(target, Context { dir: None, budget })
+    step.evaluate(target, Context { dir: None, budget, pace: 1 })
 }
 
 fn status(config: PathBuf, json: bool) -> anyhow::Result<()> {

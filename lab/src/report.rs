@@ -4,12 +4,13 @@
 //! decides on a verdict reads it back by [`Report::from_json`]. Fields are added, never changed, within one [`SCHEMA`]; a reader
 //! passes over those it does not know, so that a verdict of a later patchlab can still be decided on.
 
+use jiff::civil::Date;
 use patchlab_check::{Digest, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     diff::Diff,
-    scenario::Standing,
+    scenario::{Quarantine, Standing},
     verdict::{Judgement, MetricReport, Phase, Verdict},
 };
 
@@ -178,6 +179,12 @@ pub struct QuarantinedScenario {
 }
 
 impl QuarantinedScenario {
+    /// As it is on a day in UTC.
+    pub fn of(name: &str, quarantine: &Quarantine, today: Date) -> Self {
+        let Quarantine { owner, until, ticket } = quarantine.clone();
+        Self { name: name.to_owned(), standing: quarantine.standing(today), owner, until: until.to_string(), ticket }
+    }
+
     /// Whether what it finds counts for nothing.
     pub fn holds(&self) -> bool {
         self.standing == Standing::Holds

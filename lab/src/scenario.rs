@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use patchlab_check::{
@@ -62,9 +63,8 @@ struct Written {
     summary: String,
     /// Where it applies; absent is everywhere.
     applies: Option<Applies>,
-    /// One budget for all steps, reboots included; absent is 5 minutes.
-    #[serde(default = "default_timeout")]
-    timeout: Span,
+    /// One budget for all steps, reboots included; absent is 5 minutes, and eight times that on a machine under software emulation.
+    timeout: Option<Span>,
     /// Names of the steps that an agent repeats on real hosts.
     #[serde(default)]
     production: Vec<String>,
@@ -109,9 +109,8 @@ pub struct OtherMachine {
     pub baseline: Option<String>,
 }
 
-fn default_timeout() -> Span {
-    Span(std::time::Duration::from_secs(300))
-}
+/// The budget of a scenario that says none, before a machine's pace.
+const USUAL_BUDGET: Duration = Duration::from_secs(300);
 
 /// A scenario, valid.
 #[derive(Debug, Clone)]
@@ -124,8 +123,8 @@ pub struct Scenario {
     pub summary: String,
     /// Where it applies; `None` is everywhere.
     pub applies: Option<Applies>,
-    /// One budget for all steps, reboots included.
-    pub timeout: std::time::Duration,
+    /// One budget for all steps, reboots included; absent is not said, see [`Scenario::budget`].
+    pub timeout: Option<Duration>,
     /// Names of the steps that an agent repeats on real hosts.
     pub production: Vec<String>,
     /// Machines beside the one under test, by name, on one network with it and nobody else; fresh each time it is run.
@@ -270,7 +269,7 @@ impl Scenario {
         }
         let mut fixtures = Vec::with_capacity(written.fixtures.len());
         for found in written.fixtures.iter().filter_map(|name| Fixture::find(dir, name)) {
-            let fixture = Fixture::read(&found)?.redacting(&written.redact);
+            let fixture = Fixture::read(&found, &combination)?.redacting(&written.redact);
             let mut steps = fixture.set_up.iter().chain(&fixture.tear_down);
             if let Some(problem) = steps.find_map(|step| not_a_machine(step, &written.machine)) {
                 return Err(WrittenError::at_key(&path, text, "fixtures", problem).into());
@@ -294,7 +293,7 @@ impl Scenario {
             owner: written.owner,
             summary: written.summary,
             applies: written.applies,
-            timeout: written.timeout.0,
+            timeout: written.timeout.map(|span| span.0),
             production: written.production,
             machines: written.machine,
             steps,
@@ -313,6 +312,11 @@ impl Scenario {
     /// The name of its folder, which all combinations of a matrix share.
     pub fn folder(&self) -> &str {
         self.name.split_once('[').map_or(self.name.as_str(), |(folder, _)| folder)
+    }
+
+    /// How long all its steps may take together on a machine of this pace.
+    pub fn budget(&self, pace: u32) -> Duration {
+        self.timeout.unwrap_or(USUAL_BUDGET * pace)
     }
 
     /// Every step in the order in which it is done: the fixtures' set-up, its own, the fixtures' tear-down.
@@ -454,7 +458,7 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
     if written.step.is_empty() {
         found.push(("step".into(), "no [[step]]: a scenario without steps proves nothing".into()));
     }
-    if written.timeout.0.is_zero() {
+    if written.timeout.is_some_and(|timeout| timeout.0.is_zero()) {
         found.push(("timeout".into(), "key \"timeout\": no step can run in 0s".into()));
     }
     let names: Vec<&str> = written.step.iter().map(|step| step.name.as_str()).collect();
@@ -501,15 +505,15 @@ fn problems(written: &Written, dir: &Path) -> Vec<(String, String)> {
             }
         }
     }
-    for (index, step) in written.step.iter().enumerate() {
-        if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
-            && !dir.join(copy.from.as_str()).is_file()
-        {
-            let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
-            found.push((format!("step.{index}.copy-in.from"), problem));
-        }
-    }
     for (list, steps) in [("step", &written.step), ("after-writes", &written.after_writes)] {
+        for (index, step) in steps.iter().enumerate() {
+            if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
+                && !dir.join(copy.from.as_str()).is_file()
+            {
+                let problem = format!("step {:?}: there is no file {} in the scenario's folder", step.name, copy.from);
+                found.push((format!("{list}.{index}.copy-in.from"), problem));
+            }
+        }
         let unknown = |(index, step): (usize, &Step)| {
             Some((format!("{list}.{index}.machine"), not_a_machine(step, &written.machine)?))
         };

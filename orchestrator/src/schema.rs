@@ -7,6 +7,7 @@ use patchlab_lab::{
     recipe::Recipe,
     scenario::{Fixture, Scenario},
 };
+use patchlab_protocol::enrolment::Enrolment;
 use schemars::Schema;
 
 use crate::{lab::pool::Pool, order};
@@ -27,11 +28,13 @@ pub enum Form {
     Order,
     /// `patchlab.toml`.
     Settings,
+    /// `agent.toml`.
+    Agent,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 5] = [Self::Scenario, Self::Fixture, Self::Recipe, Self::Order, Self::Settings];
+    pub const ALL: [Self; 6] = [Self::Scenario, Self::Fixture, Self::Recipe, Self::Order, Self::Settings, Self::Agent];
 
     /// Its name, as on the command line.
     pub fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Form {
             Self::Recipe => "recipe",
             Self::Order => "order",
             Self::Settings => "settings",
+            Self::Agent => "agent",
         }
     }
 
@@ -52,6 +56,7 @@ impl Form {
             Self::Recipe => "images/NAME.toml",
             Self::Order => "order.toml",
             Self::Settings => "patchlab.toml, in the data folder",
+            Self::Agent => "agent.toml, on a host",
         }
     }
 
@@ -68,6 +73,7 @@ impl Form {
             Self::Recipe => Recipe::schema(),
             Self::Order => order::schema(),
             Self::Settings => Pool::schema(),
+            Self::Agent => Enrolment::schema(),
         };
         schema.insert("title".into(), format!("patchlab {}", self.name()).into());
         schema

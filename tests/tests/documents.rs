@@ -120,7 +120,9 @@ fn example(block: &Block<'_>) -> Result<(), String> {
         }
         "toml fixture" => {
             write(patchlab_lab::scenario::FIXTURE_FILE)?;
-            patchlab_lab::scenario::Fixture::read(folder.path()).map(drop).map_err(|error| error.to_string())
+            let parameters = patchlab_check::written::Combination::default();
+            let read = patchlab_lab::scenario::Fixture::read(folder.path(), &parameters);
+            read.map(drop).map_err(|error| error.to_string())
         }
         "toml order" => patchlab_check::written::read::<patchlab::order::Written>(&write("order.toml")?)
             .map(drop)

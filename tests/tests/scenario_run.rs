@@ -77,9 +77,39 @@ fn a_scenario_is_run_on_a_clone_and_again_at_each_save() {
     assert_eq!(lost.code, Some(1), "{}{}", lost.out, lost.err);
     assert!(lost.err.contains("the machine was lost"), "{}", lost.err);
 
+    combined(&patchlab, folder.path());
     watched(&patchlab, &dir);
     let left = patchlab.run(&["lab", "gc", "--dry-run"]);
     assert_eq!(left.out.trim(), "nothing to collect");
+}
+
+/// Every combination is told under its own name, what writes before the rollback comes after its steps, and what the baseline does not give
+/// skips.
+fn combined(patchlab: &Patchlab, folder: &Path) {
+    let text = "name = \"ports\"\nowner = \"qa\"\nsummary = \"s\"\nmatrix = { port = [1, 2] }\n\
+        quarantine = { owner = \"qa\", until = \"2999-01-01\", ticket = \"QA-1\" }\n\
+        [[step]]\nname = \"own\"\nrun = \"touch /tmp/own; test ${port} = 1\"\n\
+        [[after-writes]]\nname = \"rows\"\nrun = \"test -e /tmp/own || exit 77\"\n";
+    file(folder, "ports/scenario.toml", text);
+    let shown = folder.join("ports").display().to_string();
+    let ran = patchlab.run(&["scenario", "run", &shown, "--json", "-"]);
+    assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
+    for part in ["ports[port=1] on a clone", "ports[port=2] on a clone", "ports is in quarantine until 2999-01-01"] {
+        assert!(ran.err.contains(part), "{part:?} is not in {}", ran.err);
+    }
+    assert!(ran.err.contains("command  touch /tmp/own; test 2 = 1"), "{}", ran.err);
+    let result: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(result["runs"][1]["scenario"], "ports[port=2]");
+    assert_eq!(result["after_writes"][0]["steps"][0]["outcome"]["status"], "pass", "{result}");
+    let alone = patchlab.run(&["scenario", "run", &shown, "--step", "rows", "--only"]);
+    assert_eq!((alone.code, alone.out.matches("skip\t").count()), (Some(2), 2), "{}{}", alone.out, alone.err);
+
+    let text = "name = \"asks\"\nowner = \"qa\"\nsummary = \"s\"\nrequires = [\"quantum\"]\n\
+        [[step]]\nname = \"own\"\nrun = \"true\"\n";
+    file(folder, "asks/scenario.toml", text);
+    let asks = patchlab.run(&["scenario", "run", &folder.join("asks").display().to_string()]);
+    let why = "skip\t0\tasks\tit requires \"quantum\": this patchlab does not know the word";
+    assert_eq!((asks.code, asks.out.contains(why)), (Some(2), true), "{}{}", asks.out, asks.err);
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn shipped(form: Form) -> Vec<PathBuf> {
             .collect(),
         Form::Fixture => of_folders("tests/scenarios/fixtures", "fixture.toml"),
         Form::Recipe => [files_in("images"), files_in("tests/bench")].concat(),
+        Form::Agent => files_in("agent/etc"),
         // Orders are people's own; the documents show what they write, and below is what draft writes.
         // So are settings.
         Form::Order | Form::Settings => Vec::new(),
@@ -78,11 +79,26 @@ fn the_schemas_in_the_documents_are_those_of_the_types() {
 }
 
 #[test]
+fn what_ships_names_its_schema() {
+    for form in Form::ALL.into_iter().filter(|form| *form != Form::Agent) {
+        // A file on a host lies beside no schemas, and what a test reads need not.
+        for path in shipped(form).iter().filter(|path| !path.starts_with(root().join("tests"))) {
+            let text = fs::read_to_string(path).unwrap();
+            let named = text.lines().next().and_then(|line| line.strip_prefix("#:schema "));
+            let named = named.unwrap_or_else(|| panic!("{}: its first line names no schema", path.display()));
+            let there = path.parent().unwrap().join(named).canonicalize().expect(named);
+            assert_eq!(there, root().join(form.path()).canonicalize().unwrap(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
 fn what_ships_and_what_the_documents_show_fits() {
     for form in Form::ALL {
         let validator = validator(form);
         let examples = examples(form);
-        assert!(!examples.is_empty(), "{}", form.name());
+        // What an agent is told is explained in a file that ships.
+        assert_eq!(examples.is_empty(), form == Form::Agent, "{}", form.name());
         for example in examples {
             assert_eq!(complaints(&validator, &example), Vec::<String>::new(), "{example}");
         }

@@ -87,7 +87,7 @@ pub struct Job {
 }
 
 /// Where a host stands and what for, as its configuration says. Empty: not said.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tags {
     /// Where it stands, e.g. `hall-2`.

@@ -12,12 +12,14 @@
 //! Relative paths are relative to the folder of the file that names them.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use patchlab_check::written;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Digest, PackageSystem, Rate, description::Tags, limits};
@@ -36,7 +38,7 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/patchlab-agent";
 pub const PASSPHRASE_CHARACTERS: usize = 8;
 
 /// An enrolled host's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolment {
     /// The name the host is enrolled by: activations name it.
@@ -92,7 +94,7 @@ pub struct Enrolment {
 }
 
 /// The root document and the digest it must have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PinnedRoot {
     /// The signed envelope, JSON.
@@ -102,7 +104,7 @@ pub struct PinnedRoot {
 }
 
 /// An SNMPv3 user: authPriv, HMAC-192-SHA-256 and AES-128, nothing else.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnmpUser {
     /// User name, 1 to 32 bytes.
@@ -121,7 +123,7 @@ impl fmt::Debug for SnmpUser {
 }
 
 /// Where informs go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InformSink {
     /// The manager's address and UDP port.
@@ -133,7 +135,7 @@ pub struct InformSink {
 }
 
 /// The package manager's own settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Packages {
     /// The system to change. Anything but `/` is another system's tree, with its own package database: for tests and
@@ -157,7 +159,7 @@ impl Packages {
 }
 
 /// How documents and package files are fetched.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fetching {
     /// Places near the host, `http://ADDRESS[:PORT][/PATH]`, that are asked first, in this order; at most [`limits::SOURCES`]. The
@@ -176,7 +178,7 @@ impl Fetching {
 }
 
 /// How new kernels are booted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Booting {
     /// What becomes of an order that brings a kernel and reboots where the boot loader could not come back from it.
@@ -193,7 +195,7 @@ impl Booting {
 
 /// Whether orders may change the host by scripts. A script does whatever it likes: what the lab proves of it holds for its baselines,
 /// and no package manager says beforehand what it is going to do here. So it takes the host's own word.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scripts {
     /// Whether they may.
@@ -207,7 +209,7 @@ impl Scripts {
 }
 
 /// What becomes of an order that brings a kernel and reboots, on a host that could not come back from it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WithoutFallback {
     /// The host refuses it before anything is changed.
@@ -218,7 +220,7 @@ pub enum WithoutFallback {
 }
 
 /// What becomes of an order that reboots the host, where something else waits for a reboot already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PendingReboot {
     /// The host refuses it before anything is changed: what waits was not in the lab, and would take effect with what was.
@@ -286,6 +288,21 @@ impl FromStr for EngineId {
     }
 }
 
+impl schemars::JsonSchema for EngineId {
+    fn schema_name() -> Cow<'static, str> {
+        "EngineId".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let description = "an SNMP engine id: 10 to 64 hexadecimal digits";
+        schemars::json_schema!({ "type": "string", "description": description, "pattern": "^(0x)?([0-9a-fA-F]{2}){5,32}$" })
+    }
+}
+
 impl Serialize for EngineId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -317,6 +334,11 @@ pub struct BadEnrolment {
 }
 
 impl Enrolment {
+    /// The JSON Schema of [`FILE_NAME`].
+    pub fn schema() -> schemars::Schema {
+        written::schema::<Self>(written::Parameters::None)
+    }
+
     /// Resolves relative paths against `folder`, the folder the file lies in.
     #[must_use]
     pub fn located_in(mut self, folder: &Path) -> Self {

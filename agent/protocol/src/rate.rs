@@ -48,6 +48,21 @@ impl FromStr for Rate {
     }
 }
 
+impl schemars::JsonSchema for Rate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let description = "bytes a second, such as \"10MiB/s\" or \"512KiB/s\"";
+        schemars::json_schema!({ "type": "string", "description": description, "pattern": "^\\s*[0-9]+\\s*[A-Za-z]+/s\\s*$" })
+    }
+}
+
 impl Serialize for Rate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

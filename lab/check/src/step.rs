@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use errand::{COPY_OUT_BYTES, CopyIn, CopyOut, Errand, LONGEST_SLEEP, Sleep};
 pub use evaluate::Context;
 pub use expect::Expect;
-pub use fields::{KindError, StepError};
+pub use fields::{KINDS, KindError, StepError};
 pub use kind::{File, Http, Installed, Kind, Listening, Package, Port, Presence, Protocol, Tcp, Unit};
 pub use metric::{Better, Metric, Sample};
 pub use text::{

@@ -17,7 +17,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-pub use parameters::{COMBINATIONS, Combination, Scalar, combinations, parse_with};
+pub use parameters::{COMBINATIONS, Combination, Findings, Scalar, combinations, parse_all, parse_with};
 pub(crate) use quantity::as_text;
 pub use quantity::{ByteSize, ParseQuantityError, Span};
 pub use schema::{Parameters, schema};

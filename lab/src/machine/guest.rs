@@ -4,7 +4,7 @@
 //! an answer of more than 10 MiB up, and one that is not what was asked for is an error. Of a command's output a bounded part is brought
 //! back ([`RUN`]); files are read in chunks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use patchlab_check::{
@@ -30,6 +30,9 @@ const REQUEST_BYTES: usize = 128 * 1024;
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a file may take to be read when nothing else is said; and how long closing one may.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a file may take to be written, where nothing else limits it.
+const PUT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a file may take to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a command may outlive the guest's own limit before the machine counts as broken.
@@ -220,15 +223,27 @@ impl Guest {
 
     /// Writes a file whole, with its folders; `mode` are permission bits.
     pub fn put_file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), GuestError> {
+        self.put_file_within(path, bytes, mode, PUT_TIMEOUT)
+    }
+
+    /// The same, in all at most for `timeout`.
+    pub(crate) fn put_file_within(
+        &self,
+        path: &str,
+        bytes: &[u8],
+        mode: u32,
+        timeout: Duration,
+    ) -> Result<(), GuestError> {
+        let begun = Instant::now();
+        let left = || timeout.saturating_sub(begun.elapsed());
         let mode = format!("{mode:o}");
         let (first, rest) = bytes.split_at(bytes.len().min(INPUT_CHUNK));
         let begin = r#"mkdir -p "$(dirname "$1")" && umask 077 && cat >"$1.incoming""#;
         let finish = r#"chmod "$2" "$1.incoming" && mv -f "$1.incoming" "$1""#;
-        let timeout = Duration::from_secs(120);
         let step = |script: &str, input: &[u8]| -> Result<(), GuestError> {
             // The agent leaves standard input open when there is no input.
             let script = if input.is_empty() { format!("exec </dev/null; {script}") } else { script.to_owned() };
-            let executed = self.exec(&["/bin/sh", "-c", &script, "lab", path, &mode], input, timeout)?;
+            let executed = self.exec(&["/bin/sh", "-c", &script, "lab", path, &mode], input, left())?;
             match executed.exit {
                 Some(0) => Ok(()),
                 exit => {
@@ -241,7 +256,7 @@ impl Guest {
             return step(&format!("{begin} && {finish}"), first);
         }
         step(begin, first)?;
-        self.append(&format!("{path}.incoming"), rest, Budget::of(timeout))?;
+        self.append(&format!("{path}.incoming"), rest, Budget::of(left()))?;
         step(finish, &[])
     }
 

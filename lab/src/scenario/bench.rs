@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use patchlab_check::{
@@ -15,13 +15,13 @@ use patchlab_check::{
 use super::{Bench, ErrandEnd, Moment, Scenario, Seat, requirement};
 use crate::{
     applier::ApplierError,
-    machine::{Guest, GuestError, LabError, Machine},
+    machine::{Answer, Guest, GuestError, LabError, Machine},
 };
 
 /// Longest name of a file that was taken out.
 const NAME_BYTES: usize = 150;
-/// How long the guest may take to cut the end off a file.
-const CUT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the guest may take to remove a file, whatever is left of its time, before its pace.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How the file of a picture of a screen is named, after what tells it from others.
 const SCREENSHOT: &str = "screen.png";
 /// Copies the end of a file, so that it holds still while it is read, and says the whole's size and where the copy is.
@@ -38,6 +38,23 @@ pub struct CloneBench<'a> {
     reboot: &'a dyn Fn(Duration) -> Result<Duration, RebootError>,
     seat: Option<&'a Seat<'a>>,
     suspected: Suspected,
+}
+
+/// The time of an errand, which all that it asks of the guest shares.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    begun: Instant,
+    whole: Duration,
+}
+
+impl Time {
+    fn of(whole: Duration) -> Self {
+        Self { begun: Instant::now(), whole }
+    }
+
+    fn left(self) -> Duration {
+        self.whole.saturating_sub(self.begun.elapsed())
+    }
 }
 
 /// Whether what breaks on a clone may be its own doing.
@@ -78,6 +95,10 @@ impl Bench for CloneBench<'_> {
         &self.guest
     }
 
+    fn pace(&self) -> u32 {
+        self.machine.hardware().accelerator.factor()
+    }
+
     fn reboot(&self, timeout: Duration) -> ErrandEnd {
         match (self.reboot)(timeout) {
             Ok(took) => Ok(Ok(format!("back after {:.1} s", took.as_secs_f64()))),
@@ -87,28 +108,37 @@ impl Bench for CloneBench<'_> {
         }
     }
 
-    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd {
+    fn copy_in(&self, dir: &Path, copy: &CopyIn, timeout: Duration) -> ErrandEnd {
         use std::os::unix::fs::PermissionsExt as _;
+        let time = Time::of(timeout);
         let from = dir.join(copy.from.as_str());
         let read = || Ok((fs::read(&from)?, fs::metadata(&from)?.permissions().mode()));
         let (bytes, own) =
             read().map_err(|error: std::io::Error| self.broke(&format!("read {}", from.display()), error))?;
         let mode = copy.mode.as_ref().map_or(if own & 0o111 == 0 { 0o644 } else { 0o755 }, |mode| mode.bits());
-        match self.machine.put_file(copy.to.as_str(), &bytes, mode) {
+        match self.guest.put_file_within(copy.to.as_str(), &bytes, mode, time.left()) {
             Ok(()) => Ok(Ok(format!("{} bytes, mode {mode:o}, to {}", bytes.len(), copy.to))),
-            Err(error) => self.refused(error),
+            Err(error) => self.refused(error, time),
         }
     }
 
-    fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd {
-        let limit = copy.bytes();
-        let said = match self.guest.script(CUT, &[copy.from.as_str(), &limit.to_string()], CUT_TIMEOUT) {
+    fn copy_out(&self, step: &Step, copy: &CopyOut, timeout: Duration) -> ErrandEnd {
+        let (limit, time) = (copy.bytes(), Time::of(timeout));
+        let said = match self.guest.script(CUT, &[copy.from.as_str(), &limit.to_string()], time.left()) {
             Ok(said) => String::from_utf8_lossy(&said).into_owned(),
-            Err(error) => return self.refused(error),
+            Err(error) => return self.refused(error, time),
         };
         let (size, place) = said.trim().split_once('\n').unwrap_or_default();
-        let bytes = self.guest.read_file(place, limit, CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
-        self.guest.script(r#"rm -f -- "$1""#, &[place], CUT_TIMEOUT).map_err(|error| self.broke("copy out", error))?;
+        let read = self.guest.read_file(place, limit, time.left());
+        let patience = time.left().max(REMOVE_TIMEOUT * self.pace());
+        let removed = self.guest.script(r#"rm -f -- "$1""#, &[place], patience);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) if error.answer == Answer::None => return self.refused(error, time),
+            // What the guest refuses of a file that it made itself is no word of its own.
+            Err(error) => return Err(self.broke("copy out", error)),
+        };
+        removed.map_err(|error| self.broke("copy out", error))?;
         let bytes = bytes.ok_or_else(|| self.broke("copy out", format!("{place} is gone")))?;
         let (taken, bytes) = (bytes.len(), step.redacted_bytes(bytes));
         let file =
@@ -151,11 +181,15 @@ impl CloneBench<'_> {
         TargetError { action: format!("{action} ({})", self.machine.name()), reason: reason.to_string() }
     }
 
-    /// Whether a refusal is the machine's word or the lab's failure.
-    fn refused(&self, error: GuestError) -> ErrandEnd {
+    /// Whether a refusal is the machine's word or the lab's failure. That it was not done in its time is the machine's, as long as somebody
+    /// answers there.
+    fn refused(&self, error: GuestError, time: Time) -> ErrandEnd {
         match error.answer {
-            crate::machine::Answer::Refused => Ok(Err(error.reason)),
-            crate::machine::Answer::None => Err(self.broke(&error.action, error.reason)),
+            Answer::Refused => Ok(Err(error.reason)),
+            Answer::None if time.left().is_zero() && self.guest.ping().is_ok() => {
+                Ok(Err(format!("not done within {} s", time.whole.as_secs_f32())))
+            }
+            Answer::None => Err(self.broke(&error.action, error.reason)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use patchlab_check::{
     Step,
     step::{Errand, Kind, Pattern},
-    written::{self, WrittenError},
+    written::{self, Combination, WrittenError},
 };
 use serde::Deserialize;
 
@@ -22,15 +22,53 @@ pub const TEAR_DOWN: Duration = Duration::from_secs(60);
 /// A fixture as it is written.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Written {
+pub(super) struct Written {
     /// One line.
     summary: String,
     /// What is done before a scenario's own steps.
     #[serde(rename = "set-up")]
-    set_up: Vec<Step>,
+    pub(super) set_up: Vec<Step>,
     /// What is done after them, whatever happened.
     #[serde(default, rename = "tear-down")]
-    tear_down: Vec<Step>,
+    pub(super) tear_down: Vec<Step>,
+}
+
+impl Written {
+    /// Its steps, by the keys that they have.
+    pub(super) fn lists(&self) -> [(&'static str, &[Step]); 2] {
+        [("set-up", &self.set_up), ("tear-down", &self.tear_down)]
+    }
+
+    /// What is wrong although the form is right, with the key it is about.
+    pub(super) fn problems(&self, dir: &Path) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        if self.set_up.is_empty() {
+            found.push(("set-up".into(), "no [[set-up]]: a fixture sets something up".into()));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for (table, steps) in self.lists() {
+            for (index, step) in steps.iter().enumerate() {
+                let at = format!("{table}.{index}");
+                if seen.contains(&step.name.as_str()) {
+                    let problem = format!("a second step is named {:?}: results go by name", step.name);
+                    found.push((format!("{at}.name"), problem));
+                }
+                seen.push(&step.name);
+                if step.until.is_some() || step.kind == Kind::Errand(Errand::Barrier) {
+                    let problem = format!("step {:?}: a fixture's steps are done one after the other", step.name);
+                    found.push((at.clone(), problem));
+                }
+                if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
+                    && !dir.join(copy.from.as_str()).is_file()
+                {
+                    let problem =
+                        format!("step {:?}: there is no file {} in the fixture's folder", step.name, copy.from);
+                    found.push((format!("{at}.copy-in.from"), problem));
+                }
+            }
+        }
+        found
+    }
 }
 
 /// A fixture, valid. Its steps are named `fixture NAME: STEP`, and are no evidence for any patch.
@@ -70,42 +108,22 @@ impl Fixture {
 
     /// The JSON Schema of [`FIXTURE_FILE`].
     pub fn schema() -> schemars::Schema {
-        written::schema::<Written>(written::Parameters::None)
+        written::schema::<Written>(written::Parameters::Used)
     }
 
-    /// Reads the fixture in the folder `dir`.
+    /// Reads the fixture in the folder `dir`, with the values that the scenario which uses it has for its parameters.
     ///
     /// # Errors
-    /// Its file cannot be read or is wrong: file, line and key are named.
-    pub fn read(dir: &Path) -> Result<Self, WrittenError> {
+    /// Its file cannot be read or is wrong, or names a parameter that the scenario does not say: file, line and key are named.
+    pub fn read(dir: &Path, combination: &Combination) -> Result<Self, WrittenError> {
         let path = dir.join(FIXTURE_FILE);
         let text = written::read_text(&path)?;
-        let Written { summary, mut set_up, mut tear_down } = written::parse(&text, &path)?;
+        let (written, _) = written::parse_with::<Written>(&text, &path, combination)?;
+        if let Some((key, problem)) = written.problems(dir).into_iter().next() {
+            return Err(WrittenError::at_key(&path, &text, &key, problem));
+        }
+        let Written { summary, mut set_up, mut tear_down } = written;
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if set_up.is_empty() {
-            return Err(WrittenError::at_key(&path, &text, "set-up", "no [[set-up]]: a fixture sets something up"));
-        }
-        let mut seen: Vec<&str> = Vec::new();
-        for (table, steps) in [("set-up", &set_up), ("tear-down", &tear_down)] {
-            for (index, step) in steps.iter().enumerate() {
-                if seen.contains(&step.name.as_str()) {
-                    let problem = format!("a second step is named {:?}: results go by name", step.name);
-                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}.name"), problem));
-                }
-                seen.push(&step.name);
-                if step.until.is_some() || step.kind == Kind::Errand(Errand::Barrier) {
-                    let problem = format!("step {:?}: a fixture's steps are done one after the other", step.name);
-                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}"), problem));
-                }
-                if let Kind::Errand(Errand::CopyIn(copy)) = &step.kind
-                    && !dir.join(copy.from.as_str()).is_file()
-                {
-                    let problem =
-                        format!("step {:?}: there is no file {} in the fixture's folder", step.name, copy.from);
-                    return Err(WrittenError::at_key(&path, &text, &format!("{table}.{index}.copy-in.from"), problem));
-                }
-            }
-        }
         for step in set_up.iter_mut().chain(&mut tear_down) {
             step.name = format!("fixture {name}: {}", step.name);
         }

@@ -1,22 +1,30 @@
 //! Linting scenarios: everything that is wrong or unwise in a folder, in one go, for the people who write them.
 
+mod command;
+mod reach;
+mod script;
+
 use std::{
     collections::BTreeSet,
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
 };
 
 use patchlab_check::{
     Step,
-    step::{Depth, Errand, Kind, MachineName},
-    written::{self, WrittenError},
+    step::{Depth, MachineName},
+    written::{self, Combination, Findings, WrittenError},
 };
 
 use crate::verdict::LEAST_SAMPLES;
 
-use super::{FILE, Scenario, ScenarioError, Standing, Written, folders, problems, requirement, today};
+use self::{command::lint_commands, reach::out_of_reach};
+use super::{
+    FILE, FIXTURE_FILE, FIXTURES, Fixture, Scenario, ScenarioError, Standing, USUAL_BUDGET, Written, collect_files,
+    fixture, folders, problems, requirement, today,
+};
+
+pub use script::lint_scripts;
 
 /// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,71 +53,187 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything wrong or unwise in the scenario folder `dir`, or in every scenario folder in it. Commands are read by the shell, scripts
-/// by shellcheck(1); where that is not installed, a finding says so.
+/// Everything wrong or unwise in the scenario folder `dir`, or in every folder of a scenario or a fixture in it. Commands are read by the
+/// shell, scripts by their shells and by shellcheck(1); where that is not installed, a finding says so.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn lint(dir: &Path) -> Result<Vec<Finding>, ScenarioError> {
-    let mut findings = Vec::new();
+    let mut linter = Linter { findings: Vec::new(), named: BTreeSet::new() };
     let folders = folders(dir)?;
     if folders.is_empty() {
-        findings.push(Finding {
-            weight: Weight::Error,
-            text: format!("{}: no {FILE} here or in a folder of it", dir.display()),
-        });
+        linter.push(Weight::Error, format!("{}: no {FILE} here or in a folder of it", dir.display()));
     }
-    for folder in folders {
-        lint_folder(&folder, &mut findings);
+    for folder in &folders {
+        linter.scenario(folder);
     }
-    Ok(findings)
-}
-
-fn lint_folder(dir: &Path, findings: &mut Vec<Finding>) {
-    let path = dir.join(FILE);
-    let mut push = |weight, text: String| findings.push(Finding { weight, text });
-    let text = match written::read_text(&path) {
-        Ok(text) => text,
-        Err(error) => return push(Weight::Error, error.to_string()),
-    };
-    let combinations = match written::combinations(&text, &path) {
-        Ok(combinations) => combinations,
-        Err(error) => return push(Weight::Error, error.to_string()),
-    };
-    let at = |key: &str, problem: String| WrittenError::at_key(&path, &text, key, problem).to_string();
-    let mut found: Vec<(Weight, String)> = Vec::new();
-    for combination in &combinations {
-        let (written, used) = match written::parse_with::<Written>(&text, &path, combination) {
-            Ok(read) => read,
-            Err(error) => return push(Weight::Error, error.to_string()),
-        };
-        let errors = problems(&written, dir).into_iter().chain(wrong_commands(&written));
-        found.extend(errors.map(|(key, problem)| (Weight::Error, at(&key, problem))));
-        let advices = advice(&written).into_iter().chain(unused(&written, &used));
-        found.extend(advices.map(|(key, problem)| (Weight::Advice, at(&key, problem))));
-    }
-    // What is wrong in all combinations is wrong once.
-    let mut told = BTreeSet::new();
-    found.retain(|(_, text)| told.insert(text.clone()));
-    let usable = found.iter().all(|(weight, _)| *weight == Weight::Advice);
-    found.into_iter().for_each(|(weight, text)| push(weight, text));
-    if !usable {
-        return;
-    }
-    match Scenario::read_all(dir).and_then(|all| all.first().map_or(Ok(Vec::new()), Scenario::files)) {
-        Err(error) => push(Weight::Error, error.to_string()),
-        Ok(files) => {
-            let scripts: Vec<PathBuf> =
-                files.into_iter().map(|file| file.path).filter(|path| is_script(path)).collect();
-            match shellcheck(&scripts) {
-                Checked::By(findings) => findings.into_iter().for_each(|finding| push(Weight::Error, finding)),
-                Checked::Not(why) => {
-                    let count = scripts.len();
-                    push(Weight::Advice, format!("{}: {count} scripts were not checked: {why}", dir.display()));
-                }
+    for place in folders.iter().map(PathBuf::as_path).chain([dir]) {
+        for fixture in fixtures(&place.join(FIXTURES)) {
+            if fixture.canonicalize().is_ok_and(|fixture| linter.named.insert(fixture)) {
+                linter.unnamed(&fixture);
             }
         }
     }
+    // What is wrong in all combinations, or in a fixture of several scenarios, is wrong once.
+    let mut told = BTreeSet::new();
+    linter.findings.retain(|finding| told.insert(finding.text.clone()));
+    Ok(linter.findings)
+}
+
+/// The folders of fixtures in `dir`; none where that is not there.
+fn fixtures(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path.join(FIXTURE_FILE).is_file()).collect();
+    found.sort();
+    found
+}
+
+struct Linter {
+    findings: Vec<Finding>,
+    /// Fixtures that were linted.
+    named: BTreeSet<PathBuf>,
+}
+
+/// A file, and how it is told of.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn at(&self, key: &str, problem: String) -> String {
+        WrittenError::at_key(self.path, self.text, key, problem).to_string()
+    }
+}
+
+impl Linter {
+    fn push(&mut self, weight: Weight, text: String) {
+        self.findings.push(Finding { weight, text });
+    }
+
+    fn errors(&mut self, source: &Source<'_>, found: impl IntoIterator<Item = (String, String)>) {
+        found.into_iter().for_each(|(key, problem)| self.push(Weight::Error, source.at(&key, problem)));
+    }
+
+    fn advices(&mut self, source: &Source<'_>, found: impl IntoIterator<Item = (String, String)>) {
+        found.into_iter().for_each(|(key, problem)| self.push(Weight::Advice, source.at(&key, problem)));
+    }
+
+    fn commands(&mut self, source: &Source<'_>, (list, steps): (&str, &[Step]), dir: &Path) {
+        for (weight, key, problem) in lint_commands(list, steps, dir) {
+            self.push(weight, source.at(&key, problem));
+        }
+    }
+
+    fn scenario(&mut self, dir: &Path) {
+        let path = dir.join(FILE);
+        let text = match written::read_text(&path) {
+            Ok(text) => text,
+            Err(error) => return self.push(Weight::Error, error.to_string()),
+        };
+        let combinations = match written::combinations(&text, &path) {
+            Ok(combinations) => combinations,
+            Err(error) => return self.push(Weight::Error, error.to_string()),
+        };
+        let (source, before) = (Source { path: &path, text: &text }, self.findings.len());
+        for combination in &combinations {
+            self.combination(&source, dir, combination);
+        }
+        if self.findings[before..].iter().any(|finding| finding.weight == Weight::Error) {
+            return;
+        }
+        let files = |scenario: &Scenario| -> Result<Vec<PathBuf>, ScenarioError> {
+            Ok(scenario.files()?.into_iter().map(|file| file.path).collect())
+        };
+        let all = Scenario::read_all(dir).and_then(|all| all.iter().map(files).collect::<Result<Vec<_>, _>>());
+        match all {
+            Err(error) => self.push(Weight::Error, error.to_string()),
+            Ok(files) => {
+                let files: BTreeSet<PathBuf> = files.into_iter().flatten().collect();
+                self.findings.extend(lint_scripts(&files.into_iter().collect::<Vec<_>>()));
+            }
+        }
+    }
+
+    fn combination(&mut self, source: &Source<'_>, dir: &Path, combination: &Combination) {
+        let Findings { read, errors } = written::parse_all::<Written>(source.text, source.path, combination);
+        // A key under a wrong name is missing under its right one: what that makes wrong is told when it is mended.
+        let is_whole = errors.is_empty();
+        errors.into_iter().for_each(|error| self.push(Weight::Error, error.to_string()));
+        let Some((written, mut used)) = read else { return };
+        for list in [("step", written.step.as_slice()), ("after-writes", written.after_writes.as_slice())] {
+            self.commands(source, list, dir);
+        }
+        let fixtures: Vec<PathBuf> = written.fixtures.iter().filter_map(|name| Fixture::find(dir, name)).collect();
+        let mut set_up = Vec::new();
+        for fixture in fixtures {
+            self.named.extend(fixture.canonicalize());
+            if let Some((fixture, more)) = self.fixture(&fixture, combination) {
+                set_up.extend(fixture.set_up);
+                used.extend(more);
+            }
+        }
+        if !is_whole {
+            return;
+        }
+        self.errors(source, problems(&written, dir));
+        self.advices(source, advice(&written, &set_up));
+        self.advices(source, unused(&written, &used));
+    }
+
+    /// A fixture as a scenario with this combination has it, and the parameters that it uses.
+    fn fixture(&mut self, dir: &Path, combination: &Combination) -> Option<(fixture::Written, BTreeSet<String>)> {
+        let path = dir.join(FIXTURE_FILE);
+        let text = match written::read_text(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.push(Weight::Error, error.to_string());
+                return None;
+            }
+        };
+        let source = Source { path: &path, text: &text };
+        let Findings { read, errors } = written::parse_all::<fixture::Written>(&text, &path, combination);
+        let is_whole = errors.is_empty();
+        errors.into_iter().for_each(|error| self.push(Weight::Error, error.to_string()));
+        let (written, used) = read?;
+        for list in written.lists() {
+            self.commands(&source, list, dir);
+        }
+        if is_whole {
+            self.errors(&source, written.problems(dir));
+        }
+        Some((written, used))
+    }
+
+    /// A fixture that none of the scenarios names: nobody says its parameters.
+    fn unnamed(&mut self, dir: &Path) {
+        let path = dir.join(FIXTURE_FILE);
+        if written::read_text(&path).is_ok_and(|text| has_parameters(&text)) {
+            let text = format!("{}: not checked: it has parameters, and no scenario here names it", path.display());
+            return self.push(Weight::Advice, text);
+        }
+        let _ = self.fixture(dir, &Combination::default());
+        let mut files = Vec::new();
+        match collect_files(dir, dir, &mut files) {
+            Err(error) => self.push(Weight::Error, error.to_string()),
+            Ok(()) => {
+                let files: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
+                self.findings.extend(lint_scripts(&files));
+            }
+        }
+    }
+}
+
+/// Whether a parameter stands in a text.
+fn has_parameters(text: &str) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c))
+    };
+    text.match_indices("${").any(|(at, _)| {
+        !text[..at].ends_with('$') && text[at + 2..].split_once('}').is_some_and(|(name, _)| is_name(name))
+    })
 }
 
 /// Parameters that no text uses.
@@ -125,25 +249,8 @@ fn unused(written: &Written, used: &BTreeSet<String>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Commands that the shell cannot parse.
-fn wrong_commands(written: &Written) -> Vec<(String, String)> {
-    let command = |(index, step): (usize, &Step)| {
-        let (key, kind) = match &step.kind {
-            Kind::Wait(wait) => ("wait.until.run", wait.until.kind()),
-            kind => ("run", kind),
-        };
-        let Kind::Run { command, .. } = kind else { return None };
-        let said = Command::new("/bin/sh").args(["-n", "-c", command]).output().ok()?;
-        let why = String::from_utf8_lossy(&said.stderr);
-        let why = why.lines().next().unwrap_or_default().trim_start_matches("/bin/sh: ");
-        let problem = format!("step {:?}: the shell cannot read this command: {why}", step.name);
-        (!said.status.success()).then(|| (format!("step.{index}.{key}"), problem))
-    };
-    written.step.iter().enumerate().filter_map(command).collect()
-}
-
 /// What works but could be better, with the key it is about.
-fn advice(written: &Written) -> Vec<(String, String)> {
+fn advice(written: &Written, set_up: &[Step]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if !written.step.is_empty() && written.step.iter().all(|step| step.depth == Depth::Superficial) {
         found.push((
@@ -166,12 +273,20 @@ fn advice(written: &Written) -> Vec<(String, String)> {
             );
             found.push((format!("step.{index}.repeat"), problem));
         }
-        if step.timeout.is_some_and(|timeout| timeout > written.timeout) {
-            let problem = format!("step {:?} may take longer than the whole scenario", step.name);
-            found.push((format!("step.{index}.timeout"), problem));
-        }
     }
-    found.extend(out_of_reach(written));
+    // The shortest that it may be: a machine under software emulation has more where nothing is said.
+    let budget = written.timeout.map_or(USUAL_BUDGET, |span| span.0);
+    let lists = [("step", written.step.as_slice()), ("after-writes", written.after_writes.as_slice())];
+    for (list, steps) in lists {
+        for (index, step) in steps.iter().enumerate() {
+            if step.timeout.is_some_and(|timeout| timeout.0 > budget) {
+                let problem = format!("step {:?} may take longer than the whole scenario", step.name);
+                found.push((format!("{list}.{index}.timeout"), problem));
+            }
+        }
+        let late = out_of_reach(set_up, steps, budget);
+        found.extend(late.into_iter().map(|(index, key, problem)| (format!("{list}.{index}{key}"), problem)));
+    }
     // One of a fixture's steps may be done there.
     let idle = |name: &&MachineName| {
         let steps = written.step.iter().chain(&written.after_writes);
@@ -198,121 +313,5 @@ fn advice(written: &Written) -> Vec<(String, String)> {
     found
 }
 
-/// The first step that is not reached when every wait before it takes as long as it may.
-fn out_of_reach(written: &Written) -> Option<(String, String)> {
-    let mut waited = Duration::ZERO;
-    for (index, step) in written.step.iter().enumerate() {
-        if waited >= written.timeout.0 {
-            let problem = format!(
-                "step {:?} may never be reached: waits and sleeps before it may take {} s, the scenario has {} s",
-                step.name,
-                waited.as_secs(),
-                written.timeout.0.as_secs()
-            );
-            return Some((format!("step.{index}"), problem));
-        }
-        let more = match &step.kind {
-            Kind::Wait(wait) => wait.limit.0.saturating_mul(step.repeat.times()),
-            Kind::Errand(Errand::Sleep(sleep)) => sleep.time.0,
-            _ => Duration::ZERO,
-        };
-        waited = waited.saturating_add(more);
-    }
-    None
-}
-
-/// What shells and shellcheck(1) find in those of these scripts that shells run; a shell that cannot read one is an error, everything else
-/// is advice.
-pub fn lint_scripts(scripts: &[PathBuf]) -> Vec<Finding> {
-    let scripts: Vec<PathBuf> = scripts.iter().filter(|path| is_script(path)).cloned().collect();
-    let mut findings: Vec<Finding> = scripts.iter().filter_map(|path| unreadable(path)).collect();
-    let advice = match shellcheck(&scripts) {
-        Checked::By(found) => found,
-        Checked::Not(why) => vec![format!("{} scripts were not checked: {why}", scripts.len())],
-    };
-    findings.extend(advice.into_iter().map(|text| Finding { weight: Weight::Advice, text }));
-    findings
-}
-
-/// What the shell that a script is for says against it. Only shells that are known are asked, by their names here: a file that somebody
-/// else wrote does not choose what is run.
-fn unreadable(path: &Path) -> Option<Finding> {
-    let line = first_line(path);
-    let shell = SHELLS.into_iter().find(|shell| is_for(&line, shell))?;
-    let said = Command::new(shell).args(["-n", "--"]).arg(path).output().ok()?;
-    let why = String::from_utf8_lossy(&said.stderr).lines().next().unwrap_or_default().to_owned();
-    (!said.status.success()).then_some(Finding { weight: Weight::Error, text: why })
-}
-
-/// Shells that read a script without running it.
-const SHELLS: [&str; 3] = ["bash", "dash", "sh"];
-
-/// Whether it is a shell script by its name or its first line.
-fn is_script(path: &Path) -> bool {
-    let line = first_line(path);
-    path.extension().is_some_and(|extension| extension == "sh") || SHELLS.iter().any(|shell| is_for(&line, shell))
-}
-
-/// Whether a first line names this interpreter: by its path, or by env(1).
-fn is_for(line: &str, shell: &str) -> bool {
-    let words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
-    let mut names = words.map(|word| word.rsplit('/').next().unwrap_or(word));
-    match names.next() {
-        Some("env") => names.next() == Some(shell),
-        name => name == Some(shell),
-    }
-}
-
-/// The begin of a file, up to the first line's end.
-fn first_line(path: &Path) -> String {
-    use std::io::Read as _;
-    let mut first = [0; 64];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut first)).unwrap_or(0);
-    String::from_utf8_lossy(&first[..read]).lines().next().unwrap_or_default().to_owned()
-}
-
-/// Whether scripts were checked.
-enum Checked {
-    /// With these findings, one a line.
-    By(Vec<String>),
-    /// They were not; why.
-    Not(String),
-}
-
-fn shellcheck(scripts: &[PathBuf]) -> Checked {
-    if scripts.is_empty() {
-        return Checked::By(Vec::new());
-    }
-    match Command::new("shellcheck").args(["--format=gcc", "--"]).args(scripts).output() {
-        Ok(output) => Checked::By(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Checked::Not("shellcheck is not installed".into()),
-        Err(error) => Checked::Not(format!("shellcheck could not be run: {error}")),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_script_is_read_by_the_shell_that_it_is_for_and_by_no_program_that_it_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let found = |text: &str| {
-            let path = dir.path().join("apply");
-            std::fs::write(&path, text).unwrap();
-            unreadable(&path).map(|finding| finding.weight)
-        };
-        for good in ["#!/bin/sh\ntrue\n", "#!/usr/bin/env bash\nlist=(a b)\n", "#! /bin/bash -eu\nlist=(a)\n"] {
-            assert_eq!(found(good), None, "{good}");
-        }
-        for bad in ["#!/bin/sh\nif true\n", "#!/usr/bin/env bash\ndone\n"] {
-            assert_eq!(found(bad), Some(Weight::Error), "{bad}");
-        }
-        let ran = dir.path().join("ran");
-        let evil = dir.path().join("evil");
-        std::fs::write(&evil, format!("#!/bin/sh\ntouch {}\n", ran.display())).unwrap();
-        std::fs::set_permissions(&evil, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(found(&format!("#!{}\n", evil.display())), None);
-        assert!(!ran.exists());
-    }
-}
+mod tests;

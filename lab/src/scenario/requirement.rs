@@ -1,5 +1,6 @@
 //! What a scenario asks of the lab, as a list of words; what is not met skips the scenario, with the reason.
 
+use super::Scenario;
 use crate::{accelerator::Accelerator, machine::Hardware};
 
 /// Every word that is known, with what it asks for.
@@ -35,4 +36,14 @@ pub fn unmet(word: &str, hardware: &Hardware) -> Option<String> {
 pub fn unknown(word: &str) -> String {
     let known: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
     format!("this patchlab does not know the word {word:?}; it knows {}", known.join(", "))
+}
+
+impl Scenario {
+    /// Why it is skipped on a machine made of `hardware`, where only those baselines are stored of which `is_stored` says so: everything that
+    /// is not met. `None` when it is run.
+    pub fn unmet(&self, hardware: &Hardware, is_stored: impl Fn(&str) -> bool) -> Option<String> {
+        let words = self.requires.iter().filter_map(|word| unmet(word, hardware));
+        let reasons: Vec<String> = words.chain(self.lacking(is_stored)).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
 }

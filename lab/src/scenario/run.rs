@@ -71,14 +71,19 @@ pub trait Bench {
     /// Its inside.
     fn target(&self) -> &(dyn Target + Sync);
 
+    /// By what times that nobody said are multiplied on it: see [`Context::pace`].
+    fn pace(&self) -> u32 {
+        1
+    }
+
     /// Reboots it, and starts again what a reboot ends; at most for `timeout`.
     fn reboot(&self, timeout: Duration) -> ErrandEnd;
 
-    /// Puts the file `from` of the scenario's or fixture's folder `dir`, on this host, onto it.
-    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd;
+    /// Puts the file `from` of the scenario's or fixture's folder `dir`, on this host, onto it; at most for `timeout`.
+    fn copy_in(&self, dir: &Path, copy: &CopyIn, timeout: Duration) -> ErrandEnd;
 
-    /// Takes a file of it into the run's evidence. `step` is what it is for.
-    fn copy_out(&self, step: &Step, copy: &CopyOut) -> ErrandEnd;
+    /// Takes a file of it into the run's evidence, at most for `timeout`. `step` is what it is for.
+    fn copy_out(&self, step: &Step, copy: &CopyOut, timeout: Duration) -> ErrandEnd;
 
     /// Takes a picture of its screen into the run's evidence. `step` is what it is for.
     fn screenshot(&self, step: &Step) -> ErrandEnd;
@@ -139,7 +144,7 @@ pub fn run(
         observer,
         of,
         begun: Instant::now(),
-        budget: scenario.timeout,
+        budget: scenario.budget(benches.subject.pace()),
         obstacle: None,
         lost: BTreeSet::new(),
         begun_steps: 0,
@@ -276,8 +281,9 @@ impl<'a> Running<'a> {
             return Ok(None);
         }
         self.steps.push(StepRun { name: step.name.clone(), outcome: failed("its end was not waited for".into()) });
-        let target = self.benches.of(step)?.target();
-        let doing = scope.spawn(move || step.evaluate(target, Context { dir: Some(place.guest), budget: left }));
+        let bench = self.benches.of(step)?;
+        let (target, pace) = (bench.target(), bench.pace());
+        let doing = scope.spawn(move || step.evaluate(target, Context { dir: Some(place.guest), budget: left, pace }));
         Ok(Some(Beside { step, at, begun: Instant::now(), doing }))
     }
 
@@ -337,7 +343,10 @@ impl<'a> Running<'a> {
         let asked = match &step.kind {
             Kind::Errand(errand) => self.errand(bench, (step, errand), place, left),
             Kind::Run { metric: Some(_), .. } => self.samples(bench, step, place),
-            _ => step.evaluate(bench.target(), Context { dir: Some(place.guest), budget: left }),
+            _ => {
+                let context = Context { dir: Some(place.guest), budget: left, pace: bench.pace() };
+                step.evaluate(bench.target(), context)
+            }
         };
         self.word(step, begun, asked)
     }
@@ -379,7 +388,8 @@ impl<'a> Running<'a> {
             let moment = Moment { step: self.begun_steps, sample: time };
             self.budget += self.benches.subject.wait_turn(moment, self.budget);
             let left = self.budget.saturating_sub(self.begun.elapsed());
-            let mut outcome = once.evaluate(bench.target(), Context { dir: Some(place.guest), budget: left })?;
+            let context = Context { dir: Some(place.guest), budget: left, pace: bench.pace() };
+            let mut outcome = once.evaluate(bench.target(), context)?;
             let passed = outcome.status == Status::Pass;
             if !passed && times > 1 {
                 outcome.reason = format!("time {time} of {times}: {}", outcome.reason);
@@ -412,8 +422,8 @@ impl<'a> Running<'a> {
                 }
                 ended
             }
-            Errand::CopyIn(copy) => bench.copy_in(place.host, copy)?,
-            Errand::CopyOut(copy) => bench.copy_out(step, copy)?,
+            Errand::CopyIn(copy) => bench.copy_in(place.host, copy, step.time(left, bench.pace()))?,
+            Errand::CopyOut(copy) => bench.copy_out(step, copy, step.time(left, bench.pace()))?,
             Errand::Screenshot => bench.screenshot(step)?,
             Errand::Sleep(sleep) => {
                 // Who wrote it says why nothing can be waited for.

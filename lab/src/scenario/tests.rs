@@ -161,7 +161,7 @@ fn lint_tells_everything_at_once() {
     let toml = GOOD.replace("[\"a\"]", "[\"x\", \"y\"]").replace("applies = { packages = [\"nginx\"] }\n", "");
     let dir = folder(&toml);
     let findings: Vec<String> = lint(dir.path()).unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(findings.len(), 3, "{findings:#?}");
+    assert_eq!(findings.len(), 4, "{findings:#?}");
     // Everything that works and might not be meant.
     let toml = GOOD
         .replace("owner = \"qa\"", "owner = \"qa\"\ntimeout = \"30s\"\nrequires = [\"quantum\"]\nquarantine = { owner = \"q\", until = \"2020-01-01\", ticket = \"1\" }")
@@ -186,7 +186,8 @@ fn lint_tells_everything_at_once() {
         eprintln!("skipped: shellcheck is not installed");
         return;
     }
-    assert!(findings.iter().any(|finding| finding.text.contains("b.sh:2:4: note: ")), "{findings:?}");
+    let note = findings.iter().find(|finding| finding.text.contains("b.sh:2:4: note: ")).expect("shellcheck's note");
+    assert_eq!(note.weight, Weight::Advice);
 }
 
 #[test]
@@ -249,14 +250,14 @@ impl Bench for Bed {
     fn reboot(&self, _: Duration) -> ErrandEnd {
         Ok(self.reboot.clone())
     }
-    fn copy_in(&self, dir: &Path, copy: &CopyIn) -> ErrandEnd {
+    fn copy_in(&self, dir: &Path, copy: &CopyIn, _: Duration) -> ErrandEnd {
         let copied = fs::copy(dir.join(copy.from.as_str()), copy.to.as_str());
         Ok(copied.map(|bytes| format!("{bytes} bytes")).map_err(|error| error.to_string()))
     }
     fn screenshot(&self, step: &Step) -> ErrandEnd {
         Ok(Err(format!("no screen for {}", step.name)))
     }
-    fn copy_out(&self, _: &Step, copy: &CopyOut) -> ErrandEnd {
+    fn copy_out(&self, _: &Step, copy: &CopyOut, _: Duration) -> ErrandEnd {
         let copied = fs::copy(copy.from.as_str(), &self.out);
         Ok(copied.map(|bytes| format!("{bytes} bytes")).map_err(|error| error.to_string()))
     }
@@ -557,4 +558,44 @@ fn a_workload_before_the_rollback_is_a_scenario_of_its_own() {
     let dir = folder(&format!("{GOOD}[[after-writes]]\nname = \"a\"\nrun = \"true\"\n"));
     let error = Scenario::read(&dir.path().join("web")).unwrap_err().to_string();
     assert!(error.ends_with("a second step is named \"a\": results go by name"), "{error}");
+}
+
+/// A machine three times as slow as others, whose copies say how long they might have taken.
+struct Slow;
+
+impl Bench for Slow {
+    fn target(&self) -> &(dyn Target + Sync) {
+        &Here
+    }
+    fn pace(&self) -> u32 {
+        3
+    }
+    fn reboot(&self, _: Duration) -> ErrandEnd {
+        Ok(Ok(String::new()))
+    }
+    fn copy_in(&self, _: &Path, _: &CopyIn, timeout: Duration) -> ErrandEnd {
+        Ok(Ok(timeout.as_secs_f64().ceil().to_string()))
+    }
+    fn copy_out(&self, _: &Step, _: &CopyOut, timeout: Duration) -> ErrandEnd {
+        Ok(Ok(timeout.as_secs_f64().ceil().to_string()))
+    }
+    fn screenshot(&self, _: &Step) -> ErrandEnd {
+        Ok(Ok(String::new()))
+    }
+}
+
+#[test]
+fn copies_have_their_steps_time_and_what_is_left_of_the_budget() {
+    let copies = |head: &str| {
+        let dir = folder(&format!(
+            "{HEAD}{head}[[step]]\nname = \"in\"\ncopy-in = {{ from = \"scenario.toml\", to = \"/x\" }}\n\
+            [[step]]\nname = \"said\"\ncopy-out = {{ from = \"/x\" }}\ntimeout = \"7s\"\n"
+        ));
+        let scenario = Scenario::read(&dir.path().join("web")).unwrap();
+        let ran = run(&scenario, &Benches::alone(&Slow), "/", &mut |_| ()).unwrap();
+        let said: Vec<String> = ran.steps.into_iter().map(|step| step.outcome.output).collect();
+        (said.join(" "), scenario.budget(3))
+    };
+    assert_eq!(copies(""), ("180 7".to_owned(), Duration::from_secs(900)));
+    assert_eq!(copies("timeout = \"90s\"\n"), ("90 7".to_owned(), Duration::from_secs(90)));
 }

@@ -14,7 +14,7 @@ use crate::{
     machine::{LabError, Machine, said},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
-    scenario::{Check, CheckKind, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns, requirement},
+    scenario::{Check, CheckKind, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns},
     verdict::{ATTEMPTS, Attempt, CheckRun, Compared, Phase, Presence, Verdict, compare_scenario},
 };
 
@@ -29,23 +29,13 @@ impl Validation<'_> {
         let mut runnable = Vec::with_capacity(scenarios.len());
         for scenario in scenarios {
             let name = &scenario.name;
-            let lacking = scenario.lacking(|wanted| self.others.contains_key(wanted));
-            let words = scenario.requires.iter().filter_map(|word| requirement::unmet(word, hardware));
-            let unmet: Vec<String> = words.chain(lacking).collect();
-            if !unmet.is_empty() {
-                let reason = unmet.join("; ");
+            if let Some(reason) = scenario.unmet(hardware, |wanted| self.others.contains_key(wanted)) {
                 (self.observer)(Event::Note(&format!("{name} is skipped: {reason}")));
                 report.skipped.push(SkippedScenario { name: name.clone(), reason });
                 continue;
             }
             if let Some(quarantine) = &scenario.quarantine {
-                let aside = QuarantinedScenario {
-                    name: name.clone(),
-                    standing: quarantine.standing(self.today),
-                    owner: quarantine.owner.clone(),
-                    until: quarantine.until.to_string(),
-                    ticket: quarantine.ticket.clone(),
-                };
+                let aside = QuarantinedScenario::of(name, quarantine, self.today);
                 (self.observer)(Event::Note(&aside.to_string()));
                 report.quarantined.push(aside);
             }

@@ -1,11 +1,12 @@
 //! `patchlab scenario`: what holds on a machine. Needs no server.
 //!
-//! [`run`] with its [`watch`] runs one on a clone, [`new`] writes one to begin with, [`page`] tells of them;
-//! [`words`] are a step's.
+//! [`run`] with its [`watch`] runs one on a clone and says what came of it as [`told`], [`new`] writes one to begin with, [`page`] tells of
+//! them; [`words`] are a step's.
 
 mod new;
 mod page;
 mod run;
+mod told;
 mod watch;
 mod words;
 

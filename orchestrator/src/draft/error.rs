@@ -75,10 +75,10 @@ pub enum DraftError {
         /// What is wrong.
         problem: String,
     },
-    /// A shell cannot read one of its scripts.
+    /// A shell cannot read one of its scripts, or shellcheck finds an error in one.
     #[error("{finding}")]
     Unreadable {
-        /// In the shell's words.
+        /// In their words.
         finding: String,
     },
     /// Less was fetched than was said.

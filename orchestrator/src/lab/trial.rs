@@ -13,10 +13,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use patchlab_check::Step;
 use patchlab_lab::{
     Baseline, Lab, LabError, LabHost, Machine,
     baseline::Baselines,
     machine::{CloneReport, CloneSpec, PreparedClones},
+    report::SkippedScenario,
     runs::take_out,
     scenario::{self, Occasion, Progress, Scenario, ScenarioRun, StepRun, Suspected},
     worker::{Inside, Network, Receiver, Worker},
@@ -69,21 +71,53 @@ pub enum Steps {
 }
 
 impl Steps {
-    /// Takes the others out of `scenario`.
+    /// Takes the others out of these scenarios, and those out that have no such step: of a matrix, a step's name may be one combination's alone.
     ///
     /// # Errors
-    /// It has no step of that name: those that it has are named.
-    pub fn choose(&self, scenario: &mut Scenario) -> Result<(), String> {
-        let (Self::Through(name) | Self::Only(name)) = self else { return Ok(()) };
-        let Some(at) = scenario.steps.iter().position(|step| step.name == *name) else {
-            let known: Vec<String> = scenario.steps.iter().map(|step| format!("{:?}", step.name)).collect();
-            return Err(format!("scenario {}: no step {name:?}; the steps are {}", scenario.name, known.join(", ")));
-        };
-        scenario.steps.truncate(at + 1);
-        if matches!(self, Self::Only(_)) {
-            scenario.steps.drain(..at);
+    /// None has a step of that name: those that there are are named.
+    pub fn choose(&self, scenarios: Vec<Scenario>) -> Result<Vec<Scenario>, String> {
+        let (Self::Through(name) | Self::Only(name)) = self else { return Ok(scenarios) };
+        let mut known: Vec<String> = Vec::new();
+        let mut chosen = Vec::new();
+        for mut scenario in scenarios {
+            let steps = scenario.steps.iter().chain(&scenario.after_writes).map(|step| format!("{:?}", step.name));
+            known.extend(steps.filter(|step| !known.contains(step)).collect::<Vec<_>>());
+            if self.choose_in(&mut scenario, name) {
+                chosen.push(scenario);
+            }
         }
-        Ok(())
+        match chosen.is_empty() {
+            true => Err(format!("no step {name:?}; the steps are {}", known.join(", "))),
+            false => Ok(chosen),
+        }
+    }
+
+    /// Takes the others out; whether there is one of that name. What writes before the rollback comes after the other steps.
+    fn choose_in(&self, scenario: &mut Scenario, name: &str) -> bool {
+        let at = |steps: &[Step]| steps.iter().position(|step| step.name == *name);
+        let (own, after) = (at(&scenario.steps), at(&scenario.after_writes));
+        match (own, after) {
+            (Some(at), _) => {
+                keep(&mut scenario.steps, at, self);
+                scenario.after_writes.clear();
+            }
+            (None, Some(at)) => {
+                keep(&mut scenario.after_writes, at, self);
+                if matches!(self, Self::Only(_)) {
+                    scenario.steps.clear();
+                }
+            }
+            (None, None) => return false,
+        }
+        true
+    }
+}
+
+/// Leaves the step at this place and, unless it is wanted alone, those before it.
+fn keep(steps: &mut Vec<Step>, at: usize, wanted: &Steps) {
+    steps.truncate(at + 1);
+    if matches!(wanted, Steps::Only(_)) {
+        steps.drain(..at);
     }
 }
 
@@ -106,6 +140,12 @@ struct Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tell {
+    /// The scenario of this name, of a matrix with its combination, is next; steps that are told of are its own until the next.
+    Next(String),
+    /// That one is not run, since what it requires is not given.
+    Skipped(SkippedScenario),
+    /// The steps that are told of from here on are those that write before the rollback.
+    AfterWrites,
     /// The clone runs.
     Cloned {
         /// How it was made.
@@ -118,9 +158,27 @@ pub enum Tell {
     /// A step ended.
     Step(StepRun),
     /// The end of a trial.
-    Done(Vec<ScenarioRun>),
+    Done(Found),
     /// There was none: the lab broke.
     Failed(String),
+}
+
+/// What a trial found, of a matrix for every combination.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// The steps.
+    pub runs: Vec<ScenarioRun>,
+    /// What writes before the rollback, run after the steps on the same clone.
+    pub after_writes: Vec<ScenarioRun>,
+    /// What was not run, since what it requires is not given.
+    pub skipped: Vec<SkippedScenario>,
+}
+
+impl Found {
+    /// All that was run.
+    pub fn all(&self) -> impl Iterator<Item = &ScenarioRun> {
+        self.runs.iter().chain(&self.after_writes)
+    }
 }
 
 /// A worker that is ready for trials on clones of one baseline. Dropping it ends it.
@@ -138,14 +196,14 @@ impl Trial {
         Ok((Self { worker }, receiver))
     }
 
-    /// Begins a trial of the scenario as its folder is now, with these baselines for the machines beside the one under test. The one before
-    /// must have ended.
-    pub fn begin(&self, scenario: &Scenario, others: &BTreeMap<String, Baseline>, steps: Steps) -> anyhow::Result<()> {
+    /// Begins a trial of a scenario as its folder is now: of all its combinations, with these baselines for the machines beside the one under
+    /// test. The one before must have ended.
+    pub fn begin(&self, all: &[Scenario], others: &BTreeMap<String, Baseline>, steps: Steps) -> anyhow::Result<()> {
         let folder = self.worker.folder().join(SCENARIOS);
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
         }
-        put_scenarios(&self.worker, std::slice::from_ref(scenario))?;
+        put_scenarios(&self.worker, all)?;
         Ok(self.worker.sender().send(&Ask { steps, others: digests(others) })?)
     }
 
@@ -214,7 +272,7 @@ fn until_gone(
         let trial =
             opened(inside, &others).and_then(|others| trial(inside, (lab, baseline), &mut next, (&steps, &others)));
         let told = match trial {
-            Ok(runs) => Tell::Done(runs),
+            Ok(found) => Tell::Done(found),
             Err(error) => Tell::Failed(format!("{error:#}")),
         };
         inside.sender.send(&told)?;
@@ -232,20 +290,37 @@ fn trial(
     (lab, baseline): (&Lab, &Baseline),
     next: &mut dyn FnMut() -> Result<Machine, LabError>,
     (steps, others): (&Steps, &BTreeMap<String, Baseline>),
-) -> anyhow::Result<Vec<ScenarioRun>> {
-    let mut runs = Vec::new();
-    for mut scenario in scenario::discover(&[inside.places.work.join(SCENARIOS)])? {
-        steps.choose(&mut scenario).map_err(anyhow::Error::msg)?;
+) -> anyhow::Result<Found> {
+    let all = scenario::discover(&[inside.places.work.join(SCENARIOS)])?;
+    if all.is_empty() {
+        bail!("no scenario in the worker's folder");
+    }
+    let mut found = Found::default();
+    for scenario in steps.choose(all).map_err(anyhow::Error::msg)? {
+        let name = scenario.name.clone();
+        inside.sender.send(&Tell::Next(name.clone()))?;
+        let hardware = &baseline.record.hardware;
+        if let Some(reason) = scenario.unmet(hardware, |wanted| others.contains_key(wanted)) {
+            let skipped = SkippedScenario { name, reason };
+            inside.sender.send(&Tell::Skipped(skipped.clone()))?;
+            found.skipped.push(skipped);
+            continue;
+        }
         let begun = Instant::now();
         let machine = next()?;
         let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         inside.sender.send(&Tell::Cloned { report: machine.report().clone(), waited_ms })?;
-        runs.push(on_clone(inside, lab, (&machine, baseline), (&scenario, others))?);
+        // None are left where one that writes before the rollback is wanted alone.
+        if !scenario.steps.is_empty() {
+            found.runs.push(on_clone(inside, lab, (&machine, baseline), (&scenario, others))?);
+        }
+        let is_gone = found.runs.last().is_some_and(|run| run.scenario == name && run.gone.is_some());
+        if let Some(workload) = scenario.workload().filter(|_| !is_gone) {
+            inside.sender.send(&Tell::AfterWrites)?;
+            found.after_writes.push(on_clone(inside, lab, (&machine, baseline), (&workload, others))?);
+        }
     }
-    if runs.is_empty() {
-        bail!("no scenario in the worker's folder");
-    }
-    Ok(runs)
+    Ok(found)
 }
 
 fn on_clone(
@@ -275,23 +350,49 @@ fn on_clone(
 mod tests {
     use super::*;
 
-    fn steps(chosen: &Steps) -> Result<Vec<String>, String> {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/web-smoke");
-        let mut scenario = Scenario::read(&dir).unwrap();
-        chosen.choose(&mut scenario)?;
-        Ok(scenario.steps.into_iter().map(|step| step.name).collect())
+    /// Names of a scenario's steps, and of those that write before the rollback.
+    type Names = (Vec<String>, Vec<String>);
+
+    /// Those that are chosen, for each combination.
+    fn steps(chosen: &Steps) -> Result<Vec<Names>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("web");
+        fs::create_dir(&dir).unwrap();
+        let text = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\nmatrix = { port = [80, 443] }\n\
+            step = [{ name = \"page\", run = \"a\" }, { name = \"on ${port}\", run = \"b\" }, { name = \"end\", run = \"c\" }]\n\
+            after-writes = [{ name = \"rows\", run = \"d\" }, { name = \"more\", run = \"e\" }]\n";
+        fs::write(dir.join("scenario.toml"), text).unwrap();
+        let names = |steps: Vec<Step>| steps.into_iter().map(|step| step.name).collect();
+        let chosen = chosen.choose(Scenario::read_all(&dir).unwrap())?;
+        Ok(chosen.into_iter().map(|scenario| (names(scenario.steps), names(scenario.after_writes))).collect())
+    }
+
+    fn pair(own: &[&str], after: &[&str]) -> Names {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        (owned(own), owned(after))
     }
 
     #[test]
     fn a_step_is_run_with_those_before_it_or_alone() {
-        assert_eq!(steps(&Steps::Through("config".into())).unwrap(), ["front page", "config"]);
-        assert_eq!(steps(&Steps::Only("config".into())).unwrap(), ["config"]);
-        assert!(steps(&Steps::All).unwrap().len() > 2);
+        let through = |name: &str| steps(&Steps::Through(name.into())).unwrap();
+        let only = |name: &str| steps(&Steps::Only(name.into())).unwrap();
+        assert_eq!(through("page"), [pair(&["page"], &[]), pair(&["page"], &[])]);
+        assert_eq!(only("end"), [pair(&["end"], &[]), pair(&["end"], &[])]);
+        // What writes before the rollback comes after all other steps.
+        assert_eq!(through("rows")[1], pair(&["page", "on 443", "end"], &["rows"]));
+        assert_eq!(only("more")[0], pair(&[], &["more"]));
+        assert_eq!(steps(&Steps::All).unwrap()[0], pair(&["page", "on 80", "end"], &["rows", "more"]));
+    }
+
+    #[test]
+    fn a_step_that_only_some_combinations_have_is_run_in_those() {
+        assert_eq!(steps(&Steps::Only("on 443".into())).unwrap(), [pair(&["on 443"], &[])]);
     }
 
     #[test]
     fn a_step_that_is_not_there_is_named_with_those_that_are() {
-        let error = steps(&Steps::Only("confg".into())).unwrap_err();
-        assert!(error.contains("\"confg\"") && error.contains("\"config\""), "{error}");
+        let error = steps(&Steps::Only("pge".into())).unwrap_err();
+        let expected = "no step \"pge\"; the steps are \"page\", \"on 80\", \"end\", \"rows\", \"more\", \"on 443\"";
+        assert_eq!(error, expected);
     }
 }

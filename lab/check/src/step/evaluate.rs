@@ -9,7 +9,7 @@ use crate::target::{Ran, Target, TargetError};
 const SKIP: i32 = 77;
 /// Exit status by which a shell says that there is no such command.
 const NO_COMMAND: i32 = 127;
-/// Time a step gets when it says nothing: generous, since the lab may run under software emulation.
+/// Time a step gets when it says nothing, before a machine's pace.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of output kept in an outcome: 16 KiB, from both ends.
 const OUTPUT_KEPT: usize = 16 * 1024;
@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub dir: Option<&'a str>,
     /// What is left of the scenario's budget.
     pub budget: Duration,
+    /// By what a time that nobody said is multiplied: 1 where a processor runs the machine, more under software emulation.
+    pub pace: u32,
 }
 
 /// What was seen and what follows from it.
@@ -117,10 +119,15 @@ impl Step {
         match &self.kind {
             Kind::Wait(wait) => wait.hold(target, context, &self.redact),
             kind => {
-                let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0).min(context.budget);
-                see(kind, target, Context { budget: timeout, ..context }, &self.redact)
+                let budget = self.time(context.budget, context.pace);
+                see(kind, target, Context { budget, ..context }, &self.redact)
             }
         }
+    }
+
+    /// How long one time of it may take where so much is `left` of a budget, on a machine of this pace.
+    pub fn time(&self, left: Duration, pace: u32) -> Duration {
+        self.timeout.map_or(DEFAULT_TIMEOUT * pace, |span| span.0).min(left)
     }
 
     /// `text` without what the step's `redact` matches.
@@ -141,21 +148,17 @@ pub(super) fn redacted(patterns: &[Pattern], text: String) -> String {
 
 /// One look, or one command, within the budget. What is quoted of what was seen is quoted without what `redact` matches: later, when
 /// line breaks and quotes are escaped, a pattern would not match any more.
-fn see(
-    kind: &Kind,
-    target: &dyn Target,
-    Context { dir, budget: timeout }: Context<'_>,
-    redact: &[Pattern],
-) -> Result<Seen, TargetError> {
+fn see(kind: &Kind, target: &dyn Target, context: Context<'_>, redact: &[Pattern]) -> Result<Seen, TargetError> {
+    let timeout = context.budget;
     match kind {
-        Kind::Run { command, expect, .. } => run(target, (command, expect), dir, timeout, redact),
+        Kind::Run { command, expect, .. } => run(target, (command, expect), context.dir, timeout, redact),
         Kind::Http(http) => look::at_answer(target, http, timeout, redact),
         Kind::Tcp(tcp) => look::at_connection(target, tcp, timeout),
         Kind::Unit(unit) => look::at_unit(target, unit, timeout),
         Kind::File(file) => look::at_file(target, file, timeout, redact),
         Kind::Package(package) => look::at_package(target, package, timeout),
         Kind::Port(port) => look::at_port(target, port, timeout),
-        Kind::Wait(wait) => wait.hold(target, Context { dir, budget: timeout }, redact),
+        Kind::Wait(wait) => wait.hold(target, context, redact),
         Kind::Errand(errand) => Ok(by_the_lab_alone(errand)),
     }
 }

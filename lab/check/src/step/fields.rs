@@ -63,7 +63,7 @@ pub(super) struct Fields {
     /// Its passing is no evidence that the machine works.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     superficial: bool,
-    /// How long it may take; absent is 60 s.
+    /// How long it may take; absent is 60 s, and eight times that on a machine under software emulation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Span>,
     /// How often it is done; every time must pass. Absent is once, and 7 times with a metric.
@@ -83,8 +83,8 @@ pub(super) struct Fields {
     until: Option<String>,
 }
 
-/// The keys of a step of which there is exactly one.
-pub(super) const KINDS: &[&str] = &[
+/// The keys of a step of which there is exactly one: its kind.
+pub const KINDS: &[&str] = &[
     "run",
     "http",
     "tcp",
@@ -129,8 +129,11 @@ pub enum StepError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
     /// No kind.
-    #[error("does nothing: give it one of run, http, tcp, unit, file, package, port, wait")]
-    None,
+    #[error("does nothing: give it one of {}", known.join(", "))]
+    None {
+        /// Those that there are.
+        known: &'static [&'static str],
+    },
     /// More than one kind.
     #[error("is of more than one kind ({0}): make a step of each")]
     Many(String),
@@ -147,13 +150,17 @@ pub enum KindError {
     Value(String),
 }
 
-/// The one kind that is given, if it makes sense.
-pub(super) fn only_kind(mut kinds: Vec<Kind>, only_with_run: Option<&'static str>) -> Result<Kind, KindError> {
+/// The one kind that is given, of those that are `known`, if it makes sense.
+pub(super) fn only_kind(
+    mut kinds: Vec<Kind>,
+    known: &'static [&'static str],
+    only_with_run: Option<&'static str>,
+) -> Result<Kind, KindError> {
     if kinds.len() > 1 {
         let kinds: Vec<&str> = kinds.iter().map(Kind::name).collect();
         return Err(KindError::Many(kinds.join(", ")));
     }
-    let kind = kinds.pop().ok_or(KindError::None)?;
+    let kind = kinds.pop().ok_or(KindError::None { known })?;
     if let (false, Some(key)) = (matches!(kind, Kind::Run { .. }), only_with_run) {
         return Err(KindError::OnlyWithRun { key, kind: kind.name() });
     }
@@ -190,7 +197,7 @@ impl TryFrom<Fields> for Step {
             sleep.map(|sleep| Kind::Errand(Errand::Sleep(sleep))),
             barrier.map(|Yes| Kind::Errand(Errand::Barrier)),
         ];
-        let kind = match only_kind(kinds.into_iter().flatten().collect(), only_with_run) {
+        let kind = match only_kind(kinds.into_iter().flatten().collect(), KINDS, only_with_run) {
             Ok(kind) => kind,
             Err(problem) => return Err(StepError::Kind { name, problem }),
         };

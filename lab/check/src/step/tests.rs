@@ -70,7 +70,7 @@ fn step(toml: &str) -> Step {
 
 fn evaluate(toml: &str) -> Outcome {
     let here = Here { first_in_path: None };
-    step(toml).evaluate(&here, Context { dir: Some("/"), budget: Duration::from_secs(20) }).unwrap()
+    step(toml).evaluate(&here, Context { dir: Some("/"), budget: Duration::from_secs(20), pace: 1 }).unwrap()
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn one_form_in_files_and_in_documents() {
         "run = \"x\"\ntimeout = \"1500ms\"\nsuperficial = true\n[expect]\nexit = 1\nstdout_matches = \"^a$\"",
         "run = \"x\"\nmetric = { name = \"r\", regex = \"([0-9.]+) req/s\", worse_than_control = \"20%\" }",
         "run = \"x\"\nrepeat = 9\nmetric = { name = \"s\", regex = \"(\\\\d+) s\", worse_than_control = \"5%\", better = \"lower\" }",
-        r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Server = "nginx" } }"#,
+        r#"http = { url = "http://[::1]:8080/a?b=c", status = 404, body_contains = "x", headers = { Content-Type = "text/html" } }"#,
         r#"tcp = { host = "127.0.0.1", port = 22 }"#,
         r#"unit = { name = "nginx.service", state = "active" }"#,
         r#"file = { path = "/etc/x", contains = "y" }"#,
@@ -119,7 +119,10 @@ fn one_form_in_files_and_in_documents() {
 #[test]
 fn wrong_steps_cannot_be_written() {
     let table = [
-        ("", r#"step "it" does nothing: give it one of run, http, tcp"#),
+        (
+            "",
+            r#"step "it" does nothing: give it one of run, http, tcp, unit, file, package, port, wait, reboot, copy-in, copy-out, screenshot, sleep, barrier"#,
+        ),
         ("run = \"true\"\ntcp = { host = \"h\", port = 1 }", r#"step "it" is of more than one kind (run, tcp)"#),
         ("tcp = { host = \"h\", port = 1 }\nexpect = { exit = 0 }", r#"expect goes with run only, and this is tcp"#),
         ("run = \"\"", "run is empty"),
@@ -478,7 +481,7 @@ fn units() {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let here = Here { first_in_path: Some(dir.display().to_string()) };
-    let context = Context { dir: None, budget: Duration::from_secs(20) };
+    let context = Context { dir: None, budget: Duration::from_secs(20), pace: 1 };
     let table = [
         ("gone.service", "active", Status::Fail, "there is no unit gone.service"),
         ("slow.service", "active", Status::Pass, ""),
@@ -495,4 +498,12 @@ fn units() {
         assert_eq!((outcome.status, outcome.reason.as_str()), (status, reason), "{name}");
     }
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_time_that_nobody_said_goes_by_the_machines_pace_and_one_that_is_said_does_not() {
+    let seconds = Duration::from_secs;
+    let (usual, said) = (step("run = \"x\""), step("run = \"x\"\ntimeout = \"30s\""));
+    assert_eq!((usual.time(seconds(900), 1), usual.time(seconds(900), 8)), (seconds(60), seconds(480)));
+    assert_eq!((usual.time(seconds(100), 8), said.time(seconds(900), 8)), (seconds(100), seconds(30)));
 }

@@ -18,6 +18,9 @@ pub struct Wait {
     pub limit: Span,
 }
 
+/// The keys of a condition of which there is exactly one: the first of a step's.
+const LOOKS: &[&str] = KINDS.split_at(7).0;
+
 /// A kind that only looks: everything but `wait` itself and what the lab alone does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "ConditionFields", into = "ConditionFields")]
@@ -33,7 +36,7 @@ impl Condition {
 /// A condition as it is written.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("oneOf" = one_of(&KINDS[..7]), "dependencies" = {"expect": ["run"]}))]
+#[schemars(extend("oneOf" = one_of(LOOKS), "dependencies" = {"expect": ["run"]}))]
 struct ConditionFields {
     /// Shell command line, run in the scenario's folder. Exit 77 means: skip.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +84,7 @@ impl TryFrom<ConditionFields> for Condition {
             package.map(Kind::Package),
             port.map(Kind::Port),
         ];
-        only_kind(kinds.into_iter().flatten().collect(), only_with_run)
+        only_kind(kinds.into_iter().flatten().collect(), LOOKS, only_with_run)
             .map(|kind| Self(Box::new(kind)))
             .map_err(ConditionError)
     }

@@ -17,8 +17,13 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{WrittenError, invalid, position};
+use super::{
+    WrittenError, invalid, position,
+    problem::{Place, place},
+};
 
+/// Most unknown keys that are told of one file.
+const UNKNOWN_KEYS: usize = 100;
 /// Most combinations of a matrix.
 pub const COMBINATIONS: usize = 32;
 /// Longest text of a value in a matrix, in characters: it becomes part of a name.
@@ -181,10 +186,39 @@ pub fn parse_with<T: DeserializeOwned>(
     path: &Path,
     combination: &Combination,
 ) -> Result<(T, BTreeSet<String>), WrittenError> {
-    let refused = |error: toml::de::Error| invalid(text, path, &error);
+    read(text, path, combination, &[]).map_err(|refused| refused.told(text, path))
+}
+
+/// Why a text is not taken.
+enum Refused {
+    /// By the parser.
+    Parser(toml::de::Error),
+    /// For a parameter.
+    Parameter(WrittenError),
+}
+
+impl Refused {
+    fn told(self, text: &str, path: &Path) -> WrittenError {
+        match self {
+            Self::Parser(error) => invalid(text, path, &error),
+            Self::Parameter(error) => error,
+        }
+    }
+}
+
+/// Reads the text as if the keys at these paths were not there.
+fn read<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    combination: &Combination,
+    without: &[Vec<String>],
+) -> Result<(T, BTreeSet<String>), Refused> {
     // The values live as long as the document that borrows them.
     let values = combination.values.iter().map(|(name, value)| (name.as_str(), (value, value.to_string()))).collect();
-    let mut document = DeTable::parse(text).map_err(refused)?;
+    let mut document = DeTable::parse(text).map_err(Refused::Parser)?;
+    for key in without {
+        leave_out(document.get_mut(), key);
+    }
     let mut filling = Filling { values: &values, used: BTreeSet::new() };
     for (key, value) in document.get_mut().iter_mut() {
         if TABLES.contains(&key.get_ref().as_ref()) {
@@ -192,11 +226,79 @@ pub fn parse_with<T: DeserializeOwned>(
         }
         filling.fill(value).map_err(|(place, problem)| {
             let (line, column) = position(text, place.start);
-            WrittenError::Invalid { path: path.to_owned(), line, column, problem }
+            Refused::Parameter(WrittenError::Invalid { path: path.to_owned(), line, column, problem })
         })?;
     }
-    let value = T::deserialize(toml::Deserializer::from(document)).map_err(refused)?;
+    let value = T::deserialize(toml::Deserializer::from(document)).map_err(Refused::Parser)?;
     Ok((value, filling.used))
+}
+
+/// Takes the key at a path out of a table.
+fn leave_out(table: &mut DeTable<'_>, key: &[String]) {
+    match key {
+        [] => {}
+        [last] => drop(table.remove(last.as_str())),
+        [first, rest @ ..] => {
+            if let Some(value) = table.get_mut(first.as_str()) {
+                leave_out_below(value.get_mut(), rest);
+            }
+        }
+    }
+}
+
+/// The same below a value, of an array by the number of its element.
+fn leave_out_below(value: &mut DeValue<'_>, key: &[String]) {
+    match (value, key) {
+        (DeValue::Table(table), key) => leave_out(table, key),
+        (DeValue::Array(array), [index, rest @ ..]) => {
+            let element = index.parse().ok().and_then(|index: usize| array.get_mut(index));
+            element.into_iter().for_each(|element| leave_out_below(element.get_mut(), rest));
+        }
+        _ => {}
+    }
+}
+
+/// What [`parse_all`] found.
+#[derive(Debug)]
+pub struct Findings<T> {
+    /// What the text says, unknown keys aside, and the names of the parameters that were used; `None` when it cannot be taken.
+    pub read: Option<(T, BTreeSet<String>)>,
+    /// Every unknown key, and what else is the first to be wrong.
+    pub errors: Vec<WrittenError>,
+}
+
+/// Reads the text as [`parse_with`] does, for who wants to know of all unknown keys at once. What may be wrong only because such a key is not
+/// there under its right name (a missing key of the same table, say) is not told.
+pub fn parse_all<T: DeserializeOwned>(text: &str, path: &Path, combination: &Combination) -> Findings<T> {
+    let mut unknown: Vec<Vec<String>> = Vec::new();
+    let mut errors = Vec::new();
+    let read = loop {
+        let refused = match read(text, path, combination, &unknown) {
+            Ok(read) => break Some(read),
+            Err(refused) => refused,
+        };
+        if let Refused::Parser(error) = &refused {
+            match place(text, error) {
+                Place::UnknownKey(key) if unknown.len() < UNKNOWN_KEYS && !unknown.contains(&key) => {
+                    errors.push(invalid(text, path, error));
+                    unknown.push(key);
+                    continue;
+                }
+                Place::Table(table) if unknown.iter().any(|key| is_within(key, &table)) => break None,
+                _ => {}
+            }
+        }
+        errors.push(refused.told(text, path));
+        break None;
+    };
+    errors.sort_by_key(WrittenError::line);
+    Findings { read, errors }
+}
+
+/// Whether a key stands in a table, or in one of its tables; the whole file has keys of its own only.
+fn is_within(key: &[String], table: &[String]) -> bool {
+    let parent = &key[..key.len().saturating_sub(1)];
+    if table.is_empty() { parent.is_empty() } else { parent.starts_with(table) }
 }
 
 /// Puts values in the place of parameters.

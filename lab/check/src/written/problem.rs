@@ -77,22 +77,54 @@ pub(super) fn offset_of(text: &str, key: &str) -> usize {
         .map_or(0, |entry| entry.key.start)
 }
 
-/// The byte offset of the problem and the sentence about it.
-pub(super) fn explain(text: &str, error: &toml::de::Error) -> (usize, String) {
-    let entries = entries(text);
-    let offset = error.span().map_or(0, |span| span.start);
-    let message = error.message().trim();
-    if entries.is_empty() && DeTable::parse(text).is_err() {
-        return (offset, format!("not valid TOML: {message}"));
+/// What an error of the parser is about.
+pub(super) enum Place {
+    /// A key that nobody knows.
+    UnknownKey(Vec<String>),
+    /// What has this path, which is empty for the whole file.
+    Table(Vec<String>),
+}
+
+/// What an error is about, by its path in the document.
+pub(super) fn place(text: &str, error: &toml::de::Error) -> Place {
+    let (entries, message) = (entries(text), error.message().trim());
+    let entry = entry_of(text, error, &entries);
+    let unknown = message.starts_with("unknown field ").then(|| {
+        let name = quoted(message).into_iter().next().unwrap_or_default();
+        find_unknown(name, offset(error), entry, &entries).0
+    });
+    match unknown.flatten() {
+        Some(found) => Place::UnknownKey(found.path.clone()),
+        None => Place::Table(entry.map(|entry| entry.path.clone()).unwrap_or_default()),
     }
+}
+
+fn offset(error: &toml::de::Error) -> usize {
+    error.span().map_or(0, |span| span.start)
+}
+
+/// The tightest key around an error's place; `None` when it is about the whole document.
+fn entry_of<'e>(text: &str, error: &toml::de::Error, entries: &'e [Entry]) -> Option<&'e Entry> {
+    let offset = offset(error);
     // An error about the root has the whole document for its place; no key has.
     let about_root = error.span().is_none_or(|span| span.start == 0 && span.end >= text.trim_end().len());
-    let entry = entries
+    entries
         .iter()
         .filter_map(|entry| entry.contains(offset).map(|length| (length, std::cmp::Reverse(entry.path.len()), entry)))
         .min_by_key(|(length, depth, _)| (*length, *depth))
         .map(|(_, _, entry)| entry)
-        .filter(|_| !about_root);
+        .filter(|_| !about_root)
+}
+
+/// The byte offset of the problem and the sentence about it.
+pub(super) fn explain(text: &str, error: &toml::de::Error) -> (usize, String) {
+    let entries = entries(text);
+    let offset = offset(error);
+    let message = error.message().trim();
+    if entries.is_empty() && DeTable::parse(text).is_err() {
+        return (offset, format!("not valid TOML: {message}"));
+    }
+    let entry = entry_of(text, error, &entries);
     if message.starts_with("unknown field ") {
         return unknown_key(message, offset, entry, &entries);
     }
@@ -110,11 +142,13 @@ pub(super) fn explain(text: &str, error: &toml::de::Error) -> (usize, String) {
 }
 
 /// `unknown field` names a key of the table the error is in. Where serde had to buffer (tagged enums), only that table's place is
-/// known, and the key is looked up in it.
-fn unknown_key(message: &str, offset: usize, entry: Option<&Entry>, entries: &[Entry]) -> (usize, String) {
-    let mut names = quoted(message).into_iter();
-    let name = names.next().unwrap_or_default();
-    let known: Vec<&str> = names.collect();
+/// known, and the key is looked up in it. Also gives the path of that table.
+fn find_unknown<'e>(
+    name: &str,
+    offset: usize,
+    entry: Option<&'e Entry>,
+    entries: &'e [Entry],
+) -> (Option<&'e Entry>, &'e [String]) {
     let prefix: &[String] = match entry {
         Some(entry) if entry.name() == Some(name) && entry.key.contains(&offset) => &entry.path[..entry.path.len() - 1],
         Some(entry) => &entry.path,
@@ -124,8 +158,16 @@ fn unknown_key(message: &str, offset: usize, entry: Option<&Entry>, entries: &[E
         .iter()
         .filter(|other| other.name() == Some(name) && other.path.starts_with(prefix))
         .min_by_key(|other| (other.key.start != offset, other.path.len()));
+    (found, found.map_or(prefix, |found| &found.path[..found.path.len() - 1]))
+}
+
+fn unknown_key(message: &str, offset: usize, entry: Option<&Entry>, entries: &[Entry]) -> (usize, String) {
+    let mut names = quoted(message).into_iter();
+    let name = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.collect();
+    let (found, table) = find_unknown(name, offset, entry, entries);
     let offset = found.map_or(offset, |found| found.key.start);
-    let table = shown(found.map_or(prefix, |found| &found.path[..found.path.len() - 1]));
+    let table = shown(table);
     let place = if table.is_empty() { String::new() } else { format!(" in {table:?}") };
     (offset, format!("unknown key {name:?}{place}: {}", suggestion(name, known, "key")))
 }

@@ -258,3 +258,28 @@ fn parameters_that_cannot_be_are_named_with_their_line() {
     let found = parse_with::<Asked>(text, path, &combinations(text, path).unwrap()[0]).unwrap_err().to_string();
     assert!(found.starts_with(r#"s.toml:2:10: key "number": expected u16, found string "x""#), "{found}");
 }
+
+#[test]
+fn every_unknown_key_is_told_and_not_what_follows_from_it() {
+    let found = |text: &str| {
+        let found = parse_all::<Recipe>(text, Path::new("x.toml"), &Combination::default());
+        let told: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        (found.read.is_some(), told.join("\n"))
+    };
+    // At the root, in inline tables, in tables that serde buffers, in arrays of tables, more than once.
+    let text = "name = \"x\"\npakages = []\nos = { family = \"a\", release = \"1\", relase = \"2\" }\n\
+        source = { kind = \"disk\", path = \"x\", sha = 1 }\nfoo = 1\n\
+        [[step]]\nname = \"a\"\ntimout = \"1s\"\n[[step]]\nname = \"b\"\ntimout = \"1s\"\n";
+    let (is_read, told) = found(text);
+    for expected in ["2:1: unknown key \"pakages\"", "3:37: unknown key \"relase\"", "5:1: unknown key \"foo\""] {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+    assert!(told.contains("8:1: unknown key \"timout\"") && told.contains("11:1: unknown key \"timout\""), "{told}");
+    assert!(told.contains("unknown key \"sha\"") && told.lines().count() == 6, "{told}");
+    assert!(is_read);
+    // What is missing under its right name is not told as well; what is wrong elsewhere is.
+    let (is_read, told) = found("nam = \"x\"\n");
+    assert_eq!((is_read, told.lines().count()), (false, 1), "{told}");
+    let (is_read, told) = found("name = 1\npakages = []\n");
+    assert!(!is_read && told.contains("key \"name\": expected a string") && told.lines().count() == 2, "{told}");
+}

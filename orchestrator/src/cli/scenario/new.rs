@@ -7,11 +7,12 @@ use std::{
 };
 
 use clap::Args;
-use patchlab_check::step::PackageName;
+use patchlab_check::step::{KINDS, PackageName};
 use patchlab_lab::scenario::{FILE, Scenario};
 use serde_json::json;
 
 use super::super::{CliError, Exit, Global};
+use crate::schema::Form;
 
 pub(super) const EXAMPLES: &str = "Examples:
   patchlab scenario new db-smoke --package postgresql-15
@@ -69,7 +70,8 @@ fn write(folder: &Path, name: &str, package: &str, owner: &str) -> Result<(), Cl
         }
         _ => failed(error),
     })?;
-    let written = fs::write(folder.join(FILE), scenario(name, package, owner))
+    let text = format!("{}{}", schema_line(folder), scenario(name, package, owner));
+    let written = fs::write(folder.join(FILE), text)
         .and_then(|()| executable(&folder.join(SCRIPT), &script(package)))
         .map_err(failed)
         .and_then(|()| Scenario::read(folder).map(drop).map_err(CliError::input));
@@ -80,13 +82,22 @@ fn write(folder: &Path, name: &str, package: &str, owner: &str) -> Result<(), Cl
     written
 }
 
+/// The first line for editors, where a folder above, at most so many, has the project's schemas.
+fn schema_line(folder: &Path) -> String {
+    const ABOVE: usize = 5;
+    let schema = Form::Scenario.path();
+    let at = |up: usize| format!("{}{schema}", "../".repeat(up));
+    let found = (1..=ABOVE).map(at).find(|relative| folder.join(relative).is_file());
+    found.map_or_else(String::new, |relative| format!("#:schema {relative}\n"))
+}
+
 fn executable(path: &Path, text: &str) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
 fn scenario(name: &str, package: &str, owner: &str) -> String {
-    let owner = toml::Value::String(owner.to_owned());
+    let (owner, kinds) = (toml::Value::String(owner.to_owned()), KINDS.join(", "));
     format!(
         r#"# What must hold on a machine with {package}, before and after a patch. Every step runs on two clones of a
 # baseline, one with the patch and one without: what fails with the patch alone is a regression.
@@ -101,8 +112,9 @@ applies = {{ packages = ["{package}"] }}   # machines that have it; its patches 
 timeout = "3min"                         # one budget for all steps
 production = ["installed"]               # steps that are repeated on real hosts after the patch
 
-# A step does one thing, named by its key: run, http, tcp, unit, file, package, port. This one only looks whether something is
-# there, so it is no evidence that a patch works.
+# A step does one thing, named by its key:
+# {kinds}.
+# This one only looks whether something is there, so it is no evidence that a patch works.
 [[step]]
 name = "installed"
 package = {{ name = "{package}" }}
@@ -169,6 +181,19 @@ mod tests {
         let error = write(&folder, "db-smoke", "nginx", "qa").unwrap_err();
         assert!(matches!(error, CliError::Input(_)) && error.to_string().contains("overwritten"), "{error}");
         assert_eq!(fs::read_to_string(folder.join(SCRIPT)).unwrap(), "mine");
+    }
+
+    #[test]
+    fn editors_are_told_the_schema_that_lies_above() {
+        let parent = tempfile::tempdir().unwrap();
+        let schema = parent.path().join(Form::Scenario.path());
+        fs::create_dir_all(schema.parent().unwrap()).unwrap();
+        fs::write(&schema, "{}").unwrap();
+        for (place, line) in [("scenarios", "#:schema ../../docs/"), ("tests/scenarios", "#:schema ../../../docs/")] {
+            let folder = parent.path().join(place).join("db");
+            write(&folder, "db", "postgresql-15", "qa").unwrap();
+            assert!(fs::read_to_string(folder.join(FILE)).unwrap().starts_with(line), "{place}");
+        }
     }
 
     #[test]

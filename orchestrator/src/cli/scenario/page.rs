@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use patchlab_check::step::{Depth, MachineName};
-use patchlab_lab::scenario::{Applies, OtherMachine, Scenario};
+use patchlab_check::{Step, step::MachineName};
+use patchlab_lab::{
+    report::QuarantinedScenario,
+    scenario::{Applies, OtherMachine, Scenario, today},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -50,7 +53,7 @@ impl ListCommand {
                     scenario.summary.clone(),
                     scope(scenario.applies.as_ref()),
                     scenario.steps.len().to_string(),
-                    legible::duration(scenario.timeout),
+                    legible::duration(scenario.budget(1)),
                 ]
             })
             .collect();
@@ -66,9 +69,14 @@ impl ListCommand {
 impl DocCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let output = global.output();
-        let scenario = Scenario::read(&self.dir).map_err(CliError::input)?;
-        output.line(page(&scenario).trim_end());
-        output.json(&described(&scenario))?;
+        let all = Scenario::read_all(&self.dir).map_err(CliError::input)?;
+        output.line(page(&all).trim_end());
+        let mut shown = all.first().map(described).unwrap_or_default();
+        if all.len() > 1 {
+            shown["name"] = json!(all.first().map(Scenario::folder));
+            shown["combinations"] = json!(all.iter().map(described).collect::<Vec<_>>());
+        }
+        output.json(&shown)?;
         Ok(Exit::Passed)
     }
 }
@@ -85,44 +93,102 @@ fn scope(applies: Option<&Applies>) -> String {
     if parts.is_empty() { "every machine".into() } else { parts.join(", ") }
 }
 
-/// One page of Markdown.
-fn page(scenario: &Scenario) -> String {
-    let mut page = String::new();
-    let mut line = |text: String| {
-        page.push_str(&text);
-        page.push('\n');
-    };
-    line(format!("# {}\n\n{}.\n", scenario.name, scenario.summary.trim_end_matches('.')));
-    line(format!("- Owner: {}", scenario.owner));
-    line(format!("- Applies to: {}", scope(scenario.applies.as_ref())));
-    line(format!("- Time for all of it: {}", legible::duration(scenario.timeout)));
+/// One page of Markdown: what all combinations have in common, and what is done in each.
+fn page(all: &[Scenario]) -> String {
+    let Some(first) = all.first() else { return String::new() };
+    let mut page = head(first);
+    if all.len() > 1 {
+        let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+        page.push(format!("- Run {} times, each on clones of its own: {}", all.len(), names.join(", ")));
+    }
+    for scenario in all {
+        if all.len() > 1 {
+            page.push(format!("\n## {}", scenario.name));
+        }
+        page.extend(deeds(scenario));
+    }
+    page.push("\nEvery step runs on two clones of a stored system, one with the patch and one without. What fails with the patch".into());
+    page.push("alone, twice, rejects it.".into());
+    page.push(String::new());
+    page.join("\n")
+}
+
+/// Who answers for it, where it applies, what it asks for.
+fn head(scenario: &Scenario) -> Vec<String> {
+    let more = if scenario.timeout.is_none() { ", and more on a machine under software emulation" } else { "" };
+    let mut lines = vec![
+        format!("# {}\n\n{}.\n", scenario.folder(), scenario.summary.trim_end_matches('.')),
+        format!("- Owner: {}", scenario.owner),
+        format!("- Applies to: {}", scope(scenario.applies.as_ref())),
+        format!("- Time for all of it: {}{more}", legible::duration(scenario.budget(1))),
+    ];
+    if !scenario.requires.is_empty() {
+        lines.push(format!("- Requires of the lab, else it is skipped: {}", scenario.requires.join(", ")));
+    }
+    if scenario.repeat.times() > 1 {
+        lines.push(format!(
+            "- Its steps are done {} times, one after the other; every time must pass",
+            scenario.repeat.times()
+        ));
+    }
+    if let Some(quarantine) = &scenario.quarantine {
+        lines.push(format!("- {}", QuarantinedScenario::of("It", quarantine, today())));
+    }
     if !scenario.machines.is_empty() {
         let machine = |(name, machine): (&MachineName, &OtherMachine)| {
             let baseline = machine.baseline.as_deref().unwrap_or("the same baseline");
             format!("{name} (a clone of {baseline})")
         };
         let machines: Vec<String> = scenario.machines.iter().map(machine).collect();
-        line(format!("- Machines beside the one under test, on one network: {}", machines.join(", ")));
+        lines.push(format!("- Machines beside the one under test, on one network: {}", machines.join(", ")));
     }
-    line("\n| step | what is done | what is expected | counts as evidence | repeated on real hosts |".into());
-    line("|---|---|---|---|---|".into());
+    lines
+}
+
+/// What is done, in the order in which it is.
+fn deeds(scenario: &Scenario) -> Vec<String> {
+    let mut lines = Vec::new();
+    for fixture in &scenario.fixtures {
+        lines.push(format!(
+            "\nSet up before its steps, and taken away after them: {}.\n",
+            fixture.summary.trim_end_matches('.')
+        ));
+        lines.push("| step | what is done |\n|---|---|".into());
+        let steps = fixture.set_up.iter().chain(&fixture.tear_down);
+        lines.extend(steps.map(|step| format!("| {} | {} |", cell(&step.name), cell(&done(step)))));
+    }
+    lines.push("\n| step | what is done | what is expected | counts as evidence | repeated on real hosts |".into());
+    lines.push("|---|---|---|---|---|".into());
     for step in &scenario.steps {
-        let expected = match words::expectation(step) {
-            nothing if nothing.is_empty() => "that it works".into(),
-            expected => expected,
-        };
-        let evidence = if step.depth == Depth::Meaningful { "yes" } else { "no" };
+        let evidence = if step.is_evidence() { "yes" } else { "no" };
         let production = if scenario.production.contains(&step.name) { "yes" } else { "no" };
-        let cells = [&step.name, &format!("`{}`", words::action(step)), &expected].map(|text| cell(text));
-        line(format!("| {} | {evidence} | {production} |", cells.join(" | ")));
+        lines.push(format!("| {} | {evidence} | {production} |", asked(step)));
+    }
+    if !scenario.after_writes.is_empty() {
+        lines.push("\nDone before the rollback, so that it is proven over changed data:\n".into());
+        lines.push("| step | what is done | what is expected |\n|---|---|---|".into());
+        lines.extend(scenario.after_writes.iter().map(|step| format!("| {} |", asked(step))));
     }
     if !scenario.checks.is_empty() {
         let watched: Vec<&str> = scenario.checks.iter().map(|check| check.kind.name()).collect();
-        line(format!("\nWatched all the time: {}.", watched.join(", ")));
+        lines.push(format!("\nWatched all the time: {}.", watched.join(", ")));
     }
-    line("\nEvery step runs on two clones of a stored system, one with the patch and one without. What fails with the patch".into());
-    line("alone, twice, rejects it.".into());
-    page
+    lines
+}
+
+/// The first three cells of a step: its name, what it does, what it expects.
+fn asked(step: &Step) -> String {
+    let expected = match words::expectation(step) {
+        nothing if nothing.is_empty() => "that it works".into(),
+        expected => expected,
+    };
+    [&step.name, &done(step), &expected].map(|text| cell(text)).join(" | ")
+}
+
+/// What a step does, and how often.
+fn done(step: &Step) -> String {
+    let times = if step.repeat.times() > 1 { format!(", {} times", step.repeat.times()) } else { String::new() };
+    format!("`{}`{times}", words::action(step))
 }
 
 /// Text in a cell of a Markdown table.
@@ -131,18 +197,23 @@ fn cell(text: &str) -> String {
 }
 
 fn described(scenario: &Scenario) -> Value {
-    let steps: Vec<Value> = scenario
-        .steps
+    let told = |step: &Step| {
+        json!({
+            "name": step.name,
+            "does": words::action(step),
+            "expects": words::expectation(step),
+            "evidence": step.is_evidence(),
+            "production": scenario.production.contains(&step.name),
+            "written": step,
+        })
+    };
+    let all = |steps: &[Step]| steps.iter().map(told).collect::<Vec<_>>();
+    let fixtures: Vec<Value> = scenario
+        .fixtures
         .iter()
-        .map(|step| {
-            json!({
-                "name": step.name,
-                "does": words::action(step),
-                "expects": words::expectation(step),
-                "evidence": step.depth == Depth::Meaningful,
-                "production": scenario.production.contains(&step.name),
-                "written": step,
-            })
+        .map(|fixture| {
+            let (set_up, tear_down) = (all(&fixture.set_up), all(&fixture.tear_down));
+            json!({ "name": fixture.name, "summary": fixture.summary, "set_up": set_up, "tear_down": tear_down })
         })
         .collect();
     let applies = scenario
@@ -162,8 +233,14 @@ fn described(scenario: &Scenario) -> Value {
         "summary": scenario.summary,
         "machines": machines,
         "applies": applies,
-        "timeout_ms": u64::try_from(scenario.timeout.as_millis()).unwrap_or(u64::MAX),
-        "steps": steps,
+        "timeout_ms": u64::try_from(scenario.budget(1).as_millis()).unwrap_or(u64::MAX),
+        "parameters": scenario.combination.values(),
+        "requires": scenario.requires,
+        "repeat": scenario.repeat,
+        "quarantine": scenario.quarantine,
+        "fixtures": fixtures,
+        "steps": all(&scenario.steps),
+        "after_writes": all(&scenario.after_writes),
         "checks": checks,
         "folder": scenario.dir,
     })
@@ -176,7 +253,7 @@ mod tests {
     #[test]
     fn a_page_says_who_what_where_and_what_is_expected() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/web-smoke");
-        let page = page(&Scenario::read(&dir).unwrap());
+        let page = page(&Scenario::read_all(&dir).unwrap());
         for part in [
             "# web-smoke\n\nnginx serves pages",
             "- Owner: qa-web",
@@ -185,6 +262,37 @@ mod tests {
             "| front page | `http http://127.0.0.1/, body contains Welcome, status 200` | that it works | yes | yes |",
             "req_per_s at most 50% worse than without the patch",
             "Watched all the time: failed-units",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_page_leaves_nothing_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("web");
+        std::fs::create_dir_all(dir.join("fixtures/db")).unwrap();
+        let fixture = "summary = \"rows\"\nset-up = [{ name = \"up\", run = \"load ${port}\" }]\n";
+        std::fs::write(dir.join("fixtures/db/fixture.toml"), fixture).unwrap();
+        let text = "name = \"web\"\nowner = \"qa\"\nsummary = \"s\"\nfixtures = [\"db\"]\nrequires = [\"kvm\"]\nrepeat = 3\n\
+            redact = [\"x=(.)\"]\nmatrix = { port = [80, 443] }\n\
+            quarantine = { owner = \"ann\", until = \"2999-01-01\", ticket = \"QA-1\" }\n\
+            step = [{ name = \"page\", run = \"curl h:${port}\", repeat = 2 }, { name = \"again\", reboot = true }]\n\
+            after-writes = [{ name = \"rows\", run = \"write ${port}\" }]\n";
+        std::fs::write(dir.join("scenario.toml"), text).unwrap();
+        let page = page(&Scenario::read_all(&dir).unwrap());
+        for part in [
+            "# web\n",
+            "- Requires of the lab, else it is skipped: kvm",
+            "- Its steps are done 3 times",
+            "- It is in quarantine until 2999-01-01, owner ann, QA-1: it runs and rejects nothing",
+            "- Run 2 times, each on clones of its own: web[port=80], web[port=443]",
+            "## web[port=443]",
+            "before its steps, and taken away after them: rows.",
+            "| fixture db: up | `load 443` |",
+            "| page | `curl h:443`, 2 times | that it works | yes | no |",
+            "| again | `reboot true` | that it works | no | no |",
+            "| rows | `write 80` | that it works |",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }

@@ -5,6 +5,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,12 +17,12 @@ use rustix::{
 
 /// An editor saves in several acts; this long after the last of them a save is over.
 const QUIET: Duration = Duration::from_millis(40);
-/// Folders that are watched at most: a scenario's are few.
+/// Folders that are watched at most: a scenario's and its fixtures' are few.
 const FOLDERS: usize = 200;
 
-/// A folder, and those in it, in which saves are waited for.
+/// Folders, and those in them, in which saves are waited for.
 pub(super) struct Watch {
-    root: PathBuf,
+    roots: Mutex<Vec<PathBuf>>,
     inotify: OwnedFd,
 }
 
@@ -29,10 +30,27 @@ impl Watch {
     /// From now on no save is missed.
     pub(super) fn begin(root: &Path) -> Result<Self, Errno> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let watch = Self { root: root.to_owned(), inotify };
-        watch.add(&watch.root)?;
-        watch.add_folders();
+        let watch = Self { roots: Mutex::default(), inotify };
+        watch.also(&[root.to_owned()])?;
         Ok(watch)
+    }
+
+    /// Waits for saves in these too; in those that are watched already it stays as it is.
+    pub(super) fn also(&self, roots: &[PathBuf]) -> Result<(), Errno> {
+        for root in roots {
+            self.add(root)?;
+            let mut known = self.known();
+            if !known.contains(root) {
+                known.push(root.clone());
+            }
+        }
+        self.add_folders();
+        Ok(())
+    }
+
+    /// A list of paths is whole, whoever panicked with it.
+    fn known(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, folder: &Path) -> Result<(), Errno> {
@@ -47,7 +65,7 @@ impl Watch {
 
     /// Folders that came later too; one that is watched already stays so, one that went again is nobody's loss.
     fn add_folders(&self) {
-        let mut folders = vec![self.root.clone()];
+        let mut folders = self.known().clone();
         let mut seen = 0;
         while let Some(folder) = folders.pop().filter(|_| seen < FOLDERS) {
             seen += 1;
@@ -100,7 +118,10 @@ fn is_editors_own(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread};
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+    };
 
     use super::*;
 
@@ -109,10 +130,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("smoke");
         fs::create_dir_all(root.join("data")).unwrap();
-        let watch = Watch::begin(&root).unwrap();
+        let watch = Arc::new(Watch::begin(&root).unwrap());
+        let shared = Arc::clone(&watch);
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
-            while watch.await_save().is_ok() {
+            while shared.await_save().is_ok() {
                 if tell.send(()).is_err() {
                     return;
                 }
@@ -129,6 +151,14 @@ mod tests {
         fs::create_dir(root.join("later")).unwrap();
         seen();
         fs::write(root.join("later/page.html"), "4").unwrap();
+        seen();
+        // A fixture beside the scenario, which came to be used later.
+        let fixture = folder.path().join("fixtures/db");
+        fs::create_dir_all(fixture.join("data")).unwrap();
+        watch.also(std::slice::from_ref(&fixture)).unwrap();
+        fs::write(fixture.join("fixture.toml"), "6").unwrap();
+        seen();
+        fs::write(fixture.join("data/rows.sql"), "7").unwrap();
         seen();
         fs::write(root.join(".scenario.toml.swp"), "5").unwrap();
         assert!(told.recv_timeout(QUIET * 5).is_err());

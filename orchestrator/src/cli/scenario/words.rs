@@ -4,7 +4,7 @@ use patchlab_check::Step;
 use serde_json::Value;
 
 /// Keys of a step that say how it is run rather than what it does.
-const MANNER: [&str; 6] = ["name", "timeout", "superficial", "metric", "machine", "until"];
+const MANNER: [&str; 8] = ["name", "timeout", "superficial", "metric", "machine", "until", "repeat", "redact"];
 
 /// What a step does: the command line of `run`, else the kind and its particulars
 /// (`http http://127.0.0.1/, status 200`); where, when that is not the machine under test, and until when, when it goes on.
@@ -81,6 +81,8 @@ mod tests {
         assert_eq!(action(&http), "http http://127.0.0.1/, body contains \"Welcome to\", status 200");
         let run = step(r#"{"name":"config","run":"nginx -t","expect":{"exit":1,"stderr_contains":"bad"}}"#);
         assert_eq!(action(&run), "nginx -t");
+        let more = step(r#"{"name":"page","run":"curl h","repeat":2,"redact":["x=(.)"]}"#);
+        assert_eq!(action(&more), "curl h");
         assert_eq!(expectation(&run), "exit 1, stderr contains bad");
         assert_eq!(action(&step(r#"{"name":"port","port":{"number":80}}"#)), "port 80");
         assert_eq!(expectation(&http), "");
