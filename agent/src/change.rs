@@ -359,7 +359,7 @@ impl Goal {
             Self::Packages(_) if finished.succeeded() => None,
             Self::Packages(goal) => {
                 let again = (past == Past::Interrupted).then_some(goal);
-                if let Err(error) = finish(packages, again, settle) {
+                if let Err(error) = finish(packages, again, settle, started) {
                     tracing::warn!(%error, "packages were left half-way");
                 }
                 None
@@ -390,8 +390,8 @@ pub fn recover(
     started: &mut Started<'_>,
 ) -> Result<Option<String>, ChangeError> {
     match goal {
-        None => finish(packages, None, time).map(|()| None),
-        Some(Goal::Packages(goal)) => finish(packages, Some(goal), time).map(|()| None),
+        None => finish(packages, None, time, started).map(|()| None),
+        Some(Goal::Packages(goal)) => finish(packages, Some(goal), time, started).map(|()| None),
         Some(Goal::Script(goal)) => Ok(Some(goal.recover(time, started).to_string())),
     }
 }
@@ -402,14 +402,15 @@ fn finish(
     packages: &dyn PackageManager,
     goal: Option<&crate::packages::Goal>,
     time: Duration,
+    started: &mut Started<'_>,
 ) -> Result<(), ChangeError> {
     let deadline = Instant::now() + time;
-    let Err(error) = packages.settle(deadline) else { return Ok(()) };
+    let Err(error) = packages.settle(deadline, started) else { return Ok(()) };
     let Some(goal) = goal.filter(|goal| goal.install.iter().all(|file| fetch::is_what_its_name_says(file))) else {
         return Err(error.into());
     };
     tracing::warn!(%error, "packages are half-way; carrying the transaction on");
-    Ok(packages.resume(goal, deadline)?)
+    Ok(packages.resume(goal, deadline, started)?)
 }
 
 /// Compares what would be changed with what was proven.

@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod own;
 pub mod preparation;
 pub mod ready;
+mod recovery;
 pub mod reboot;
 pub mod result;
 pub mod waiting;
@@ -27,23 +28,21 @@ use attempt::{Attempt, Course, Ending, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
-    document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
+    document::{Checks, Class, Preparation, RunState},
     enrolment::{PendingReboot, WithoutFallback},
-    limits::SETTLE,
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
 
 use crate::{
-    change::{self, script::Rule},
+    change::script::Rule,
     fetch::Downloads,
-    hooks::{self, HookError, Moment, Told},
     packages::{Installed, PackageError, PackageManager},
-    process::{self, ProcessMark},
+    process::ProcessMark,
     production::Evaluate,
     record::{Record, RecordError},
     staged::Staged,
-    state::{Failure, Run, State},
+    state::{Run, State},
     target::LocalTarget,
     transition,
     trust::Trust,
@@ -135,106 +134,9 @@ impl Engine {
         }
     }
 
-    /// Settles every run that an earlier agent left under way: its package manager is stopped, what is half-way is
-    /// finished, the state is `aborted`, and the result is signed. A run that waited for its window is left: it goes on
-    /// waiting; so is one that rebooted the host. One that is to be rolled back on failure, and had begun, is turned back.
-    ///
-    /// # Errors
-    /// When the record cannot be kept.
-    pub async fn recover(&self) -> Result<(), EngineError> {
-        for (order, run) in self.record.read(State::under_way) {
-            let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            match row.state {
-                RunState::WaitingWindow => {
-                    tracing::info!(order, run, "the run goes on waiting for its window");
-                    continue;
-                }
-                RunState::Rebooting => {
-                    tracing::info!(order, run, "the run goes on after its reboot");
-                    continue;
-                }
-                _ => {}
-            }
-            let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
-            let digest = digest.unwrap_or_default();
-            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run");
-            let reason = self.clean_up((order, run), &row).await?;
-            if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
-                tracing::warn!(order, run, %digest, reason, "rolling back, as the order says");
-                self.record.change_run(order, run, |run| {
-                    run.failure.get_or_insert(Failure { cause: Cause::Interrupted, reason });
-                    run.state = RunState::RollingBack;
-                    (run.process, run.goal) = (None, None);
-                })?;
-                continue;
-            }
-            let ending = Ending { reason, refusal: None, at: now() };
-            self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
-        }
-        if let Err(error) = self.clear_files() {
-            tracing::warn!(%error, path = %self.files.display(), "left-over files could not be removed");
-        }
-        Ok(())
-    }
-
-    /// Ends what an earlier agent started for a run and finishes what is half-way; says what happened, for people.
-    async fn clean_up(&self, (order, run): (u32, u32), row: &Run) -> Result<String, EngineError> {
-        let mut reason = format!("the agent ended while the run was {}", row.state.name());
-        if let Some(orphan) = row.process.clone() {
-            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
-            if let Err(error) = ended {
-                reason = format!("{reason}; what it had started could not be ended: {error}");
-            }
-        }
-        if transition::touches_packages(row.state) {
-            let (packages, goal, mut started) = (Arc::clone(&self.packages), row.goal.clone(), self.marker(order, run));
-            let settle = move || change::recover(&*packages, goal.as_ref(), SETTLE, &mut started);
-            match tokio::task::spawn_blocking(settle).await? {
-                Ok(None) => {}
-                Ok(Some(stands)) => reason = format!("{reason}; {stands}"),
-                Err(error) => reason = format!("{reason}; {error}"),
-            }
-        }
-        if transition::is_prepared(row.state) && row.preparation.is_none() {
-            // What was prepared for the run is put back, as at any other end.
-            if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
-                reason = format!("{reason}; {hook}");
-            }
-        }
-        Ok(reason)
-    }
-
-    /// Removes what was fetched for runs that ended.
-    fn clear_files(&self) -> io::Result<()> {
-        let needed: BTreeSet<PathBuf> =
-            self.record.read(State::under_way).into_iter().map(|(order, run)| self.folder(order, run)).collect();
-        let entries = match fs::read_dir(&self.files) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if !needed.contains(&path) {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Where a run's documents and files are.
     fn folder(&self, order: u32, run: u32) -> PathBuf {
         self.files.join(format!("{order}-{run}"))
-    }
-
-    async fn after_hooks(
-        &self,
-        order: u32,
-        action: Option<Action>,
-    ) -> Result<Option<Result<(), HookError>>, EngineError> {
-        let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
-        let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
-        let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);
-        Ok(Some(tokio::task::spawn_blocking(run).await?))
     }
 
     /// Carries out runs for ever.

@@ -192,13 +192,19 @@ impl Service {
         self.address
     }
 
-    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package
+    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first, which may take minutes. A run whose package
     /// manager works when the agent is stopped is ended by the next one.
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
-        self.engine.recover().await?;
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            biased;
+            // What is not finished then is left to the next agent.
+            () = &mut stop => return Ok(()),
+            recovered = self.engine.recover() => recovered?,
+        }
         self.engine.record.enter(Event::Started)?;
         let address = self.address;
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
