@@ -191,12 +191,7 @@ pub trait PackageManager: Send + Sync {
     ///
     /// # Errors
     /// When something stays half-way.
-    fn resume(
-        &self,
-        goal: &Goal,
-        deadline: Instant,
-        started: &mut dyn FnMut(ProcessMark),
-    ) -> Result<(), PackageError>;
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError>;
 
     /// Whether the host asks for a reboot after this transaction.
     fn reboot(&self, done: &Transaction) -> Reboot;

@@ -9,8 +9,8 @@ pub mod kernel;
 pub mod own;
 pub mod preparation;
 pub mod ready;
-mod recovery;
 pub mod reboot;
+mod recovery;
 pub mod result;
 pub mod waiting;
 pub mod way_back;
@@ -108,6 +108,17 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
+/// A run whose row is gone has nothing to be remembered in: the others go on.
+fn go_on(done: Result<(), EngineError>) -> Result<(), EngineError> {
+    match done {
+        Err(EngineError::Record(error @ RecordError::Gone { .. })) => {
+            tracing::error!(%error, "a run ended, and its row is gone");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 impl Engine {
     /// What is installed now.
     ///
@@ -159,7 +170,7 @@ impl Engine {
                 if let Some((order_now, run_now)) = self.at_work(&taken).filter(|_| is_new) {
                     let reason = format!("run {run_now} of order row {order_now} is under way");
                     let ending = Ending { reason, refusal: Some(Refusal::Busy), at: now() };
-                    self.end(order, run, RunState::Refused, Checks::default(), ending).await?;
+                    go_on(self.end(order, run, RunState::Refused, Checks::default(), ending).await)?;
                     continue;
                 }
                 taken.insert((order, run));
@@ -169,7 +180,7 @@ impl Engine {
             tokio::select! {
                 Some(finished) = tasks.join_next() => {
                     let (run, done) = finished?;
-                    done?;
+                    go_on(done)?;
                     taken.remove(&run);
                 }
                 _ = changes.changed() => {}
@@ -207,12 +218,12 @@ impl Engine {
         let (columns, folder) = (&columns, folder.as_path());
         let attempt = Attempt { engine: self, order, run, columns, folder, course, preparation, lifetime, deadline };
         // Every line of the log that is about this run names its order.
-        let span = tracing::info_span!("of", digest = %columns.digest.short());
+        let span = tracing::info_span!("of", digest = %columns.digest.short(), id = tracing::field::Empty);
         let stopped = match course {
-            Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span)).await,
-            Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
-            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span)).await,
-            Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
+            Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span.clone())).await,
+            Course::WayBack => Box::pin(attempt.go_on_back().instrument(span.clone())).await,
+            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span.clone())).await,
+            Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span.clone())).await,
         };
         if let Err(error) = fs::remove_dir_all(folder)
             && error.kind() != io::ErrorKind::NotFound
@@ -221,7 +232,7 @@ impl Engine {
         }
         let row = self.record.read(|state| state.run(order, run).cloned());
         let (state, checks, ending) = ending(stopped, row.as_ref())?;
-        self.end(order, run, state, checks, ending).await
+        self.end(order, run, state, checks, ending).instrument(span).await
     }
 
     /// Ends a run: the package list as it is, the result signed, all in one entry.

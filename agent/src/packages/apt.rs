@@ -245,12 +245,7 @@ impl PackageManager for Apt {
 
     /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an
     /// older version, which is what an interrupted way back leaves.
-    fn resume(
-        &self,
-        goal: &Goal,
-        deadline: Instant,
-        started: &mut dyn FnMut(ProcessMark),
-    ) -> Result<(), PackageError> {
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
         let names = |id: &PackageId| if id.arch == "all" { id.name.clone() } else { id.to_string() };
         let files: Vec<String> = goal.install.iter().map(|file| file.display().to_string()).collect();
         for (action, what) in [("--install", files), ("--purge", goal.remove.iter().map(names).collect())] {

@@ -339,12 +339,7 @@ impl PackageManager for Rpm {
         }
     }
 
-    fn resume(
-        &self,
-        goal: &Goal,
-        deadline: Instant,
-        started: &mut dyn FnMut(ProcessMark),
-    ) -> Result<(), PackageError> {
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
         let headers = self.headers(&goal.install)?;
         let begun = Begun::new(goal, &headers);
         begun.write(&self.work)?;

@@ -9,13 +9,15 @@ use std::{
 };
 
 use patchlab_protocol::{
-    document::{Action, Cause, Checks, OnFailure, RunState},
+    document::{Action, Cause, Checks, OnFailure, Order, RunState},
     limits::SETTLE,
 };
+use tracing::{Instrument as _, Span};
 
 use super::{Engine, EngineError, attempt::Ending, now};
 use crate::{
     change::{self, Goal},
+    fetch,
     hooks::{self, HookError, Moment, Told},
     packages::Installed,
     process,
@@ -49,36 +51,8 @@ impl Engine {
         let mut tried = false;
         for (order, run) in self.record.read(State::under_way) {
             let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            match row.state {
-                RunState::WaitingWindow => {
-                    tracing::info!(order, run, "the run goes on waiting for its window");
-                    continue;
-                }
-                RunState::Rebooting => {
-                    tracing::info!(order, run, "the run goes on after its reboot");
-                    continue;
-                }
-                _ => {}
-            }
-            let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
-            let digest = digest.unwrap_or_default();
-            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run");
             tried |= transition::touches_packages(row.state);
-            let Cleaned { reason, left } = self.clean_up((order, run), &row).await?;
-            if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
-                tracing::warn!(order, run, %digest, reason, "rolling back, as the order says");
-                self.record.change_run(order, run, |run| {
-                    run.failure.get_or_insert(Failure { cause: Cause::Interrupted, reason });
-                    run.state = RunState::RollingBack;
-                    (run.process, run.goal) = (None, None);
-                })?;
-                continue;
-            }
-            let ending = Ending { reason, refusal: None, at: now() };
-            self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
-            if let Some(goal) = left {
-                self.record.change_run(order, run, |run| run.goal = Some(*goal))?;
-            }
+            self.recover_run((order, run), row).instrument(self.span(order, run)).await?;
         }
         if !tried {
             self.finish_what_was_left().await?;
@@ -87,6 +61,51 @@ impl Engine {
             tracing::warn!(%error, path = %self.files.display(), "left-over files could not be removed");
         }
         Ok(())
+    }
+
+    async fn recover_run(&self, (order, run): (u32, u32), row: Run) -> Result<(), EngineError> {
+        match row.state {
+            RunState::WaitingWindow => {
+                tracing::info!(order, run, "the run goes on waiting for its window");
+                return Ok(());
+            }
+            RunState::Rebooting => {
+                tracing::info!(order, run, "the run goes on after its reboot");
+                return Ok(());
+            }
+            _ => {}
+        }
+        tracing::warn!(order, run, state = row.state.name(), "the agent ended during this run");
+        let Cleaned { reason, left } = self.clean_up((order, run), &row).await?;
+        if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
+            tracing::warn!(order, run, reason, "rolling back, as the order says");
+            self.record.change_run(order, run, |run| {
+                run.failure.get_or_insert(Failure { cause: Cause::Interrupted, reason });
+                run.state = RunState::RollingBack;
+                (run.process, run.goal) = (None, None);
+            })?;
+            return Ok(());
+        }
+        let ending = Ending { reason, refusal: None, at: now() };
+        self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
+        if let Some(goal) = left {
+            self.record.change_run(order, run, |run| run.goal = Some(*goal))?;
+        }
+        Ok(())
+    }
+
+    /// Names a run's order in every line of the log: by its id, where the order's document is on the disk.
+    fn span(&self, order: u32, run: u32) -> Span {
+        let Some(digest) = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest)) else {
+            return Span::none();
+        };
+        let span = tracing::info_span!("of", digest = %digest.short(), id = tracing::field::Empty);
+        let fetched = || fetch::kept_document(&self.folder(order, run).join(format!("{digest}.json")), &digest);
+        let kept = self.staged.order(&digest).or_else(fetched);
+        if let Some(order) = kept.and_then(|order| order.statement::<Order>().ok()) {
+            span.record("id", &*order.predicate.id);
+        }
+        span
     }
 
     /// Ends what an earlier agent started for a run and finishes what is half-way; says what happened, for people.
@@ -111,7 +130,7 @@ impl Engine {
         }
         if transition::is_prepared(row.state) && row.preparation.is_none() {
             // What was prepared for the run is put back, as at any other end.
-            if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
+            if let Some(Err(hook)) = self.after_hooks((order, run), row.action).await? {
                 reason = format!("{reason}; {hook}");
             }
         }
@@ -153,7 +172,8 @@ impl Engine {
     /// Packages that a run left half-way which ended before, because nobody could finish them then: tried again at every start.
     async fn finish_what_was_left(&self) -> Result<(), EngineError> {
         let kept = |state: &State| {
-            let runs = state.orders.iter().flat_map(|(order, row)| row.runs.iter().map(|(run, row)| (*order, *run, row)));
+            let runs =
+                state.orders.iter().flat_map(|(order, row)| row.runs.iter().map(|(run, row)| (*order, *run, row)));
             let kept = runs.filter(|(_, _, run)| run.state.is_final() && (run.goal.is_some() || run.process.is_some()));
             kept.map(|(order, run, _)| (order, run)).collect::<Vec<_>>()
         };
@@ -165,22 +185,10 @@ impl Engine {
             }
         };
         let left = self.record.read(|state| left(state, &installed));
-        if let Some((order, run, row)) = left {
-            tracing::warn!(order, run, half_way = %installed.unsettled.to_string().trim(), "packages of this run are half-way");
-            if let Some(orphan) = row.process.clone() {
-                let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
-                if let Err(error) = ended {
-                    tracing::warn!(order, run, %error, "what was started for them could not be ended");
-                }
-            }
-            let goal = row.goal.clone().filter(|_| is_only_of(&row, &installed));
-            match self.finish((order, run), goal).await? {
-                Ok(_) => tracing::info!(order, run, "its packages are whole now"),
-                Err(error) => {
-                    tracing::warn!(order, run, %error, "its packages stay half-way, until the next start");
-                    return Ok(());
-                }
-            }
+        if let Some((order, run, row)) = left
+            && !self.finish_later((order, run), row, &installed).instrument(self.span(order, run)).await?
+        {
+            return Ok(());
         }
         for (order, run) in self.record.read(kept) {
             self.record.change_run(order, run, |run| (run.goal, run.process) = (None, None))?;
@@ -188,10 +196,39 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether what a run left half-way is whole now.
+    async fn finish_later(
+        &self,
+        (order, run): (u32, u32),
+        row: Run,
+        installed: &Installed,
+    ) -> Result<bool, EngineError> {
+        let half_way = installed.unsettled.to_string();
+        tracing::warn!(order, run, half_way = half_way.trim(), "packages of this run are half-way");
+        if let Some(orphan) = row.process.clone() {
+            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
+            if let Err(error) = ended {
+                tracing::warn!(order, run, %error, "what was started for them could not be ended");
+            }
+        }
+        let goal = row.goal.clone().filter(|_| is_only_of(&row, installed));
+        match self.finish((order, run), goal).await? {
+            Ok(_) => {
+                tracing::info!(order, run, "its packages are whole now");
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::warn!(order, run, %error, "its packages stay half-way, until the next start");
+                Ok(false)
+            }
+        }
+    }
+
     /// Removes what was fetched for runs that ended, and left nothing half-way.
     fn clear_files(&self) -> io::Result<()> {
         let needed: BTreeSet<PathBuf> = self.record.read(|state| {
-            let runs = state.orders.iter().flat_map(|(order, row)| row.runs.iter().map(|(run, row)| (*order, *run, row)));
+            let runs =
+                state.orders.iter().flat_map(|(order, row)| row.runs.iter().map(|(run, row)| (*order, *run, row)));
             let needed = runs.filter(|(_, _, row)| !row.state.is_final() || row.goal.is_some());
             needed.map(|(order, run, _)| self.folder(order, run)).collect()
         });
@@ -210,12 +247,14 @@ impl Engine {
 
     async fn after_hooks(
         &self,
-        order: u32,
+        (order, run): (u32, u32),
         action: Option<Action>,
     ) -> Result<Option<Result<(), HookError>>, EngineError> {
+        let mut started = self.marker(order, run);
         let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
         let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
-        let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);
+        let told = Told { order, action };
+        let run = move || hooks::run(&folder, Moment::After, &told, Instant::now() + SETTLE, &mut started);
         Ok(Some(tokio::task::spawn_blocking(run).await?))
     }
 }
@@ -289,7 +328,8 @@ mod tests {
             unsettled: unsettled.parse().unwrap(),
         };
         let found = |ended: &[(u32, RunState)], unsettled: &str| {
-            left(&state(ended), &installed(unsettled)).map(|(order, _, row)| (order, is_only_of(&row, &installed(unsettled))))
+            left(&state(ended), &installed(unsettled))
+                .map(|(order, _, row)| (order, is_only_of(&row, &installed(unsettled))))
         };
         assert_eq!(found(&[(1, Aborted)], "web all 2\n"), Some((1, true)));
         assert_eq!(found(&[(1, RollbackFailed)], "lib all 5\nweb all 1\n"), Some((1, false)));

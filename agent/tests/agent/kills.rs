@@ -374,6 +374,28 @@ fn what_could_not_be_finished_at_one_start_is_at_the_next() {
     assert_eq!(world.host.log().matches("packages of this run are half-way").count(), 1, "{}", world.host.log());
 }
 
+#[test]
+fn a_run_under_way_outlives_however_many_others_are_started() {
+    if missing_for(PackageSystem::Dpkg) {
+        return;
+    }
+    let mut world = World::new(PackageSystem::Dpkg);
+    let mut told = world.tell(None);
+    let point = world.onward().into_iter().next_back().unwrap();
+    world.hang_at(&point);
+    world.start(&mut told, Action::Apply);
+    world.wait_until_it_hangs(&point);
+    let manager = world.host.deployer();
+    for run in 2..40 {
+        manager.start(told.row, run).unwrap();
+        assert_eq!(manager.wait(told.row, run), RunState::Refused, "{}", world.host.log());
+    }
+    assert_eq!(manager.state(told.row, 1), RunState::Applying);
+    fs::write(world.host.path("root/gate"), "on\n").unwrap();
+    assert_eq!(world.wait(&told), RunState::Succeeded, "{}", world.host.log());
+    assert!(world.host.result(told.row, 1).0.refusal.is_none());
+}
+
 /// One step of a random life: where the package manager hangs, if anywhere, and who is killed there.
 type Step = (Option<usize>, Killed);
 
