@@ -15,7 +15,7 @@ use std::{
 };
 
 use patchlab_protocol::{
-    Digest, Item, Refusal, Refused,
+    Audience, Digest, Item, Refusal, Refused,
     document::{self, Action, Order, PackageFile, Release, ShippedFile},
     inventory::{PackageId, Transaction},
 };
@@ -359,7 +359,7 @@ impl Goal {
             Self::Packages(_) if finished.succeeded() => None,
             Self::Packages(goal) => {
                 let again = (past == Past::Interrupted).then_some(goal);
-                if let Err(error) = finish(packages, again, settle) {
+                if let Err(error) = finish(packages, again, settle, started) {
                     tracing::warn!(%error, "packages were left half-way");
                 }
                 None
@@ -390,8 +390,8 @@ pub fn recover(
     started: &mut Started<'_>,
 ) -> Result<Option<String>, ChangeError> {
     match goal {
-        None => finish(packages, None, time).map(|()| None),
-        Some(Goal::Packages(goal)) => finish(packages, Some(goal), time).map(|()| None),
+        None => finish(packages, None, time, started).map(|()| None),
+        Some(Goal::Packages(goal)) => finish(packages, Some(goal), time, started).map(|()| None),
         Some(Goal::Script(goal)) => Ok(Some(goal.recover(time, started).to_string())),
     }
 }
@@ -402,27 +402,29 @@ fn finish(
     packages: &dyn PackageManager,
     goal: Option<&crate::packages::Goal>,
     time: Duration,
+    started: &mut Started<'_>,
 ) -> Result<(), ChangeError> {
     let deadline = Instant::now() + time;
-    let Err(error) = packages.settle(deadline) else { return Ok(()) };
+    let Err(error) = packages.settle(deadline, started) else { return Ok(()) };
     let Some(goal) = goal.filter(|goal| goal.install.iter().all(|file| fetch::is_what_its_name_says(file))) else {
         return Err(error.into());
     };
     tracing::warn!(%error, "packages are half-way; carrying the transaction on");
-    Ok(packages.resume(goal, deadline)?)
+    Ok(packages.resume(goal, deadline, started)?)
 }
 
 /// Compares what would be changed with what was proven.
 ///
-/// For apply, a release's transactions decide; a provisional release, as in the lab, has none, and there the agent reports what it
+/// For apply, a release's transactions decide; a provisional release has none, and counts in the lab alone, where the agent reports what it
 /// did. For rollback the order itself decides: these versions back, those packages gone, its script taken back, nothing else.
 ///
 /// # Errors
-/// `transaction-differs`, naming the first line that differs.
+/// `transaction-differs`, naming the first line that differs; `not-released`, when the release proves no transaction.
 pub fn compare(
     simulated: &Transaction,
     plan: &Plan,
     release: Option<&Release>,
+    audience: Audience,
     installed: &Installed,
 ) -> Result<(), Refused> {
     let found = simulated.lines();
@@ -437,7 +439,15 @@ pub fn compare(
         lines
     });
     let sorted: Vec<Vec<String>> = sorted.collect();
-    let Some(first) = sorted.first() else { return Ok(()) };
+    let Some(first) = sorted.first() else {
+        return match audience {
+            Audience::Lab => Ok(()),
+            Audience::Production => {
+                let reason = "the release does not say what the order changed in the lab: that is for the lab alone";
+                Err(Refused::new(Refusal::NotReleased, reason))
+            }
+        };
+    };
     if sorted.contains(&found) {
         return Ok(());
     }
@@ -463,11 +473,43 @@ mod tests {
         let here = Here { rule: script::Rule::Refuse, begun: script::Begun::Never };
         let plan = plan(&packages::tests::order(), Action::Rollback, &before, here).unwrap();
         let exact = before.settled.changes_to(&"user all 1\nweb all 1\n".parse().unwrap(), PackageSystem::Dpkg);
-        assert!(compare(&exact, &plan, None, &before).is_ok());
+        assert!(compare(&exact, &plan, None, Audience::Production, &before).is_ok());
         let more = before.settled.changes_to(&"web all 1\n".parse().unwrap(), PackageSystem::Dpkg);
-        let refused = compare(&more, &plan, None, &before).unwrap_err();
+        let refused = compare(&more, &plan, None, Audience::Production, &before).unwrap_err();
         assert_eq!(refused.refusal, Refusal::TransactionDiffers);
         assert!(refused.reason.contains("remove user all 1 -> -"), "{refused}");
+    }
+
+    #[test]
+    fn a_release_that_proves_no_transaction_counts_in_the_lab_alone() {
+        let installed = |settled: &str| Installed {
+            system: PackageSystem::Dpkg,
+            settled: settled.parse().unwrap(),
+            unsettled: "".parse().unwrap(),
+        };
+        let before = installed("web all 1\n");
+        let here = Here { rule: script::Rule::Refuse, begun: script::Begun::Never };
+        let order = packages::tests::order();
+        let plan = plan(&order, Action::Apply, &before, here).unwrap();
+        let would = before.settled.changes_to(&"web all 2\nlib all 1\n".parse().unwrap(), PackageSystem::Dpkg);
+        let class = serde_json::to_value(&order.class).unwrap();
+        let asked = |transaction: &[String], audience| {
+            let baseline = serde_json::json!({
+                "name": "b@1", "digest": Digest::of("b"), "transaction": transaction, "apply_ms": 1, "rollback_ms": 1,
+                "reboot_needed": false, "rollback": "proven",
+            });
+            let release: Release = serde_json::from_value(serde_json::json!({
+                "result": "PASSED", "configuration": [], "passedTests": [], "failedTests": [],
+                "proof": {
+                    "order": Digest::of("o"), "class": class, "at": "2026-01-01T00:00:00Z", "baselines": [baseline],
+                },
+            }))
+            .unwrap();
+            compare(&would, &plan, Some(&release), audience, &before).map_err(|refused| refused.refusal)
+        };
+        assert_eq!(asked(&[], Audience::Lab), Ok(()));
+        assert_eq!(asked(&[], Audience::Production), Err(Refusal::NotReleased));
+        assert_eq!(asked(&would.lines(), Audience::Production), Ok(()));
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub fn enrolment(path: &Path) -> Result<Enrolment, ConfigurationError> {
     enrolment
         .check()
         .map_err(|bad| WrittenError::at_key(path, &text, bad.key, format!("key {:?}: {}", bad.key, bad.reason)))?;
-    Downloads::new(&enrolment.fetch).map_err(|bad| {
+    Downloads::new(&enrolment.fetch, enrolment.state_dir.join("parts")).map_err(|bad| {
         let key = "fetch.sources";
         WrittenError::at_key(path, &text, key, format!("key {key:?}: {bad}; correct it, or take it out"))
     })?;

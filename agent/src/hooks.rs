@@ -11,7 +11,7 @@ use std::{
 
 use patchlab_protocol::{Digest, document::Action};
 
-use crate::process;
+use crate::process::{self, ProcessMark};
 
 /// Longest time of one program, within its run's own.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -58,11 +58,18 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
-/// Runs every program of the moment in `folder`, all of them also when one fails; a folder that is not there has none.
+/// Runs every program of the moment in `folder`, all of them also when one fails; a folder that is not there has none. `started` is told each
+/// before it is waited for.
 ///
 /// # Errors
 /// The first that failed, took too long, or could be changed by others than root.
-pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Result<(), HookError> {
+pub fn run(
+    folder: &Path,
+    moment: Moment,
+    told: &Told,
+    deadline: Instant,
+    started: &mut dyn FnMut(ProcessMark),
+) -> Result<(), HookError> {
     let folder = folder.join(moment.folder());
     let failed = |path: &Path, reason: String| HookError { path: path.to_owned(), reason };
     let entries = match fs::read_dir(&folder) {
@@ -73,7 +80,7 @@ pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Res
     let mut programs: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
     programs.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_name));
     programs.sort();
-    let results = programs.iter().map(|path| one(path, told, deadline).map_err(|reason| failed(path, reason)));
+    let results = programs.iter().map(|path| one(path, told, deadline, started).map_err(|reason| failed(path, reason)));
     // One that refuses keeps the later ones from preparing what is not going to happen; after the work, each has
     // something to put back.
     match moment {
@@ -82,7 +89,7 @@ pub fn run(folder: &Path, moment: Moment, told: &Told, deadline: Instant) -> Res
     }
 }
 
-fn one(path: &Path, told: &Told, deadline: Instant) -> Result<(), String> {
+fn one(path: &Path, told: &Told, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), String> {
     let file = fs::metadata(path).map_err(|error| error.to_string())?;
     if file.uid() != rustix::process::geteuid().as_raw() || file.mode() & 0o022 != 0 {
         return Err("can be changed by others: chown root and chmod go-w".into());
@@ -93,7 +100,7 @@ fn one(path: &Path, told: &Told, deadline: Instant) -> Result<(), String> {
         command.env("PATCHLAB_ACTION", if action == Action::Apply { "apply" } else { "rollback" });
     }
     let deadline = deadline.min(Instant::now() + LONGEST);
-    let finished = process::run(&mut command, deadline, OUTPUT_BYTES, |_| {}).map_err(|error| error.to_string())?;
+    let finished = process::run(&mut command, deadline, OUTPUT_BYTES, started).map_err(|error| error.to_string())?;
     match finished.exit {
         Some(0) => Ok(()),
         Some(exit) => Err(format!("exit {exit}: {}", finished.last_words())),
@@ -116,7 +123,7 @@ mod tests {
 
     fn ask(folder: &Path, moment: Moment, timeout: Duration) -> Result<(), String> {
         let told = Told { order: Digest::of("order"), action: Some(Action::Rollback) };
-        run(folder, moment, &told, Instant::now() + timeout).map_err(|hook| hook.to_string())
+        run(folder, moment, &told, Instant::now() + timeout, &mut |_| {}).map_err(|hook| hook.to_string())
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub struct HostInventory {
     pub packages: Vec<String>,
     /// Packages left half-way.
     pub half_way: Vec<String>,
-    /// Automatic updaters that are enabled; they are paused while a run works.
+    /// Automatic updaters that are enabled. While a run works, those with a lock of their own are paused ([`crate::updaters`]).
     pub updaters: Vec<&'static str>,
     /// What it is and does.
     pub description: Description,

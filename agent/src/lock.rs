@@ -140,6 +140,24 @@ pub fn share(file: File, deadline: Instant) -> io::Result<Option<File>> {
     }
 }
 
+/// Whether a lock was let go in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freed {
+    /// Nobody holds it.
+    Free,
+    /// Somebody still does.
+    Held,
+}
+
+/// Waits until nobody holds the record lock on a file any more, until `deadline` at the latest; it is not held then.
+///
+/// # Errors
+/// When the lock cannot be waited for.
+pub fn await_freed(path: &Path, deadline: Instant) -> io::Result<Freed> {
+    let Some(file) = open(path)? else { return Ok(Freed::Free) };
+    Ok(share(file, deadline)?.map_or(Freed::Held, |_| Freed::Free))
+}
+
 /// Comes back when whoever holds the lock has let it go; it is not held then. Who no longer waits may drop this: a
 /// thread of its own sleeps in the kernel, not one of the runtime's, whose end would have to wait for it.
 ///

@@ -179,18 +179,19 @@ pub trait PackageManager: Send + Sync {
         started: &mut dyn FnMut(ProcessMark),
     ) -> Result<Committed, PackageError>;
 
-    /// Finishes what was left half-way, as far as that is possible.
+    /// Finishes what was left half-way, as far as that is possible, once whoever holds a lock has let it go. `started` is told every
+    /// process before it is waited for.
     ///
     /// # Errors
     /// When something stays half-way.
-    fn settle(&self, deadline: Instant) -> Result<(), PackageError>;
+    fn settle(&self, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError>;
 
     /// Carries a transaction that was interrupted to its goal, from the same files and without planning anew: it was
     /// planned, compared and begun before.
     ///
     /// # Errors
     /// When something stays half-way.
-    fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError>;
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError>;
 
     /// Whether the host asks for a reboot after this transaction.
     fn reboot(&self, done: &Transaction) -> Reboot;

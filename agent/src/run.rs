@@ -10,6 +10,7 @@ pub mod own;
 pub mod preparation;
 pub mod ready;
 pub mod reboot;
+mod recovery;
 pub mod result;
 pub mod waiting;
 pub mod way_back;
@@ -27,23 +28,21 @@ use attempt::{Attempt, Course, Ending, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, SigningKey,
-    document::{Action, Cause, Checks, Class, OnFailure, Preparation, RunState},
+    document::{Checks, Class, Preparation, RunState},
     enrolment::{PendingReboot, WithoutFallback},
-    limits::SETTLE,
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
 
 use crate::{
-    change::{self, script::Rule},
+    change::script::Rule,
     fetch::Downloads,
-    hooks::{self, HookError, Moment, Told},
     packages::{Installed, PackageError, PackageManager},
-    process::{self, ProcessMark},
+    process::ProcessMark,
     production::Evaluate,
     record::{Record, RecordError},
     staged::Staged,
-    state::{Failure, Run, State},
+    state::{Run, State},
     target::LocalTarget,
     transition,
     trust::Trust,
@@ -109,6 +108,17 @@ pub fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
+/// A run whose row is gone has nothing to be remembered in: the others go on.
+fn go_on(done: Result<(), EngineError>) -> Result<(), EngineError> {
+    match done {
+        Err(EngineError::Record(error @ RecordError::Gone { .. })) => {
+            tracing::error!(%error, "a run ended, and its row is gone");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 impl Engine {
     /// What is installed now.
     ///
@@ -135,106 +145,9 @@ impl Engine {
         }
     }
 
-    /// Settles every run that an earlier agent left under way: its package manager is stopped, what is half-way is
-    /// finished, the state is `aborted`, and the result is signed. A run that waited for its window is left: it goes on
-    /// waiting; so is one that rebooted the host. One that is to be rolled back on failure, and had begun, is turned back.
-    ///
-    /// # Errors
-    /// When the record cannot be kept.
-    pub async fn recover(&self) -> Result<(), EngineError> {
-        for (order, run) in self.record.read(State::under_way) {
-            let Some(row) = self.record.read(|state| state.run(order, run).cloned()) else { continue };
-            match row.state {
-                RunState::WaitingWindow => {
-                    tracing::info!(order, run, "the run goes on waiting for its window");
-                    continue;
-                }
-                RunState::Rebooting => {
-                    tracing::info!(order, run, "the run goes on after its reboot");
-                    continue;
-                }
-                _ => {}
-            }
-            let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest.short()));
-            let digest = digest.unwrap_or_default();
-            tracing::warn!(order, run, %digest, state = row.state.name(), "the agent ended during this run");
-            let reason = self.clean_up((order, run), &row).await?;
-            if row.on_failure == OnFailure::RollBack && transition::touches_packages(row.state) {
-                tracing::warn!(order, run, %digest, reason, "rolling back, as the order says");
-                self.record.change_run(order, run, |run| {
-                    run.failure.get_or_insert(Failure { cause: Cause::Interrupted, reason });
-                    run.state = RunState::RollingBack;
-                    (run.process, run.goal) = (None, None);
-                })?;
-                continue;
-            }
-            let ending = Ending { reason, refusal: None, at: now() };
-            self.end(order, run, RunState::Aborted, Checks::default(), ending).await?;
-        }
-        if let Err(error) = self.clear_files() {
-            tracing::warn!(%error, path = %self.files.display(), "left-over files could not be removed");
-        }
-        Ok(())
-    }
-
-    /// Ends what an earlier agent started for a run and finishes what is half-way; says what happened, for people.
-    async fn clean_up(&self, (order, run): (u32, u32), row: &Run) -> Result<String, EngineError> {
-        let mut reason = format!("the agent ended while the run was {}", row.state.name());
-        if let Some(orphan) = row.process.clone() {
-            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
-            if let Err(error) = ended {
-                reason = format!("{reason}; what it had started could not be ended: {error}");
-            }
-        }
-        if transition::touches_packages(row.state) {
-            let (packages, goal, mut started) = (Arc::clone(&self.packages), row.goal.clone(), self.marker(order, run));
-            let settle = move || change::recover(&*packages, goal.as_ref(), SETTLE, &mut started);
-            match tokio::task::spawn_blocking(settle).await? {
-                Ok(None) => {}
-                Ok(Some(stands)) => reason = format!("{reason}; {stands}"),
-                Err(error) => reason = format!("{reason}; {error}"),
-            }
-        }
-        if transition::is_prepared(row.state) && row.preparation.is_none() {
-            // What was prepared for the run is put back, as at any other end.
-            if let Some(Err(hook)) = self.after_hooks(order, row.action).await? {
-                reason = format!("{reason}; {hook}");
-            }
-        }
-        Ok(reason)
-    }
-
-    /// Removes what was fetched for runs that ended.
-    fn clear_files(&self) -> io::Result<()> {
-        let needed: BTreeSet<PathBuf> =
-            self.record.read(State::under_way).into_iter().map(|(order, run)| self.folder(order, run)).collect();
-        let entries = match fs::read_dir(&self.files) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if !needed.contains(&path) {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Where a run's documents and files are.
     fn folder(&self, order: u32, run: u32) -> PathBuf {
         self.files.join(format!("{order}-{run}"))
-    }
-
-    async fn after_hooks(
-        &self,
-        order: u32,
-        action: Option<Action>,
-    ) -> Result<Option<Result<(), HookError>>, EngineError> {
-        let digest = self.record.read(|state| state.orders.get(&order).map(|row| row.columns.digest));
-        let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
-        let run = move || hooks::run(&folder, Moment::After, &Told { order, action }, Instant::now() + SETTLE);
-        Ok(Some(tokio::task::spawn_blocking(run).await?))
     }
 
     /// Carries out runs for ever.
@@ -257,7 +170,7 @@ impl Engine {
                 if let Some((order_now, run_now)) = self.at_work(&taken).filter(|_| is_new) {
                     let reason = format!("run {run_now} of order row {order_now} is under way");
                     let ending = Ending { reason, refusal: Some(Refusal::Busy), at: now() };
-                    self.end(order, run, RunState::Refused, Checks::default(), ending).await?;
+                    go_on(self.end(order, run, RunState::Refused, Checks::default(), ending).await)?;
                     continue;
                 }
                 taken.insert((order, run));
@@ -267,7 +180,7 @@ impl Engine {
             tokio::select! {
                 Some(finished) = tasks.join_next() => {
                     let (run, done) = finished?;
-                    done?;
+                    go_on(done)?;
                     taken.remove(&run);
                 }
                 _ = changes.changed() => {}
@@ -305,12 +218,12 @@ impl Engine {
         let (columns, folder) = (&columns, folder.as_path());
         let attempt = Attempt { engine: self, order, run, columns, folder, course, preparation, lifetime, deadline };
         // Every line of the log that is about this run names its order.
-        let span = tracing::info_span!("of", digest = %columns.digest.short());
+        let span = tracing::info_span!("of", digest = %columns.digest.short(), id = tracing::field::Empty);
         let stopped = match course {
-            Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span)).await,
-            Course::WayBack => Box::pin(attempt.go_on_back().instrument(span)).await,
-            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span)).await,
-            Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span)).await,
+            Course::Rebooting => Box::pin(attempt.go_on_after_reboot().instrument(span.clone())).await,
+            Course::WayBack => Box::pin(attempt.go_on_back().instrument(span.clone())).await,
+            Course::Own => Box::pin(attempt.roll_back_by_itself(&mut turn).instrument(span.clone())).await,
+            Course::Fresh | Course::Waiting => Box::pin(attempt.go(&mut turn).instrument(span.clone())).await,
         };
         if let Err(error) = fs::remove_dir_all(folder)
             && error.kind() != io::ErrorKind::NotFound
@@ -319,7 +232,7 @@ impl Engine {
         }
         let row = self.record.read(|state| state.run(order, run).cloned());
         let (state, checks, ending) = ending(stopped, row.as_ref())?;
-        self.end(order, run, state, checks, ending).await
+        self.end(order, run, state, checks, ending).instrument(span).await
     }
 
     /// Ends a run: the package list as it is, the result signed, all in one entry.

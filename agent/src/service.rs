@@ -132,7 +132,7 @@ impl Service {
         let packages = packages::open(&enrolment.packages, &enrolment.state_dir)?;
         let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
         let root_version = root.version;
-        let downloads = Arc::new(Downloads::new(&enrolment.fetch)?);
+        let downloads = Arc::new(Downloads::new(&enrolment.fetch, enrolment.state_dir.join("parts"))?);
         let trust = Arc::new(Trust::new(root, Arc::clone(&record), Arc::clone(&downloads))?);
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
@@ -144,6 +144,7 @@ impl Service {
             last_change: 0,
             now: 0,
             parse_errors: 0,
+            bad_versions: 0,
             silent_drops: 0,
         };
         let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts, &enrolment.state_dir));
@@ -153,7 +154,7 @@ impl Service {
             EngineId::from_bytes(identity.engine_id()).map_err(|bad| ServiceError::EngineId(bad.to_string()))?;
         let keys = Keys::open(enrolment.ledger(), &engine_id, &users).map_err(SnmpError::from)?;
         let snmp = snmp::bind(&enrolment, identity, Arc::new(keys), Arc::clone(&tables)).await?;
-        tables.count_with(snmp.engine.clone());
+        tables.count_with(snmp.engine.clone(), snmp.front.bad_versions());
         let listen = enrolment.listen;
         let address = snmp.front.address().map_err(|source| SnmpError::Listen { listen, source })?;
         let engine = Arc::new(Engine {
@@ -192,13 +193,19 @@ impl Service {
         self.address
     }
 
-    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first. A run whose package
+    /// Runs until `stop` is ready. Runs that an earlier agent left under way are ended first, which may take minutes. A run whose package
     /// manager works when the agent is stopped is ended by the next one.
     ///
     /// # Errors
     /// When the record cannot be kept any more or SNMP ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServiceError> {
-        self.engine.recover().await?;
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            biased;
+            // What is not finished then is left to the next agent.
+            () = &mut stop => return Ok(()),
+            recovered = self.engine.recover() => recovered?,
+        }
         self.engine.record.enter(Event::Started)?;
         let address = self.address;
         replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())

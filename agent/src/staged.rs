@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read as _},
     os::unix::fs::DirBuilderExt as _,
@@ -18,7 +19,7 @@ use patchlab_protocol::{Digest, Envelope, limits};
 
 use crate::fetch::{file_name, is_what_its_name_says};
 
-/// Most orders whose way back is kept; the oldest make room.
+/// Most orders whose way back is kept; the oldest make room that no run under way needs.
 pub const ORDERS: usize = 8;
 /// Most bytes that are kept: 4 GiB.
 pub const BYTES: u64 = 4 * 1024 * 1024 * 1024;
@@ -31,6 +32,14 @@ pub enum StagedError {
         "the way back has {bytes} bytes, more than the {BYTES} that are kept: the order must not ask for it to be staged"
     )]
     TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The others are needed.
+    #[error(
+        "what is staged for runs under way leaves no room for {bytes} bytes more: start it again when they have ended"
+    )]
+    Full {
         /// Its size.
         bytes: u64,
     },
@@ -58,21 +67,20 @@ struct Kept {
     bytes: u64,
 }
 
-/// Those that must go, oldest first, so that one of `bytes` more fits.
-fn surplus(mut kept: Vec<Kept>, bytes: u64) -> Vec<PathBuf> {
+/// Those that must go, oldest first, so that one of `bytes` more fits beside those that are needed; `None` when it cannot.
+fn surplus(mut kept: Vec<Kept>, needed: &[Kept], bytes: u64) -> Option<Vec<PathBuf>> {
     kept.sort();
-    let mut total: u64 = kept.iter().map(|one| one.bytes).sum();
-    let mut count = kept.len();
+    let mut total: u64 = kept.iter().chain(needed).map(|one| one.bytes).sum();
+    let mut count = kept.len() + needed.len();
     let mut gone = Vec::new();
-    for one in kept {
-        if count < ORDERS && total.saturating_add(bytes) <= BYTES {
-            break;
-        }
+    let mut oldest_first = kept.into_iter();
+    while count >= ORDERS || total.saturating_add(bytes) > BYTES {
+        let one = oldest_first.next()?;
         total -= one.bytes;
         count -= 1;
         gone.push(one.path);
     }
-    gone
+    Some(gone)
 }
 
 impl Staged {
@@ -86,11 +94,11 @@ impl Staged {
         self.folder.join(order.to_string())
     }
 
-    /// Makes a place for the way back of `order`, of `bytes`; the oldest others make room.
+    /// Makes a place for the way back of `order`, of `bytes`; the oldest others make room that are not `needed`.
     ///
     /// # Errors
-    /// When it is too large, or the disk said no.
-    pub fn prepare(&self, order: &Digest, bytes: u64) -> Result<PathBuf, StagedError> {
+    /// When it is too large, those that are needed leave no room, or the disk said no.
+    pub fn prepare(&self, order: &Digest, bytes: u64, needed: &BTreeSet<Digest>) -> Result<PathBuf, StagedError> {
         if bytes > BYTES {
             return Err(StagedError::TooLarge { bytes });
         }
@@ -101,7 +109,17 @@ impl Staged {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&mine).map_err(disk(&mine))?;
         let others = self.kept(&mine).map_err(disk(&self.folder))?;
-        for path in surplus(others, bytes) {
+        let is_needed = |one: &Kept| {
+            let name = one.path.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.parse().ok()).is_some_and(|order| needed.contains(&order))
+        };
+        let (needed, others) = others.into_iter().partition::<Vec<_>, _>(is_needed);
+        let Some(surplus) = surplus(others, &needed, bytes) else {
+            // What was there before stays; a folder that is empty was made just now.
+            let _ = fs::remove_dir(&mine);
+            return Err(StagedError::Full { bytes });
+        };
+        for path in surplus {
             tracing::info!(path = %path.display(), "a staged way back makes room for a newer one");
             fs::remove_dir_all(&path).map_err(disk(&path))?;
         }
@@ -168,12 +186,31 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room_by_number_and_by_size() {
-        let gone = |sizes: &[u64], bytes| surplus(kept(sizes), bytes).len();
+        let surplus = |sizes: &[u64], bytes| surplus(kept(sizes), &[], bytes).unwrap();
+        let gone = |sizes: &[u64], bytes| surplus(sizes, bytes).len();
         assert_eq!(gone(&[1; ORDERS - 1], 1), 0);
-        assert_eq!(surplus(kept(&[1; ORDERS]), 1), [PathBuf::from("0")]);
+        assert_eq!(surplus(&[1; ORDERS], 1), [PathBuf::from("0")]);
         assert_eq!(gone(&[BYTES / 2, BYTES / 2], 0), 0);
-        assert_eq!(surplus(kept(&[BYTES / 4, BYTES / 2, BYTES / 4]), BYTES / 2), ["0", "1"].map(PathBuf::from));
+        assert_eq!(surplus(&[BYTES / 4, BYTES / 2, BYTES / 4], BYTES / 2), ["0", "1"].map(PathBuf::from));
         assert_eq!(gone(&[1, 1], BYTES), 2);
+    }
+
+    #[test]
+    fn what_a_run_under_way_needs_makes_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let staged = Staged::new(folder.path().join("staged"));
+        let orders: Vec<Digest> = (0..=ORDERS).map(|number| Digest::of(number.to_string())).collect();
+        let (last, first) = orders.split_last().unwrap();
+        let none = BTreeSet::new();
+        for order in first {
+            staged.prepare(order, 1, &none).unwrap();
+        }
+        let all: BTreeSet<Digest> = first.iter().copied().collect();
+        assert!(matches!(staged.prepare(last, 1, &all), Err(StagedError::Full { bytes: 1 })));
+        assert!(first.iter().all(|order| staged.folder(order).exists()) && !staged.folder(last).exists());
+        let but_one = first[1..].iter().copied().collect();
+        staged.prepare(last, 1, &but_one).unwrap();
+        assert!(!staged.folder(&first[0]).exists() && but_one.iter().all(|order| staged.folder(order).exists()));
     }
 
     #[test]
@@ -183,8 +220,8 @@ mod tests {
         let (order, content) = (Digest::of("order"), "a package");
         let file = Digest::of(content);
         assert_eq!(staged.file(&order, &file), None);
-        assert!(matches!(staged.prepare(&order, BYTES + 1), Err(StagedError::TooLarge { .. })));
-        let place = staged.prepare(&order, 9).unwrap().join(format!("{file}.deb"));
+        assert!(matches!(staged.prepare(&order, BYTES + 1, &BTreeSet::new()), Err(StagedError::TooLarge { .. })));
+        let place = staged.prepare(&order, 9, &BTreeSet::new()).unwrap().join(format!("{file}.deb"));
         fs::write(&place, &content[..4]).unwrap();
         assert_eq!(staged.file(&order, &file), None, "a part of it");
         fs::write(&place, content).unwrap();

@@ -128,7 +128,23 @@ pub enum Event {
         /// When, milliseconds since 1970.
         at: i64,
     },
-    /// An authorisation is about to be used: entered before the package manager starts.
+    /// An authorisation is used and its run begins, in one: cut off between the two, an order would be used up and nothing done. Entered
+    /// before the package manager starts.
+    Begun {
+        /// The activation.
+        activation: Digest,
+        /// The order, for apply.
+        applied: Option<Digest>,
+        /// The newest signed time in the documents; `None` when it raises no floor.
+        floor: Option<Timestamp>,
+        /// Order row.
+        order: u32,
+        /// Run index.
+        run: u32,
+        /// The row from then on, with what there is to reach.
+        row: Box<Run>,
+    },
+    /// The same as older agents entered it, in an entry of its own.
     Used {
         /// The activation.
         activation: Digest,
@@ -157,8 +173,8 @@ pub enum Event {
         digest: Digest,
         /// What it revokes.
         documents: Vec<Digest>,
-        /// When it was signed.
-        at: Timestamp,
+        /// When it was signed; `None` when that raises no floor.
+        at: Option<Timestamp>,
     },
     /// An offer is decided.
     Offered {
@@ -242,9 +258,12 @@ impl State {
             | Event::Offered { .. }
             | Event::InventoryRead { .. }
             | Event::Confirmed { .. } => false,
-            Event::Started | Event::Used { .. } | Event::Seen { .. } | Event::Root { .. } | Event::Revoked { .. } => {
-                true
-            }
+            Event::Started
+            | Event::Begun { .. }
+            | Event::Used { .. }
+            | Event::Seen { .. }
+            | Event::Root { .. }
+            | Event::Revoked { .. } => true,
             Event::Set(_) | Event::OwnRun { .. } | Event::Run { .. } => before != (self.audit_head, self.result_head),
         };
         if self.generation > 0 && kept_elsewhere {
@@ -270,13 +289,11 @@ impl State {
                     row.abort_asked.get_or_insert(*at);
                 }
             }
-            Event::Used { activation, applied, floor } => {
-                remember(&mut self.consumed, *activation);
-                if let Some(order) = applied {
-                    remember(&mut self.applied, *order);
-                }
-                self.time_floor = self.time_floor.max(Some(*floor));
+            Event::Begun { activation, applied, floor, order, run, row } => {
+                self.use_up(*activation, *applied, *floor);
+                self.apply_run(*order, *run, row);
             }
+            Event::Used { activation, applied, floor } => self.use_up(*activation, *applied, Some(*floor)),
             Event::Seen { at } => self.time_floor = self.time_floor.max(Some(*at)),
             Event::Root { version, envelope } => {
                 self.root = Some(InForce { version: *version, digest: envelope.digest() });
@@ -285,7 +302,7 @@ impl State {
             Event::Revoked { version, digest, documents, at } => {
                 self.revocation = Some(InForce { version: *version, digest: *digest });
                 documents.iter().for_each(|document| remember(&mut self.revoked, *document));
-                self.time_floor = self.time_floor.max(Some(*at));
+                self.time_floor = self.time_floor.max(*at);
             }
             Event::Offered { offer, refusal, reason } => {
                 // Another offer may have come meanwhile; it stays.
@@ -300,6 +317,14 @@ impl State {
             Event::LedgerBegun => self.generation = 1,
             Event::Restored(kept) => kept.restore(self),
         }
+    }
+
+    fn use_up(&mut self, activation: Digest, applied: Option<Digest>, floor: Option<Timestamp>) {
+        remember(&mut self.consumed, activation);
+        if let Some(order) = applied {
+            remember(&mut self.applied, order);
+        }
+        self.time_floor = self.time_floor.max(floor);
     }
 
     fn notice(&mut self, what: What) {
@@ -437,15 +462,60 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_runs_are_forgotten_and_their_indices_stay_used() {
+    fn the_oldest_runs_that_ended_are_forgotten_and_their_indices_stay_used() {
         let mut state = State::default();
-        for index in 1..=RUNS_PER_ORDER as u32 + 5 {
+        let ended = |index| Run { state: RunState::Refused, ..Run::received(index, 0) };
+        // The first goes on while the others are refused one after the other.
+        state.apply(&set(&[(7, 1)]));
+        for index in 2..=RUNS_PER_ORDER as u32 + 5 {
             state.apply(&set(&[(7, index)]));
+            state.apply(&Event::Run { order: 7, run: index, row: Box::new(ended(index)) });
         }
         assert_eq!(state.orders[&7].runs.len(), RUNS_PER_ORDER);
-        assert!(state.run(7, 5).is_none());
-        state.apply(&set(&[(7, 5)]));
-        assert!(state.run(7, 5).is_none());
+        assert!(state.run(7, 1).is_some(), "it is under way");
+        assert!(state.run(7, 6).is_none() && state.run(7, 7).is_some());
+        state.apply(&set(&[(7, 6)]));
+        assert!(state.run(7, 6).is_none());
+    }
+
+    #[test]
+    fn no_run_under_way_is_forgotten_however_many_there_are() {
+        let mut state = State::default();
+        for index in 1..=RUNS_PER_ORDER as u32 {
+            assert_eq!(state.orders.get(&7).map_or(RUNS_PER_ORDER, Order::room), RUNS_PER_ORDER + 1 - index as usize);
+            state.apply(&set(&[(7, index)]));
+        }
+        assert_eq!(state.orders[&7].room(), 0);
+        // As an older agent journaled it.
+        state.apply(&set(&[(7, 99)]));
+        assert!(state.run(7, 1).is_some() && state.run(7, 99).is_some());
+    }
+
+    #[test]
+    fn a_run_begins_and_uses_its_permission_up_in_one_entry() {
+        let mut state = State { generation: 1, ..State::default() };
+        state.apply(&set(&[(7, 1)]));
+        let (activation, applied) = (Digest::of("activation"), Some(Digest::of("order")));
+        let row = Run { state: RunState::Applying, ..Run::received(1, 0) };
+        let begun = Event::Begun { activation, applied, floor: None, order: 7, run: 1, row: Box::new(row.clone()) };
+        let begun: Event = serde_json::from_str(&serde_json::to_string(&begun).unwrap()).unwrap();
+        state.apply(&begun);
+        assert_eq!((state.run(7, 1), state.time_floor), (Some(&row), None));
+        assert_eq!((state.consumed.as_slice(), &state.applied), ([activation].as_slice(), &vec![Digest::of("order")]));
+        assert_eq!(state.generation, 2, "the ledger keeps it");
+    }
+
+    #[test]
+    fn what_older_agents_journaled_is_read() {
+        let (order, list) = (Digest::of("o"), Digest::of("l"));
+        let at: Timestamp = "2026-02-01T00:00:00Z".parse().unwrap();
+        let used = format!(r#"{{"used":{{"activation":"{order}","applied":null,"floor":"{at}"}}}}"#);
+        let revoked = format!(r#"{{"revoked":{{"version":1,"digest":"{list}","documents":["{order}"],"at":"{at}"}}}}"#);
+        for line in [used, revoked] {
+            let mut state = State::default();
+            state.apply(&serde_json::from_str(&line).unwrap());
+            assert_eq!(state.time_floor, Some(at), "{line}");
+        }
     }
 
     #[test]

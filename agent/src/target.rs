@@ -6,12 +6,13 @@ use std::{
     net::{Shutdown, TcpStream, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use patchlab_check::target::{OUTPUT_LIMIT, Ran, Target, TargetError};
 
-use crate::process::{self, Finished};
+use crate::process::{self, Finished, ProcessMark};
 
 /// This host. Commands and connections are its own; files are read below `root`.
 #[derive(Debug, Clone)]
@@ -36,14 +37,56 @@ fn broken(action: impl Into<String>) -> impl FnOnce(io::Error) -> TargetError {
     move |error| TargetError { action, reason: error.to_string() }
 }
 
+fn run(
+    command: &str,
+    dir: Option<&str>,
+    timeout: Duration,
+    started: impl FnOnce(ProcessMark),
+) -> Result<Ran, TargetError> {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).current_dir(dir.unwrap_or("/")).env("LC_ALL", "C");
+    let finished = process::run(&mut shell, Instant::now() + timeout, OUTPUT_LIMIT, started)
+        .map_err(broken(format!("run {command:?}")))?;
+    let Finished { exit, stdout, stderr, written, ended } = finished;
+    Ok(Ran { exit, stdout, stderr, written, ended })
+}
+
+/// This host, where every command is told before it is waited for.
+pub struct Watched {
+    target: LocalTarget,
+    started: Mutex<Box<dyn FnMut(ProcessMark) + Send>>,
+}
+
+impl Watched {
+    /// The same target; `started` is told its commands.
+    pub fn new(target: LocalTarget, started: impl FnMut(ProcessMark) + Send + 'static) -> Self {
+        Self { target, started: Mutex::new(Box::new(started)) }
+    }
+}
+
+impl Target for Watched {
+    fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
+        run(command, dir, timeout, |mark| self.started.lock().unwrap_or_else(PoisonError::into_inner)(mark))
+    }
+
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, TargetError> {
+        self.target.read(path, limit)
+    }
+
+    fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        request: &[u8],
+        timeout: Duration,
+    ) -> Result<Option<Vec<u8>>, TargetError> {
+        self.target.connect(host, port, request, timeout)
+    }
+}
+
 impl Target for LocalTarget {
     fn run(&self, command: &str, dir: Option<&str>, timeout: Duration) -> Result<Ran, TargetError> {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", command]).current_dir(dir.unwrap_or("/")).env("LC_ALL", "C");
-        let finished = process::run(&mut shell, Instant::now() + timeout, OUTPUT_LIMIT, |_| {})
-            .map_err(broken(format!("run {command:?}")))?;
-        let Finished { exit, stdout, stderr, written, ended } = finished;
-        Ok(Ran { exit, stdout, stderr, written, ended })
+        run(command, dir, timeout, |_| {})
     }
 
     fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, TargetError> {

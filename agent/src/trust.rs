@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Envelope, Refusal, Refused, Role,
-    authorization::signed,
+    authorization::{raises_floor, signed},
     document::Root,
     limits,
     trust::{Known, revoke, root_in_force, successor},
@@ -123,7 +124,8 @@ impl Trust {
         })?;
         let documents: Vec<Digest> = list.revoked.iter().map(|revoked| revoked.document).collect();
         tracing::info!(version = list.version, documents = documents.len(), "a new revocation list is in force");
-        self.record.enter(Event::Revoked { version: list.version, digest: *digest, documents, at: list.at })?;
+        let at = raises_floor(list.at, Timestamp::now());
+        self.record.enter(Event::Revoked { version: list.version, digest: *digest, documents, at })?;
         Ok(())
     }
 

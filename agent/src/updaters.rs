@@ -1,6 +1,9 @@
-//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named,
-//! and they are kept from working while a run does, by the locks that they themselves take. A lock ends with the
-//! process that holds it, so an agent that is killed leaves none of them switched off.
+//! Automatic updaters: programs of the system that change packages without being told. Those that are there are named, and those that have a lock
+//! of their own are kept from working while a run does, by that. A lock ends with the process that holds it, so an agent that is
+//! killed leaves none of them switched off. The others wait for the package manager's lock, while it works: dnf 5, PackageKit and
+//! transactional-update have none to keep them away by before and after that.
+
+mod periodic;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,53 +18,79 @@ struct Updater {
     name: &'static str,
     /// It is installed when this is there.
     program: &'static str,
-    /// It runs by itself when one of these is there.
-    enabled: &'static [&'static str],
+    runs: Runs,
     lock: Option<(&'static str, Kind)>,
+}
+
+/// When one runs by itself.
+enum Runs {
+    /// When one of these is there.
+    With(&'static [&'static str]),
+    /// As apt's daily job: when its timer is enabled, and `APT::Periodic` does not switch it off.
+    AptDaily(&'static str),
+    /// When `APT::Periodic` has the daily job call it.
+    InAptDaily,
+    /// Never: somebody calls it.
+    Called,
 }
 
 const KNOWN: &[Updater] = &[
     Updater {
         name: "apt-daily",
         program: "usr/lib/apt/apt.systemd.daily",
-        enabled: &["etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer"],
+        runs: Runs::AptDaily("etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer"),
         lock: Some(("var/lib/apt/daily_lock", Kind::Whole)),
     },
     Updater {
         name: "unattended-upgrades",
         program: "usr/bin/unattended-upgrade",
-        enabled: &["etc/apt/apt.conf.d/20auto-upgrades"],
+        runs: Runs::InAptDaily,
         lock: Some(("run/unattended-upgrades.lock", Kind::Record)),
     },
     Updater {
         name: "dnf-automatic",
         program: "usr/bin/dnf-automatic",
-        enabled: &[
+        runs: Runs::With(&[
             "etc/systemd/system/timers.target.wants/dnf-automatic.timer",
             "etc/systemd/system/timers.target.wants/dnf-automatic-install.timer",
-        ],
+        ]),
         // It is dnf's.
         lock: None,
+    },
+    // It is dnf 5's plugin, and dnf 5 has no lock but rpm's.
+    Updater {
+        name: "dnf5-automatic",
+        program: "usr/bin/dnf5",
+        runs: Runs::With(&["etc/systemd/system/timers.target.wants/dnf5-automatic.timer"]),
+        lock: None,
+    },
+    // yum before dnf: who is named in there is waited for.
+    Updater {
+        name: "yum-cron",
+        program: "usr/sbin/yum-cron",
+        runs: Runs::With(&["etc/systemd/system/multi-user.target.wants/yum-cron.service"]),
+        lock: Some(("run/yum.pid", Kind::Pid)),
     },
     // dnf 4, whoever calls it: it changes no package without this lock, and says for whom it waits. The agent itself works by rpm.
     Updater {
         name: "dnf",
         program: "usr/bin/dnf",
-        enabled: &[],
+        runs: Runs::Called,
         lock: Some(("var/lib/dnf/rpmdb_lock.pid", Kind::Pid)),
     },
     // zypper looks who is named in there, and waits for it or ends; it says for whom.
-    Updater { name: "zypper", program: "usr/bin/zypper", enabled: &[], lock: Some(("run/zypp.pid", Kind::Pid)) },
+    Updater { name: "zypper", program: "usr/bin/zypper", runs: Runs::Called, lock: Some(("run/zypp.pid", Kind::Pid)) },
     Updater {
         name: "transactional-update",
         program: "usr/sbin/transactional-update",
-        enabled: &["etc/systemd/system/timers.target.wants/transactional-update.timer"],
+        runs: Runs::With(&["etc/systemd/system/timers.target.wants/transactional-update.timer"]),
         lock: None,
     },
+    // Desktops call it; by itself it works in the next boot, when an update was prepared for that.
     Updater {
         name: "PackageKit",
         program: "usr/libexec/packagekitd",
-        enabled: &["usr/libexec/packagekitd"],
+        runs: Runs::With(&["var/lib/PackageKit/prepared-update"]),
         lock: None,
     },
 ];
@@ -70,7 +99,18 @@ const KNOWN: &[Updater] = &[
 pub fn enabled(root: &Path) -> Vec<&'static str> {
     // A unit is enabled by a link, which may lead out of a root that is not ours.
     let there = |path: &str| root.join(path).symlink_metadata().is_ok();
-    let runs = |updater: &&Updater| there(updater.program) && updater.enabled.iter().any(|path| there(path));
+    let is_on = |name: &str| periodic::value(root, name).map(|value| periodic::is_on(&value));
+    // Without a word the daily job runs, and upgrades nothing.
+    let daily = || is_on("Enable").unwrap_or(true);
+    let runs = |updater: &&Updater| {
+        let by_itself = match updater.runs {
+            Runs::With(paths) => paths.iter().any(|path| there(path)),
+            Runs::AptDaily(timer) => there(timer) && daily(),
+            Runs::InAptDaily => daily() && is_on("Unattended-Upgrade").unwrap_or(false),
+            Runs::Called => false,
+        };
+        there(updater.program) && by_itself
+    };
     KNOWN.iter().filter(runs).map(|updater| updater.name).collect()
 }
 
@@ -173,7 +213,28 @@ mod tests {
         file(root.path(), "usr/bin/unattended-upgrade");
         assert!(enabled(root.path()).is_empty());
         file(root.path(), "etc/apt/apt.conf.d/20auto-upgrades");
+        let say = |text: &str| fs::write(root.path().join("etc/apt/apt.conf.d/20auto-upgrades"), text).unwrap();
+        for off in ["", "APT::Periodic::Unattended-Upgrade \"0\";"] {
+            say(off);
+            assert!(enabled(root.path()).is_empty(), "{off:?}");
+        }
+        say("APT::Periodic::Unattended-Upgrade \"1\";");
         assert_eq!(enabled(root.path()), ["unattended-upgrades"]);
+        say("APT::Periodic::Unattended-Upgrade \"1\";\nAPT::Periodic::Enable \"0\";");
+        assert!(enabled(root.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_merely_installed_does_not_run_by_itself() {
+        let root = tempfile::tempdir().unwrap();
+        for program in ["usr/libexec/packagekitd", "usr/bin/dnf5", "usr/sbin/yum-cron"] {
+            file(root.path(), program);
+        }
+        assert!(enabled(root.path()).is_empty());
+        file(root.path(), "var/lib/PackageKit/prepared-update");
+        file(root.path(), "etc/systemd/system/timers.target.wants/dnf5-automatic.timer");
+        file(root.path(), "etc/systemd/system/multi-user.target.wants/yum-cron.service");
+        assert_eq!(enabled(root.path()), ["dnf5-automatic", "yum-cron", "PackageKit"]);
     }
 
     #[test]

@@ -28,6 +28,13 @@ fn systemd_finds_nothing_wrong_with_the_unit_but_that_the_agent_is_not_installed
     assert!(complaints.is_empty(), "{said}");
 }
 
+#[test]
+fn what_an_earlier_agent_left_is_finished_before_systemd_hears_that_it_is_ready_however_long_that_takes() {
+    let unit = fs::read_to_string(file("patchlab-agent.service")).unwrap();
+    let says = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
+    assert_eq!((says("Type").as_deref(), says("TimeoutStartSec").as_deref()), (Some("notify"), Some("infinity")));
+}
+
 /// Tables and keys of a TOML document, dotted.
 fn keys(table: &toml::Table, before: &str) -> BTreeSet<String> {
     table

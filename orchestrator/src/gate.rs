@@ -10,7 +10,7 @@ use patchlab_lab::{
 use patchlab_protocol::{
     Digest, Envelope, Ledger, Refusal, Refused, Role,
     authorization::{self, Documents, Foreseen, Identity, released, signed},
-    document::{Approval, Class, Order, Release, RollbackClass, Root},
+    document::{Action, Activation, Approval, Class, Order, Release, RollbackClass, Root},
 };
 
 /// An order that may be taken in: it is one, and a key that may draft signed it.
@@ -108,7 +108,21 @@ pub fn approve(
     if now > said.not_after {
         return Err(Refused::new(Refusal::Expired, format!("the approval was valid until {}", said.not_after)));
     }
+    not_ahead("the approval", said.at, now)?;
     Ok(said)
+}
+
+/// Whether a document was not signed after now, but for a few minutes: else the signer's clock is ahead, or this one is behind, and a host
+/// whose clock is right would hold it against every document after it.
+pub fn not_ahead(what: &str, signed: Timestamp, now: Timestamp) -> Result<(), Refused> {
+    match authorization::raises_floor(signed, now) {
+        Some(_) => Ok(()),
+        None => {
+            let reason =
+                format!("{what} was signed at {signed}, and here it is {now}: set the clocks, and sign it anew");
+            Err(Refused::new(Refusal::Expired, reason))
+        }
+    }
 }
 
 /// Whether none of these documents was revoked; the refusal says which of them.
@@ -125,7 +139,8 @@ pub fn not_revoked<'n>(
 
 /// Whether every named host may be told: asks the agent's own rule for each, with nothing used up and `ledger`'s revocations.
 /// An activation that counts later is judged by the moment from which on it counts. `class` is what the host last said of itself; a host
-/// that has not been heard is taken at the order's word, and decides for itself.
+/// that has not been heard is taken at the order's word, and decides for itself; so is one that is to go back: its release may have moved on
+/// since it took the order.
 pub fn activate<'h>(
     root: &Root,
     documents: &Documents<'_>,
@@ -133,6 +148,13 @@ pub fn activate<'h>(
     hosts: impl IntoIterator<Item = (&'h str, Option<Class>)>,
     now: Timestamp,
 ) -> Result<(), Refused> {
+    let activation = documents.activation.and_then(|envelope| envelope.statement::<Activation>().ok());
+    let activation = activation.map(|statement| statement.predicate);
+    if let Some(activation) = &activation {
+        not_ahead("the activation", activation.at, now)?;
+    }
+    let goes_back = activation.is_some_and(|activation| activation.action == Action::Rollback);
+    let hosts = hosts.into_iter().map(|(host, class)| (host, class.filter(|_| !goes_back)));
     each(root, documents, hosts, |identity| authorization::foresee(root, identity, documents, ledger, now, None))
 }
 

@@ -66,6 +66,8 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     assert_eq!(state, RunState::Refused);
     assert!(matches!(refusal, Some(Refusal::NotReleased | Refusal::NotActive)), "{refusal:?}");
     assert_eq!(agents[0].version(), "1.0-1");
+    // Its table is full with the next order.
+    agents[0].filled(&row, 901..963);
 
     site.to_approved("PO-1");
     let story = site.ok_json(&["order", "activate", "PO-1", "--host", "web-1", "--host", "web-2", "--wait"]);
@@ -98,6 +100,12 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     let story = site.ok_json(&["order", "rollback", "PO-1", "--host", "web-1", "--wait", "--key", &operator]);
     assert_eq!(story["runs"][0]["state"], "rolled-back", "{story}");
     assert_eq!((agents[0].version().as_str(), agents[1].version().as_str()), ("1.0-1", "1.0-2"));
+    // Of the 65th order that a host is told, a row goes that is settled.
+    let (to, from) = files();
+    site.submit_order(&order("PO-65", to, from), "passed", "upgrade demo all 1.0-1 -> 1.0-2");
+    site.to_approved("PO-65");
+    let story = site.ok_json(&["order", "activate", "PO-65", "--host", "web-1", "--wait"]);
+    assert_eq!(story["runs"][0]["state"], "succeeded", "{story}");
     let shown = site.ok_json(&["order", "show", &digest]);
     assert_eq!(shown["order"]["state"], "partly");
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));

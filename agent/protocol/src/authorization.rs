@@ -57,7 +57,7 @@ pub struct Authorized {
     action: Action,
     activation: Digest,
     release: Option<Release>,
-    newest: Timestamp,
+    newest: Option<Timestamp>,
     valid_from: Timestamp,
 }
 
@@ -90,8 +90,8 @@ impl Authorized {
             Action::Rollback => OnFailure::Leave,
         }
     }
-    /// The newest signed time in the documents: the new time floor.
-    pub fn newest_time(&self) -> Timestamp {
+    /// The newest signed time in the documents: the new time floor; `None` when it raises none ([`raises_floor`]).
+    pub fn newest_time(&self) -> Option<Timestamp> {
         self.newest
     }
 }
@@ -215,7 +215,7 @@ fn decide(
     }
     authentic(root, documents, envelope, &activation, &order)?;
     not_revoked(documents, ledger, activation.action)?;
-    addressed(identity, &activation, &order)?;
+    addressed(identity, &activation, &order, ledger)?;
     let at = at(&activation);
     in_time(ledger, &activation, activation_digest, now, at)?;
     let mut newest = activation.at;
@@ -234,7 +234,7 @@ fn decide(
         action: activation.action,
         activation: activation_digest,
         release,
-        newest,
+        newest: raises_floor(newest, now),
         valid_from: activation.not_before,
     })
 }
@@ -270,9 +270,15 @@ fn drafted(root: &Root, envelope: &Envelope, order: &Order) -> Result<(), Refuse
     Err(Refused::new(Refusal::BadSignature, reason))
 }
 
+/// A signed time as the floor that no clock can be before. One that is ahead of the clock raises none, whoever signed it: a signer whose clock
+/// is a year ahead would have every apply refused for a year.
+pub fn raises_floor(signed: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    Some(signed).filter(|signed| *signed <= now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX))
+}
+
 /// Nothing was signed after now: else the clock was turned back, or the signer's is ahead. Either way now is not known.
 fn signed_before(now: Timestamp, newest: Timestamp) -> Result<(), Refused> {
-    if newest <= now.saturating_add(limits::CLOCK_SKEW).unwrap_or(Timestamp::MAX) {
+    if raises_floor(newest, now).is_some() {
         return Ok(());
     }
     let reason = format!("the clock says {now}, a document was signed at {newest}: set the clock");
@@ -302,9 +308,12 @@ fn not_revoked(documents: &Documents<'_>, ledger: &Ledger, action: Action) -> Re
     }
 }
 
-/// The order is for this host's class, and the activation names the host.
-fn addressed(identity: &Identity<'_>, activation: &Activation, order: &Order) -> Result<(), Refused> {
-    of_class(identity, order)?;
+/// The order is for this host's class, and the activation names the host. The class of a host changes with its release (12 to 12.1), also by
+/// the order itself: from where an order was applied, the way back stays open.
+fn addressed(identity: &Identity<'_>, activation: &Activation, order: &Order, ledger: &Ledger) -> Result<(), Refused> {
+    if activation.action == Action::Apply || !ledger.applied.contains(&activation.order) {
+        of_class(identity, order)?;
+    }
     if activation.hosts.len() > limits::HOSTS_PER_ACTIVATION || !activation.hosts.iter().any(|h| h == identity.host) {
         return Err(Refused::new(Refusal::NotActive, format!("the activation does not name host {}", identity.host)));
     }
@@ -407,9 +416,9 @@ fn unused(order: &Order, digest: Digest, ledger: &Ledger, at: Timestamp) -> Resu
     Ok(())
 }
 
-/// The newest time in those of the documents that were signed by a key that may: no clock can be before it, whatever is
-/// then decided.
-pub fn newest_signed_time(root: &Root, documents: &Documents<'_>) -> Option<Timestamp> {
+/// The newest time in those of the documents that were signed by a key that may, of those that raise the floor at `now`: no clock can be
+/// before it, whatever is then decided.
+pub fn newest_signed_time(root: &Root, documents: &Documents<'_>, now: Timestamp) -> Option<Timestamp> {
     let by = |envelope: &Option<&Envelope>, roles: &[Role]| {
         envelope.filter(|envelope| roles.iter().any(|role| signed(root, envelope, *role))).cloned()
     };
@@ -422,7 +431,7 @@ pub fn newest_signed_time(root: &Root, documents: &Documents<'_>) -> Option<Time
     let release = by(&documents.release, &[Role::Releaser])
         .and_then(|envelope| envelope.statement::<Release>().ok())
         .map(|statement| statement.predicate.proof.at);
-    [activation, approval, release].into_iter().flatten().max()
+    [activation, approval, release].into_iter().flatten().filter_map(|at| raises_floor(at, now)).max()
 }
 
 /// Whether `envelope` is a release of this order, in date and signed by a key that may release under `root`.

@@ -168,6 +168,17 @@ impl World {
 }
 
 impl World {
+    /// The newest signed time that raises the floor.
+    fn newest(&self) -> Option<Timestamp> {
+        let documents = Documents {
+            order: &self.order,
+            release: self.release.as_ref(),
+            approval: self.approval.as_ref(),
+            activation: self.activation.as_ref(),
+        };
+        newest_signed_time(&self.root, &documents, self.now)
+    }
+
     /// What is foreseen: the action and how long its window stays shut.
     fn look_ahead(&self, not_before: Option<Timestamp>) -> Result<(Action, SignedDuration), Refusal> {
         let documents = Documents {
@@ -423,20 +434,30 @@ fn a_clock_that_was_turned_back_before_a_signature_is_not_believed() {
 #[test]
 fn only_signed_times_raise_the_floor() {
     let mut world = World::new();
-    let floor = |world: &World| {
-        let documents = Documents {
-            order: &world.order,
-            release: world.release.as_ref(),
-            approval: world.approval.as_ref(),
-            activation: world.activation.as_ref(),
-        };
-        newest_signed_time(&world.root, &documents)
-    };
+    let floor = World::newest;
     assert_eq!(floor(&world), Some(now() - hours(1)), "the activation's");
+    // A signer whose clock is ahead raises none: every apply would be refused until then.
+    world.set_activation(|activation| activation.at = now() + hours(9999), 4);
+    assert_eq!(floor(&world), Some(now() - hours(2)), "the approval's");
     let stranger = SigningKey::generate().unwrap();
     let forged = Activation { at: now() + hours(9999), ..activation(world.order.digest(), Action::Apply) };
     world.activation = Some(Envelope::sign(forged, &stranger));
     assert_eq!(floor(&world), Some(now() - hours(2)), "the approval's; a stranger's activation says nothing");
+}
+
+#[test]
+fn a_rollback_signed_by_a_clock_that_is_ahead_is_permitted_and_raises_no_floor() {
+    let mut world = World::new();
+    let ahead = |activation: &mut Activation| {
+        activation.at = now() + hours(9999);
+        activation.action = Action::Rollback;
+    };
+    world.set_activation(ahead, 5);
+    (world.release, world.approval) = (None, None);
+    assert_eq!((world.permitted().unwrap().newest_time(), world.newest()), (None, None));
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    let floor = Some(now() - hours(1));
+    assert_eq!((world.permitted().unwrap().newest_time(), world.newest()), (floor, floor));
 }
 
 #[test]
@@ -463,6 +484,18 @@ fn a_rollback_needs_one_operator_and_no_lab() {
     // An operator may not start an apply.
     world.set_activation(|_| (), 5);
     assert_eq!(world.decide(), Err(Refusal::BadSignature));
+}
+
+#[test]
+fn the_way_back_stays_open_when_the_hosts_release_has_moved_on() {
+    let mut world = World::new();
+    world.class.release = "12.1".into();
+    world.set_activation(|activation| activation.action = Action::Rollback, 5);
+    assert_eq!(world.decide(), Err(Refusal::NotMyClass), "it was never here");
+    world.ledger.applied.push(world.order.digest());
+    assert_eq!(world.decide(), Ok(Action::Rollback));
+    world.set_activation(|_| (), 4);
+    assert_eq!(world.decide(), Err(Refusal::NotMyClass), "an apply needs the class");
 }
 
 #[test]

@@ -32,16 +32,18 @@ const ATTEMPTS: u32 = 4;
 pub struct Downloads {
     near: Vec<Place>,
     limit: Option<Arc<Limit>>,
+    /// Where files grow, on the file system of the folders that they go to.
+    parts: PathBuf,
 }
 
 impl Downloads {
-    /// As the configuration says.
+    /// As the configuration says; parts of files are kept in `parts`, which is made.
     ///
     /// # Errors
     /// When a source is none to fetch from.
-    pub fn new(fetching: &Fetching) -> Result<Self, FetchError> {
+    pub fn new(fetching: &Fetching, parts: PathBuf) -> Result<Self, FetchError> {
         let near = fetching.sources.iter().map(|uri| Place::new(uri)).collect::<Result<_, _>>()?;
-        Ok(Self { near, limit: fetching.rate.map(|rate| Arc::new(Limit::new(rate))) })
+        Ok(Self { near, limit: fetching.rate.map(|rate| Arc::new(Limit::new(rate))), parts })
     }
 
     /// The sources of one run, whose row names `uri`.
@@ -57,7 +59,8 @@ impl Downloads {
             .build()
             .map_err(|source| FetchError::Transfer { url: uri.to_owned(), source })?;
         let near = self.near.iter().filter(|place| **place != far).cloned().collect();
-        Ok(Sources { client, near, far, given_up: BTreeSet::new(), limit: self.limit.clone() })
+        let (given_up, parts) = (BTreeSet::new(), self.parts.clone());
+        Ok(Sources { client, near, far, given_up, limit: self.limit.clone(), parts })
     }
 
     /// What is said against fetching `bytes` in `time`; `None` when the rate allows it.
@@ -88,6 +91,7 @@ pub struct Sources {
     /// Those near that are not asked again: they could not be reached, fell silent, dripped, or sent altered bytes.
     given_up: BTreeSet<Place>,
     limit: Option<Arc<Limit>>,
+    parts: PathBuf,
 }
 
 impl Sources {
@@ -136,7 +140,7 @@ impl Sources {
     }
 
     /// A file into `folder`, under a name of its own; says where. A broken transfer goes on where it broke, from
-    /// whoever is next; a file that is there already, whole, is not fetched again.
+    /// whoever is next, also in a later run; a file that is there already, whole, is not fetched again.
     ///
     /// # Errors
     /// When it cannot be had, or has another size or digest than `file` says.
@@ -155,7 +159,7 @@ impl Sources {
             progress(file.size);
             return Ok(path);
         }
-        let mut part = Partial::new(file, folder)?;
+        let mut part = Partial::new(file, folder, &self.parts)?;
         for place in self.near_in_order() {
             match self.complete(&place, &file.sha256, &mut part, &mut progress).await {
                 Ok(()) => return part.keep(),

@@ -26,9 +26,13 @@ use super::{
     simulation, succeeded,
 };
 use crate::{
+    lock::{self, Freed},
     process::{self, ProcessMark},
     state::Reboot,
 };
+
+/// What dpkg says when somebody else holds one of its locks, in the locale that it is given.
+const LOCKED: &str = "was locked by another process";
 
 /// dpkg and apt, on the system below a root.
 #[derive(Debug)]
@@ -88,15 +92,40 @@ DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
     }
 
     /// dpkg itself, on the right root.
-    fn dpkg(&self, words: &[&str], deadline: Instant) -> Result<(), PackageError> {
-        let mut command = self.command("dpkg");
-        if !self.is_own_root() {
-            command.arg(format!("--root={}", self.root.display()));
+    /// It does not wait for its locks by itself, as apt does: whoever holds one is waited for here.
+    fn dpkg(
+        &self,
+        words: &[&str],
+        deadline: Instant,
+        started: &mut dyn FnMut(ProcessMark),
+    ) -> Result<(), PackageError> {
+        loop {
+            let mut command = self.command("dpkg");
+            if !self.is_own_root() {
+                command.arg(format!("--root={}", self.root.display()));
+            }
+            command.args(["--force-confold", "--force-confdef"]).args(words);
+            let finished = process::run(&mut command, deadline, QUERY_BYTES, &mut *started)
+                .map_err(|source| PackageError::Run { program: "dpkg", source })?;
+            match succeeded("dpkg", finished) {
+                Err(PackageError::Failed { said, .. }) if said.contains(LOCKED) && Instant::now() < deadline => {
+                    tracing::warn!(said, "waiting for dpkg's lock");
+                    self.await_locks(deadline)?;
+                }
+                done => return done.map(drop),
+            }
         }
-        command.args(["--force-confold", "--force-confdef"]).args(words);
-        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
-            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
-        succeeded("dpkg", finished).map(drop)
+    }
+
+    fn await_locks(&self, deadline: Instant) -> Result<(), PackageError> {
+        for path in self.locks() {
+            match lock::await_freed(&path, deadline) {
+                Ok(Freed::Free) => {}
+                Ok(Freed::Held) => return Err(PackageError::Locked { path }),
+                Err(source) => return Err(PackageError::Read { path, source }),
+            }
+        }
+        Ok(())
     }
 
     fn nothing_half_way(&self) -> Result<(), PackageError> {
@@ -209,20 +238,20 @@ impl PackageManager for Apt {
         Ok(Committed { finished, duration: begun.elapsed(), failed_scripts: Vec::new() })
     }
 
-    fn settle(&self, deadline: Instant) -> Result<(), PackageError> {
-        self.dpkg(&["--configure", "--pending"], deadline)?;
+    fn settle(&self, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
+        self.dpkg(&["--configure", "--pending"], deadline, started)?;
         self.nothing_half_way()
     }
 
     /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an
     /// older version, which is what an interrupted way back leaves.
-    fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError> {
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
         let names = |id: &PackageId| if id.arch == "all" { id.name.clone() } else { id.to_string() };
         let files: Vec<String> = goal.install.iter().map(|file| file.display().to_string()).collect();
         for (action, what) in [("--install", files), ("--purge", goal.remove.iter().map(names).collect())] {
             if !what.is_empty() {
                 let words: Vec<&str> = [action].into_iter().chain(what.iter().map(String::as_str)).collect();
-                self.dpkg(&words, deadline)?;
+                self.dpkg(&words, deadline, started)?;
             }
         }
         self.nothing_half_way()

@@ -151,7 +151,12 @@ impl Rpm {
     }
 
     /// Erases versions whose successors are there. Their scripts failed, or did not get so far; they are not run again.
-    fn erase_superseded(&self, begun: &Begun, deadline: Instant) -> Result<(), PackageError> {
+    fn erase_superseded(
+        &self,
+        begun: &Begun,
+        deadline: Instant,
+        started: &mut dyn FnMut(ProcessMark),
+    ) -> Result<(), PackageError> {
         let superseded = begun.superseded(&self.rows(&self.folder)?);
         if superseded.is_empty() {
             return Ok(());
@@ -159,7 +164,7 @@ impl Rpm {
         tracing::warn!(versions = superseded.join(", "), "erasing what stands beside its successor");
         let mut command = self.on("rpm", &self.folder);
         command.args(["-e", "--nodeps", "--noscripts", "--notriggers", "--"]).args(superseded);
-        succeeded("rpm", finished("rpm", &mut command, deadline)?).map(drop)
+        succeeded("rpm", run("rpm", &mut command, deadline, started)?).map(drop)
     }
 
     fn nothing_half_way(&self) -> Result<(), PackageError> {
@@ -172,13 +177,13 @@ impl Rpm {
     }
 
     /// A database that is damaged is made anew from its own records.
-    fn mend(&self, deadline: Instant) -> Result<(), PackageError> {
+    fn mend(&self, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
         let check = || finished("rpmdb", self.on("rpmdb", &self.folder).arg("--verifydb"), deadline);
         if check()?.succeeded() {
             return Ok(());
         }
         tracing::warn!("rpm's database is damaged; rebuilding it");
-        let rebuilt = finished("rpmdb", self.on("rpmdb", &self.folder).arg("--rebuilddb"), deadline)?;
+        let rebuilt = run("rpmdb", self.on("rpmdb", &self.folder).arg("--rebuilddb"), deadline, started)?;
         succeeded("rpmdb", rebuilt)?;
         succeeded("rpmdb", check()?).map(drop)
     }
@@ -316,15 +321,15 @@ impl PackageManager for Rpm {
         }
         // Killed or out of time, it may have been anywhere: then the mark stays.
         if last.exit.is_some() && last.ended == Ended::ByItself {
-            self.erase_superseded(&begun, deadline.max(Instant::now() + QUERY))?;
+            self.erase_superseded(&begun, deadline.max(Instant::now() + QUERY), started)?;
             Begun::clear(&self.work)?;
         }
         Ok(Committed { finished: last, duration: at.elapsed(), failed_scripts })
     }
 
     /// rpm cannot finish a transaction without its files: one that was begun is [resumed](Self::resume).
-    fn settle(&self, deadline: Instant) -> Result<(), PackageError> {
-        self.mend(deadline)?;
+    fn settle(&self, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
+        self.mend(deadline, started)?;
         match Begun::read(&self.work)? {
             Some(begun) => {
                 let said = format!("a transaction was interrupted: {}", begun.names());
@@ -334,7 +339,7 @@ impl PackageManager for Rpm {
         }
     }
 
-    fn resume(&self, goal: &Goal, deadline: Instant) -> Result<(), PackageError> {
+    fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
         let headers = self.headers(&goal.install)?;
         let begun = Begun::new(goal, &headers);
         begun.write(&self.work)?;
@@ -345,13 +350,13 @@ impl PackageManager for Rpm {
         let remove = goal.remove.iter().filter(is_there).cloned().collect();
         let goal = Goal { install: goal.install.clone(), remove };
         for words in Steps::of(&goal, &headers).work(Pass::Again) {
-            let done = finished("rpm", self.on("rpm", &self.folder).args(words), deadline)?;
+            let done = run("rpm", self.on("rpm", &self.folder).args(words), deadline, &mut *started)?;
             // Old and new are both there when the old one's script fails once more: that is seen to below.
             if let Err(error) = succeeded("rpm", done) {
                 tracing::warn!(%error, "carrying a transaction on");
             }
         }
-        self.erase_superseded(&begun, deadline)?;
+        self.erase_superseded(&begun, deadline, started)?;
         let rows = self.rows(&self.folder)?;
         let reached = |(id, to): &(PackageId, Option<String>)| {
             let there: Vec<&str> = rows.iter().filter(|row| row.id == *id).map(|row| &*row.version).collect();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use patchlab_protocol::{
-    Refusal, Refused,
+    Audience, Refusal, Refused,
     document::{Action, Checks, Order, Preparation, RunState},
 };
 
@@ -176,6 +176,16 @@ impl<'e> Attempt<'e> {
             phase.clone_into(&mut run.phase);
         })?;
         Ok(())
+    }
+
+    /// Names the order in every line of the log that follows, now that it is known.
+    pub fn name(&self, order: &Order) {
+        tracing::Span::current().record("id", &*order.id);
+    }
+
+    /// For whom the root in force is.
+    pub fn audience(&self) -> Audience {
+        self.engine.trust.root().audience
     }
 
     /// What is installed.

@@ -62,10 +62,6 @@ fn look(root: &std::path::Path) -> Result<Result<(Loader, BootOnce), Unable>, Bo
 }
 
 impl Attempt<'_> {
-    fn audience(&self) -> Audience {
-        self.engine.trust.root().audience
-    }
-
     fn row(&self) -> Option<Run> {
         self.engine.record.read(|state| state.run(self.order, self.run).cloned())
     }

@@ -39,6 +39,7 @@ impl<'e> Attempt<'e> {
             let reason = format!("order {} is not signed by a key that may draft here", order.id);
             return Err(Refused::new(Refusal::BadSignature, reason).into());
         }
+        self.name(&order);
         self.take_turn(turn).await?;
         let paused = self.await_locks(RunState::WaitingLock).await?;
         self.progress(RunState::Preflight, 44, "simulation")?;

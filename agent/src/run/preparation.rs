@@ -30,7 +30,7 @@ impl Attempt<'_> {
         self.progress(RunState::Verifying, 40, "files")?;
         self.progress(RunState::Preflight, 44, "simulation")?;
         let transaction = self.simulate(&goal).await?;
-        compare(&transaction, &plan, foreseen.release(), &installed)?;
+        compare(&transaction, &plan, foreseen.release(), self.audience(), &installed)?;
         self.fit(&transaction, unpacked, foreseen.release())?;
         self.fit_to_reboot(foreseen.order(), Action::Apply).await?;
         self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;

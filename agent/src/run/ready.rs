@@ -118,13 +118,19 @@ impl Attempt<'_> {
 
     async fn order_document(&self, sources: &mut Sources) -> Result<Envelope, Stop> {
         let digest = &self.columns.digest;
-        match self.engine.staged.order(digest) {
-            Some(staged) => Ok(staged),
+        let order = match self.engine.staged.order(digest) {
+            Some(staged) => staged,
             None => {
                 let fetched = self.document(sources, digest, &[Role::Drafter]).await;
-                fetched.map_err(|error| document_refusal("order", &error))
+                fetched.map_err(|error| document_refusal("order", &error))?
             }
+        };
+        if signed(&self.engine.trust.root(), &order, Role::Drafter)
+            && let Ok(statement) = order.statement::<Order>()
+        {
+            self.name(&statement.predicate);
         }
+        Ok(order)
     }
 
     /// A document that somebody in one of these roles must have signed.
@@ -204,7 +210,8 @@ impl Attempt<'_> {
     /// A newer signed time is remembered even when the documents are then refused: the clock can never have been before
     /// it.
     fn see_time(&self, fetched: &Fetched) -> Result<(), RecordError> {
-        let Some(at) = newest_signed_time(&self.engine.trust.root(), &fetched.documents()) else { return Ok(()) };
+        let (root, documents) = (self.engine.trust.root(), fetched.documents());
+        let Some(at) = newest_signed_time(&root, &documents, Timestamp::now()) else { return Ok(()) };
         if self.engine.record.read(|state| state.time_floor < Some(at)) {
             self.engine.record.enter(Event::Seen { at })?;
         }
@@ -306,7 +313,11 @@ impl Attempt<'_> {
     pub async fn keep(&self, sources: &mut Sources, envelope: &Envelope, parts: &[Part]) -> Result<(), Stop> {
         let digest = envelope.digest();
         let total = parts.iter().map(|part| part.payload().size).sum();
-        let folder = self.engine.staged.prepare(&digest, total).map_err(unfit)?;
+        let needed = self.engine.record.read(|state| {
+            let rows = state.under_way().into_iter().filter_map(|(row, _)| state.orders.get(&row));
+            rows.map(|row| row.columns.digest).collect()
+        });
+        let folder = self.engine.staged.prepare(&digest, total, &needed).map_err(unfit)?;
         room_for(&folder, total)?;
         self.time_for(parts, [&folder])?;
         for part in parts {

@@ -171,6 +171,7 @@ impl Attempt<'_> {
         let order =
             self.engine.staged.order(&digest).or_else(fetched).and_then(|order| order.statement::<Order>().ok());
         let order = order.ok_or_else(|| Stop::failed("the order's document is not there any more"))?.predicate;
+        self.name(&order);
         let done = match self.booted(&order).await {
             Ok(()) => self.check_and_confirm(&order).await,
             Err(stop) => Err(stop),

@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use patchlab_protocol::document::RunState;
 
 use super::{
-    Turn,
+    Engine, Turn,
     attempt::{Attempt, Course, Stop, unfit},
     ready::Ready,
 };
 use crate::{
     lock::{self, Kind},
     preflight::{self, Power},
+    record::RecordError,
     updaters::{self, NotPaused, Paused},
 };
 
@@ -31,6 +32,42 @@ const SUPPLIES: Duration = Duration::from_secs(5);
 fn until(opens: Timestamp, now: Timestamp) -> Option<Duration> {
     let left = Duration::try_from(now.duration_until(opens)).ok().filter(|left| !left.is_zero())?;
     Some(left.min(CLOCK))
+}
+
+impl Engine {
+    /// Waits until nobody else changes packages, and keeps automatic updaters from beginning to. `waits` is told for whom.
+    ///
+    /// # Errors
+    /// When a lock cannot be asked for, or what `waits` says.
+    pub async fn await_locks(&self, mut waits: impl FnMut(&str) -> Result<(), RecordError>) -> Result<Paused, Stop> {
+        let paused = loop {
+            match updaters::pause(self.target.root()) {
+                Ok(paused) => break paused,
+                Err(NotPaused::AtWork { name, lock, kind }) => {
+                    waits(&format!("the automatic updater {name} is at work"))?;
+                    freed(lock, kind).await?;
+                }
+                Err(error) => return Err(unfit(error)),
+            }
+        };
+        for path in self.packages.locks() {
+            let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
+            let Some(file) = lock::open(&path).map_err(failed)? else { continue };
+            if let Some(holder) = lock::holder(&file).map_err(failed)? {
+                waits(&format!("{holder} holds {}", path.display()))?;
+                lock::freed(file, Kind::Record).await.map_err(failed)?;
+            }
+        }
+        Ok(paused)
+    }
+}
+
+async fn freed(path: PathBuf, kind: Kind) -> Result<(), Stop> {
+    let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
+    match lock::open(&path).map_err(failed)? {
+        Some(file) => lock::freed(file, kind).await.map_err(failed),
+        None => Ok(()),
+    }
 }
 
 impl<'e> Attempt<'e> {
@@ -85,33 +122,7 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// When a lock cannot be asked for.
     pub async fn await_locks(&self, state: RunState) -> Result<Paused, Stop> {
-        let paused = loop {
-            match updaters::pause(self.engine.target.root()) {
-                Ok(paused) => break paused,
-                Err(NotPaused::AtWork { name, lock, kind }) => {
-                    self.progress(state, 42, &format!("the automatic updater {name} is at work"))?;
-                    self.freed(lock, kind).await?;
-                }
-                Err(error) => return Err(unfit(error)),
-            }
-        };
-        for path in self.engine.packages.locks() {
-            let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
-            let Some(file) = lock::open(&path).map_err(failed)? else { continue };
-            if let Some(holder) = lock::holder(&file).map_err(failed)? {
-                self.progress(state, 42, &format!("{holder} holds {}", path.display()))?;
-                lock::freed(file, Kind::Record).await.map_err(failed)?;
-            }
-        }
-        Ok(paused)
-    }
-
-    async fn freed(&self, path: PathBuf, kind: Kind) -> Result<(), Stop> {
-        let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
-        match lock::open(&path).map_err(failed)? {
-            Some(file) => lock::freed(file, kind).await.map_err(failed),
-            None => Ok(()),
-        }
+        self.engine.await_locks(|who| self.progress(state, 42, who)).await
     }
 
     /// Waits until the host does not run on its battery.

@@ -64,6 +64,7 @@ impl Attempt<'_> {
         let digest = self.columns.digest;
         let staged = self.engine.staged.order(&digest).and_then(|order| order.statement::<Order>().ok());
         let order = staged.ok_or_else(|| Stop::failed("the staged order is not there any more"))?.predicate;
+        self.name(&order);
         let locks = tokio::time::timeout_at(self.deadline.into(), self.await_locks(RunState::RollingBack));
         let _paused =
             locks.await.map_err(|_| Stop::failed("somebody else holds a lock to the end of its lifetime"))??;
@@ -123,7 +124,7 @@ impl Attempt<'_> {
         let plan = self.plan(order, action, installed)?;
         let goal = self.staged_goal(&plan, digest)?;
         let transaction = self.simulate(&goal).await?;
-        compare(&transaction, &plan, None, installed)?;
+        compare(&transaction, &plan, None, self.audience(), installed)?;
         Ok(Work { order: order.clone(), digest, action, plan, goal, transaction })
     }
 }

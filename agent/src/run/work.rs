@@ -1,12 +1,12 @@
 //! The second part of a run: the host is looked at, the permission is used up, the change is made by the package manager or by the
 //! order's script, and the order's checks are repeated.
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Audience, Digest, ItemState, Refusal, Refused,
-    document::{Action, Checks, OnFailure, Order, Release, RunState},
+    document::{Action, Checks, Order, Release, RunState},
     inventory::Transaction,
     limits::settle,
 };
@@ -17,13 +17,15 @@ use super::{
     ready::{Fetched, Ready},
 };
 use crate::{
-    change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare},
+    change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare, parts_of_way_back},
     hooks::{self, HookError, Moment, Told},
     packages::Installed,
     preflight::{self, Kernel, Needs},
-    production,
-    record::Undecided,
-    state::{self, Event},
+    process, production,
+    record::{RecordError, Undecided},
+    state::{self, Event, Run},
+    target::Watched,
+    transition,
     updaters::Paused,
 };
 
@@ -62,7 +64,7 @@ impl<'e> Attempt<'e> {
         self.progress(RunState::Verifying, 41, "simulation")?;
         let installed = self.installed().await.map_err(unfit)?;
         let transaction = self.simulate(&ready.goal).await?;
-        Ok(compare(&transaction, &ready.plan, ready.foreseen.release(), &installed)?)
+        Ok(compare(&transaction, &ready.plan, ready.foreseen.release(), self.audience(), &installed)?)
     }
 
     /// Looks whether the host is in a state to be patched now, and waits for what will pass.
@@ -81,7 +83,7 @@ impl<'e> Attempt<'e> {
         self.unchanged(&ready, &installed)?;
         let Ready { fetched, foreseen, plan, goal, unpacked } = ready;
         let transaction = self.simulate(&goal).await?;
-        compare(&transaction, &plan, foreseen.release(), &installed)?;
+        compare(&transaction, &plan, foreseen.release(), self.audience(), &installed)?;
         self.fit(&transaction, unpacked, foreseen.release())?;
         self.fit_to_reboot(foreseen.order(), foreseen.action()).await?;
         self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
@@ -128,49 +130,77 @@ impl<'e> Attempt<'e> {
         let (packages, goal, deadline) = (Arc::clone(&self.engine.packages), goal.clone(), self.deadline);
         let mut started = self.engine.marker(self.order, self.run);
         let simulated = blocking(move || goal.simulate(&*packages, deadline, &mut started)).await?;
-        if self.engine.record.read(|state| state.run(self.order, self.run).is_some_and(|run| run.process.is_some())) {
-            self.change(|run| run.process = None)?;
-        }
+        self.forget_process()?;
         simulated.map_err(|error| match error {
             ChangeError::Refused(refused) => refused.into(),
             error => unfit(error),
         })
     }
 
-    /// Uses the permission up. It is asked for once more, in the same moment in which it is entered as used: fetching
-    /// may have taken hours, and meanwhile the activation may have expired, or a document may have been revoked.
-    fn use_up(&self, prepared: &Prepared) -> Result<OnFailure, Stop> {
-        let mut on_failure = OnFailure::Leave;
-        let entered = self.engine.record.decide(|state| {
-            let authorized = self.authorize(&prepared.fetched, state)?;
-            on_failure = authorized.on_failure();
-            Ok(Event::Used {
-                activation: authorized.activation(),
-                applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
-                floor: authorized.newest_time(),
-            })
-        });
-        entered.map(|()| on_failure).map_err(|error| match error {
-            Undecided::No(refused) => Stop::Refused(refused),
-            Undecided::Journal(error) => Stop::Record(error.into()),
-        })
+    /// What was started for the run has ended.
+    fn forget_process(&self) -> Result<(), RecordError> {
+        if self.engine.record.read(|state| state.run(self.order, self.run).is_some_and(|run| run.process.is_some())) {
+            self.change(|run| run.process = None)?;
+        }
+        Ok(())
     }
 
-    /// The point of no return: the permission is used up and the state journaled.
+    /// Whether all that is needed is on the disk still, as it was verified: what is used up does not come back.
+    async fn still_there(&self, work: &Work) -> Result<(), Stop> {
+        let (staged, goal, digest) = (self.engine.staged.clone(), work.goal.clone(), work.digest);
+        let is_kept = work.action == Action::Apply && work.order.stages_way_back();
+        let way_back = if is_kept { parts_of_way_back(&work.order) } else { Vec::new() };
+        let looked = blocking(move || match goal.altered() {
+            Some(file) => Err(format!("{} was altered, or is gone: start the run again", file.display())),
+            None if is_kept && staged.order(&digest).is_none() => {
+                Err("the staged order is not there any more: start the run again".to_owned())
+            }
+            None => match way_back.iter().find(|part| staged.file(&digest, &part.payload().sha256).is_none()) {
+                Some(part) => Err(format!("{} is not staged any more: start the run again", part.name())),
+                None => Ok(()),
+            },
+        });
+        looked.await?.map_err(unfit)
+    }
+
+    /// The point of no return: the permission is used up and the run begins, in one entry. Permission is asked for once more in the same
+    /// moment: fetching may have taken hours, and meanwhile the activation may have expired, a document may have been revoked, or
+    /// the run have been aborted. After it, aborts are turned away.
     fn begin(&self, prepared: &Prepared) -> Result<(), Stop> {
-        let on_failure = self.use_up(prepared)?;
-        let work = &prepared.work;
+        let (order, run, work) = (self.order, self.run, &prepared.work);
         let (working, phase) = match work.action {
             Action::Apply => (RunState::Applying, work.goal.phase().to_owned()),
             Action::Rollback => (RunState::RollingBack, format!("{}, way back", work.goal.phase())),
         };
-        self.change(|run| run.goal = Some(prepared.work.goal.clone()))?;
-        self.progress(working, 45, &phase)?;
-        // An abort that came before that is the last one; after it, aborts are turned away.
-        if self.engine.record.is_aborted(self.order, self.run) {
-            return Err(Stop::Aborted("aborted by the manager".into()));
-        }
-        self.change(|run| run.on_failure = on_failure)?;
+        let entered = self.engine.record.decide(|state| {
+            let found = state.run(order, run).ok_or(RecordError::Gone { order, run })?;
+            if found.abort_asked.is_some() {
+                return Err(Stop::Aborted("aborted by the manager".into()));
+            }
+            let authorized = self.authorize(&prepared.fetched, state)?;
+            let row = Run {
+                state: transition::next(found.state, working).map_err(RecordError::from)?,
+                percent: 45,
+                phase: phase.clone(),
+                goal: Some(work.goal.clone()),
+                process: None,
+                on_failure: authorized.on_failure(),
+                ..found.clone()
+            };
+            Ok(Event::Begun {
+                activation: authorized.activation(),
+                applied: (authorized.action() == Action::Apply).then(|| authorized.digest()),
+                floor: authorized.newest_time(),
+                order,
+                run,
+                row: Box::new(row),
+            })
+        });
+        entered.map_err(|error| match error {
+            Undecided::No(stop) => stop,
+            Undecided::Journal(error) => Stop::Record(error.into()),
+        })?;
+        tracing::info!(order, run, state = working.name(), phase, "run");
         Ok(())
     }
 
@@ -179,20 +209,52 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// When the run does not go on to its checks.
     pub async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
+        let work = &prepared.work;
         self.progress(RunState::Preflight, 44, "the site's own programs")?;
-        self.hooks(&prepared.work, Moment::Before).await?.map_err(unfit)?;
-        let begun = match self.pin(&prepared.work).await {
-            Ok(()) => self.begin(prepared),
+        let begun = match self.prepare_site(work).await {
+            // Who refuses has prepared nothing.
+            Err(stop @ Stop::Refused(_)) => return Err(stop),
             Err(stop) => Err(stop),
+            Ok(()) => match self.pin(work).await {
+                Ok(()) => self.still_there(work).await.and_then(|()| self.begin(prepared)),
+                Err(stop) => Err(stop),
+            },
         };
         if let Err(stop) = begun {
             // What the site prepared is put back; why the run stops is the better reason.
-            if let Err(error) = self.hooks(&prepared.work, Moment::After).await? {
+            if let Err(error) = self.hooks(work, Moment::After).await? {
                 tracing::warn!(%error, "what was prepared could not be put back");
             }
             return Err(stop);
         }
-        self.transact(&prepared.work).await
+        self.transact(work).await
+    }
+
+    /// Runs what the site has before the work. An abort ends it.
+    async fn prepare_site(&self, work: &Work) -> Result<(), Stop> {
+        let mut prepared = pin!(self.hooks(work, Moment::Before));
+        let stop = tokio::select! {
+            biased;
+            done = &mut prepared => return done?.map_err(unfit),
+            stop = self.aborted() => stop,
+        };
+        let mut changes = self.engine.record.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+            if let Some(started) = row.and_then(|row| row.process) {
+                // It must not go on beside what puts it back.
+                blocking(move || process::end_orphan(&started)).await?.map_err(unfit)?;
+            }
+            tokio::select! {
+                biased;
+                ended = &mut prepared => {
+                    drop(ended?);
+                    return Err(stop);
+                }
+                _ = changes.changed() => {}
+            }
+        }
     }
 
     /// One transaction, whatever comes of it written down.
@@ -248,7 +310,10 @@ impl<'e> Attempt<'e> {
         // What is put back has time to be, also when the run's own is over.
         let after = || self.deadline.max(Instant::now() + settle(self.lifetime));
         let deadline = if moment == Moment::Before { self.deadline } else { after() };
-        blocking(move || hooks::run(&folder, moment, &told, deadline)).await
+        let mut started = self.engine.marker(self.order, self.run);
+        let ran = blocking(move || hooks::run(&folder, moment, &told, deadline, &mut started)).await;
+        self.forget_process()?;
+        ran
     }
 
     async fn commit(&self, goal: &Goal) -> Result<Outcome, Stop> {
@@ -277,7 +342,8 @@ impl<'e> Attempt<'e> {
     pub async fn run_checks(&self, order: &Order) -> Result<Checks, Stop> {
         let checks = order.production.clone();
         let Some(evaluate) = self.engine.evaluate else { return Ok(Checks::default()) };
-        let (target, deadline) = (self.engine.target.clone(), self.deadline);
+        let target = Watched::new(self.engine.target.clone(), self.engine.marker(self.order, self.run));
+        let deadline = self.deadline;
         let verdict = blocking(move || Ok::<_, Stop>(production::run(&checks, &target, deadline, evaluate))).await??;
         match verdict.first_failure {
             None => Ok(verdict.checks),

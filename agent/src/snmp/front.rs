@@ -2,8 +2,8 @@
 //!
 //! The engine takes passphrases, and keeps them while it runs; a key that was changed by `usmUserTable` has no passphrase. So the engine has,
 //! for each user, a secret of this start alone, on an address of this host alone, and the front changes seals: a message that bears a user's
-//! key is sealed anew with that user's secret, and its answer with the key that the request bore. Every other message goes on as it came, and
-//! is counted and refused by the engine. Nothing is decided here: engine id, time window, access and size stay the engine's. Each user has a
+//! key is sealed anew with that user's secret, and its answer with the key that the request bore. Messages of SNMP's other versions are counted
+//! here; every other one goes on as it came, and is counted and refused by the engine. Nothing is decided here: engine id, time window, access and size stay the engine's. Each user has a
 //! secret of its own, so that who is one user to the front can never be another to the engine, whatever a message looks like.
 //!
 //! ```text
@@ -17,7 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +28,7 @@ use tokio::{io::Interest, net::UdpSocket, task::JoinSet};
 
 use super::{
     keys::Keys,
-    seal::{Outside, Seal},
+    seal::{Outside, Seal, version},
 };
 
 /// Largest datagram, bytes.
@@ -41,6 +41,8 @@ const KNOWN: usize = 16;
 const STRANGERS: usize = 8;
 /// How often receiving may fail in a row.
 const FAILURES: u32 = 20;
+/// The version of SNMPv3 messages (RFC 3412, 6.1).
+const VERSION_3: i32 = 3;
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,6 +75,7 @@ pub struct Front {
     salts: SaltCounter,
     lines: Vec<Line>,
     next: [AtomicUsize; 2],
+    bad_versions: Arc<AtomicU32>,
 }
 
 impl Front {
@@ -90,7 +93,8 @@ impl Front {
             lines.push(Line { socket, waiting: Mutex::new(None) });
         }
         let salts = SaltCounter::new().map_err(io::Error::other)?;
-        Ok(Self { socket, state, keys, secrets, salts, lines, next: [AtomicUsize::new(0), AtomicUsize::new(0)] })
+        let next = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        Ok(Self { socket, state, keys, secrets, salts, lines, next, bad_versions: Arc::default() })
     }
 
     /// The address that managers reach.
@@ -99,6 +103,11 @@ impl Front {
     /// When the socket does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// How many messages of other versions came: `snmpInBadVersions`. The engine counts none, as it takes one version only.
+    pub fn bad_versions(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.bad_versions)
     }
 
     /// Passes messages on, for ever.
@@ -140,6 +149,11 @@ impl Front {
 
     /// Passes a message on to the engine.
     fn pass(&self, datagram: &mut [u8], meta: &RecvMeta) {
+        // RFC 3412, 7.2, step 2: counted, and no more.
+        if version(datagram).is_some_and(|version| version != VERSION_3) {
+            self.bad_versions.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let outside = Outside::of(datagram);
         let seals = outside.as_ref().filter(|outside| outside.is_sealed()).and_then(|outside| {
             let (key, secret) = (self.keys.seal(&outside.user)?, self.secrets.get(&outside.user)?);

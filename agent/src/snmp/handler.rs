@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -23,7 +26,7 @@ use crate::{
     profile::Week,
     record::{AbortError, Record, Undecided},
     run::now,
-    state::Event,
+    state::{Event, State},
 };
 
 /// How long a table is answered from before it is made anew though nothing changed: durations and uptime go on.
@@ -43,7 +46,7 @@ pub struct Tables {
     week: Arc<Mutex<Week>>,
     pending: Mutex<Weak<Mutex<Vec<Write>>>>,
     /// The engine that answers from these tables and counts what it drops. They end together, with the process.
-    engine: OnceLock<Agent>,
+    engine: OnceLock<(Agent, Arc<AtomicU32>)>,
 }
 
 /// What is installed, as of the package manager's database at one moment.
@@ -80,9 +83,9 @@ impl Tables {
         }
     }
 
-    /// Takes the counters of SNMPv2-MIB from this engine.
-    pub fn count_with(&self, engine: Agent) {
-        self.engine.get_or_init(|| engine);
+    /// Takes the counters of SNMPv2-MIB from this engine, and that of other versions from before it.
+    pub fn count_with(&self, engine: Agent, bad_versions: Arc<AtomicU32>) {
+        self.engine.get_or_init(|| (engine, bad_versions));
     }
 
     /// The host's week, for who learns it.
@@ -123,8 +126,9 @@ impl Tables {
             uptime: self.uptime(),
             last_change: self.record.changed().map_or(0, |at| self.hundredths(at)),
             now: now(),
-            parse_errors: self.engine.get().map_or(0, Agent::snmp_in_asn_parse_errs),
-            silent_drops: self.engine.get().map_or(0, Agent::snmp_silent_drops),
+            parse_errors: self.engine.get().map_or(0, |(engine, _)| engine.snmp_in_asn_parse_errs()),
+            bad_versions: self.engine.get().map_or(0, |(_, bad_versions)| bad_versions.load(Ordering::Relaxed)),
+            silent_drops: self.engine.get().map_or(0, |(engine, _)| engine.snmp_silent_drops()),
             ..self.facts.clone()
         };
         let week = self.week.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -272,7 +276,11 @@ impl Binding {
             match self.record.abort(order, run, now()) {
                 Ok(()) => {}
                 // Since it was admitted: the run goes on, and the manager sees that in its state.
-                Err(error @ AbortError::TooLate(_)) => tracing::info!(order, run, %error, "an abort came too late"),
+                Err(error @ AbortError::TooLate(_)) => {
+                    let digest = |state: &State| state.orders.get(&order).map(|row| row.columns.digest.short());
+                    let digest = self.record.read(digest).unwrap_or_default();
+                    tracing::info!(order, run, %digest, %error, "an abort came too late");
+                }
                 Err(AbortError::Record(error)) => {
                     tracing::error!(order, run, %error, "an abort could not be journaled");
                     return Err(SetCommitError::Failed);

@@ -58,6 +58,13 @@ pub struct Outside {
     encrypted: Option<Range<usize>>,
 }
 
+/// The version that a message says it has, whatever follows; `None` of what is no SNMP message at all.
+pub fn version(message: &[u8]) -> Option<i32> {
+    let mut decoder = Decoder::from_slice(message);
+    decoder.expect_tag(universal::SEQUENCE).ok()?;
+    decoder.read_integer().ok()
+}
+
 /// The bytes of an OCTET STRING that comes next, as their place in the whole.
 fn place(decoder: &mut Decoder<'_>) -> Option<Range<usize>> {
     let length = decoder.expect_tag(universal::OCTET_STRING).ok()?;

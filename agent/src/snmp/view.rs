@@ -42,6 +42,8 @@ pub struct Facts {
     pub now: i64,
     /// `snmpInASNParseErrs`.
     pub parse_errors: u32,
+    /// `snmpInBadVersions`.
+    pub bad_versions: u32,
     /// `snmpSilentDrops`.
     pub silent_drops: u32,
 }
@@ -124,6 +126,7 @@ fn system(values: &mut Values, facts: &Facts) {
     scalar(3, Value::TimeTicks(facts.uptime));
     scalar(5, text(&facts.host));
     let mut counter = |number, value| put(values, SNMP, number, &[0], Value::Counter32(value));
+    counter(3, facts.bad_versions);
     counter(6, facts.parse_errors);
     counter(31, facts.silent_drops);
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{Digest, document::Preparation, mib, time};
 
 use crate::{
-    state::{Change, Columns, ORDERS, OWN_RUNS, Offer, State},
+    state::{Change, Columns, ORDERS, OWN_RUNS, Offer, Order, RUNS_PER_ORDER, State},
     transition,
 };
 
@@ -255,7 +255,13 @@ fn admit_cell(state: &State, before: &[Write], index: u32, cell: &Cell) -> Resul
     // A repeated createAndGo says nothing new, or is wrong.
     let repeated = |cell: &Cell| build(Some(&row.columns), &[cell]).as_ref() == Some(&row.columns);
     match cell {
-        Cell::AsIs | Cell::Start(_) => Ok(()),
+        Cell::AsIs => Ok(()),
+        // Runs under way are not forgotten for others; a number that was used starts nothing.
+        Cell::Start(run) if *run > row.last_run => {
+            let started = earlier.iter().filter(|cell| matches!(cell, Cell::Start(_))).count();
+            if started < row.room() { Ok(()) } else { Err(SetTestError::ResourceUnavailable) }
+        }
+        Cell::Start(_) => Ok(()),
         Cell::Create if earlier.iter().all(|cell| repeated(cell)) => Ok(()),
         Cell::Create => Err(SetTestError::InconsistentValue),
         Cell::Destroy if row.under_way().is_some() || creating => Err(SetTestError::InconsistentValue),
@@ -356,7 +362,11 @@ pub fn resolve(state: &State, writes: &[Write], at: i64) -> Result<(Change, Vec<
         }
         let last = row.map_or(0, |row| row.last_run);
         let starts = cells.iter().filter_map(|cell| if let Cell::Start(run) = cell { Some(*run) } else { None });
-        change.starts.extend(starts.filter(|run| *run > last).map(|run| (index, run)));
+        let starts: Vec<(u32, u32)> = starts.filter(|run| *run > last).map(|run| (index, run)).collect();
+        if starts.len() > row.map_or(RUNS_PER_ORDER, Order::room) {
+            return Err(NotWhole::Row(index));
+        }
+        change.starts.extend(starts);
     }
     Ok((change, aborts))
 }

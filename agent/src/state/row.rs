@@ -78,12 +78,18 @@ impl Order {
         OWN_RUNS.saturating_add(self.own_runs)
     }
 
-    /// Enters a run; the oldest that ended make room.
+    /// How many runs can be entered now: those that ended make room, those under way do not.
+    pub fn room(&self) -> usize {
+        super::RUNS_PER_ORDER.saturating_sub(self.runs.values().filter(|run| !run.state.is_final()).count())
+    }
+
+    /// Enters a run; the oldest that ended makes room.
     pub(super) fn enter(&mut self, index: u32, run: Run) {
         self.attempts += 1;
         self.runs.insert(index, Run { attempt: self.attempts, ..run });
         while self.runs.len() > super::RUNS_PER_ORDER {
-            let oldest = self.runs.iter().min_by_key(|(_, run)| run.attempt).map(|(index, _)| *index);
+            let ended = self.runs.iter().filter(|(_, run)| run.state.is_final());
+            let oldest = ended.min_by_key(|(_, run)| run.attempt).map(|(index, _)| *index);
             let Some(oldest) = oldest else { break };
             self.runs.remove(&oldest);
         }

@@ -2,9 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use std::time::{Duration, Instant};
+
 use patchlab_protocol::{
-    Role,
-    document::{Action, RunState},
+    Envelope, Role,
+    document::{Action, RollbackFiles, RunState},
     mib,
 };
 
@@ -13,18 +15,114 @@ use super::{
     manager::oid,
 };
 
+/// A program of the site's.
+fn hook(host: &Host, moment: &str, script: &str) {
+    let path = host.path("hooks").join(moment).join("10-site");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// An order that leads `web` from 1 to 2, with all that apply needs, in row 1.
+fn told(host: &Host, rollback_files: RollbackFiles) {
+    let authority = &host.authority;
+    let old = host.installed(&host.package("web", "1", "", None));
+    let (mut order, _) = authority.order("PO-1", &host.class, vec![host.package("web", "2", "", None)], vec![old]);
+    order.rollback_files = rollback_files;
+    let digest = host.publish(&Envelope::sign(order.clone(), &authority.keys[&Role::Drafter]));
+    let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
+    let approval = host.publish(&authority.approval(digest, release));
+    let activation = host.publish(&authority.activation(digest, Action::Apply, NAME, Role::Activator, 1));
+    host.deployer().create(1, &host.uri, [digest, release, approval, activation].map(Some)).unwrap();
+}
+
+/// A host whose `before.d` goes on until it is ended, once; says who was there, and when the program is.
+fn slow_to_drain(host: &Host) -> std::path::PathBuf {
+    let (seen, once) = (host.path("seen"), host.path("once"));
+    let says = |word: &str| format!("echo {word} >> {}", seen.display());
+    hook(
+        host,
+        "before.d",
+        &format!(
+            "if [ -e {once} ]; then exit 0; fi; : > {once}\ntrap '{ended}; exit 1' TERM\n{begun}\nsleep 100 & wait",
+            once = once.display(),
+            ended = says("ended"),
+            begun = says("begun"),
+        ),
+    );
+    hook(host, "after.d", &says("after"));
+    seen
+}
+
+fn wait_for(path: &std::path::Path, host: &Host) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string(path).unwrap_or_default().contains("begun\n") {
+        assert!(Instant::now() < deadline, "nothing is begun:\n{}", host.log());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_abort_ends_what_the_site_does_before_the_work_and_nothing_is_used_up() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    told(&host, RollbackFiles::WhenNeeded);
+    let seen = slow_to_drain(&host);
+    let manager = host.deployer();
+    manager.start(1, 1).unwrap();
+    wait_for(&seen, &host);
+    manager.abort(1, 1);
+    assert_eq!(manager.wait(1, 1), RunState::Aborted, "{}", host.log());
+    assert_eq!(fs::read_to_string(&seen).unwrap(), "begun\nended\nafter\n");
+    assert_eq!(host.packages(), "installed web 1\n");
+    manager.start(1, 2).unwrap();
+    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "the same permission counts:\n{}", host.log());
+}
+
+#[test]
+fn what_the_site_does_before_the_work_is_ended_before_it_is_put_back_when_the_agent_was_killed() {
+    if missing() {
+        return;
+    }
+    let mut host = Host::new();
+    told(&host, RollbackFiles::WhenNeeded);
+    let seen = slow_to_drain(&host);
+    host.deployer().start(1, 1).unwrap();
+    wait_for(&seen, &host);
+    host.kill();
+    host.start();
+    assert_eq!(host.deployer().wait(1, 1), RunState::Aborted, "{}", host.log());
+    assert_eq!(fs::read_to_string(&seen).unwrap(), "begun\nended\nafter\n");
+}
+
+#[test]
+fn a_way_back_that_went_meanwhile_stops_the_run_before_anything_is_used_up() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    told(&host, RollbackFiles::Staged);
+    let manager = host.deployer();
+    let (staged, once) = (host.path("state/staged"), host.path("once"));
+    let once = once.display();
+    hook(&host, "before.d", &format!("if [ -e {once} ]; then exit 0; fi; : > {once}\nrm -r {}", staged.display()));
+    manager.start(1, 1).unwrap();
+    assert_eq!(manager.wait(1, 1), RunState::Refused, "{}", host.log());
+    let reason = manager.text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]));
+    assert!(reason.contains("start the run again"), "{reason}");
+    manager.start(1, 2).unwrap();
+    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "{}", host.log());
+}
+
 #[test]
 fn a_hook_may_refuse_before_the_work_and_another_sees_that_it_was_done() {
     if missing() {
         return;
     }
     let host = Host::new();
-    let hook = |moment: &str, script: String| {
-        let path = host.path("hooks").join(moment).join("10-site");
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let hook = |moment: &str, script: String| hook(&host, moment, &script);
     let (drained, seen) = (host.path("drained"), host.path("seen"));
     hook("before.d", format!("test -e {} || {{ echo 'still serving' >&2; exit 1; }}", drained.display()));
     let list = host.path("root/var/lib/dpkg/status");

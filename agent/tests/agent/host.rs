@@ -244,6 +244,11 @@ impl Host {
     /// Starts the agent and waits until it says where it answers.
     pub fn start(&mut self) {
         self.spawn();
+        self.await_start();
+    }
+
+    /// Waits until it says where it answers.
+    pub fn await_start(&mut self) {
         let (address, deadline) = (self.path("state/address"), Instant::now() + Duration::from_secs(60));
         while !address.exists() {
             if self.agent.as_mut().unwrap().try_wait().unwrap().is_some() {
@@ -273,6 +278,19 @@ impl Host {
 
     pub fn pid(&self) -> u32 {
         self.agent.as_ref().unwrap().id()
+    }
+
+    /// Whether it ends by itself in this time.
+    pub fn ended_within(&mut self, longest: Duration) -> bool {
+        let deadline = Instant::now() + longest;
+        while self.agent.as_mut().unwrap().try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        self.agent = None;
+        true
     }
 
     /// SIGKILL.

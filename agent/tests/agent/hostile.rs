@@ -24,6 +24,7 @@ use super::{
 
 const INVALID_MESSAGES: &str = ".1.3.6.1.6.3.11.2.1.2.0";
 const UNKNOWN_SECURITY_MODELS: &str = ".1.3.6.1.6.3.11.2.1.1.0";
+const BAD_VERSIONS: &str = ".1.3.6.1.2.1.11.3.0";
 const PARSE_ERRORS: &str = ".1.3.6.1.2.1.11.6.0";
 
 /// `usmStats`, RFC 3414 section 5.
@@ -111,13 +112,15 @@ fn wrong_credentials_of_every_kind_are_refused_and_counted() {
         host.manager(&user).credentials()
     };
     // A user who may do more may speak less (RFC 3414, 3.2, step 5): it is access control that says no, for there is no
-    // view.
+    // view, and usmStatsUnsupportedSecLevels stays as it was.
+    let unsupported = monitor.number(&usm(1));
     let no_privacy = [words("-v3 -l authNoPriv -u monitor -a SHA-256 -A"), vec![monitor.user.auth.clone()]].concat();
     for credentials in [words("-v3 -l noAuthNoPriv -u monitor"), no_privacy] {
         let output = monitor.tool("snmpget", &credentials, &[oid(mib::agent::GROUP, &[mib::agent::HOST, 0])]);
         let said = [output.stdout, output.stderr].concat();
         assert!(String::from_utf8_lossy(&said).contains("authorizationError"), "{}", String::from_utf8_lossy(&said));
     }
+    assert_eq!(monitor.number(&usm(1)), unsupported);
     let cases = [
         ("an unknown user", words("-v3 -l noAuthNoPriv -u nobody"), usm(3)),
         ("a wrong authentication passphrase", wrong("another passphrase", &monitor.user.privacy), usm(5)),
@@ -184,6 +187,32 @@ fn messages_that_were_recorded_and_altered_are_refused_and_counted() {
     let before = monitor.number(&usm(2));
     send(monitor.address, &recorded);
     grows(&monitor, &usm(2), before, "a message from before a restart");
+}
+
+#[test]
+fn messages_of_other_versions_are_not_answered_and_are_counted() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let monitor = host.monitor();
+    let name = oid(mib::agent::GROUP, &[mib::agent::HOST, 0]);
+    for version in ["-v1", "-v2c"] {
+        let before = monitor.number(BAD_VERSIONS);
+        let words = [version, "-c", "public", "-r", "0"].map(str::to_owned);
+        let output = monitor.tool("snmpget", &words, std::slice::from_ref(&name));
+        assert!(!output.status.success(), "{version}: {output:?}");
+        grows(&monitor, BAD_VERSIONS, before, version);
+    }
+    // The same message by a version that nobody has yet.
+    let wire = Wire::to(monitor.address);
+    Manager { address: wire.address, user: monitor.user.clone() }.get(&name);
+    let mut recorded = wire.last();
+    let at = recorded.windows(3).position(|window| window == [2, 1, 3]).expect("msgVersion");
+    recorded[at + 2] = 4;
+    let before = monitor.number(BAD_VERSIONS);
+    assert_eq!(send(monitor.address, &recorded), None);
+    grows(&monitor, BAD_VERSIONS, before, "version 4");
 }
 
 #[test]

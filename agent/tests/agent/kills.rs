@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use patchlab_agent::lock::{self, Kind};
 use patchlab_protocol::{
     Digest, Envelope, PackageSystem, Role,
     document::{Action, Cause, OnFailure, PackageFile, ProductionCheck, Replaced, RunState},
@@ -25,10 +26,10 @@ use super::{
     manager::oid,
 };
 
-/// A maintainer script that waits for ever when `/hang` names it, the first time.
+/// A maintainer script that waits for ever when `/hang` names it, the first time, and fails as long as there is `/fail`.
 fn script(point: &str) -> String {
     format!(
-        "#!/bin/sh\nif [ -e /hang ] && ! [ -e /begun ]; then read where < /hang; \
+        "#!/bin/sh\nif [ -e /fail ]; then exit 1; fi\nif [ -e /hang ] && ! [ -e /begun ]; then read where < /hang; \
          if [ \"$where\" = {point} ]; then : > /begun; read line < /gate; fi; fi\nexit 0\n"
     )
 }
@@ -163,6 +164,36 @@ impl World {
         }
     }
 
+    /// An order under way whose last maintainer script hangs, and everything killed there.
+    fn killed_in_the_last_script(&mut self) -> Told {
+        let point = self.onward().into_iter().next_back().unwrap();
+        let mut told = self.tell(None);
+        self.hang_at(&point);
+        self.start(&mut told, Action::Apply);
+        self.wait_until_it_hangs(&point);
+        let group = self.group(&told).unwrap();
+        self.host.kill();
+        run(Command::new("kill").args(["-KILL", "--", &format!("-{group}")]));
+        told
+    }
+
+    /// The process group of its package manager.
+    fn group(&self, told: &Told) -> Option<i64> {
+        let mut status = self.host.agent();
+        status.args(["status", "--json", "--config"]).arg(self.host.path("id/agent.toml"));
+        let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
+        let runs = &said["orders"][told.row.to_string()]["runs"][told.runs.to_string()];
+        runs["process"]["pid"].as_i64()
+    }
+
+    fn wait_for_log(&self, words: &str, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.host.log().matches(words).count() < times {
+            assert!(Instant::now() < deadline, "no {words:?} in the log:\n{}", self.host.log());
+            std::thread::yield_now();
+        }
+    }
+
     /// Kills and starts again; the run must then be ended and the package system content.
     fn kill(&mut self, told: &Told, killed: Killed, what: &str) -> String {
         self.kill_to(told, killed, RunState::Aborted, what)
@@ -170,11 +201,7 @@ impl World {
 
     /// As [`Self::kill`], with the state in which the run must end.
     fn kill_to(&mut self, told: &Told, killed: Killed, ends: RunState, what: &str) -> String {
-        let mut status = self.host.agent();
-        status.args(["status", "--json", "--config"]).arg(self.host.path("id/agent.toml"));
-        let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
-        let runs = &said["orders"][told.row.to_string()]["runs"][told.runs.to_string()];
-        let group = runs["process"]["pid"].as_i64();
+        let group = self.group(told);
         self.host.kill();
         if let (Killed::Everything, Some(group)) = (killed, group) {
             run(Command::new("kill").args(["-KILL", "--", &format!("-{group}")]));
@@ -300,6 +327,73 @@ fn a_kill_before_and_after_the_package_managers_work_ends_the_run_too() {
         std::thread::yield_now();
     }
     assert_eq!(world.kill(&told, Killed::Agent, "while checks run"), "installed web 2\n");
+}
+
+#[test]
+fn whoever_holds_dpkgs_lock_at_the_restart_is_waited_for_and_a_stop_meanwhile_is_obeyed() {
+    if missing_for(PackageSystem::Dpkg) {
+        return;
+    }
+    let mut world = World::new(PackageSystem::Dpkg);
+    let told = world.killed_in_the_last_script();
+    assert_ne!(world.host.audit(), "", "it is half-way");
+    let path = world.host.path("root/var/lib/dpkg/lock-frontend");
+    let held = lock::open(&path).unwrap().unwrap();
+    lock::try_take(&held, Kind::Record).unwrap();
+    world.host.spawn();
+    world.wait_for_log("packages are finished later", 1);
+    run(Command::new("kill").args(["-TERM", &world.host.pid().to_string()]));
+    assert!(world.host.ended_within(Duration::from_secs(20)), "it waits for the lock and not for its end");
+    world.host.spawn();
+    world.wait_for_log("packages are finished later", 2);
+    drop(held);
+    world.host.await_start();
+    assert_eq!(world.wait(&told), RunState::Aborted, "{}", world.host.log());
+    assert_eq!((world.host.audit(), world.host.packages()), (String::new(), World::only("2")), "{}", world.host.log());
+}
+
+#[test]
+fn what_could_not_be_finished_at_one_start_is_at_the_next() {
+    if missing_for(PackageSystem::Dpkg) {
+        return;
+    }
+    let mut world = World::new(PackageSystem::Dpkg);
+    let told = world.killed_in_the_last_script();
+    let fail = world.host.path("root/fail");
+    fs::write(&fail, "").unwrap();
+    world.host.start();
+    assert_eq!(world.wait(&told), RunState::Aborted, "{}", world.host.log());
+    assert_ne!(world.host.audit(), "", "its script fails");
+    fs::remove_file(&fail).unwrap();
+    world.host.kill();
+    world.host.start();
+    assert_eq!((world.host.audit(), world.host.packages()), (String::new(), World::only("2")), "{}", world.host.log());
+    // A start at which nothing is half-way does nothing.
+    world.host.kill();
+    world.host.start();
+    assert_eq!(world.host.log().matches("packages of this run are half-way").count(), 1, "{}", world.host.log());
+}
+
+#[test]
+fn a_run_under_way_outlives_however_many_others_are_started() {
+    if missing_for(PackageSystem::Dpkg) {
+        return;
+    }
+    let mut world = World::new(PackageSystem::Dpkg);
+    let mut told = world.tell(None);
+    let point = world.onward().into_iter().next_back().unwrap();
+    world.hang_at(&point);
+    world.start(&mut told, Action::Apply);
+    world.wait_until_it_hangs(&point);
+    let manager = world.host.deployer();
+    for run in 2..40 {
+        manager.start(told.row, run).unwrap();
+        assert_eq!(manager.wait(told.row, run), RunState::Refused, "{}", world.host.log());
+    }
+    assert_eq!(manager.state(told.row, 1), RunState::Applying);
+    fs::write(world.host.path("root/gate"), "on\n").unwrap();
+    assert_eq!(world.wait(&told), RunState::Succeeded, "{}", world.host.log());
+    assert!(world.host.result(told.row, 1).0.refusal.is_none());
 }
 
 /// One step of a random life: where the package manager hangs, if anywhere, and who is killed there.

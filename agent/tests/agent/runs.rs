@@ -72,6 +72,8 @@ fn an_order_is_applied_once_and_rolled_back() {
     for line in about_runs {
         assert!(line.contains(&order_digest.short()), "a line does not name its order: {line}");
     }
+    let ends: Vec<&str> = log.lines().filter(|line| line.contains("run ended")).collect();
+    assert!(ends.iter().all(|line| line.contains("id=\"PO-")), "{log}");
     assert!(std::fs::read_dir(host.path("state/files")).map_or(0, Iterator::count) == 0, "files of runs are left");
 }
 
@@ -87,7 +89,7 @@ fn a_failing_package_is_a_failed_run_that_can_be_rolled_back() {
     let bad = host.package("web", "2", "", Some("#!/bin/sh\necho 'web cannot start' >&2\nexit 1\n"));
     let (order, envelope) = authority.order("PO-1", &host.class, vec![bad], vec![replaced]);
     let digest = host.publish(&envelope);
-    let release = host.publish(&authority.release(&order, digest, &[]));
+    let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
     let approval = host.publish(&authority.approval(digest, release));
     let activation = host.publish(&authority.activation(digest, Action::Apply, NAME, Role::Activator, 1));
     let manager = host.deployer();
@@ -120,7 +122,7 @@ fn production_checks_decide() {
         order.production = vec![patchlab_protocol::document::ProductionCheck { scenario: "x".into(), step }];
         let envelope = patchlab_protocol::Envelope::sign(order.clone(), &authority.keys[&Role::Drafter]);
         let digest = host.publish(&envelope);
-        let release = host.publish(&authority.release(&order, digest, &[]));
+        let release = host.publish(&authority.release(&order, digest, &["upgrade web all 1 -> 2"]));
         let approval = host.publish(&authority.approval(digest, release));
         let activation = host.publish(&authority.activation(digest, Action::Apply, NAME, Role::Activator, 1));
         let manager = host.deployer();

@@ -229,3 +229,26 @@ fn an_agent_does_not_start_with_places_or_rates_that_cannot_be() {
         assert!(said.contains(&format!("agent.toml:{at}")), "{line} is line {at}: {said}");
     }
 }
+
+#[test]
+fn a_download_goes_on_where_it_was_when_the_agent_was_killed() {
+    if missing() {
+        return;
+    }
+    let (mut case, [near]) = Case::with_near([Manner::Breaking(PART)]);
+    // The near place hangs up, and the last one says nothing until the gate is opened.
+    let gate = case.host.hold_artifacts();
+    let manager = case.host.deployer();
+    manager.create(1, &case.host.uri, case.documents).unwrap();
+    manager.start(1, 1).unwrap();
+    gate.wait_until_asked();
+    case.host.kill();
+    case.host.start();
+    gate.open();
+    let manager = case.host.deployer();
+    assert_eq!(manager.wait(1, 1), RunState::Aborted, "{}", case.host.log());
+    manager.start(1, 2).unwrap();
+    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "{}", case.host.log());
+    assert_eq!(near.asked("artifacts")[..2], [0, PART], "{}", case.host.log());
+    assert_eq!(fs::read_dir(case.host.path("state/parts")).unwrap().count(), 0);
+}

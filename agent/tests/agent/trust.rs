@@ -105,6 +105,21 @@ fn a_revocation_list_is_offered_taken_and_obeyed_and_an_older_one_is_stale() {
 }
 
 #[test]
+fn a_list_signed_by_a_clock_that_is_a_year_ahead_is_obeyed_and_stops_no_order() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let documents = good_order(&host, "PO-1", 1);
+    let manager = host.deployer();
+    let list = Revocation { at: hours(24 * 365), ..revocation(1, &[Digest::of("another")]) };
+    let list = host.publish(&Envelope::sign(list, &host.authority.keys[&Role::Operator]));
+    assert_eq!(offer(&host, &manager, &[(mib::trust::OFFER_REVOCATION, list)]), None);
+    assert_eq!(manager.number(&scalar(mib::trust::REVOCATION_VERSION)), 1);
+    assert_eq!(start(&host, 1, 1, documents), (RunState::Succeeded, None), "{}", host.log());
+}
+
+#[test]
 fn what_is_revoked_while_a_run_fetches_is_not_applied() {
     if missing() {
         return;
@@ -247,13 +262,17 @@ fn a_clock_before_the_floor_refuses_apply() {
     if missing() {
         return;
     }
-    let host = Host::new();
+    let mut host = Host::new();
     let documents = good_order(&host, "PO-1", 1);
-    // A list signed two hours from now, as a host sees it whose clock was turned back by two hours.
-    let ahead = Revocation { at: hours(0) + SignedDuration::from_hours(2), ..revocation(1, &[]) };
-    let list = Envelope::sign(ahead, &host.authority.keys[&Role::Operator]);
+    // What was seen two hours from now, as a host remembers it whose clock was turned back by two hours.
+    host.kill();
+    let path = host.path("state/ledger.json");
+    let mut ledger: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    ledger["generation"] = (ledger["generation"].as_u64().unwrap() + 1).into();
+    ledger["time_floor"] = (hours(0) + SignedDuration::from_hours(2)).to_string().into();
+    fs::write(&path, ledger.to_string()).unwrap();
+    host.start();
     let manager = host.deployer();
-    assert_eq!(offer(&host, &manager, &[(mib::trust::OFFER_REVOCATION, host.publish(&list))]), None);
     assert_eq!(start(&host, 1, 1, documents), (RunState::Refused, Some("expired")));
     let reason = manager.text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]));
     assert!(reason.contains("was seen signed before: set the clock"), "{reason}");

@@ -585,6 +585,10 @@ impl Observer for Watcher<'_> {
         there.is_ok_and(|there| there.stage == Stage::Cancelling)
     }
 
+    fn known(&mut self) -> Option<Digest> {
+        self.executor.store.host(&self.run.host).ok()?.result_head
+    }
+
     fn goes_on(&mut self) {
         tracing::info!(host = self.run.host, run = self.run.run, "it has begun, and is not cancelled");
     }

@@ -2,7 +2,7 @@
 //!
 //! [`manager`] is one host's agent as the pipeline sees it, [`snmp`] speaks to it, [`row`] is the order's way over the MIB
 //! (push, start, follow, report), [`result`] decides what counts, [`sink`] hears informs, [`executor`] takes the hosts of an
-//! activation, and [`preparation`] has them look at an order ahead of one. Between orders every host is visited ([`visits`]): what it is
+//! activation, `room` keeps their order tables from being full, and [`preparation`] has them look at an order ahead of one. Between orders every host is visited ([`visits`]): what it is
 //! to believe is offered by [`trust`] and noted by [`offers`], [`survey`] reads what changed there, and [`own`] what its own operator
 //! did. [`rotation`] gives its users new keys, and [`snapshots`] bring hosts back that are machines themselves. The lab's worker uses [`row::push_and_run`] over the same manager for its clones, so that what is proven is the path that is
 //! used.
@@ -14,6 +14,7 @@ pub mod offers;
 pub mod own;
 pub mod preparation;
 pub mod result;
+mod room;
 pub mod rotation;
 pub mod row;
 pub mod sink;

@@ -1,7 +1,7 @@
 //! Preparations, carried to hosts: each is told to look at an order or to fetch it, all at once, since nothing is changed by that.
 //! Journaled and followed like runs: a server that was killed takes them up again, and only what the host signs counts.
 
-use patchlab_protocol::document::RunState;
+use patchlab_protocol::{Digest, document::RunState};
 use serde_json::json;
 
 use super::{
@@ -107,6 +107,10 @@ impl Watcher<'_> {
 }
 
 impl Observer for Watcher<'_> {
+    fn known(&mut self) -> Option<Digest> {
+        self.executor.store.host(&self.preparation.host).ok()?.result_head
+    }
+
     fn moved(&mut self, progress: &Progress) {
         self.note(progress.state, &progress.phase);
     }

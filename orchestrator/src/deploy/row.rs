@@ -15,11 +15,16 @@ use patchlab_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::manager::{Manager, ManagerError, Oid, Value};
+use super::{
+    manager::{Manager, ManagerError, Oid, Value},
+    room,
+};
 use crate::window::Window;
 
 /// RowStatus createAndGo (RFC 2579).
 const CREATE_AND_GO: i64 = 4;
+/// What an agent answers that has no room for a row more (RFC 3416).
+const NO_ROOM: &str = "resourceUnavailable";
 /// RowStatus destroy.
 const DESTROY: i64 = 6;
 /// StorageType nonVolatile.
@@ -178,6 +183,10 @@ pub trait Observer: Send {
     /// Whether it is to end before it changes anything.
     fn is_cancelled(&mut self) -> bool {
         false
+    }
+    /// The newest result of the host that is in the store; what is newer must not be lost.
+    fn known(&mut self) -> Option<Digest> {
+        None
     }
     /// The host goes on all the same: it has begun.
     fn goes_on(&mut self) {}
@@ -484,7 +493,14 @@ async fn begin(manager: &dyn Manager, row: &Row, run: u32, observer: &mut dyn Ob
         if observer.is_cancelled() {
             return Err(DeployError::Cancelled);
         }
-        push(manager, row).await?;
+        match push(manager, row).await {
+            Err(DeployError::Manager(ManagerError::Refused { status: NO_ROOM, .. })) => {
+                let gone = room::make(manager, row.index, observer.known()).await?;
+                tracing::info!(row = row.index, gone, "the host's order table was full: settled rows went");
+                push(manager, row).await?;
+            }
+            pushed => pushed?,
+        }
         start(manager, row.index, run).await?;
     }
     Ok(())

@@ -193,6 +193,7 @@ fn approval(order: &Envelope, release: &Envelope) -> Approval {
 #[case::another_order(|a: &mut Approval| a.order = Digest::of("another"), Role::Approver, Some(Refusal::NotApproved))]
 #[case::another_release(|a: &mut Approval| a.release = Digest::of("another"), Role::Approver, Some(Refusal::NotApproved))]
 #[case::for_nobody(|a: &mut Approval| a.hosts_at_most = 0, Role::Approver, Some(Refusal::NotApproved))]
+#[case::ahead(|a: &mut Approval| a.at = now().checked_add(1.hours()).unwrap(), Role::Approver, Some(Refusal::Expired))]
 #[case::too_late(|a: &mut Approval| a.not_after = "2026-04-01T00:00:00Z".parse().unwrap(), Role::Approver, Some(Refusal::Expired))]
 fn approval_table(#[case] change: fn(&mut Approval), #[case] by: Role, #[case] expected: Option<Refusal>) {
     let way = way();
@@ -211,6 +212,9 @@ fn approval_table(#[case] change: fn(&mut Approval), #[case] by: Role, #[case] e
 #[case::operators_roll_back(|a: &mut Activation| a.action = Action::Rollback, Role::Operator, "web-1", "debian-12-x86_64", None)]
 #[case::another_host(|_: &mut Activation| {}, Role::Activator, "web-9", "debian-12-x86_64", Some(Refusal::NotActive))]
 #[case::another_class(|_: &mut Activation| {}, Role::Activator, "web-1", "debian-11-x86_64", Some(Refusal::NotMyClass))]
+#[case::ahead(|a: &mut Activation| a.at = now().checked_add(1.hours()).unwrap(), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::Expired))]
+#[case::back_and_ahead(|a: &mut Activation| (a.action, a.at) = (Action::Rollback, now().checked_add(9000.hours()).unwrap()), Role::Operator, "web-1", "debian-12-x86_64", Some(Refusal::Expired))]
+#[case::back_from_another_release(|a: &mut Activation| a.action = Action::Rollback, Role::Operator, "web-1", "debian-12.1-x86_64", None)]
 #[case::too_many(|a: &mut Activation| a.hosts.push("web-2".into()), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::NotApproved))]
 #[case::too_late(|a: &mut Activation| a.not_after = "2026-04-01T00:00:00Z".parse().unwrap(), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::Expired))]
 #[case::another_order(|a: &mut Activation| a.order = Digest::of("another"), Role::Activator, "web-1", "debian-12-x86_64", Some(Refusal::NotActive))]

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, Envelope, KeyId, Ledger, Refused, Role,
     document::Root,
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     audit::Event,
+    gate,
     place::{PlaceError, write_private},
     store::{Store, StoreError},
 };
@@ -279,6 +281,9 @@ impl Authority {
         let (root, revoked) = (&standing.current.root, standing.revoked());
         let says = revoke(root, &standing.known(&revoked), envelope)?;
         let same = standing.list.as_ref().filter(|list| list.digest == envelope.digest());
+        if same.is_none() {
+            gate::not_ahead("the revocation list", says.at, Timestamp::now())?;
+        }
         let mut kept = same.map_or_else(|| envelope.clone(), |list| list.envelope.clone());
         kept.absorb(envelope, signing_keys(root));
         let list = List { digest: kept.digest(), envelope: kept, says };

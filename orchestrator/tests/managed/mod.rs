@@ -9,7 +9,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use patchlab::deploy::{Manager, Patience, Row, SnmpManager, push_and_run, rotation, row::Unobserved};
+use patchlab::deploy::{
+    Manager, Patience, Row, SnmpManager, push_and_run, rotation,
+    row::{self, Unobserved},
+};
 use patchlab_protocol::{
     Refusal,
     description::Tags,
@@ -141,6 +144,23 @@ impl Agent {
             let report = push_and_run(manager, row, run, &mut Unobserved).await.unwrap();
             (report.state, report.refusal)
         })
+    }
+
+    /// The same in each of these rows; all of them end.
+    pub fn filled(&self, row: &Row, indices: std::ops::Range<u32>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let manager = self.manager(&self.enrolment.deployer).await;
+            let manager: &dyn Manager = &manager;
+            let rows: Vec<Row> = indices.map(|index| Row { index, ..row.clone() }).collect();
+            for row in &rows {
+                row::push(manager, row).await.unwrap();
+                row::start(manager, row.index, 1).await.unwrap();
+            }
+            for row in &rows {
+                push_and_run(manager, row, 1, &mut Unobserved).await.unwrap();
+            }
+        });
     }
 
     pub fn version(&self) -> String {

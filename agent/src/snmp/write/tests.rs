@@ -211,3 +211,21 @@ fn a_window_is_a_part_of_the_row_and_is_taken_back_by_nothing() {
     let moved = set(&waiting, &[cell(time::octets(opens))]);
     assert_eq!(moved, Err((1, SetTestError::InconsistentValue)), "the window of a run that waits for it stays");
 }
+
+#[test]
+fn a_start_for_which_no_run_could_be_forgotten_is_refused() {
+    let mut state = with_row(7);
+    let start = |run| (mib::order::START, 7, Value::Gauge32(run));
+    let most = u32::try_from(RUNS_PER_ORDER).unwrap();
+    for run in 1..=most {
+        let change = set(&state, &[start(run)]).unwrap().unwrap();
+        state.apply(&Event::Set(change));
+    }
+    assert_eq!(set(&state, &[start(most + 1)]), Err((1, SetTestError::ResourceUnavailable)));
+    assert_eq!(set(&state, &[start(most)]).unwrap().unwrap().starts, [], "a number that was used starts nothing");
+    // One that ended makes room for one.
+    let row = Run { state: RunState::Refused, ..Run::received(3, 0) };
+    state.apply(&Event::Run { order: 7, run: 3, row: Box::new(row) });
+    assert_eq!(set(&state, &[start(most + 1)]).unwrap().unwrap().starts, [(7, most + 1)]);
+    assert_eq!(set(&state, &[start(most + 1), start(most + 2)]), Err((2, SetTestError::ResourceUnavailable)));
+}

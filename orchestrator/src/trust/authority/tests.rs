@@ -1,4 +1,4 @@
-use jiff::{Timestamp, ToSpan as _};
+use jiff::ToSpan as _;
 use patchlab_protocol::{
     Audience, SigningKey,
     document::{RootKey, Scheme},
@@ -217,4 +217,16 @@ fn a_root_is_replaced_by_its_successor_only_and_found_again_after_a_kill() {
 
 fn third_expiry() -> Timestamp {
     Timestamp::now().checked_add(48.hours()).unwrap()
+}
+
+#[test]
+fn a_list_that_was_signed_after_now_is_not_taken_in() {
+    let world = World::new();
+    let authority = world.open();
+    let operator = key(Role::Operator);
+    let ahead = Timestamp::now().checked_add(1.hours()).unwrap();
+    let says = next(None, &[Digest::of("order")], "withdrawn", ahead).unwrap();
+    let refused = authority.revoke(&Envelope::sign(says, &operator), "test").unwrap_err();
+    assert!(refused.to_string().contains("set the clocks"), "{refused}");
+    authority.revoke(&list(None, "order", &operator).envelope, "test").unwrap();
 }
