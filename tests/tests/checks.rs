@@ -35,6 +35,13 @@ systemctl start careless-crash.service || true
 systemctl reset-failed careless-crash.service || true
 logger -t careless -p user.err 'it went wrong'
 echo '<2>EXT4-fs error (device drill): a line, not an error' >/dev/kmsg
+# cap_net_raw=ep (capabilities(7), VFS_CAP_REVISION_2); 188 is setxattr(2) of x86-64.
+cp /bin/true /usr/bin/careless-capable
+perl -e 'syscall(188, "/usr/bin/careless-capable", "security.capability", pack("V5", 0x2000001, 1 << 13, 0, 0, 0), 20, 0) and die $!'
+# More files than a report lists.
+mkdir /usr/share/careless
+cd /usr/share/careless
+seq 2100 | xargs touch
 "#;
 
 const SOCKET: &str = "[Socket]\nListenStream=8099\n";
@@ -88,4 +95,20 @@ fn every_kind_of_check_calls_what_is_new_a_regression() {
         assert!(reason.contains(part), "{part:?} is not named by {name}: {reason}");
         assert_eq!(step["control"]["status"], "pass", "{step:#}");
     }
+    let setuid = steps.iter().find(|step| step["name"] == "check setuid-files").expect("it");
+    let reason = setuid["patched"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("/usr/bin/careless-capable has capabilities 0100000200200000"), "{reason}");
+    // All that the report leaves out is in the run's record.
+    let diff = &verdict["baselines"][0]["diff"];
+    let (listed, omitted) =
+        (diff["files"].as_array().expect("files").len(), diff["files_omitted"].as_u64().expect("a number"));
+    let name = diff["files_in"].as_str().expect("a file");
+    let records = fs::read_dir(dir.path().join("data/runs")).expect("runs").map(|entry| entry.expect("one").path());
+    let folders = records.filter_map(|record| fs::read_dir(record).ok()).flatten();
+    let wholes: Vec<String> = folders
+        .filter_map(|folder| fs::read_to_string(folder.expect("one").path().join("out").join(name)).ok())
+        .collect();
+    assert_eq!(wholes.len(), 1, "{name}");
+    assert_eq!(wholes[0].lines().count() as u64, listed as u64 + omitted);
+    assert!(wholes[0].contains("\"/usr/share/careless/2100\""));
 }

@@ -2,7 +2,6 @@
 # what is printed: `some`, the paths that have any; `all`, every path; `capabilities`, a line for each that has such. By `some` and `all`
 # a path is `p` and its name, each of its attributes `a`, name, `=` and the value in hexadecimal, all ended by zero bytes.
 # Left out are labels that a security policy gives to every file, and the notes of overlays. 195 is llistxattr of x86-64, 192 lgetxattr.
-use strict;
 my ($which, @lists) = @ARGV;
 my $left_out = qr/^(security\.(selinux|SMACK64.*|ima|evm)|trusted\.overlay\..*)$/;
 my $names = "\0" x 65536;

@@ -6,7 +6,6 @@
 # number of its own. Not listed are what lives in memory or in the kernel, what comes over a network or from the host, images that
 # nobody writes to, and what is mounted a second time (bind mounts): of two the one that shows more, and of equals the shorter path.
 # Subvolumes that are mounted nowhere are not looked into.
-use strict;
 my %timed = map { $_ => 1 } qw(ext2 ext3 ext4 xfs btrfs f2fs jfs zfs bcachefs overlay);
 my %with_subvolumes = map { $_ => 1 } qw(btrfs zfs bcachefs);
 my %never_written = map { $_ => 1 } qw(squashfs erofs iso9660 udf cramfs romfs);
