@@ -37,7 +37,8 @@ logger -t careless -p user.err 'it went wrong'
 echo '<2>EXT4-fs error (device drill): a line, not an error' >/dev/kmsg
 # cap_net_raw=ep (capabilities(7), VFS_CAP_REVISION_2); 188 is setxattr(2) of x86-64.
 cp /bin/true /usr/bin/careless-capable
-perl -e 'syscall(188, "/usr/bin/careless-capable", "security.capability", pack("V5", 0x2000001, 1 << 13, 0, 0, 0), 20, 0) and die $!'
+perl -e 'my ($file, $name) = ("/usr/bin/careless-capable", "security.capability"); my $value = pack("V5", 0x2000001, 1 << 13, 0, 0, 0);
+  syscall(188, $file, $name, $value, length($value), 0) == 0 or die $!'
 # More files than a report lists.
 mkdir /usr/share/careless
 cd /usr/share/careless
