@@ -19,7 +19,7 @@ pub fn value(root: &Path, name: &str) -> Option<String> {
         fs::File::open(path).ok()?.take(FILE_BYTES).read_to_string(&mut text).ok()?;
         Some(settings(&text))
     });
-    said.flatten().filter(|(key, _)| *key == wanted).next_back().map(|(_, value)| value)
+    said.flatten().rfind(|(key, _)| *key == wanted).map(|(_, value)| value)
 }
 
 /// Whether apt reads a file of this name: letters, digits, `-` and `_`, with no ending or `.conf`.
