@@ -106,8 +106,9 @@ fn offset(error: &toml::de::Error) -> usize {
 /// The tightest key around an error's place; `None` when it is about the whole document.
 fn entry_of<'e>(text: &str, error: &toml::de::Error, entries: &'e [Entry]) -> Option<&'e Entry> {
     let offset = offset(error);
-    // An error about the root has the whole document for its place; no key has.
-    let about_root = error.span().is_none_or(|span| span.start == 0 && span.end >= text.trim_end().len());
+    // An error about the root has the whole document for its place, or nothing; no key has.
+    let about_root = |span: Range<usize>| span.is_empty() || (span.start == 0 && span.end >= text.trim_end().len());
+    let about_root = error.span().is_none_or(about_root);
     entries
         .iter()
         .filter_map(|entry| entry.contains(offset).map(|length| (length, std::cmp::Reverse(entry.path.len()), entry)))

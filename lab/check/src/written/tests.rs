@@ -280,6 +280,6 @@ fn every_unknown_key_is_told_and_not_what_follows_from_it() {
     // What is missing under its right name is not told as well; what is wrong elsewhere is.
     let (is_read, told) = found("nam = \"x\"\n");
     assert_eq!((is_read, told.lines().count()), (false, 1), "{told}");
-    let (is_read, told) = found("name = 1\npakages = []\n");
+    let (is_read, told) = found("arch = 1\nname = 1\n");
     assert!(!is_read && told.contains("key \"name\": expected a string") && told.lines().count() == 2, "{told}");
 }
