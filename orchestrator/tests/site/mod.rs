@@ -98,31 +98,42 @@ impl Site {
         assert!(ran.err.contains(by), "{}", ran.err);
     }
 
-    /// Starts the server, and says where its console is.
+    /// Starts the server, and says where its console is. Its addresses are fixed, since hosts know them: where another test's connection
+    /// has just been given one of their ports, it is started again when that has ended.
     pub fn serve(&mut self) -> String {
-        let mut child = self
-            .command(&[
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--payload",
-                &self.payload.to_string(),
-                "--informs",
-                &self.informs.to_string(),
-                "--enrolment",
-                &self.enrolment.to_string(),
-                "--release-key",
-                &self.key("releaser"),
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let console = lines.next().expect("the server says where it is").unwrap();
-        // Its other lines are read so that it never writes to a closed pipe.
-        std::thread::spawn(move || lines.count());
-        self.server = Some(child);
-        console.trim_start_matches("console\t").to_owned()
+        for _ in 0..40 {
+            let mut child = self.start();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let Some(console) = lines.next() else {
+                assert_eq!(child.wait().unwrap().code(), Some(4), "it ended otherwise than for an address");
+                continue;
+            };
+            let console = console.unwrap();
+            // Its other lines are read so that it never writes to a closed pipe.
+            std::thread::spawn(move || lines.count());
+            self.server = Some(child);
+            return console.trim_start_matches("console\t").to_owned();
+        }
+        panic!("the server does not start");
+    }
+
+    fn start(&self) -> Child {
+        self.command(&[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--payload",
+            &self.payload.to_string(),
+            "--informs",
+            &self.informs.to_string(),
+            "--enrolment",
+            &self.enrolment.to_string(),
+            "--release-key",
+            &self.key("releaser"),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
     }
 
     pub fn kill(&mut self) {
