@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     diff::ports::{Chosen, Listening},
-    machine::failures,
+    machine::{FailureKind, failures},
     manifest::{Port, PortRange},
 };
 
@@ -63,9 +63,11 @@ pub(super) fn of_the_same_units(found: Findings) -> Findings {
 }
 
 /// Lines of a serial log that tell of a broken machine ([`failures`]), without their time stamps, and with numbers made `N`: process and inode
-/// numbers differ between two machines of which the same happens.
+/// numbers differ between two machines of which the same happens. Stalls are not among them: a processor that made no progress is as often one
+/// that a busy host did not let.
 pub fn serial_panic(text: &str) -> BTreeSet<String> {
-    failures(text).iter().map(|failure| fold::folded(without_stamp(&failure.line), Digits::Loose)).collect()
+    let broke = failures(text).into_iter().filter(|failure| failure.kind != FailureKind::Stall);
+    broke.map(|failure| fold::folded(without_stamp(&failure.line), Digits::Loose)).collect()
 }
 
 /// `[   12.345678] text` without its stamp.

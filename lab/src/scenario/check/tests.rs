@@ -231,4 +231,7 @@ fn the_same_trouble_of_two_kernels_is_the_same() {
     assert_eq!(serial_panic(&say(812)), serial_panic(&say(77)));
     let disk = "[ 3.0] EXT4-fs error (device sda1): inode #2: comm x\n";
     assert_eq!(serial_panic(disk), set(&["EXT4-fs error (device sda1): inode #N: comm x"]));
+    let stall =
+        "[ 9.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!\n[ 9.9] rcu: INFO: rcu_sched detected stalls\n";
+    assert_eq!(serial_panic(stall), set(&[]));
 }
