@@ -213,6 +213,8 @@ pub struct Machine {
     handshake: Option<Handshake>,
     ready_units: Vec<String>,
     guest_time: GuestTime,
+    /// Bytes of its console log that another machine of its name wrote.
+    anothers: u64,
     /// Bytes of its console log that do not say whether it lives: those of another machine, and those before its power was cycled.
     overlooked: AtomicU64,
     /// Which boot it is, as far as somebody knows.
@@ -253,6 +255,14 @@ impl Machine {
     /// Its console log.
     pub fn serial_log(&self) -> &Path {
         &self.serial
+    }
+
+    /// What its console said.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn console(&self) -> io::Result<String> {
+        said(&self.serial, self.anothers)
     }
 
     /// The last lines that its console said.
@@ -532,7 +542,7 @@ impl Machine {
                 Ok(()) => return Ok(()),
                 Err(_) => self.check_alive("the guest agent's first answer", begun, timeout)?,
             }
-            hope(&said(&self.serial).unwrap_or_default())?;
+            hope(&self.console().unwrap_or_default())?;
             std::thread::sleep(POLL);
         }
     }

@@ -247,7 +247,7 @@ impl Lab {
     pub(crate) fn start_as(&self, plan: Plan) -> Result<Machine, LabError> {
         let serial = self.places.work.join(format!("{}.console", plan.name));
         // The log of a machine stays when it goes, and one of the same name goes on with it.
-        let overlooked = fs::metadata(&serial).map_or(0, |log| log.len());
+        let anothers = fs::metadata(&serial).map_or(0, |log| log.len());
         let prefix = self.lent.as_ref().map_or("", |lent| &lent.prefix);
         let known_as = format!("{prefix}{}", plan.name);
         let socket = self.places.work.join(format!("{}.net", plan.name));
@@ -283,7 +283,8 @@ impl Lab {
             handshake: None,
             ready_units: plan.ready_units,
             guest_time: self.guest_time.clone(),
-            overlooked: overlooked.into(),
+            anothers,
+            overlooked: anothers.into(),
             boot: Default::default(),
             ward,
             _panel: panel,

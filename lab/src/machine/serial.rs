@@ -92,16 +92,17 @@ pub fn failures(text: &str) -> Vec<Failure> {
         .collect()
 }
 
-/// A log's text; of one with more than [`LOG_HEAD`] and [`LOG_TAIL`] bytes the first and the last, and between them how many were left out.
-pub fn ends(log: &mut File) -> io::Result<Vec<u8>> {
-    let length = log.metadata()?.len();
+/// A log's text from byte `from` on; of one with more than [`LOG_HEAD`] and [`LOG_TAIL`] bytes the first and the last, and between them how many were left out.
+pub fn ends(log: &mut File, from: u64) -> io::Result<Vec<u8>> {
+    let end = log.metadata()?.len();
+    let length = end.saturating_sub(from);
     let mut bytes = Vec::new();
-    log.seek(SeekFrom::Start(0))?;
+    log.seek(SeekFrom::Start(from))?;
     if length > LOG_HEAD + LOG_TAIL {
         log.by_ref().take(LOG_HEAD).read_to_end(&mut bytes)?;
         let left_out = length - LOG_HEAD - LOG_TAIL;
         bytes.extend_from_slice(format!("\n… {left_out} bytes left out …\n").as_bytes());
-        log.seek(SeekFrom::Start(length - LOG_TAIL))?;
+        log.seek(SeekFrom::Start(end - LOG_TAIL))?;
         log.by_ref().take(LOG_TAIL).read_to_end(&mut bytes)?;
     } else {
         log.by_ref().take(LOG_HEAD + LOG_TAIL).read_to_end(&mut bytes)?;
@@ -109,9 +110,9 @@ pub fn ends(log: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a console said, by [`ends`]. A log that does not exist yet says nothing.
-pub fn said(log: &Path) -> io::Result<String> {
-    match File::open(log).and_then(|mut file| ends(&mut file)) {
+/// What a console said from byte `from` of its log on, by [`ends`]. A log that does not exist yet says nothing.
+pub fn said(log: &Path, from: u64) -> io::Result<String> {
+    match File::open(log).and_then(|mut file| ends(&mut file, from)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         other => Ok(String::from_utf8_lossy(&other?).into_owned()),
     }
@@ -119,7 +120,7 @@ pub fn said(log: &Path) -> io::Result<String> {
 
 /// The last `lines` lines that are not empty of what a console said, without what only a terminal understands.
 pub fn last_lines(log: &Path, lines: usize) -> io::Result<Vec<String>> {
-    let text = said(log)?;
+    let text = said(log, 0)?;
     let plain = |line: &str| line.chars().filter(|c| !c.is_control()).take(LINE_CHARACTERS).collect::<String>();
     let all: Vec<String> = text.lines().map(plain).filter(|line| !line.trim().is_empty()).collect();
     Ok(all[all.len().saturating_sub(lines)..].to_vec())
@@ -193,7 +194,7 @@ mod tests {
         use std::io::Write as _;
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("control.console");
-        assert_eq!((bound(&log).unwrap(), said(&log).unwrap()), ((), String::new()));
+        assert_eq!((bound(&log).unwrap(), said(&log, 0).unwrap()), ((), String::new()));
         let mut writer = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         writer.write_all(b"Linux version 6.1\n").unwrap();
         let block = "0123456789abcde\n".repeat(65536);
@@ -205,13 +206,15 @@ mod tests {
         let found = writer.metadata().unwrap();
         assert_eq!(found.len(), 18 + (64 << 20) + 11);
         assert!(found.blocks() * 512 <= LOG_HEAD + 2 * LOG_TAIL + (1 << 20), "{} blocks", found.blocks());
-        let text = said(&log).unwrap();
+        let text = said(&log, 0).unwrap();
         assert!(text.starts_with("Linux version 6.1\n0123") && text.ends_with("last\r\n\n"));
         let left_out = found.len() - LOG_HEAD - LOG_TAIL;
         assert!(text.contains(&format!("\n… {left_out} bytes left out …\n")) && !text.contains('\0'));
         assert_eq!(last_lines(&log, 2).unwrap(), ["0123456789abcde", "[0mlast"]);
         writer.write_all(b"Kernel panic - not syncing: x\n").unwrap();
         assert_eq!(failures_in(&log, 0).unwrap().len(), 1);
+        // As another machine of its name begins there.
+        assert_eq!(said(&log, found.len()).unwrap(), "Kernel panic - not syncing: x\n");
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn take_log(from: &Path, to: &Path, redact: &[Pattern]) -> io::Result<()> {
     if !found.is_file() || found.len() == 0 {
         return Ok(());
     }
-    fs::write(to, redact.iter().fold(ends(&mut file)?, |log, pattern| pattern.redact_bytes(&log).into_owned()))
+    fs::write(to, redact.iter().fold(ends(&mut file, 0)?, |log, pattern| pattern.redact_bytes(&log).into_owned()))
 }
 
 /// Copies what a worker brought out of its machines from its folder into `to`, which is made when there is something. The names of the files.

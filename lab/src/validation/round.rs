@@ -11,7 +11,7 @@ use super::{Broke, Clones, Control, Event, Validation, joined, lab, other, reboo
 use crate::{
     applier::Role,
     control::Stage,
-    machine::{LabError, Machine, said},
+    machine::{LabError, Machine},
     report::{BaselineReport, QuarantinedScenario, ScenarioReport, SkippedScenario},
     runs::Point,
     scenario::{Check, CheckKind, Occasion, Progress, Scenario, ScenarioRun, Seat, Suspected, Turns},
@@ -267,7 +267,7 @@ fn collected((check, collector): (CheckKind, Option<&str>), machine: &Machine) -
             let timeout = COLLECT_TIMEOUT * machine.hardware().accelerator.factor();
             read(check, command, machine.guest().run(command, None, timeout)?, timeout)
         }
-        None => said(machine.serial_log()).map_err(|error| TargetError {
+        None => machine.console().map_err(|error| TargetError {
             action: format!("{}: read {}", check.step_name(), machine.serial_log().display()),
             reason: error.to_string(),
         }),
