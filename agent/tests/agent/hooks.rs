@@ -62,6 +62,21 @@ fn wait_for(path: &std::path::Path, host: &Host) {
     }
 }
 
+/// A program is journaled when it is there: a moment after it has begun.
+fn wait_until_journaled(host: &Host) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut status = host.agent();
+    status.args(["status", "--json", "--config"]).arg(host.path("id/agent.toml"));
+    loop {
+        let said: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
+        if said["orders"]["1"]["runs"]["1"]["process"]["pid"].is_i64() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nothing is journaled: {said:#}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn an_abort_ends_what_the_site_does_before_the_work_and_nothing_is_used_up() {
     if missing() {
@@ -91,6 +106,7 @@ fn what_the_site_does_before_the_work_is_ended_before_it_is_put_back_when_the_ag
     let seen = slow_to_drain(&host);
     host.deployer().start(1, 1).unwrap();
     wait_for(&seen, &host);
+    wait_until_journaled(&host);
     host.kill();
     host.start();
     assert_eq!(host.deployer().wait(1, 1), RunState::Aborted, "{}", host.log());
