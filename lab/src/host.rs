@@ -182,6 +182,12 @@ impl LabHost {
         }
     }
 
+    /// Whether its libvirt runs by itself and lets everybody wait: it is stopped, or hangs.
+    pub fn is_silent(&self) -> bool {
+        let Libvirt::Foreign { uri } = &self.libvirt else { return false };
+        matches!(machine::look(uri), Err(LabError::Silent { .. }))
+    }
+
     /// Looks whether it is there and can lend anything.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ impl Halt {
 }
 
 /// The kernel ends everything in the worker's namespace with it.
-fn end(worker: &Process) {
+pub(super) fn end(worker: &Process) {
     let pid = i32::try_from(worker.pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid.filter(|_| worker.is_alive()) {
         // Already gone is as good.

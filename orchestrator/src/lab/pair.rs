@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    time::Instant,
+    sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -14,6 +15,7 @@ use patchlab_lab::{
     applier::Role,
     control::{Adopted, ControlRecord, Controls},
     kept::{KeptClones, SavedClone},
+    ledger::Process,
     report::BaselineReport,
     runs::{Recording, Scope},
     scenario::Scenario,
@@ -29,7 +31,7 @@ use patchlab_protocol::{
 use super::{
     applier::host_name,
     control::Control,
-    halt::Halt,
+    halt::{self, Halt},
     job::{Job, launcher},
     pool,
     provisional::Provisional,
@@ -73,6 +75,9 @@ enum Ended {
     /// It was gone before it could; why, as far as that is known, and in which phase.
     Died { reason: String, phase: String },
 }
+
+/// Time between two looks at the host on which a worker is at work.
+const LOOK_AT_HOST: Duration = Duration::from_secs(20);
 
 /// What follows when a worker has ended.
 enum Follows {
@@ -140,7 +145,12 @@ impl Pair<'_> {
         let (places, launcher) = (self.data.lab(), launcher(Job::Validate)?);
         let mut worker = patchlab_lab::worker::spawn(host, &places, &launcher, &Network::Isolated)?;
         self.halt.enter(worker.process());
-        let ended = self.follow(&mut worker, control, told);
+        let process = worker.process().clone();
+        let ended = std::thread::scope(|scope| {
+            let (_goes_on, over) = mpsc::channel();
+            scope.spawn(move || watch(host, &process, &over));
+            self.follow(&mut worker, control, told)
+        });
         // Whatever the end is: what the machines said is worth most when it is a bad one.
         if let Err(error) = self.recording.take(self.name, worker.folder()) {
             told(Tell::Note(format!("what the machines said is not kept: {error}")));
@@ -243,6 +253,19 @@ impl Pair<'_> {
                 told(Tell::Note(format!("the clones are not kept: {error}")));
                 None
             }
+        }
+    }
+}
+
+/// Ends a worker whose libvirt keeps everybody waiting, until `over` is dropped: the worker waits for it, too, and without a limit. Two
+/// questions without an answer are believed.
+fn watch(host: &LabHost, worker: &Process, over: &mpsc::Receiver<()>) {
+    let mut silent = 0;
+    while over.recv_timeout(LOOK_AT_HOST) == Err(mpsc::RecvTimeoutError::Timeout) {
+        silent = if host.is_silent() { silent + 1 } else { 0 };
+        if silent == 2 {
+            halt::end(worker);
+            return;
         }
     }
 }
