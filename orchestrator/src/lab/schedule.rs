@@ -2,8 +2,8 @@
 //! give in, a choice out.
 //!
 //! Orders take turns, so that a small order does not wait behind a large one's many baselines: the one of which the fewest have begun is
-//! next, however many may run at once. Of its validations the longest starts first, so that no long one is left to the end. What does not fit beside what runs waits, and may be passed by what does; nothing waits for ever, since what
-//! passes it ends.
+//! next, however many may run at once. Of its validations the longest starts first, so that no long one is left to the end. What does not
+//! fit beside what runs waits, and may be passed by what does; nothing waits for ever, since what passes it ends.
 
 use std::time::Duration;
 
