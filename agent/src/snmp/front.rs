@@ -1,10 +1,11 @@
 //! The front: the socket that managers reach, before the SNMP engine.
 //!
-//! The engine takes passphrases, and keeps them while it runs; a key that was changed by `usmUserTable` has no passphrase. So the engine has,
-//! for each user, a secret of this start alone, on an address of this host alone, and the front changes seals: a message that bears a user's
-//! key is sealed anew with that user's secret, and its answer with the key that the request bore. Messages of SNMP's other versions are counted
-//! here; every other one goes on as it came, and is counted and refused by the engine. Nothing is decided here: engine id, time window, access
-//! and size stay the engine's. Each user has a secret of its own, so that who is one user to the front can never be another to the engine, whatever a message looks like.
+//! The engine takes passphrases, and keeps them while it runs; a key that was changed by `usmUserTable` has no passphrase. So the engine
+//! has, for each user, a secret of this start alone, on an address of this host alone, and the front changes seals: a message that bears a
+//! user's key is sealed anew with that user's secret, and its answer with the key that the request bore. Messages of SNMP's other versions
+//! are counted here; every other one goes on as it came, and is counted and refused by the engine. Nothing is decided here: engine id, time
+//! window, access and size stay the engine's. Each user has a secret of its own, so that who is one user to the front can never be another
+//! to the engine, whatever a message looks like.
 //!
 //! ```text
 //! manager ---- user's key ----> front ---- user's secret, loopback ----> engine
