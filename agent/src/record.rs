@@ -236,25 +236,12 @@ pub enum RecordError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use patchlab_protocol::Digest;
-
     use super::*;
-    use crate::state::{Change, Columns};
+    use crate::state::{Change, tests::columns};
 
     fn record_with_run(folder: &Path, path: &[RunState]) -> Record {
         let record = Record::open(folder, folder).unwrap();
-        let columns = Columns {
-            digest: Digest::of("order"),
-            release: None,
-            approval: None,
-            activation: None,
-            uri: "http://127.0.0.1/".into(),
-            lifetime: 60,
-            not_before: None,
-            not_after: None,
-            preparation: None,
-        };
-        let orders = BTreeMap::from([(7, Some(columns))]);
+        let orders = BTreeMap::from([(7, Some(columns()))]);
         record.enter(Event::Set(Change { orders, starts: vec![(7, 1)], ..Change::default() })).unwrap();
         for state in path {
             record.change_run(7, 1, |run| run.state = *state).unwrap();

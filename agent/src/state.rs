@@ -410,10 +410,11 @@ fn remember(list: &mut Vec<Digest>, digest: Digest) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn columns() -> Columns {
+    /// Those of a row with an order and nothing else.
+    pub(crate) fn columns() -> Columns {
         Columns {
             digest: Digest::of("order"),
             release: None,

@@ -287,22 +287,12 @@ mod tests {
     use patchlab_protocol::{Item, ItemState, PackageSystem};
 
     use super::*;
-    use crate::state::{Change, Columns, Event};
+    use crate::state::{Change, Columns, Event, tests::columns};
 
     fn state(ended: &[(u32, RunState)]) -> State {
         let mut state = State::default();
         for (order, ends) in ended {
-            let columns = Columns {
-                digest: patchlab_protocol::Digest::of(order.to_string()),
-                release: None,
-                approval: None,
-                activation: None,
-                uri: "http://127.0.0.1/".into(),
-                lifetime: 60,
-                not_before: None,
-                not_after: None,
-                preparation: None,
-            };
+            let columns = Columns { digest: patchlab_protocol::Digest::of(order.to_string()), ..columns() };
             let orders = [(*order, Some(columns))].into();
             state.apply(&Event::Set(Change { orders, starts: vec![(*order, 1)], ..Change::default() }));
             let item = |(from, to): (&str, &str)| Item {
