@@ -188,7 +188,7 @@ impl CheckKind {
 /// With which every collector begins: what is not there, or fails, ends it, since silence would pass for good news; and whose text it is.
 const BEGIN: &str = "\
 set -e
-need() { for tool; do command -v \"$tool\" >/dev/null || { echo \"there is no program $tool\" >&2; exit 1; }; done; }
+need() { for tool; do command -v \"$tool\" >/dev/null || { echo \"there is no program $tool: have the recipe install it\" >&2; exit 1; }; done; }
 echo \"host $(uname -n)\"
 ";
 

@@ -316,7 +316,7 @@ mod tests {
         };
         let error = read(CheckKind::JournalErrors, &collector, ran.clone(), timeout).unwrap_err();
         assert!(error.action.contains("check journal-errors: run need journalctl"), "{}", error.action);
-        assert_eq!(error.reason, "exit 1: there is no program journalctl");
+        assert_eq!(error.reason, "exit 1: there is no program journalctl: have the recipe install it");
         let well = Ran { exit: Some(0), ..ran };
         assert_eq!(read(CheckKind::JournalErrors, &collector, well, timeout).unwrap().lines().count(), 1);
     }

@@ -145,6 +145,12 @@ pub enum DeployError {
         /// The order there.
         found: String,
     },
+    /// No row can be made, and none can go.
+    #[error(
+        "the host's table of orders is full, and each of its orders is under way or has a result that this server has not read: `patchlab host \
+         show` says when it last answered; try again when its runs have ended"
+    )]
+    Full,
     /// The agent is not the one enrolled, or pins another root document.
     #[error("the agent is not the one that was enrolled: {0}")]
     NotTheHost(String),
@@ -496,6 +502,9 @@ async fn begin(manager: &dyn Manager, row: &Row, run: u32, observer: &mut dyn Ob
         match push(manager, row).await {
             Err(DeployError::Manager(ManagerError::Refused { status: NO_ROOM, .. })) => {
                 let gone = room::make(manager, row.index, observer.known()).await?;
+                if gone == 0 {
+                    return Err(DeployError::Full);
+                }
                 tracing::info!(row = row.index, gone, "the host's order table was full: settled rows went");
                 push(manager, row).await?;
             }
