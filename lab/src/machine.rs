@@ -20,6 +20,7 @@ mod saved;
 mod serial;
 mod steward;
 mod stream;
+mod terminal;
 
 use std::{
     fs, io,
@@ -47,6 +48,7 @@ pub use self::{
     saved::{Saved, SavedFile},
     serial::{Failure, FailureKind, LOG_HEAD, LOG_TAIL, ends, failures, failures_in, last_lines, said},
     steward::CLONE_DISK,
+    terminal::{TERMINAL, Terminal, Tty},
 };
 pub(crate) use self::{
     clone::{DiskFate, Plan, Template, unfit},

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -23,6 +23,46 @@ use serde::{Deserialize, Serialize};
 /// How long a connection may take; under emulation, and beside others, a guest's own start of a program is a good part
 /// of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer to what was sent once may take.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Where [`KNOCK`] is in a guest.
+const KNOCK_FILE: &str = "/run/knock.pl";
+/// Knocks at all places at once, and prints the answers' words. Arguments: seconds to wait, then a word `KIND,ADDRESS,PORT` each.
+const KNOCK: &str = r#"
+use strict; use warnings; use Socket qw(:DEFAULT inet_pton pack_sockaddr_in6);
+my $wait = shift; my %open; my $sequence = 0;
+sub sum { my $sum = 0; $sum += $_ for unpack "n*", $_[0]; $sum = ($sum >> 16) + ($sum & 0xffff) while $sum >> 16; ~$sum & 0xffff }
+for my $word (@ARGV) {
+    my ($kind, $host, $port) = split /,/, $word;
+    my $family = $host =~ /:/ ? AF_INET6 : AF_INET;
+    my $address = inet_pton($family, $host) // die "$host is no address\n";
+    my $to = $family == AF_INET ? pack_sockaddr_in($port, $address) : pack_sockaddr_in6($port, $address);
+    my $datagram = $kind eq "udp";
+    my ($type, $protocol) = $datagram ? (SOCK_DGRAM, 17) : (SOCK_RAW, 1);
+    socket(my $socket, $family, $type, $protocol) or die "socket: $!\n";
+    # Without a way there, it is not sent: that is no answer.
+    connect($socket, $to) or next;
+    my $said = $datagram ? "knock" : pack("C C n n n", 8, 0, 0, $$ & 0xffff, ++$sequence);
+    substr($said, 2, 2) = pack("n", sum($said)) unless $datagram;
+    defined send($socket, $said, 0) or next;
+    $open{$word} = [$socket, $datagram];
+}
+my $end = time + $wait;
+while (%open && time < $end) {
+    my $bits = ""; vec($bits, fileno($_->[0]), 1) = 1 for values %open;
+    select(my $ready = $bits, undef, undef, 0.5) or next;
+    for my $word (keys %open) {
+        my ($socket, $datagram) = @{$open{$word}};
+        next unless vec($ready, fileno($socket), 1);
+        # "Refused" is one's own kernel's word, or somebody's that there is nothing: no answer.
+        my $got;
+        unless (defined recv($socket, $got, 1500, 0)) { delete $open{$word}; next }
+        # Of a raw socket it comes with its IP header, and one's own requests come by, too.
+        next if !$datagram && unpack("C", substr($got, 4 * (ord($got) & 15), 1)) != 0;
+        print "$word\n"; delete $open{$word};
+    }
+}
+"#;
 /// The guest's web server.
 const GUEST_PORT: u16 = 80;
 
@@ -44,11 +84,21 @@ pub enum From {
     Worker,
 }
 
+/// What is sent once, and may be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Knock {
+    /// A datagram.
+    Udp(SocketAddr),
+    /// An echo request (RFC 792); over IPv4.
+    Echo(Ipv4Addr),
+}
+
 /// What the worker is told.
 #[derive(Debug, Serialize, Deserialize)]
 enum Ask {
     Clone { baseline: String, ports: Ports },
     Connect { from: From, host: String, port: u16, request: String },
+    Knock(Vec<Knock>),
 }
 
 /// What it answers.
@@ -57,6 +107,7 @@ enum Tell {
     Running,
     /// What came back; `None` when there was no connection.
     Answer(Option<String>),
+    Answered(Vec<Knock>),
     Failed(String),
 }
 
@@ -91,6 +142,14 @@ impl Isolated {
         let (host, request) = (host.to_owned(), request.to_owned());
         match self.ask(&Ask::Connect { from, host, port, request })? {
             Tell::Answer(answer) => Ok(answer),
+            other => bail!("unexpected answer {other:?}"),
+        }
+    }
+
+    /// Those of the guest's knocks that are answered within [`ANSWER_TIMEOUT`].
+    pub fn knock(&mut self, knocks: &[Knock]) -> anyhow::Result<Vec<Knock>> {
+        match self.ask(&Ask::Knock(knocks.to_vec()))? {
+            Tell::Answered(answered) => Ok(answered),
             other => bail!("unexpected answer {other:?}"),
         }
     }
@@ -136,7 +195,10 @@ fn answer_all(mut inside: Inside) -> anyhow::Result<()> {
             (Ask::Connect { from: From::Worker, host, port, request }, _) => {
                 Ok(Tell::Answer(exchange(&host, port, &request).ok()))
             }
-            (Ask::Connect { from: From::Guest, .. }, None) => Err(anyhow::anyhow!("there is no guest yet")),
+            (Ask::Knock(knocks), Some((machine, _))) => knock(machine, &knocks).map(Tell::Answered),
+            (Ask::Connect { from: From::Guest, .. } | Ask::Knock(_), None) => {
+                Err(anyhow::anyhow!("there is no guest yet"))
+            }
         };
         inside.sender.send(&told.unwrap_or_else(|error| Tell::Failed(format!("{error:#}"))))?;
     }
@@ -152,12 +214,42 @@ fn clone(
     let router = payload::router(Arc::new(InMemory::new([], ArtifactStore::open(&inside.places.artifacts)?)));
     let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, ports.payload)))?;
     runtime.spawn(async move { axum::serve(listener, router).await });
+    // Beside it, what answers datagrams: so that a guest which gets no answer is known to have asked.
+    let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports.payload))?;
+    std::thread::spawn(move || echo(&datagrams, || ()));
     let baseline = Baselines::open(&inside.places).get(baseline)?;
     let lab = Lab::open(&inside.places, &inside.driver)?;
     let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports.forward);
     let forwards = vec![Forward { protocol: Protocol::Tcp, host, guest_port: GUEST_PORT }];
     let machine = lab.clone_baseline(&baseline, &CloneSpec { name: "isolated".into(), tools: None, forwards })?;
     Ok((machine, lab))
+}
+
+/// Sends all knocks from a guest, and waits for answers.
+fn knock(machine: &Machine, knocks: &[Knock]) -> anyhow::Result<Vec<Knock>> {
+    let words = knocks.iter().map(|knock| match knock {
+        Knock::Udp(to) => format!("udp,{},{}", to.ip(), to.port()),
+        Knock::Echo(to) => format!("echo,{to},0"),
+    });
+    let words: Vec<String> = words.collect();
+    machine.guest().put_file(KNOCK_FILE, KNOCK.as_bytes(), 0o600)?;
+    let command = format!("perl {KNOCK_FILE} {} {}", ANSWER_TIMEOUT.as_secs(), words.join(" "));
+    let ran = machine.guest().run(&command, None, CONNECT_TIMEOUT + ANSWER_TIMEOUT)?;
+    if ran.exit != Some(0) {
+        bail!("{command}: exit {:?}: {}", ran.exit, ran.stderr.trim());
+    }
+    let answered = |(word, _): &(&String, &Knock)| ran.stdout.lines().any(|line| line == *word);
+    Ok(words.iter().zip(knocks).filter(answered).map(|(_, knock)| knock.clone()).collect())
+}
+
+/// Answers datagrams for ever, and says each time that one came.
+pub fn echo(socket: &UdpSocket, came: impl Fn()) {
+    let mut bytes = [0; 64];
+    while let Ok((count, from)) = socket.recv_from(&mut bytes) {
+        came();
+        // Who does not hear it asked for nothing.
+        let _ = socket.send_to(&bytes[..count], from);
+    }
 }
 
 /// Sends a request from here and reads the answer to its end.

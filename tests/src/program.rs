@@ -1,6 +1,7 @@
 //! The program `patchlab` as a user would type it, and what a machine must have for a test of it.
 
 use std::{
+    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -250,6 +251,27 @@ impl Patchlab {
 
     fn finish(&self, command: &mut Command, arguments: &[&str]) {
         command.arg("--data").arg(&self.data).args(arguments).current_dir(source()).stdin(Stdio::null());
+    }
+
+    /// Runs it to its end at a terminal of so many rows and columns, at which this is typed; what is shown there is its output.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn at_a_terminal(&self, arguments: &[&str], (rows, columns): (u16, u16), typed: &str) -> Ended {
+        let inner = self.command(arguments);
+        let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let line = format!("stty rows {rows} cols {columns} && exec {}", words.join(" "));
+        let mut script = Command::new("script");
+        script.args(["-q", "-e", "-c", &line, "/dev/null"]).current_dir(source()).env("TERM", "dumb");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = script.spawn().expect("script (package bsdutils) starts");
+        // Open until the end: who sits there does not go away.
+        let mut keyboard = child.stdin.take().expect("its standard input");
+        keyboard.write_all(typed.as_bytes()).expect("it is typed");
+        let ended = child.wait_with_output().expect("it ends").into();
+        drop(keyboard);
+        ended
     }
 
     /// Runs it to its end.

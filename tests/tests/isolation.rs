@@ -1,11 +1,11 @@
-//! A guest reaches the lab's own endpoints and nothing else: looked at from inside one, by TCP.
+//! A guest reaches the lab's own endpoints and nothing else: looked at from inside one, by TCP, by UDP over both IPs, and by echo requests.
 //!
 //! Everything that must be out of reach is shown to be there: whoever may reach it does so first. Skips aloud where the
 //! whole path does.
 
 use std::{
     io::Write as _,
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::Command,
     sync::{
         Arc,
@@ -16,12 +16,14 @@ use std::{
 use patchlab_lab::{LabHost, Places, baseline::Baselines, machine::HOST_ADDRESS, worker::Launcher};
 use patchlab_tests::{
     daemon::Daemon,
-    isolation::{From, Isolated, Ports, exchange},
+    isolation::{ANSWER_TIMEOUT, From, Isolated, Knock, Ports, echo, exchange},
     program::{Need, Patchlab, folder, obstacle},
 };
 
 /// Documentation addresses (RFC 5737): nobody answers there, but packets to them must not even leave.
 const OUTSIDE: [&str; 2] = ["198.51.100.1", "203.0.113.1"];
+/// The host's name in a guest's user network over IPv6, as QEMU has it.
+const HOST_ADDRESS_6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 /// What the host's service says to whoever connects.
 const HOST_SAYS: &str = "the host\n";
 
@@ -115,4 +117,53 @@ fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     }
     assert_eq!(connected.load(Ordering::SeqCst), by_host, "somebody in the guest reached the host's service");
     eprintln!("out of reach from inside: {closed:?}");
+
+    // The same by what needs no connection.
+    let service = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a port");
+    let port = service.local_addr().expect("its address").port();
+    let came = Arc::new(AtomicUsize::new(0));
+    let counted = came.clone();
+    std::thread::spawn(move || {
+        echo(&service, || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+    });
+    let own: Vec<IpAddr> = ["-4", "-6"]
+        .iter()
+        .flat_map(|family| ip(&[family, "-oneline", "address", "show", "scope", "global"], family_word(family)))
+        .map(|address| address.parse().expect("an address"))
+        .collect();
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let here: Vec<IpAddr> = own.iter().copied().chain(loopback).collect();
+    for address in &here {
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).expect("a port");
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("a time limit");
+        socket.send_to(b"knock", (*address, port)).expect("it is sent");
+        socket.recv(&mut [0; 64]).unwrap_or_else(|error| panic!("{address}: {error}"));
+    }
+    let gateway: Ipv4Addr = HOST_ADDRESS.parse().expect("an address");
+    let outside = OUTSIDE.map(|address| address.parse::<Ipv4Addr>().expect("an address"));
+    let mut closed: Vec<Knock> = here.iter().map(|address| Knock::Udp(SocketAddr::new(*address, port))).collect();
+    closed.push(Knock::Udp(SocketAddr::new(gateway.into(), port)));
+    closed.push(Knock::Udp(SocketAddr::new(HOST_ADDRESS_6.into(), port)));
+    closed.extend([other.ports.payload].map(|port| Knock::Udp(SocketAddr::new(gateway.into(), port))));
+    closed.extend(outside.map(|address| Knock::Udp(SocketAddr::new(address.into(), 53))));
+    closed.extend(outside.map(Knock::Echo));
+    closed.extend(own.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some(Knock::Echo(*address)),
+        IpAddr::V6(_) => None,
+    }));
+    for clone in [&mut one, &mut lent] {
+        let open = [Knock::Udp(SocketAddr::new(gateway.into(), clone.ports.payload)), Knock::Echo(gateway)];
+        let knocks = [&open[..], &closed[..]].concat();
+        assert_eq!(clone.knock(&knocks).expect("the guest knocks"), open, "of {knocks:?}");
+    }
+    assert_eq!(came.load(Ordering::SeqCst), here.len(), "somebody in the guest reached the host's service");
+    eprintln!("out of reach from inside: {closed:?}");
+}
+
+/// What stands before an address of `ip`'s option for a family.
+fn family_word(option: &str) -> &'static str {
+    if option == "-4" { "inet" } else { "inet6" }
 }

@@ -16,9 +16,9 @@ use patchlab_lab::{
 };
 use serde_json::{Value, json};
 
-use super::{CliError, Exit, Global, Output, point, runs::legible_line};
+use super::{CliError, Exit, Global, Output, point, runs::legible_line, tty};
 use crate::{
-    lab::shell::{Ended, Ran, Shell},
+    lab::shell::{Ended, Left, Ran, Shell},
     place::Data,
 };
 
@@ -78,8 +78,9 @@ pub(super) const SHELL_EXAMPLES: &str = "Examples:
 Of a RUN, its clones that were kept; else fresh ones, on which everything is done again, up to the step that failed first and not that one.
 They are kept for 3 days, under the name that is said.
 
-With COMMAND, its output and exit code are passed on. Without, every line of standard input is run in a shell of its own, and the last
-exit code is passed on. Every call goes on from the moment in which the clone was saved: what one changes, the next does not see.
+With COMMAND, its output and exit code are passed on. Without, on a terminal, a shell has it until `exit` (or Ctrl-], which leaves one that
+hangs); elsewhere every line of standard input is run in a shell of its own. The last exit code is passed on. Every call goes on from the
+moment in which the clone was saved: what one changes, the next does not see.
 255 stands for a command that a signal ended, 124 for one that took too long, 4 (with a message) for a lab that broke.";
 
 pub(super) const RM_EXAMPLES: &str = "Examples:
@@ -233,15 +234,32 @@ impl ShellCommand {
         }
         let timeout = Duration::from_secs(self.timeout);
         let mut session = Session { output: &output, commands: Vec::new() };
-        if self.command.is_empty() {
-            session.lines(&mut shell, &prompt(&kept, self.which), timeout).map_err(broken)?;
-        } else {
-            session.show(shell.run(&quoted(&self.command), timeout).map_err(broken)?).map_err(broken)?;
-        }
+        let role = Role::from(self.which).name();
+        let tty = tty::here().filter(|_| self.command.is_empty() && !output.is_machine_read());
+        let left = match tty {
+            Some(tty) => {
+                output.note(format!(
+                    "the {role} clone of {}; `exit` ends it, Ctrl-] leaves it at once, and what is changed there is gone then",
+                    kept.record.name
+                ));
+                Some(shell.sit(tty, tty::carry).map_err(broken)?)
+            }
+            None => None,
+        };
+        let exit = match left {
+            Some(Left::Exit(code)) => Exit::Command(u8::try_from(code).unwrap_or(u8::MAX)),
+            Some(Left::Abandoned) => Exit::Interrupted,
+            Some(Left::NoTerminal) | None => {
+                if self.command.is_empty() {
+                    session.lines(&mut shell, &prompt(&kept, self.which), timeout).map_err(broken)?;
+                } else {
+                    session.show(shell.run(&quoted(&self.command), timeout).map_err(broken)?).map_err(broken)?;
+                }
+                session.commands.last().map_or(Exit::Passed, exit)
+            }
+        };
         let (rung, ready_ms) = (shell.report.rung, shell.report.ready_ms);
         shell.end().map_err(broken)?;
-        let exit = session.commands.last().map_or(Exit::Passed, exit);
-        let role = Role::from(self.which).name();
         output.json(&json!({
             "kept": kept.record.name, "clone": role, "rung": rung, "ready_ms": ready_ms, "commands": session.commands,
         }))?;
@@ -256,7 +274,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs lines of standard input until its end; on a terminal with a prompt.
+    /// Runs lines of standard input until its end; on a terminal, whose guest can make none, with a prompt.
     fn lines(&mut self, shell: &mut Shell, prompt: &str, timeout: Duration) -> anyhow::Result<()> {
         let is_terminal = std::io::stdin().is_terminal();
         let ask = || {

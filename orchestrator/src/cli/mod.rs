@@ -35,6 +35,7 @@ mod schema;
 mod serve;
 mod shell_help;
 mod token;
+mod tty;
 mod validate;
 mod verdict;
 

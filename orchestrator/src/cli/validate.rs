@@ -20,7 +20,7 @@ use patchlab_protocol::{Digest, Envelope, SigningKey, document::Order};
 
 use super::{
     CliError, Exit, Global, Output,
-    annotation::{self, Runner},
+    annotation::{self, Runner, Written},
     bisection::{self, Bisect, Split},
     board::{Board, Orders},
     kept::KeepWhen,
@@ -123,6 +123,9 @@ pub struct Results {
     /// Write one HTML page, with both clones side by side
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write a code quality report, which GitLab shows at the lines of scenario files in merge requests
+    #[arg(long, value_name = "FILE")]
+    code_quality: Option<PathBuf>,
 }
 
 /// When clones reboot.
@@ -249,15 +252,21 @@ pub(super) fn finish(
     validated: &[Validated],
 ) -> Result<Exit, CliError> {
     results.write(data, validated)?;
-    let runner = Runner::of(|name| std::env::var(name).ok());
+    let runner = runner();
     for Validated { report, record } in validated {
-        for line in annotation::lines(&runner, report, &record.scenarios, results.junit.as_deref()) {
+        let written = Written { junit: results.junit.as_deref(), code_quality: results.code_quality.as_deref() };
+        for line in annotation::lines(&runner, report, &record.scenarios, written) {
             // Where standard output is a document, runners read the other one as well.
             if output.is_machine_read() { eprintln!("{line}") } else { output.line(line) }
         }
     }
     documents(output, validated)?;
     Ok(exit(validated))
+}
+
+/// Who runs this program.
+fn runner() -> Runner {
+    Runner::of(|name| std::env::var(name).ok())
 }
 
 /// The verdicts as JSON: of several orders a list.
@@ -304,6 +313,11 @@ impl Results {
             tested.dedup_by(|one, other| one.name == other.name);
             let text = junit::render(&reports, &tested).map_err(CliError::failed)?;
             write("--junit", path, &text)?;
+        }
+        if let Some(path) = &self.code_quality {
+            let verdicts = validated.iter().map(|one| (&one.report, &one.record.scenarios[..]));
+            let entries = annotation::code_quality(runner().code(), verdicts);
+            write("--code-quality", path, &format!("{entries:#}\n"))?;
         }
         if let (Some(path), [one]) = (&self.html, validated) {
             write("--html", path, &super::runs::page(data, &one.record.id)?)?;

@@ -3,7 +3,15 @@
 //!
 //! What is kept is never changed: the machine works on a new layer over the kept disk, which goes with its worker.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use patchlab_check::{Target as _, target};
@@ -11,14 +19,18 @@ use patchlab_lab::{
     Lab, LabHost, Machine,
     applier::Role,
     kept::{Hold, Kept, KeptClones, TOOLS},
-    machine::CloneReport,
+    machine::{CloneReport, TERMINAL, Tty},
     runs::take_out,
     scenario::requirement,
     worker::{Inside, Network, Receiver, Worker},
 };
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, launcher};
+use super::{
+    halt,
+    job::{Job, launcher},
+};
 use crate::place::Data;
 
 /// The name of a picture of the screen, among what comes out of the worker.
@@ -33,6 +45,10 @@ enum Ask {
     Run { command: String, timeout: Duration },
     /// Take a picture of its screen.
     Look,
+    /// Give it a terminal, and have a shell there once somebody says that he sits at it.
+    Terminal(Tty),
+    /// Somebody does.
+    Seated,
 }
 
 /// What it answers.
@@ -41,7 +57,31 @@ enum Tell {
     Resumed(CloneReport),
     Ran(Ran),
     Looked,
+    /// It has a terminal.
+    Terminal,
+    /// The shell there has ended, with its exit code; `None` where there can be none.
+    Left(Option<i32>),
     Failed(String),
+}
+
+/// How a shell at a terminal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By itself, with its exit code.
+    Exit(i32),
+    /// Who sat there left it.
+    Abandoned,
+    /// There was none: the guest has nothing that makes a terminal.
+    NoTerminal,
+}
+
+/// Why bytes are carried no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// The shell has ended.
+    ToTheEnd,
+    /// Who sits there does not want to wait for that.
+    UntilLeft,
 }
 
 /// How a command in a kept clone ended.
@@ -119,10 +159,58 @@ impl Shell {
         Ok(())
     }
 
+    /// A shell at a terminal in it, until it ends. `carry` carries bytes between the stream and who sits there, until the descriptor hangs up.
+    pub fn sit(
+        &mut self,
+        tty: Tty,
+        carry: impl FnOnce(&UnixStream, BorrowedFd<'_>) -> io::Result<Carried>,
+    ) -> anyhow::Result<Left> {
+        self.worker.sender().send(&Ask::Terminal(tty))?;
+        match answer(&self.worker, &mut self.receiver)? {
+            Tell::Terminal => {}
+            other => bail!("unexpected answer {other:?}"),
+        }
+        let socket = self.worker.folder().join(TERMINAL);
+        let stream = connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
+        self.worker.sender().send(&Ask::Seated)?;
+        let (over, ends) = UnixStream::pair().context("make a pair of sockets")?;
+        let Self { worker, receiver, .. } = self;
+        let process = worker.process().clone();
+        std::thread::scope(|scope| {
+            let shell = scope.spawn(|| {
+                let answer = answer(worker, receiver);
+                drop(ends);
+                answer
+            });
+            let carried = carry(&stream, over.as_fd());
+            if !matches!(carried, Ok(Carried::ToTheEnd)) {
+                halt::end(&process);
+            }
+            let told = shell.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match carried.context("carry what is typed and shown")? {
+                Carried::UntilLeft => Ok(Left::Abandoned),
+                Carried::ToTheEnd => match told? {
+                    Tell::Left(Some(code)) => Ok(Left::Exit(code)),
+                    Tell::Left(None) => Ok(Left::NoTerminal),
+                    other => bail!("unexpected answer {other:?}"),
+                },
+            }
+        })
+    }
+
     /// Ends the machine and takes away what it changed.
     pub fn end(self) -> anyhow::Result<()> {
         Ok(self.worker.end()?)
     }
+}
+
+/// Connects to a socket in a folder that a worker writes to: to what is there, and not to what a link there leads to.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let opened = open(socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&opened)?.st_mode) != FileType::Socket {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket"));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", opened.as_raw_fd()))
 }
 
 fn answer(worker: &Worker, receiver: &mut Receiver) -> anyhow::Result<Tell> {
@@ -145,7 +233,9 @@ pub fn serve(mut inside: Inside) -> anyhow::Result<()> {
             }),
             (Ask::Run { command, timeout }, Some((machine, _))) => run(machine, command, timeout).map(Tell::Ran),
             (Ask::Look, Some((machine, lab))) => look(machine, lab).map(|()| Tell::Looked),
-            (Ask::Run { .. } | Ask::Look, None) => {
+            (Ask::Terminal(tty), Some((machine, lab))) => sit(&mut inside, machine, lab, &tty).map(Tell::Left),
+            (Ask::Seated, Some(_)) => Err(anyhow::anyhow!("somebody sits at a terminal that is not there")),
+            (Ask::Run { .. } | Ask::Look | Ask::Terminal(_) | Ask::Seated, None) => {
                 Err(anyhow::anyhow!("told to do something before there was a machine"))
             }
         };
@@ -170,6 +260,15 @@ fn look(machine: &Machine, lab: &Lab) -> anyhow::Result<()> {
     Ok(machine.screenshot(&lab.out().join(PICTURE))?)
 }
 
+fn sit(inside: &mut Inside, machine: &Machine, lab: &Lab, tty: &Tty) -> anyhow::Result<Option<i32>> {
+    let terminal = machine.terminal(lab)?;
+    inside.sender.send(&Tell::Terminal)?;
+    match inside.receiver.receive::<Ask>()? {
+        Some(Ask::Seated) => Ok(terminal.shell(tty)?),
+        other => bail!("told {other:?} while it waits for somebody to sit at the terminal"),
+    }
+}
+
 fn run(machine: &Machine, command: String, timeout: Duration) -> anyhow::Result<Ran> {
     let ran = machine.guest().run(&command, None, timeout)?;
     let ended = match ran.ended {
@@ -177,4 +276,23 @@ fn run(machine: &Machine, command: String, timeout: Duration) -> anyhow::Result<
         target::Ended::ByTimeout => Ended::ByTimeout,
     };
     Ok(Ran { command, exit: ran.exit, stdout: ran.stdout, stderr: ran.stderr, ended })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn a_link_in_a_workers_folder_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let [socket, link, file] = ["socket", "link", "file"].map(|name| dir.path().join(name));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        symlink(&socket, &link).unwrap();
+        fs::write(&file, "").unwrap();
+        connect(&socket).unwrap();
+        assert!(connect(&link).is_err());
+        assert_eq!(connect(&file).unwrap_err().to_string(), "it is no socket");
+    }
 }
