@@ -567,7 +567,15 @@ fn classify_build(error: BuildError) -> CliError {
         return CliError::Refused(chain(&error));
     }
     let is_domain = |error: &BuildError| {
-        matches!(error, BuildError::Domain(DomainError::Runs { .. } | DomainError::Unusable { .. }))
+        matches!(
+            error,
+            BuildError::Domain(
+                DomainError::Runs { .. }
+                    | DomainError::Saved { .. }
+                    | DomainError::Elsewhere { .. }
+                    | DomainError::Unusable { .. }
+            )
+        )
     };
     let is_input = match &error {
         BuildError::Recipe(_) => true,
