@@ -20,6 +20,7 @@ mod domain;
 mod freeze;
 mod image;
 mod intake;
+mod managed;
 mod names;
 mod offline;
 mod parcel;
@@ -54,7 +55,7 @@ pub use self::{
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
     secrets::{Secret, SecretKind, Secrets, SecretsPolicy},
     store::Baselines,
-    successor::{Left, Patch, PutOn, SuccessorError},
+    successor::{Left, MadeBy, Patch, PutOn, SuccessorError},
 };
 pub(crate) use self::{image::PACKAGES, store::hold};
 use crate::{
@@ -241,6 +242,16 @@ pub enum BuildError {
     Secrets {
         /// Where and of which kind.
         found: Vec<Secret>,
+    },
+    /// The suite holds another system than the recipe says.
+    #[error("suite {suite} installs {found}, and the recipe's `os` is {said}: correct one of the two")]
+    OtherSystem {
+        /// The suite.
+        suite: String,
+        /// What the installed system calls itself.
+        found: String,
+        /// What the recipe says.
+        said: String,
     },
     /// Some installed package's file was not kept.
     #[error(

@@ -60,6 +60,7 @@ use budget::Budget;
 pub(crate) use domain::escape;
 #[cfg(test)]
 pub(crate) use foreign::ANSWER_TIMEOUT;
+pub(crate) use foreign::{Elsewhere, asked_within, elsewhere};
 pub(crate) use handshake::{FROZEN_PROOF, rehearse};
 use libvirt::{Traces, flatten};
 pub(crate) use libvirt::{installed_qemu, start_events};

@@ -259,6 +259,11 @@ fn a_machine_of_another_libvirt_that_the_lab_has_no_like_of_is_refused() {
     assert!(unknown.code == Some(4) && unknown.err.contains("web-02"), "{}", unknown.err);
     libvirt_with(&root, "web-01", &disk, "qcow2", "");
     refused(&build("web-01"), &["domain web-01 cannot be a baseline: its disk", "not in qcow2 format"]);
+    // One that was put to sleep is off, and half of it is in what libvirt saved.
+    let saved = root.join("lib/qemu/save");
+    fs::create_dir_all(&saved).expect("a folder");
+    fs::write(saved.join("web-01.save"), "memory").expect("a file");
+    refused(&build("web-01"), &["domain web-01 is saved", "managedsave-remove web-01"]);
 }
 
 #[test]

@@ -14,7 +14,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     Baseline, Baselines, BuildError, OrderName, Os, PackageVersion, PoolFile, Progress, Record, Represents, Secrets,
-    StoredFile, Weight, captured, domain, failed,
+    StoredFile, Weight,
+    captured::{self, Captured},
+    domain, failed,
     freeze::{FreezeOrder, FreezeWord, Freezer, Origin},
     image,
     pool::{self, Found},
@@ -289,6 +291,7 @@ impl Baselines {
         narrator.step(1, &format!("installing packages from {}", installation.suite));
         let mut say = |what: &str| narrator.say(what, Weight::Passing);
         let installed = image::install(recipe, installation, work, &mut say)?;
+        agrees(&installed.root, recipe, installation)?;
         narrator.step(2, "writing the disk");
         let pool = pool::keep(&installed.root, &installed.packages, &ArtifactStore::open(&self.places.artifacts)?)?;
         keep_apt_inputs(&installed, &staged.join("apt"))?;
@@ -340,6 +343,19 @@ impl Baselines {
         };
         Ok(self.adopt(staged, record)?)
     }
+}
+
+/// Whether what was installed is the system that its recipe says.
+fn agrees(root: &Path, recipe: &Recipe, installation: &Installation) -> Result<(), BuildError> {
+    let path = root.join(captured::OS_RELEASE);
+    // A system of another kind may have none, and says nothing then.
+    let text =
+        fs::read(&path).map_or_else(|_| BTreeMap::new(), |text| [(captured::OS_RELEASE.to_owned(), text)].into());
+    let os = &recipe.os;
+    Captured::of(text).is_another_than(os).map_or(Ok(()), |found| {
+        let (suite, said) = (installation.suite.clone(), format!("{} {}", os.family, os.release));
+        Err(BuildError::OtherSystem { suite, found, said })
+    })
 }
 
 /// The frozen files are what they were before clones were made of them.

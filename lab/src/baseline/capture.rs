@@ -201,14 +201,10 @@ fn take_in(
 /// Whether a system is the one that its recipe says, as far as it says what it is.
 fn agrees(system: &Captured, making: &Making<'_>, image: &Image) -> Result<(), BuildError> {
     let os = &making.recipe.os;
-    let (family, release) = (system.says("ID"), system.says("VERSION_ID"));
-    let other = |found: &Option<String>, said: &str| found.as_ref().is_some_and(|found| found != said);
-    if !other(&family, &os.family) && !other(&release, &os.release) {
-        return Ok(());
-    }
-    let found = [family, release].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    let (place, said) = (image.place.clone(), format!("{} {}", os.family, os.release));
-    Err(IntakeError::OtherSystem { place, found, said }.into())
+    system.is_another_than(os).map_or(Ok(()), |found| {
+        let (place, said) = (image.place.clone(), format!("{} {}", os.family, os.release));
+        Err(IntakeError::OtherSystem { place, found, said }.into())
+    })
 }
 
 fn inputs(apt: &Path, arch: &str) -> AptInputs {

@@ -13,7 +13,7 @@ use std::{
 
 use patchlab_check::PackageSystem;
 
-use super::{BuildError, Coverage, failed, pool};
+use super::{BuildError, Coverage, Os, failed, pool};
 use crate::{
     apt::sources::{self, Sources},
     dnf,
@@ -124,6 +124,16 @@ impl Captured {
         let text = self.text(OS_RELEASE)?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
         Some(value.trim().trim_matches('"').to_owned())
+    }
+
+    /// What it calls itself, where that is another system than this, as far as it says.
+    pub(super) fn is_another_than(&self, os: &Os) -> Option<String> {
+        let (family, release) = (self.says("ID"), self.says("VERSION_ID"));
+        let other = |found: &Option<String>, said: &str| found.as_ref().is_some_and(|found| found != said);
+        if !other(&family, &os.family) && !other(&release, &os.release) {
+            return None;
+        }
+        Some([family, release].into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 
     fn text(&self, path: &str) -> Option<String> {
@@ -257,6 +267,18 @@ mod tests {
         assert_eq!(names, ["a.gpg"]);
         let beside: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(beside, ["staged"]);
+    }
+
+    #[test]
+    fn a_system_that_is_another_is_told_by_what_it_calls_itself() {
+        let named = |text: &str| Captured::of([(OS_RELEASE.to_owned(), text.as_bytes().to_vec())].into());
+        let os = Os { family: "debian".into(), release: "13".into(), arch: "x86_64".into() };
+        assert_eq!(named("ID=debian\nVERSION_ID=\"12\"\n").is_another_than(&os).as_deref(), Some("debian 12"));
+        assert_eq!(named("ID=ubuntu\nVERSION_ID=\"13\"\n").is_another_than(&os).as_deref(), Some("ubuntu 13"));
+        assert_eq!(named("ID=debian\nVERSION_ID=\"13\"\n").is_another_than(&os), None);
+        // What has no number yet says none.
+        assert_eq!(named("ID=debian\n").is_another_than(&os), None);
+        assert_eq!(Captured::default().is_another_than(&os), None);
     }
 
     #[test]

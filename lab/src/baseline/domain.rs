@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use patchlab_check::Digest;
@@ -15,9 +16,12 @@ use virt::{connect::Connect, sys};
 
 use super::{BuildError, failed, intake::said};
 use crate::{
-    machine::start_events,
+    machine::{Elsewhere, LabError, asked_within, elsewhere, start_events},
     recipe::{Domain, Image, Place},
 };
+
+/// How long a libvirt may take to say what a domain is. An embedded one finds out first what its QEMU can do, which takes a dozen seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A domain cannot be taken. Nothing of it was used.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,36 @@ pub enum DomainError {
         /// Where.
         uri: String,
     },
+    /// It was put to sleep.
+    #[error(
+        "domain {name} is saved: its disk holds half of what it is, the rest is in the memory that libvirt saved. Start it and shut it \
+         down before (`virsh -c {uri} start {name}`, then `shutdown {name}`), or give that memory up (`virsh -c {uri} \
+         managedsave-remove {name}`)"
+    )]
+    Saved {
+        /// Which.
+        name: String,
+        /// Where.
+        uri: String,
+    },
+    /// Its disk is a file of another host.
+    #[error(
+        "domain {name}: libvirt at {uri} is on {there}, and a disk is read on the host that it is on, not here on {here}: build the \
+         baseline there and bring it here (`patchlab baseline export` and `import`), or copy the disk here and use kind = \"disk\""
+    )]
+    Elsewhere {
+        /// Which.
+        name: String,
+        /// Where libvirt is asked.
+        uri: String,
+        /// What its host is called.
+        there: String,
+        /// What this one is called.
+        here: String,
+    },
+    /// It does not answer, or cannot be asked.
+    #[error(transparent)]
+    Lab(#[from] LabError),
     /// The lab has no machine like it.
     #[error("domain {name} cannot be a baseline: {reason}")]
     Unusable {
@@ -84,19 +118,36 @@ pub(super) fn take(domain: &Domain, work: &Path) -> Result<Image, BuildError> {
 }
 
 fn look(domain: &Domain) -> Result<Disk, DomainError> {
+    look_within(ANSWER_TIMEOUT, domain)
+}
+
+fn look_within(timeout: Duration, domain: &Domain) -> Result<Disk, DomainError> {
+    let asked = domain.clone();
+    let xml = asked_within(timeout, &domain.uri, move |_| description(&asked))?;
+    disk(&xml).map_err(|reason| DomainError::Unusable { name: domain.name.clone(), reason })
+}
+
+/// libvirt's description of a domain that is off, whose disk is on this host.
+fn description(domain: &Domain) -> Result<String, DomainError> {
     let Domain { uri, name, .. } = domain;
-    let broken = |reason: String| DomainError::Libvirt { uri: uri.clone(), reason };
-    let refused = |error: virt::error::Error| broken(error.message().to_owned());
+    let refused =
+        |error: virt::error::Error| DomainError::Libvirt { uri: uri.clone(), reason: error.message().to_owned() };
     // What it says comes back as an error.
     virt::error::clear_error_callback();
-    start_events().map_err(|error| broken(error.to_string()))?;
+    start_events()?;
     let connect = Connect::open_read_only(Some(uri)).map_err(refused)?;
+    let there = connect.hostname().map_err(refused)?;
+    if let Elsewhere::There { here } = elsewhere(&there) {
+        return Err(DomainError::Elsewhere { name: name.clone(), uri: uri.clone(), there, here });
+    }
     let found = connect.lookup_domain_by_name(name).map_err(refused)?;
     if found.is_active().map_err(refused)? {
         return Err(DomainError::Runs { name: name.clone(), uri: uri.clone() });
     }
-    let xml = found.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).map_err(refused)?;
-    disk(&xml).map_err(|reason| DomainError::Unusable { name: name.clone(), reason })
+    if found.has_managed_save(0).map_err(refused)? {
+        return Err(DomainError::Saved { name: name.clone(), uri: uri.clone() });
+    }
+    found.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).map_err(refused)
 }
 
 /// The one disk in libvirt's description of a domain, or why the lab has no machine like it.
@@ -139,7 +190,29 @@ fn child<'a, 'x>(node: Node<'a, 'x>, name: &str) -> Option<Node<'a, 'x>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::TcpListener, time::Instant};
+
     use super::*;
+    use crate::baseline::SecretsPolicy;
+
+    #[test]
+    fn a_libvirt_that_never_answers_keeps_no_capture_waiting() {
+        // It takes connections, and says nothing.
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("qemu+tcp://127.0.0.1:{}/system", mute.local_addr().unwrap().port());
+        let domain = Domain { uri: uri.clone(), name: "web-01".into(), secrets: SecretsPolicy::Scrub };
+        let begun = Instant::now();
+        let error = look_within(Duration::from_millis(500), &domain).unwrap_err();
+        assert!(matches!(&error, DomainError::Lab(LabError::Silent { uri: silent, .. }) if *silent == uri), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn only_a_disk_of_this_host_is_read() {
+        let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        assert!(matches!(elsewhere(&format!("{here}.example.org")), Elsewhere::Here));
+        assert!(matches!(elsewhere("another-host"), Elsewhere::There { here: found } if found == here));
+    }
 
     const WHOLE: &str = "<domain type='kvm'><name>web-01</name><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>\
         <devices><disk type='file' device='cdrom'><source file='/cd.iso'/></disk>\

@@ -21,6 +21,7 @@ use super::{
     captured::{self, Captured},
     cloud,
     image::BOOT_MENU,
+    managed::OwnAgent,
     proof::{self, Planted, ProofError},
     secrets::{Scope, SecretsError},
 };
@@ -138,13 +139,13 @@ echo "the system does not come to rest within $1 s; busiest:" $(ps -eo comm= --s
 exit 1
 "#;
 
-/// Names what the lab needs and the system lacks: its argument is the address that it must have.
+/// Names what the lab needs and the system lacks: its argument is the address that it must have, if any.
 const LACKING: &str = r#"
 case $(package_system) in dpkg) of=dpkg-query;; rpm) of='rpm rpmdb';; esac
 for program in $of bash find perl sha256sum ss systemctl tar timeout xargs; do
   command -v "$program" >/dev/null || printf 'the program %s, ' "$program"
 done
-ip -4 -oneline address show | grep -q " inet $1/" ||
+[ -z "$1" ] || ip -4 -oneline address show | grep -q " inet $1/" ||
   printf 'the address %s (it must take its address by DHCP, or have this one), ' "$1"
 exit 0
 "#;
@@ -195,7 +196,7 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
         }
         Origin::Captured(SecretsPolicy::Scrub) => {
             step(3, "scrubbing secrets, in a boot of its own");
-            Some(scrubbing_boot(lab, inside, order, accelerator)?)
+            Some(scrubbing_boot(lab, inside, order, accelerator, &say)?)
         }
         Origin::Captured(_) | Origin::Lab => None,
     };
@@ -209,8 +210,15 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
     if order.origin == Origin::Lab {
         machine.guest().script(BOOT_MENU, &[], timeout).map_err(LabError::from)?;
     }
-    step(4, "letting it come to rest");
     let guest = machine.guest();
+    let own_agent = match order.origin {
+        Origin::Lab => None,
+        Origin::Captured(_) | Origin::CloudImage(_) => {
+            equipped(&guest, "", timeout)?;
+            OwnAgent::stop(&guest, timeout).map_err(LabError::from)?
+        }
+    };
+    step(4, "letting it come to rest");
     let patience = REST_TIMEOUT * accelerator.factor();
     guest.script(SETTLE, &[&patience.as_secs().to_string()], timeout + patience * 2).map_err(LabError::from)?;
     let secrets = match (secrets, order.origin) {
@@ -220,6 +228,7 @@ fn freeze(lab: &Lab, inside: &Inside, order: &FreezeOrder, probed: &Probed) -> R
         }
         (secrets, _) => secrets,
     };
+    take_off(own_agent.as_ref(), &guest, timeout, &say)?;
     step(5, "asking it what it is made of");
     let captured = capture(&guest, order.origin, work, timeout)?;
     step(5, "taking the manifest");
@@ -268,11 +277,7 @@ fn knowing(script: &str) -> String {
 /// Takes what a system says of its packages; one that somebody else made must have what the lab needs.
 fn capture(guest: &Guest, origin: Origin, work: &Path, timeout: Duration) -> Result<Captured, FreezeError> {
     if origin != Origin::Lab {
-        let lacking = guest.script(&knowing(LACKING), &[GUEST_ADDRESS], timeout).map_err(LabError::from)?;
-        let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
-        if !lacking.is_empty() {
-            return Err(FreezeError::Lacking(lacking));
-        }
+        equipped(guest, GUEST_ADDRESS, timeout)?;
     }
     let (inside, outside) = (format!("/run/patchlab-{}", captured::ARCHIVE), work.join(captured::ARCHIVE));
     let headers = format!("/{}", captured::HEADERS);
@@ -283,6 +288,26 @@ fn capture(guest: &Guest, origin: Origin, work: &Path, timeout: Duration) -> Res
     guest.script(r#"rm -f -- "$1""#, &[&inside], timeout).map_err(LabError::from)?;
     let captured = fs::write(&outside, &archive).and_then(|()| Captured::unpack(&archive[..]));
     Ok(captured.map_err(|source| LabError::Io { action: "keep", path: outside, source })?)
+}
+
+/// A system that somebody else made has the programs that the lab needs, and that address, unless none is asked for.
+fn equipped(guest: &Guest, address: &str, timeout: Duration) -> Result<(), FreezeError> {
+    let lacking = guest.script(&knowing(LACKING), &[address], timeout).map_err(LabError::from)?;
+    let lacking = String::from_utf8_lossy(&lacking).trim_end_matches(", ").to_owned();
+    if lacking.is_empty() { Ok(()) } else { Err(FreezeError::Lacking(lacking)) }
+}
+
+/// A host's own agent has no place in the lab; that it goes is said.
+fn take_off(
+    agent: Option<&OwnAgent>,
+    guest: &Guest,
+    timeout: Duration,
+    say: &dyn Fn(u32, &str, Weight),
+) -> Result<(), FreezeError> {
+    let Some(agent) = agent else { return Ok(()) };
+    let what = "the system is a managed host: its own agent is taken off, with its enrolment and its records; the lab brings one";
+    say(5, what, Weight::Lasting);
+    Ok(agent.take_off(guest, timeout).map_err(LabError::from)?)
 }
 
 /// Digests of the frozen files, which hold the nonce where they must and nowhere else.
@@ -354,11 +379,16 @@ fn scrubbing_boot(
     inside: &Inside,
     order: &FreezeOrder,
     accelerator: Accelerator,
+    say: &dyn Fn(u32, &str, Weight),
 ) -> Result<Secrets, FreezeError> {
     let timeout = Duration::from_secs(order.ready_timeout_s) * accelerator.factor();
     let machine = boot_before(lab, inside, order, accelerator, "scrubbing")?;
     machine.wait_agent(timeout).map_err(|error| order.origin.explain(error))?;
-    let secrets = SecretsPolicy::Scrub.apply(&machine.guest(), Scope::Whole, timeout)?;
+    let guest = machine.guest();
+    equipped(&guest, "", timeout)?;
+    let own_agent = OwnAgent::stop(&guest, timeout).map_err(LabError::from)?;
+    let secrets = SecretsPolicy::Scrub.apply(&guest, Scope::Whole, timeout)?;
+    take_off(own_agent.as_ref(), &guest, timeout, say)?;
     machine.shut_down(timeout)?;
     Ok(secrets)
 }

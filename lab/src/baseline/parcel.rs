@@ -39,6 +39,8 @@ const SEAL_LIMIT: u64 = 64 * 1024;
 const FILES_LIMIT: usize = 100_000;
 /// Most bytes of one baseline with its pool: 1 TiB.
 const BYTES_LIMIT: u64 = 1 << 40;
+/// Highest number that a baseline from elsewhere may have: there must be a next one.
+const NUMBERS: u32 = 1_000_000;
 /// Bytes after the last entry: a tar's end mark and its padding are 10 KiB.
 const END_LIMIT: u64 = 64 * 1024;
 /// zstd's levels go from 1 to 22; beyond its default, time grows faster than the gain.
@@ -180,7 +182,7 @@ fn senseless(record: &Record) -> Option<String> {
         let mut parts = Path::new(file.as_str()).components();
         file.as_str() != RECORD && !file.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
     };
-    if !is_name(&record.name) || record.name.is_empty() || record.number == 0 {
+    if !is_name(&record.name) || record.name.is_empty() || !(1..=NUMBERS).contains(&record.number) {
         return Some(format!("no baseline is called {:?}", record.full_name()));
     }
     if let Some(file) = record.files.keys().find(|file| !is_below(file)) {
@@ -275,7 +277,8 @@ impl Baselines {
             return Err(wrong(RECORD, reason));
         }
         if let Some(there) = self.known_as(digest)? {
-            return Ok(Imported::There(there));
+            // Whoever imports it again may do so because it is broken.
+            return Ok(Imported::There(self.verify(&there.full_name())?));
         }
         let size: u64 = blobs(&record).iter().map(|blob| blob.size).sum();
         room::require(&self.places.baselines, Bytes(size), &format!("importing baseline {}", record.full_name()))?;

@@ -53,17 +53,42 @@ impl Baselines {
         }
     }
 
-    /// A stored baseline, frozen again if it must be. To be called with the lock of builds held.
+    /// A stored baseline, or what became of it since, frozen again if it must be: the newest of a name is what the name means, and that must
+    /// not go back to what it was before an order. To be called with the lock of builds held.
     pub(super) fn fitting(
         &self,
         baseline: Baseline,
         launcher: &Launcher,
         narrator: &mut Narrator<'_>,
     ) -> Result<Built, BuildError> {
-        match baseline.unfit_here() {
-            None => Ok(Built::Stored(baseline)),
-            Some(reason) => self.freeze_again(&baseline, Some(&reason), launcher, narrator),
+        let heir = heir(&baseline, &self.list_readable()?.0).clone();
+        if heir.digest != baseline.digest {
+            let (heir, old) = (heir.full_name(), baseline.full_name());
+            narrator.say(&format!("{heir} was made of {old} since, and is what counts"), Weight::Lasting);
         }
+        match heir.unfit_here() {
+            None => Ok(Built::Stored(heir)),
+            Some(reason) => self.freeze_again(&heir, Some(&reason), launcher, narrator),
+        }
+    }
+
+    /// Says when a name goes back: what was made of a baseline that is not the newest has nothing of what came after that.
+    pub(super) fn tell_what_is_passed_over(
+        &self,
+        old: &Baseline,
+        new: &Baseline,
+        narrator: &mut Narrator<'_>,
+    ) -> Result<(), BuildError> {
+        if let Some(passed_over) = passed_over(old, new, &self.list_readable()?.0) {
+            let (name, passed_over) = (&new.record.name, passed_over.full_name());
+            let (new, old) = (new.full_name(), old.full_name());
+            let what = format!(
+                "{name} means {new} from now on, which was made of {old} and has nothing of {passed_over}: if that is not what you want, \
+                 take it away with `patchlab baseline rm {new}`"
+            );
+            narrator.say(&what, Weight::Lasting);
+        }
+        Ok(())
     }
 
     fn freeze_again(
@@ -84,8 +109,10 @@ impl Baselines {
             // The boot may write to the disk: a GiB is far more than one does.
             needed: Bytes(size + (1 << 30)),
         };
-        self.undertake(undertaking, narrator, |work, narrator| self.freeze_again_in(old, work, launcher, narrator))
-            .map(Built::Refrozen)
+        let new = self
+            .undertake(undertaking, narrator, |work, narrator| self.freeze_again_in(old, work, launcher, narrator))?;
+        self.tell_what_is_passed_over(old, &new, narrator)?;
+        Ok(Built::Refrozen(new))
     }
 
     fn freeze_again_in(
@@ -124,6 +151,28 @@ impl Baselines {
     }
 }
 
+/// The newest of a name, where it comes of a baseline of that name by orders or by freezing it again; else that baseline. Pure.
+fn heir<'b>(baseline: &'b Baseline, all: &'b [Baseline]) -> &'b Baseline {
+    let newest = all.iter().filter(|one| one.record.name == baseline.record.name).max_by_key(|one| one.record.number);
+    let parent = |one: &Baseline| all.iter().find(|other| Some(other.digest) == one.record.parent);
+    let mut ancestor = newest;
+    // A line is no longer than there are baselines, whatever records say.
+    for _ in all {
+        match ancestor {
+            Some(found) if found.digest == baseline.digest => return newest.unwrap_or(baseline),
+            found => ancestor = found.and_then(parent),
+        }
+    }
+    baseline
+}
+
+/// The newest of a name before `new`, unless that was made of it. Pure.
+fn passed_over<'b>(old: &Baseline, new: &Baseline, all: &'b [Baseline]) -> Option<&'b Baseline> {
+    let numbers = old.record.number + 1..new.record.number;
+    let between = all.iter().filter(|one| one.record.name == new.record.name && numbers.contains(&one.record.number));
+    between.max_by_key(|one| one.record.number)
+}
+
 /// What a worker is to freeze of a system that was frozen before: it has what the lab needs, and was searched for secrets.
 pub(super) fn order_again(record: &Record) -> FreezeOrder {
     FreezeOrder {
@@ -151,5 +200,42 @@ pub(super) fn copy_checked(baseline: &Baseline, file: &str, to: &Path) -> Result
             Err(StoreError::Altered { baseline, file: file.to_owned(), found, expected: stored.sha256 }.into())
         }
         None => Err(StoreError::Missing { baseline, file: file.to_owned() }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name@number` of the one with that number (0: none).
+    fn one(name: &str, number: u32, parent: u32) -> Baseline {
+        let digest = |number: u32| Digest::of(format!("{name}@{number}"));
+        let parent = (parent > 0).then(|| digest(parent));
+        let record = Record { name: name.into(), number, parent, ..Record::empty() };
+        Baseline { digest: digest(number), folder: "/nowhere".into(), record }
+    }
+
+    #[test]
+    fn what_became_of_a_baseline_is_what_counts() {
+        let (first, second, third) = (one("web", 1, 0), one("web", 2, 1), one("web", 3, 2));
+        let all = [first.clone(), second.clone(), third.clone(), one("db", 4, 1)];
+        assert_eq!(heir(&first, &all), &third);
+        assert_eq!(heir(&third, &all), &third);
+        assert_eq!(heir(&first, &all[..2]), &second);
+        // Built anew of another recipe, or its line is broken: it is nobody's heir.
+        assert_eq!(heir(&first, &[first.clone(), second.clone(), one("web", 3, 0)]), &first);
+        assert_eq!(heir(&first, &[first.clone(), third.clone()]), &first);
+        let circle = [one("web", 1, 2), one("web", 2, 1)];
+        assert_eq!(heir(&first, &circle).record.number, 2);
+        assert_eq!(heir(&one("web", 9, 0), &circle).record.number, 9);
+    }
+
+    #[test]
+    fn a_name_that_goes_back_is_told() {
+        let all = [one("web", 1, 0), one("web", 2, 1), one("web", 3, 1), one("db", 2, 0)];
+        let name = |old: usize, new: usize| passed_over(&all[old], &all[new], &all).map(Baseline::full_name);
+        assert_eq!(name(0, 2).as_deref(), Some("web@2"));
+        assert_eq!(name(0, 1), None);
+        assert_eq!(name(1, 2), None);
     }
 }

@@ -106,6 +106,18 @@ impl Baselines {
         self.each()?.into_iter().map(|(_, loaded)| loaded).collect()
     }
 
+    /// Those that can be read, by name and number, and what is wrong with the others.
+    pub fn list_readable(&self) -> Result<(Vec<Baseline>, Vec<StoreError>), StoreError> {
+        let (mut readable, mut wrong) = (Vec::new(), Vec::new());
+        for (_, loaded) in self.each()? {
+            match loaded {
+                Ok(baseline) => readable.push(baseline),
+                Err(error) => wrong.push(error),
+            }
+        }
+        Ok((readable, wrong))
+    }
+
     /// Each of them by full name, also those that cannot be read.
     pub(super) fn each(&self) -> Result<Vec<(String, Loaded)>, StoreError> {
         let full_names = self.names()?.into_iter().map(|((name, number), digest)| (format!("{name}@{number}"), digest));
@@ -388,6 +400,8 @@ mod tests {
         fs::write(second.file(RECORD), "{}").unwrap();
         assert!(matches!(store.get("web").unwrap_err(), StoreError::Altered { baseline, .. } if baseline == "web@2"));
         assert!(store.built_from(Digest::of(b"one")).unwrap().is_some(), "an altered one blocks no other");
+        let (readable, wrong) = store.list_readable().unwrap();
+        assert_eq!((readable.len(), readable[0].record.number, wrong.len()), (1, 1, 1));
         assert_eq!(store.remove("web").unwrap(), ("web@2".into(), second.digest));
         assert!(!second.folder.exists());
         assert_eq!(store.get("web").unwrap().record.number, 1);

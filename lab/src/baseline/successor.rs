@@ -55,11 +55,31 @@ impl SuccessorError {
     }
 }
 
-impl Patch {
-    /// Digest of all that decides what a successor is; never a recipe's.
-    fn inputs(&self, parent: Digest) -> Digest {
-        Digest::of(format!("successor of {parent} by {}\n", self.order.digest))
+/// Digest of all that decides what a successor is; never a recipe's.
+fn inputs(parent: Digest, order: &OrderName) -> Digest {
+    Digest::of(format!("successor of {parent} by {}\n", order.digest))
+}
+
+impl Record {
+    /// What made it of its parent. One that was frozen again keeps the order that its parent, or the parent's, was made by.
+    pub fn made_by(&self) -> MadeBy<'_> {
+        match (&self.parent, &self.order) {
+            (None, _) => MadeBy::Recipe,
+            (Some(parent), Some(order)) if self.inputs == inputs(*parent, order) => MadeBy::Order(*parent, order),
+            (Some(parent), order) => MadeBy::Freezing(*parent, order.as_ref()),
+        }
     }
+}
+
+/// What made a baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeBy<'r> {
+    /// Its recipe.
+    Recipe,
+    /// An order, of that parent.
+    Order(Digest, &'r OrderName),
+    /// Freezing that parent again; the parent's line has the order in it.
+    Freezing(Digest, Option<&'r OrderName>),
 }
 
 /// Where a patched machine is left: files in a work folder.
@@ -96,7 +116,7 @@ impl Baselines {
     ) -> Result<Built, BuildError> {
         let mut narrator = Narrator::new(progress);
         let _one_at_a_time = self.one_at_a_time(&mut narrator)?;
-        let inputs = patch.inputs(parent.digest);
+        let inputs = inputs(parent.digest, &patch.order);
         if let Some(baseline) = self.built_from(inputs)? {
             return self.fitting(baseline, launcher, &mut narrator);
         }
@@ -109,13 +129,15 @@ impl Baselines {
             // The patched machine's disk beside that which is frozen, and what the patch writes.
             needed: Bytes(2 * size + (1 << 30)),
         };
-        self.undertake(undertaking, &mut narrator, |work, narrator| {
+        let made = self.undertake(undertaking, &mut narrator, |work, narrator| {
             narrator.step(1, &format!("putting order {} on a machine of {name}", patch.order.id));
             fs::create_dir_all(work).map_err(failed("create", work))?;
             put_on(&Left { folder: work }, &mut |what| narrator.step(1, what))?;
             self.freeze_left(&Left { folder: work }, parent, (patch, inputs), launcher, narrator)
-        })
-        .map(Built::New)
+        });
+        let made = made?;
+        self.tell_what_is_passed_over(parent, &made, &mut narrator)?;
+        Ok(Built::New(made))
     }
 
     fn freeze_left(
@@ -189,4 +211,22 @@ fn read_status(path: &Path) -> Result<Vec<u8>, BuildError> {
         return Err(SuccessorError::new(reason).into());
     }
     fs::read(path).map_err(failed("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_that_was_frozen_again_is_not_by_its_order() {
+        let order = OrderName { id: "PO-1".into(), digest: Digest::of("order") };
+        let [first, second] = ["first", "second"].map(Digest::of);
+        let by_recipe = Record::empty();
+        assert_eq!(by_recipe.made_by(), MadeBy::Recipe);
+        let made =
+            Record { parent: Some(first), order: Some(order.clone()), inputs: inputs(first, &order), ..by_recipe };
+        assert_eq!(made.made_by(), MadeBy::Order(first, &order));
+        let again = Record { parent: Some(second), ..made };
+        assert_eq!(again.made_by(), MadeBy::Freezing(second, Some(&order)));
+    }
 }

@@ -64,12 +64,24 @@ fn asked<T: Send + 'static>(
     uri: &str,
     question: impl FnOnce(&str) -> Result<T, LabError> + Send + 'static,
 ) -> Result<T, LabError> {
+    asked_within(ANSWER_TIMEOUT, uri, question)
+}
+
+/// The same within a limit of the caller's, whose questions may fail in ways of their own.
+///
+/// # Errors
+/// It does not answer in time, or what it answers.
+pub(crate) fn asked_within<T: Send + 'static, E: From<LabError> + Send + 'static>(
+    timeout: Duration,
+    uri: &str,
+    question: impl FnOnce(&str) -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     let silent = || SILENT.lock().unwrap_or_else(PoisonError::into_inner);
-    let unanswered = || LabError::Silent { uri: uri.to_owned(), timeout: ANSWER_TIMEOUT };
+    let unanswered = || LabError::Silent { uri: uri.to_owned(), timeout };
     let broken =
         |reason: String| LabError::Libvirt { action: "start a thread that asks", subject: uri.to_owned(), reason };
     if silent().contains(uri) {
-        return Err(unanswered());
+        return Err(unanswered().into());
     }
     let (tell, told) = mpsc::channel();
     let whom = uri.to_owned();
@@ -79,15 +91,15 @@ fn asked<T: Send + 'static>(
         silent().remove(&whom);
     };
     std::thread::Builder::new().name("libvirt-ask".into()).spawn(ask).map_err(|error| broken(error.to_string()))?;
-    match told.recv_timeout(ANSWER_TIMEOUT) {
+    match told.recv_timeout(timeout) {
         Ok(answer) => answer,
-        Err(RecvTimeoutError::Disconnected) => Err(broken("it broke".into())),
+        Err(RecvTimeoutError::Disconnected) => Err(broken("it broke".into()).into()),
         Err(RecvTimeoutError::Timeout) => {
             let mut silent = silent();
             // It may have answered just now, and then forgets nothing any more.
             told.try_recv().unwrap_or_else(|_| {
                 silent.insert(uri.to_owned());
-                Err(unanswered())
+                Err(unanswered().into())
             })
         }
     }
@@ -118,8 +130,7 @@ fn connected(uri: &str) -> Result<Connect, LabError> {
     }
     // Its own files are all that a libvirt elsewhere could open.
     let there = connect.hostname().map_err(refused("ask for the host of", uri))?;
-    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if short(&there) != short(&here) {
+    if let Elsewhere::There { here } = elsewhere(&there) {
         return Err(unfit(format!(
             "its machines are on {there}, and the lab's files on {here}: run the lab there, with `patchlab baseline export` and `import`"
         )));
@@ -129,9 +140,22 @@ fn connected(uri: &str) -> Result<Connect, LabError> {
     Ok(connect)
 }
 
-/// A host's name without its domain, which one side may know and the other not.
-fn short(host: &str) -> &str {
-    host.split('.').next().unwrap_or(host)
+/// Where the machines of a libvirt are, by what it calls its host.
+pub(crate) enum Elsewhere {
+    /// On this host.
+    Here,
+    /// On another.
+    There {
+        /// What this one is called.
+        here: String,
+    },
+}
+
+/// Whether a host of that name is another than this one. Names count without their domain, which one side may know and the other not.
+pub(crate) fn elsewhere(there: &str) -> Elsewhere {
+    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let short = |host: &str| host.split('.').next().unwrap_or(host).to_owned();
+    if short(there) == short(&here) { Elsewhere::Here } else { Elsewhere::There { here } }
 }
 
 /// What it is, when the lab can have machines of it.

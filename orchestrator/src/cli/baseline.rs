@@ -14,8 +14,8 @@ use patchlab_lab::{
     apt::sources::Repository,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Coverage, DkmsModule, DomainError, Imported, Left, Offer, OrderName,
-        ParcelError, Patch, Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError,
+        self, Baselines, BuildError, Built, Coverage, DkmsModule, DomainError, Imported, Left, MadeBy, Offer,
+        OrderName, ParcelError, Patch, Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError,
         SuccessorError, Verified, Weight,
     },
     diff::{self, diff},
@@ -312,7 +312,7 @@ fn pool_file(file: &PackageFile) -> PoolFile {
 }
 
 fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
-    let all = baselines.list().map_err(classify)?;
+    let (all, wrong) = baselines.list_readable().map_err(classify)?;
     let row = |baseline: &Baseline| {
         let record = &baseline.record;
         let size: u64 = record.files.values().map(|file| file.size).sum();
@@ -326,7 +326,12 @@ fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
     };
     let rows: Vec<_> = all.iter().map(row).collect();
     output.table(&["baseline", "system", "packages", "size", "digest"], &rows);
-    output.json(&all.iter().map(summary).collect::<Vec<_>>())
+    output.json(&all.iter().map(summary).collect::<Vec<_>>())?;
+    // One that cannot be read hides no other, and is no success.
+    let mut wrong = wrong.into_iter();
+    let first = wrong.next();
+    wrong.for_each(|error| output.note(error.to_string()));
+    first.map_or(Ok(()), |error| Err(classify(error)))
 }
 
 fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
@@ -371,12 +376,14 @@ fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
 
 /// Where it comes from, on one line.
 fn made_of(record: &Record) -> String {
-    match (&record.parent, &record.order) {
-        (Some(parent), Some(order)) => {
-            format!("of {} by order {} ({})", parent.short(), order.id, order.digest.short())
+    let named = |order: &OrderName| format!("by order {} ({})", order.id, order.digest.short());
+    match record.made_by() {
+        MadeBy::Recipe => "by its recipe".into(),
+        MadeBy::Order(parent, order) => format!("of {} {}", parent.short(), named(order)),
+        MadeBy::Freezing(parent, None) => format!("of {}, frozen again", parent.short()),
+        MadeBy::Freezing(parent, Some(order)) => {
+            format!("of {}, frozen again; its line was last made {}", parent.short(), named(order))
         }
-        (Some(parent), None) => format!("of {}, frozen again", parent.short()),
-        (None, _) => "by its recipe".into(),
     }
 }
 
@@ -409,6 +416,17 @@ fn treated(secrets: &Secrets) -> String {
         (SecretsPolicy::Scrub, each) => format!("scrubbed: {}", each.join(", ")),
         (SecretsPolicy::Keep | SecretsPolicy::Refuse, each) => format!("kept: {}", each.join(", ")),
     }
+}
+
+/// What whoever sends or takes one in must know of secrets; nothing where it holds none that are known.
+fn holds_secrets(record: &Record) -> Option<String> {
+    let kept = record.secrets.as_ref().filter(|secrets| secrets.policy == SecretsPolicy::Keep)?;
+    let count = kept.found.len();
+    let first = &kept.found.first()?.path;
+    let name = record.full_name();
+    Some(format!(
+        "it holds {count} secrets that its recipe kept, {first} among them: `patchlab baseline show {name}` names all"
+    ))
 }
 
 /// What was shown of a freeze, on one line.
@@ -475,6 +493,7 @@ fn export(
     let (full_name, by) = (baseline.full_name(), public.public.id());
     output.fields(&[&full_name, &out.display().to_string(), &format!("{} MiB", size >> 20)]);
     output.note(format!("signed by {by}; who imports it trusts {}", key::public_path(&path).display()));
+    holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
     output
         .json(&json!({ "baseline": full_name, "digest": baseline.digest, "file": out, "bytes": size, "signed_by": by }))
 }
@@ -508,6 +527,7 @@ fn import(data: &Data, baselines: &Baselines, output: &Output, file: &Path, trus
     };
     output.fields(&[&baseline.full_name(), &baseline.digest.to_string(), what]);
     output.note(format!("signed by {signer}"));
+    holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
     if let Some(reason) = baseline.unfit_here() {
         let name = baseline.full_name();
         output.note(format!("its clones boot here: {reason}; `patchlab baseline refreeze {name}` freezes it again"));
@@ -567,12 +587,24 @@ fn classify_build(error: BuildError) -> CliError {
         return CliError::Refused(chain(&error));
     }
     let is_domain = |error: &BuildError| {
-        matches!(error, BuildError::Domain(DomainError::Runs { .. } | DomainError::Unusable { .. }))
+        matches!(
+            error,
+            BuildError::Domain(
+                DomainError::Runs { .. }
+                    | DomainError::Saved { .. }
+                    | DomainError::Elsewhere { .. }
+                    | DomainError::Unusable { .. }
+            )
+        )
     };
     let is_input = match &error {
         BuildError::Recipe(_) => true,
         BuildError::Step { source, .. } => {
-            matches!(**source, BuildError::NoSuchPackage { .. } | BuildError::Intake(_)) || is_domain(source)
+            let of_recipe = matches!(
+                **source,
+                BuildError::NoSuchPackage { .. } | BuildError::Intake(_) | BuildError::OtherSystem { .. }
+            );
+            of_recipe || is_domain(source)
         }
         error @ BuildError::Domain(_) => is_domain(error),
         BuildError::Store(StoreError::Unknown { .. }) => true,
@@ -589,6 +621,9 @@ fn classify_parcel(error: ParcelError) -> CliError {
         | ParcelError::Altered { .. }
         | ParcelError::Wrong { .. }
         | ParcelError::Taken(_) => CliError::Input(error.to_string()),
+        ParcelError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            CliError::Input(chain(&error))
+        }
         ParcelError::Store(error) => classify(error),
         other => CliError::Failed(chain(&other)),
     }
