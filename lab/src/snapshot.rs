@@ -22,12 +22,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use virt::{connect::Connect, domain::Domain, sys};
 
-use crate::machine::start_events;
+use crate::machine::{LabError, asked_within, start_events};
 
 /// How long the old files may take to get what was written since: gigabytes, over a network.
 const MERGE_WITHIN: Duration = Duration::from_secs(3600);
 /// Seconds between two questions whether the other side is there, and how many may go without an answer.
 const KEEP_ALIVE: (i32, u32) = (5, 4);
+/// How long the libvirt of a machine may take to be opened: it may be at the other end of an ssh session.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest name of a snapshot, bytes: it is a part of file names.
 const NAME_BYTES: usize = 80;
 
@@ -140,11 +142,13 @@ impl Guest {
         SnapshotError::Unfit { domain: self.domain.clone(), libvirt: self.libvirt.clone(), reason }
     }
 
+    fn open_within(&self, timeout: Duration) -> Result<Connect, SnapshotError> {
+        let broken = self.failed("open the libvirt of");
+        asked_within(timeout, &self.libvirt, opened).map_err(|error| broken(error.to_string()))
+    }
+
     fn find(&self) -> Result<(Connect, Domain), SnapshotError> {
-        // What it says comes back as an error.
-        virt::error::clear_error_callback();
-        start_events().map_err(|error| self.failed("open the libvirt of")(error.to_string()))?;
-        let connect = Connect::open(Some(&self.libvirt)).map_err(self.refused("open the libvirt of"))?;
+        let connect = self.open_within(ANSWER_TIMEOUT)?;
         // A connection that cannot ask finds out when it next says something.
         let _ = connect.set_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1);
         let domain = connect.lookup_domain_by_name(&self.domain).map_err(self.refused("find"))?;
@@ -160,6 +164,18 @@ impl Guest {
             if domain.is_active().map_err(self.refused("ask about"))? { 0 } else { sys::VIR_DOMAIN_XML_INACTIVE };
         domain.xml_desc(flags).map_err(self.refused("read the description of"))
     }
+}
+
+/// A connection, or libvirt's own words.
+fn opened(uri: &str) -> Result<Connect, LabError> {
+    // What it says comes back as an error.
+    virt::error::clear_error_callback();
+    start_events()?;
+    Connect::open(Some(uri)).map_err(|error| LabError::Libvirt {
+        action: "open",
+        subject: uri.to_owned(),
+        reason: error.message().to_owned(),
+    })
 }
 
 /// The disks that a snapshot of this name would keep, and where each would go on. Changes nothing.
@@ -275,5 +291,23 @@ fn said(ended: std::io::Result<Output>) -> Result<(), String> {
         Err(error) => Err(format!("run virsh (package libvirt-clients): {error}")),
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(600).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_libvirt_that_never_answers_keeps_no_revert_waiting() {
+        // It takes connections, and says nothing.
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let libvirt = format!("qemu+tcp://127.0.0.1:{}/system", mute.local_addr().unwrap().port());
+        let guest = Guest { libvirt: libvirt.clone(), domain: "web-1".into(), outside: BTreeSet::new() };
+        let error = guest.open_within(Duration::from_millis(500)).unwrap_err().to_string();
+        let said = format!("open the libvirt of web-1 at {libvirt}: libvirt at {libvirt} does not answer within 0 s");
+        assert!(error.starts_with(&said), "{error}");
     }
 }
