@@ -15,6 +15,7 @@ use patchlab_protocol::{
     authorization::{Documents, Identity, authorize, signed},
     description::{Description, Tags},
     document::{Action, Class, Order, Root},
+    inventory::{Source, VersionParts},
     limits,
     trust::root_in_force,
 };
@@ -88,12 +89,29 @@ pub struct HostInventory {
     pub digest: Digest,
     /// Installed packages, `NAME ARCH VERSION`, sorted.
     pub packages: Vec<String>,
+    /// The same, taken apart.
+    pub details: Vec<PackageDetail>,
     /// Packages left half-way.
     pub half_way: Vec<String>,
     /// Automatic updaters that are enabled. While a run works, those with a lock of their own are paused ([`crate::updaters`]).
     pub updaters: Vec<&'static str>,
     /// What it is and does.
     pub description: Description,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageDetail {
+    /// Package name.
+    pub name: String,
+    /// Package architecture.
+    pub arch: String,
+    /// Full version.
+    pub version: String,
+    /// Its parts.
+    pub parts: VersionParts,
+    /// What it was built from; `None` when it does not say.
+    pub source: Option<Source>,
 }
 
 /// The host as the agent sees it.
@@ -157,7 +175,15 @@ impl Inspection {
     /// # Errors
     /// When the package manager cannot say.
     pub fn inventory(&self) -> Result<HostInventory, InspectionError> {
-        let Installed { system, settled, unsettled } = self.packages.installed()?;
+        let Installed { system, settled, unsettled, sources } = self.packages.installed()?;
+        let details = settled.packages().map(|(id, version)| PackageDetail {
+            name: id.name.clone(),
+            arch: id.arch.clone(),
+            version: version.to_owned(),
+            parts: VersionParts::of(version),
+            source: sources.get(id).cloned(),
+        });
+        let details = details.collect();
         let lines = |text: String| text.lines().map(str::to_owned).collect();
         Ok(HostInventory {
             host: self.host.clone(),
@@ -166,6 +192,7 @@ impl Inspection {
             system,
             digest: settled.digest(),
             packages: lines(settled.to_string()),
+            details,
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
             description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),

@@ -18,7 +18,7 @@ use std::{
 
 use patchlab_protocol::{
     PackageSystem, enrolment,
-    inventory::{Inventory, PackageId, Transaction},
+    inventory::{Inventory, PackageId, Sources, Transaction},
 };
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub struct Installed {
     pub settled: Inventory,
     /// Packages left half-way (unpacked, half-configured, two versions of one, …), with their version.
     pub unsettled: Inventory,
+    /// What they were built from, as far as they say.
+    pub sources: Sources,
 }
 
 impl Installed {

@@ -336,6 +336,7 @@ fn what_a_host_believes_is_kept_as_it_says_and_silence_takes_nothing_away() {
 #[test]
 fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
     use crate::deploy::survey::{Hour, Package, Packages};
+    use patchlab_protocol::inventory::Source;
     let (_dir, store) = open();
     store.enrol(&host("web-1"), &event()).unwrap();
     let now = jiff::Timestamp::now();
@@ -347,6 +348,7 @@ fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
         name: format!("p{index}"),
         arch: "all".into(),
         version: version.into(),
+        source: (index == 1).then(|| Source::new("p", "1").unwrap()),
     };
     for packages in [vec![package(1, "1"), package(2, "1")], vec![package(2, "")]] {
         let packages = Packages { inventory: Some(Digest::of("inventory")), change: 3, packages };
