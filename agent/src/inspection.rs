@@ -31,12 +31,14 @@ use crate::{
     host::{self, ClassError},
     jobs::Jobs,
     journal::{self, JournalError},
-    packages::{self, Installed, OpenError, PackageError, PackageManager},
+    packages::{self, Extent, Installed, OpenError, PackageError, PackageManager, Verified},
     state::State,
     trust::BrokenChain,
     updaters,
 };
 
+/// How long looking at every file of every package may take: a full system has some tens of gigabytes.
+const VERIFYING: Duration = Duration::from_secs(3600);
 /// How long a simulation may take.
 const SIMULATION: Duration = Duration::from_secs(300);
 
@@ -197,6 +199,14 @@ impl Inspection {
             updaters: updaters::enabled(&self.system),
             description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),
         })
+    }
+
+    /// Compares every installed file with what its package shipped.
+    ///
+    /// # Errors
+    /// When the package manager cannot say.
+    pub fn files(&self) -> Result<Verified, InspectionError> {
+        Ok(self.packages.verify(Extent::Everything, Instant::now() + VERIFYING)?)
     }
 
     /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's

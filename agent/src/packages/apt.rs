@@ -22,8 +22,8 @@ use patchlab_protocol::{
 };
 
 use super::{
-    Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, command, prepare,
-    simulation, succeeded,
+    Committed, Extent, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, Verified,
+    command, excluded::Excluded, prepare, simulation, succeeded,
 };
 use crate::{
     lock::{self, Freed},
@@ -260,6 +260,26 @@ impl PackageManager for Apt {
         self.nothing_half_way()
     }
 
+    fn verify(&self, extent: Extent<'_>, deadline: Instant) -> Result<Verified, PackageError> {
+        let names = match extent {
+            Extent::Everything => Vec::new(),
+            Extent::Only([]) => return Ok(Verified::default()),
+            Extent::Only(packages) => packages.iter().map(|(id, _)| named(id)).collect(),
+        };
+        let mut command = self.command("dpkg");
+        if !self.is_own_root() {
+            command.arg(format!("--root={}", self.root.display()));
+        }
+        command.arg("--verify").args(names);
+        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
+        // dpkg reads this folder, whatever the root.
+        let folder = Path::new("/etc/dpkg");
+        let excluded =
+            Excluded::read(folder).map_err(|source| PackageError::Read { path: folder.to_owned(), source })?;
+        Verified::of("dpkg", &finished, |path| excluded.has(path))
+    }
+
     fn reboot(&self, done: &Transaction) -> Reboot {
         let asked = ["run/reboot-required", "var/run/reboot-required"].iter().any(|at| self.root.join(at).exists());
         // A new kernel takes effect only by a reboot, and on Debian nothing else says so.
@@ -314,7 +334,8 @@ mod tests {
         let found = installed(text).unwrap();
         assert_eq!(found.settled.to_string(), "a all 1\n");
         assert_eq!(found.unsettled.to_string(), "c amd64 2\n");
-        let sources: Vec<_> = found.sources.iter().map(|(id, source)| (&*id.name, &*source.name, &*source.version)).collect();
+        let sources: Vec<_> =
+            found.sources.iter().map(|(id, source)| (&*id.name, &*source.name, &*source.version)).collect();
         assert_eq!(sources, [("a", "s", "2:1")]);
         assert!(installed("installed a\n").is_err());
     }
