@@ -72,6 +72,9 @@ impl Attempt<'_> {
         let items = self.engine.record.read(|state| state.run(self.order, self.run).map(|run| run.items.clone()));
         let changed = still_there(&items.unwrap_or_default(), &installed);
         let found = self.verify(changed).await.map_err(|error| unsaid(&error))?;
+        if found.untold > 0 {
+            return Err(failed(format!("{} of them", found.altered.len() + found.untold)));
+        }
         match why(&found.newly_broken(&before)) {
             None => Ok(()),
             Some(reason) => Err(failed(reason)),
