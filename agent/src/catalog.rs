@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use patchlab_protocol::inventory::{Inventory, PackageId};
+use patchlab_protocol::inventory::{Inventory, PackageId, Source, Sources};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::replace;
@@ -28,6 +28,9 @@ pub struct Entry {
     pub arch: String,
     /// Its version; empty when it was removed.
     pub version: String,
+    /// What it was built from; nothing when it does not say, and when it was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// The change that touched it last.
     pub change: u32,
 }
@@ -48,15 +51,17 @@ pub struct Catalog {
 
 impl Catalog {
     /// Takes in what is installed now, as one change, if it is one.
-    pub fn update(&mut self, installed: &Inventory) {
+    pub fn update(&mut self, installed: &Inventory, sources: &Sources) {
         let next = self.change.saturating_add(1);
         let mut touched = false;
         let mut known: BTreeMap<PackageId, u32> = BTreeMap::new();
         for (index, entry) in &mut self.entries {
             let id = PackageId::new(&entry.name, &entry.arch);
             let version = installed.version(&id).unwrap_or_default();
-            if entry.version != version {
+            let source = sources.get(&id).filter(|_| !version.is_empty());
+            if entry.version != version || entry.source.as_ref() != source {
                 version.clone_into(&mut entry.version);
+                entry.source = source.cloned();
                 entry.change = next;
                 touched = true;
             }
@@ -65,7 +70,9 @@ impl Catalog {
         for (id, version) in installed.packages().filter(|(id, _)| !known.contains_key(*id)) {
             self.last_index = self.last_index.saturating_add(1);
             let PackageId { name, arch } = id.clone();
-            self.entries.insert(self.last_index, Entry { name, arch, version: version.to_owned(), change: next });
+            let source = sources.get(id).cloned();
+            let entry = Entry { name, arch, version: version.to_owned(), source, change: next };
+            self.entries.insert(self.last_index, entry);
             touched = true;
         }
         if touched {
@@ -119,8 +126,8 @@ impl Catalog {
 mod tests {
     use super::*;
 
-    fn inventory(text: &str) -> Inventory {
-        text.parse().unwrap()
+    fn update(catalog: &mut Catalog, text: &str) {
+        catalog.update(&text.parse().unwrap(), &Sources::new());
     }
 
     fn since(catalog: &Catalog, change: u32) -> Vec<(u32, &str, &str)> {
@@ -132,25 +139,46 @@ mod tests {
     fn an_index_stays_and_only_what_changed_has_a_newer_number() {
         let folder = tempfile::tempdir().unwrap();
         let mut catalog = Catalog::read(folder.path());
-        catalog.update(&inventory("a all 1\nb all 1\nc amd64 1\n"));
+        update(&mut catalog, "a all 1\nb all 1\nc amd64 1\n");
         assert_eq!(catalog.change, 1);
-        catalog.update(&inventory("a all 1\nb all 1\nc amd64 1\n"));
+        update(&mut catalog, "a all 1\nb all 1\nc amd64 1\n");
         assert_eq!(catalog.change, 1, "nothing changed");
         catalog.write(folder.path()).unwrap();
 
         let mut catalog = Catalog::read(folder.path());
-        catalog.update(&inventory("a all 2\nc amd64 1\nd all 1\n"));
+        update(&mut catalog, "a all 2\nc amd64 1\nd all 1\n");
         assert_eq!(since(&catalog, 1), [(1, "a", "2"), (2, "b", ""), (4, "d", "1")]);
-        catalog.update(&inventory("a all 2\nb all 5\nc amd64 1\nd all 1\n"));
+        update(&mut catalog, "a all 2\nb all 5\nc amd64 1\nd all 1\n");
         assert_eq!(since(&catalog, 2), [(2, "b", "5")], "what comes back has its index");
         assert_eq!(since(&catalog, 0).len(), 4);
+    }
+
+    #[test]
+    fn a_source_that_comes_to_be_known_is_a_change_and_an_older_catalogue_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = r#"{"change":4,"last_index":1,"forgotten":0,"entries":{"1":{"name":"a","arch":"all","version":"1","change":4}}}"#;
+        fs::write(folder.path().join(FILE_NAME), old).unwrap();
+        let mut catalog = Catalog::read(folder.path());
+        let built = |version: &str| -> Sources {
+            [(PackageId::new("a", "all"), Source::new("s", version).unwrap())].into_iter().collect()
+        };
+        let source = |catalog: &Catalog| catalog.entries[&1].source.clone().map(|source| source.version);
+        let installed: Inventory = "a all 1\n".parse().unwrap();
+        for (version, change) in [("1", 5), ("1", 5), ("1.1", 6)] {
+            catalog.update(&installed, &built(version));
+            assert_eq!((catalog.change, source(&catalog).as_deref()), (change, Some(version)));
+        }
+        catalog.write(folder.path()).unwrap();
+        assert_eq!(Catalog::read(folder.path()), catalog);
+        catalog.update(&Inventory::default(), &built("1.1"));
+        assert_eq!((catalog.change, source(&catalog)), (7, None), "what is removed was built from nothing");
     }
 
     #[test]
     fn removals_without_end_are_forgotten_and_it_says_up_to_where() {
         let mut catalog = Catalog::default();
         for number in 0..REMOVED + 10 {
-            catalog.update(&inventory(&format!("p{number} all 1\n")));
+            update(&mut catalog, &format!("p{number} all 1\n"));
         }
         assert!(catalog.entries.len() <= REMOVED + 1, "{}", catalog.entries.len());
         assert!(catalog.forgotten > 0 && catalog.forgotten < catalog.change);

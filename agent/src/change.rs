@@ -469,6 +469,7 @@ mod tests {
             system: PackageSystem::Dpkg,
             settled: "web all 2\nlib all 1\nuser all 1\n".parse().unwrap(),
             unsettled: "".parse().unwrap(),
+            sources: std::collections::BTreeMap::new(),
         };
         let here = Here { rule: script::Rule::Refuse, begun: script::Begun::Never };
         let plan = plan(&packages::tests::order(), Action::Rollback, &before, here).unwrap();
@@ -486,6 +487,7 @@ mod tests {
             system: PackageSystem::Dpkg,
             settled: settled.parse().unwrap(),
             unsettled: "".parse().unwrap(),
+            sources: std::collections::BTreeMap::new(),
         };
         let before = installed("web all 1\n");
         let here = Here { rule: script::Rule::Refuse, begun: script::Begun::Never };

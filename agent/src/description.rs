@@ -7,17 +7,28 @@ mod services;
 
 use std::{fs, io::Read as _, path::Path};
 
-use patchlab_protocol::description::{Description, Job, Tags};
+use patchlab_protocol::description::{Description, JOBS, Job, Kernel, Tags};
+
+use crate::boot;
 
 /// Looks at the system below `root`; its `jobs` take weeks to see.
-pub fn describe(root: &Path, tags: &Tags, jobs: Vec<Job>) -> Description {
+pub fn describe(root: &Path, tags: &Tags, mut jobs: Vec<Job>) -> Description {
+    let kernels = kernels(root);
+    // An older manager reads no more lines than services, ports and jobs may have in all.
+    jobs.truncate(JOBS - kernels.len());
     Description {
         machine: machine::kind(root).to_owned(),
         tags: tags.clone(),
         services: services::services(root),
         ports: ports::listening(root),
         jobs,
+        kernels,
     }
+}
+
+fn kernels(root: &Path) -> Vec<Kernel> {
+    let installed = boot::installed(root).inspect_err(|error| tracing::debug!(%error, "kernels"));
+    Kernel::all(boot::running(root).ok().as_deref(), &installed.unwrap_or_default())
 }
 
 /// The kind of machine of the system below `root`.

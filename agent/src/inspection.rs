@@ -15,6 +15,7 @@ use patchlab_protocol::{
     authorization::{Documents, Identity, authorize, signed},
     description::{Description, Tags},
     document::{Action, Class, Order, Root},
+    inventory::{Source, VersionParts},
     limits,
     trust::root_in_force,
 };
@@ -30,12 +31,14 @@ use crate::{
     host::{self, ClassError},
     jobs::Jobs,
     journal::{self, JournalError},
-    packages::{self, Installed, OpenError, PackageError, PackageManager},
+    packages::{self, Extent, Installed, OpenError, PackageError, PackageManager, Verified},
     state::State,
     trust::BrokenChain,
     updaters,
 };
 
+/// How long looking at every file of every package may take: a full system has some tens of gigabytes.
+const VERIFYING: Duration = Duration::from_secs(3600);
 /// How long a simulation may take.
 const SIMULATION: Duration = Duration::from_secs(300);
 
@@ -88,12 +91,29 @@ pub struct HostInventory {
     pub digest: Digest,
     /// Installed packages, `NAME ARCH VERSION`, sorted.
     pub packages: Vec<String>,
+    /// The same, taken apart.
+    pub details: Vec<PackageDetail>,
     /// Packages left half-way.
     pub half_way: Vec<String>,
     /// Automatic updaters that are enabled. While a run works, those with a lock of their own are paused ([`crate::updaters`]).
     pub updaters: Vec<&'static str>,
     /// What it is and does.
     pub description: Description,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageDetail {
+    /// Package name.
+    pub name: String,
+    /// Package architecture.
+    pub arch: String,
+    /// Full version.
+    pub version: String,
+    /// Its parts.
+    pub parts: VersionParts,
+    /// What it was built from; `None` when it does not say.
+    pub source: Option<Source>,
 }
 
 /// The host as the agent sees it.
@@ -157,7 +177,15 @@ impl Inspection {
     /// # Errors
     /// When the package manager cannot say.
     pub fn inventory(&self) -> Result<HostInventory, InspectionError> {
-        let Installed { system, settled, unsettled } = self.packages.installed()?;
+        let Installed { system, settled, unsettled, sources } = self.packages.installed()?;
+        let details = settled.packages().map(|(id, version)| PackageDetail {
+            name: id.name.clone(),
+            arch: id.arch.clone(),
+            version: version.to_owned(),
+            parts: VersionParts::of(version),
+            source: sources.get(id).cloned(),
+        });
+        let details = details.collect();
         let lines = |text: String| text.lines().map(str::to_owned).collect();
         Ok(HostInventory {
             host: self.host.clone(),
@@ -166,10 +194,19 @@ impl Inspection {
             system,
             digest: settled.digest(),
             packages: lines(settled.to_string()),
+            details,
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
             description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),
         })
+    }
+
+    /// Compares every installed file with what its package shipped.
+    ///
+    /// # Errors
+    /// When the package manager cannot say.
+    pub fn files(&self) -> Result<Verified, InspectionError> {
+        Ok(self.packages.verify(Extent::Everything, Instant::now() + VERIFYING)?)
     }
 
     /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's

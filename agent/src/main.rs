@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use patchlab_agent::{
     configuration,
     enrolment::{AskError, EnrolError, Enrolled},
-    inspection::{DocumentFiles, Inspection, InspectionError},
+    inspection::{DocumentFiles, HostInventory, Inspection, InspectionError},
     journal,
     operator::{self, Request, Said},
     service::Service,
@@ -51,10 +51,17 @@ enum Command {
         json: bool,
     },
     /// Shows what is installed, which automatic updaters are enabled, and what the host is and does
+    ///
+    /// With --verify also the installed files that are not what their packages shipped, configuration told apart; exit code 1 when one of
+    /// them is neither configuration nor documentation and is missing or has something else in it.
+    #[command(after_help = "Examples: patchlab-agent inventory\n          patchlab-agent inventory --verify --json")]
     Inventory {
         /// The enrolment file, mode 0600
         #[arg(long, value_name = "FILE", default_value = "/etc/patchlab-agent/agent.toml")]
         config: PathBuf,
+        /// Compare every installed file with what its package shipped, too; takes minutes
+        #[arg(long)]
+        verify: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -138,7 +145,9 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run { config } => run(config),
         Command::Status { config, json } => status(config, json),
-        Command::Inventory { config, json } => inventory(&config, json),
+        Command::Inventory { config, verify, json } => {
+            inventory(&config, if verify { Files::Verified } else { Files::AsTheyAre }, json)
+        }
         Command::Verify { order, release, approval, activation, config } => {
             verify(&config, &DocumentFiles { order, release, approval, activation })
         }
@@ -250,12 +259,36 @@ fn inspect(config: &Path) -> anyhow::Result<Inspection> {
     Ok(Inspection::open(configuration::read_all(config)?)?)
 }
 
-fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
-    let found = inspect(config)?.inventory()?;
+/// Whether the files of packages are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Verified,
+    AsTheyAre,
+}
+
+fn inventory(config: &Path, files: Files, json: bool) -> anyhow::Result<()> {
+    let inspection = inspect(config)?;
+    let found = inspection.inventory()?;
+    let verified = (files == Files::Verified).then(|| inspection.files()).transpose()?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
+        let mut told = serde_json::to_value(&found)?;
+        if let Some(verified) = &verified {
+            told["files"] = serde_json::to_value(verified)?;
+        }
+        println!("{}", serde_json::to_string_pretty(&told)?);
+    } else {
+        show(&found);
+        if let Some(verified) = &verified {
+            println!("{} files are not as they were shipped", verified.altered.len() + verified.untold);
+            verified.altered.iter().for_each(|file| println!("file {file}"));
+        }
     }
+    let broken = verified.map_or(0, |verified| verified.broken().count());
+    anyhow::ensure!(broken == 0, "{broken} files of packages are missing or altered: install their packages anew");
+    Ok(())
+}
+
+fn show(found: &HostInventory) {
     let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
     println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
     let description = &found.description;
@@ -267,7 +300,6 @@ fn inventory(config: &Path, json: bool) -> anyhow::Result<()> {
     found.packages.iter().for_each(|line| println!("{line}"));
     found.half_way.iter().for_each(|line| println!("half-way: {line}"));
     description.lines().iter().for_each(|line| println!("{line}"));
-    Ok(())
 }
 
 fn verify(config: &Path, files: &DocumentFiles) -> anyhow::Result<()> {

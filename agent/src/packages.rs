@@ -2,7 +2,10 @@
 //!
 //! [`open`] takes the one that the system has, by what it says of itself or by what the configuration says.
 
+mod altered;
 mod apt;
+mod excluded;
+mod pattern;
 mod rpm;
 mod simulation;
 mod system;
@@ -18,11 +21,12 @@ use std::{
 
 use patchlab_protocol::{
     PackageSystem, enrolment,
-    inventory::{Inventory, PackageId, Transaction},
+    inventory::{Inventory, PackageId, Sources, Transaction},
 };
 
 use serde::{Deserialize, Serialize};
 
+pub use altered::{Altered, Difference, Extent, Kind, Verified};
 pub use apt::Apt;
 pub use rpm::Rpm;
 pub use system::{SystemError, system};
@@ -57,6 +61,8 @@ pub struct Installed {
     pub settled: Inventory,
     /// Packages left half-way (unpacked, half-configured, two versions of one, …), with their version.
     pub unsettled: Inventory,
+    /// What they were built from, as far as they say.
+    pub sources: Sources,
 }
 
 impl Installed {
@@ -192,6 +198,12 @@ pub trait PackageManager: Send + Sync {
     /// # Errors
     /// When something stays half-way.
     fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError>;
+
+    /// Compares installed files with what their packages shipped. Reads every one of them: of a whole system that takes minutes.
+    ///
+    /// # Errors
+    /// When one of the packages is not installed, the package manager gives up, or the time is over.
+    fn verify(&self, extent: Extent<'_>, deadline: Instant) -> Result<Verified, PackageError>;
 
     /// Whether the host asks for a reboot after this transaction.
     fn reboot(&self, done: &Transaction) -> Reboot;

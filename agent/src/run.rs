@@ -12,6 +12,7 @@ pub mod ready;
 pub mod reboot;
 mod recovery;
 pub mod result;
+mod shipped;
 pub mod waiting;
 pub mod way_back;
 pub mod work;

@@ -242,6 +242,30 @@ async fn packages_are_read_whole_once_and_then_only_what_changed() {
 }
 
 #[tokio::test]
+async fn what_packages_were_built_from_is_read_when_it_comes_to_be_known_though_nothing_was_installed() {
+    use async_snmp::Value;
+    let (host, manager, _) = pair("web-1").await;
+    install(&host, &[(1, 1, "a", "1"), (1, 2, "b", "1")], 0);
+    let (known, _) = changed(survey::packages(&manager, &Packages::default()).await.unwrap());
+    assert!(known.packages.iter().all(|package| package.source.is_none()), "an older agent does not say");
+    // A newer agent on the same host: the same packages, by a newer change.
+    [1, 2].into_iter().for_each(|index| host.remove_row(package::ENTRY, &[1, index]));
+    for (index, version) in [(1, "1"), (2, "0.9")] {
+        host.set_cell(package::ENTRY, package::SOURCE, &[2, index], Value::from("s"));
+        host.set_cell(package::ENTRY, package::SOURCE_VERSION, &[2, index], Value::from(version));
+    }
+    install(&host, &[(2, 1, "a", "1"), (2, 2, "b", "1")], 0);
+    let (known, rows) = changed(survey::packages(&manager, &known).await.unwrap());
+    let sources: Vec<_> = known.installed().map(|p| p.source.clone().unwrap().version).collect();
+    assert_eq!((rows, sources), (2, ["1", "0.9"].map(str::to_owned).to_vec()));
+    assert_eq!(survey::packages(&manager, &known).await.unwrap(), Looked::Same);
+    let long = "x".repeat(300);
+    host.set_cell(package::ENTRY, package::SOURCE, &[2, 1], Value::from(long.as_str()));
+    let error = survey::packages(&manager, &Packages::default()).await.unwrap_err();
+    assert!(matches!(error, DeployError::Nonsense { what: "plPackageSource", .. }), "{error}");
+}
+
+#[tokio::test]
 async fn what_a_host_does_is_read_when_its_digest_changed_and_only_when_it_comes_to_that() {
     use async_snmp::Value;
     use patchlab_protocol::{

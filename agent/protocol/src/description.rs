@@ -1,10 +1,13 @@
 //! What a host is and does: kind of machine, where it stands and what for, services and listening ports; in canonical text, the form in
 //! which agent and server compare and name it by digest.
 
+mod kernel;
+
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::kernel::{KERNELS, Kernel, KernelState};
 use crate::Digest;
 
 /// Most services and most ports told of a host.
@@ -122,14 +125,18 @@ pub struct Description {
     /// Jobs that take a while, in the order of the week.
     #[serde(default)]
     pub jobs: Vec<Job>,
+    /// The kernel that runs it and those on its disk; none when it does not say.
+    #[serde(default)]
+    pub kernels: Vec<Kernel>,
 }
 
 impl Description {
-    /// One line a service, a port and a job: what a table says, a row each.
+    /// One line a service, a port, a job and a kernel: what a table says, a row each.
     pub fn lines(&self) -> Vec<String> {
         let services = self.services.iter().map(ToString::to_string);
         let ports = self.ports.iter().map(ToString::to_string);
-        services.chain(ports).chain(self.jobs.iter().map(ToString::to_string)).collect()
+        let jobs = self.jobs.iter().map(ToString::to_string);
+        services.chain(ports).chain(jobs).chain(self.kernels.iter().map(ToString::to_string)).collect()
     }
 
     /// The digest of everything it says.
@@ -142,7 +149,8 @@ impl Description {
         let services = lines.iter().filter_map(|line| line.parse().ok()).collect();
         let ports = lines.iter().filter_map(|line| line.parse().ok()).collect();
         let jobs = lines.iter().filter_map(|line| line.parse().ok()).collect();
-        Self { machine, tags, services, ports, jobs }
+        let kernels = lines.iter().filter_map(|line| line.parse().ok()).collect();
+        Self { machine, tags, services, ports, jobs, kernels }
     }
 }
 
@@ -245,9 +253,14 @@ mod tests {
                 unit: Some("nginx.service".into()),
             }],
             jobs: vec![Job { unit: "backup.service".into(), hour: 26, minutes: 45, processors_percent: 180, weeks: 3 }],
+            kernels: vec![Kernel { release: "6.1.0-28-amd64".into(), state: KernelState::Running }],
         };
-        let lines =
-            ["service nginx.service enabled active", "port tcp 80 :: nginx.service", "job backup.service 26 45 180 3"];
+        let lines = [
+            "service nginx.service enabled active",
+            "port tcp 80 :: nginx.service",
+            "job backup.service 26 45 180 3",
+            "kernel 6.1.0-28-amd64 running",
+        ];
         assert_eq!(said.lines(), lines);
         assert!("job backup.service 169 45 180 3".parse::<Job>().is_err(), "there is no such hour");
         assert_eq!(Description::of("kvm".into(), said.tags.clone(), &said.lines()), said);

@@ -1,6 +1,9 @@
 //! What is installed on a host, and the transaction between two such states, in canonical text: the form in which lab, agent
 //! and server compare them and name them by digest.
 
+mod source;
+mod version;
+
 use std::{
     cmp::Ordering,
     collections::BTreeMap,
@@ -10,6 +13,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    source::{SOURCE_BYTES, Source, Sources},
+    version::VersionParts,
+};
 use crate::{Digest, PackageSystem, document::script};
 
 /// A package's name and architecture: what can be installed once.

@@ -212,6 +212,10 @@ pub mod package {
     pub const ARCH: u32 = 4;
     /// Its version, SnmpAdminString, empty when it was removed.
     pub const VERSION: u32 = 5;
+    /// What it was built from, SnmpAdminString (0..128), empty when it does not say.
+    pub const SOURCE: u32 = 6;
+    /// That one's version, SnmpAdminString (0..128).
+    pub const SOURCE_VERSION: u32 = 7;
 }
 
 /// `plWorkloadTable`, indexed by `plWorkloadHour` (1..168, from Monday 00:00 UTC on); rows of hours that were seen.

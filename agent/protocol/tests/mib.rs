@@ -148,7 +148,14 @@ fn the_numbers_of_the_text_are_the_numbers_of_the_code() {
     {
         use mib::package::*;
         columns(GROUP, "plPackages", &[("LastChange", LAST_CHANGE), ("Forgotten", FORGOTTEN)]);
-        columns(ENTRY, "plPackage", &[("Name", NAME), ("Arch", ARCH), ("Version", VERSION)]);
+        let all = [
+            ("Name", NAME),
+            ("Arch", ARCH),
+            ("Version", VERSION),
+            ("Source", SOURCE),
+            ("SourceVersion", SOURCE_VERSION),
+        ];
+        columns(ENTRY, "plPackage", &all);
     }
     {
         use mib::workload::*;

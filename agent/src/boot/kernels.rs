@@ -100,6 +100,17 @@ fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata)>> {
     Ok(found)
 }
 
+/// The releases of the kernels on the disk below `root`, the newest last.
+///
+/// # Errors
+/// When a folder or an image cannot be read.
+pub fn installed(root: &Path) -> io::Result<Vec<Release>> {
+    let mut found: Vec<Release> = images(root)?.into_iter().map(|(release, _)| release).collect();
+    found.sort_by(|one, other| in_order(one).cmp(&in_order(other)));
+    found.dedup();
+    Ok(found)
+}
+
 /// The release of the kernel that runs the system below `root`: the image that GRUB says it booted, else what the kernel says of itself. A
 /// root without a `/proc` of its own runs on this one.
 ///

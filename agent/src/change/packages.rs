@@ -206,6 +206,7 @@ pub(crate) mod tests {
             system: PackageSystem::Dpkg,
             settled: settled.parse().unwrap(),
             unsettled: unsettled.parse().unwrap(),
+            sources: std::collections::BTreeMap::new(),
         }
     }
 

@@ -18,12 +18,12 @@ use std::{
 
 use patchlab_protocol::{
     PackageSystem,
-    inventory::{PackageId, Transaction},
+    inventory::{PackageId, Source, Sources, Transaction},
 };
 
 use super::{
-    Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, command, prepare,
-    simulation, succeeded,
+    Committed, Extent, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, Verified,
+    command, excluded::Excluded, prepare, simulation, succeeded,
 };
 use crate::{
     lock::{self, Freed},
@@ -33,6 +33,10 @@ use crate::{
 
 /// What dpkg says when somebody else holds one of its locks, in the locale that it is given.
 const LOCKED: &str = "was locked by another process";
+
+/// One line a package: its state, then what it was built from, which is nothing where nobody says.
+const INSTALLED: &str =
+    "${db:Status-Status} ${Package} ${Architecture} ${Version}\\t${source:Package} ${source:Version}\\n";
 
 /// dpkg and apt, on the system below a root.
 #[derive(Debug)]
@@ -179,8 +183,8 @@ impl PackageManager for Apt {
 
     fn installed(&self) -> Result<Installed, PackageError> {
         let admin = format!("--admindir={}", self.root.join("var/lib/dpkg").display());
-        let format = "--showformat=${db:Status-Status} ${Package} ${Architecture} ${Version}\\n";
-        let said = self.query("dpkg-query", &[&admin, format, "--show"]);
+        let format = format!("--showformat={INSTALLED}");
+        let said = self.query("dpkg-query", &[&admin, &format, "--show"]);
         // dpkg-query exits with 1 and says so when nothing at all is installed.
         let text = match said {
             Err(PackageError::Failed { said, .. }) if said.contains("no packages found") => String::new(),
@@ -246,15 +250,34 @@ impl PackageManager for Apt {
     /// By dpkg alone: apt refuses to open a database with a package "in need of reinstallation" whose replacement is an
     /// older version, which is what an interrupted way back leaves.
     fn resume(&self, goal: &Goal, deadline: Instant, started: &mut dyn FnMut(ProcessMark)) -> Result<(), PackageError> {
-        let names = |id: &PackageId| if id.arch == "all" { id.name.clone() } else { id.to_string() };
         let files: Vec<String> = goal.install.iter().map(|file| file.display().to_string()).collect();
-        for (action, what) in [("--install", files), ("--purge", goal.remove.iter().map(names).collect())] {
+        for (action, what) in [("--install", files), ("--purge", goal.remove.iter().map(named).collect())] {
             if !what.is_empty() {
                 let words: Vec<&str> = [action].into_iter().chain(what.iter().map(String::as_str)).collect();
                 self.dpkg(&words, deadline, started)?;
             }
         }
         self.nothing_half_way()
+    }
+
+    fn verify(&self, extent: Extent<'_>, deadline: Instant) -> Result<Verified, PackageError> {
+        let names = match extent {
+            Extent::Everything => Vec::new(),
+            Extent::Only([]) => return Ok(Verified::default()),
+            Extent::Only(packages) => packages.iter().map(|(id, _)| named(id)).collect(),
+        };
+        let mut command = self.command("dpkg");
+        if !self.is_own_root() {
+            command.arg(format!("--root={}", self.root.display()));
+        }
+        command.arg("--verify").args(names);
+        let finished = process::run(&mut command, deadline, QUERY_BYTES, |_| {})
+            .map_err(|source| PackageError::Run { program: "dpkg", source })?;
+        // dpkg reads this folder, whatever the root.
+        let folder = Path::new("/etc/dpkg");
+        let excluded =
+            Excluded::read(folder).map_err(|source| PackageError::Read { path: folder.to_owned(), source })?;
+        Verified::of("dpkg", &finished, |path| excluded.has(path))
     }
 
     fn reboot(&self, done: &Transaction) -> Reboot {
@@ -274,20 +297,31 @@ impl PackageManager for Apt {
     }
 }
 
-/// Lines `STATUS NAME ARCH VERSION`, as dpkg-query is asked for them.
+/// As dpkg is told of a package: without an architecture when it is for every one.
+fn named(id: &PackageId) -> String {
+    if id.arch == "all" { id.name.clone() } else { id.to_string() }
+}
+
+/// Lines as dpkg-query is asked for them ([`INSTALLED`]).
 fn installed(text: &str) -> Result<Installed, PackageError> {
     let [mut settled, mut unsettled] = [Vec::new(), Vec::new()];
+    let mut sources = Sources::new();
     for line in text.lines() {
-        match line.split_whitespace().collect::<Vec<_>>()[..] {
-            ["installed", name, arch, version] => settled.push((PackageId::new(name, arch), version.to_owned())),
+        let (package, source) = line.split_once('\t').unwrap_or((line, ""));
+        let (status, id, version) = match package.split_whitespace().collect::<Vec<_>>()[..] {
             // Packages that are only configuration files, or wished for, have nothing unpacked.
-            ["config-files" | "not-installed", ..] => {}
-            [_, name, arch, version] => unsettled.push((PackageId::new(name, arch), version.to_owned())),
+            ["config-files" | "not-installed", ..] => continue,
+            [status, name, arch, version] => (status, PackageId::new(name, arch), version.to_owned()),
             _ => return Err(PackageError::Unexpected { program: "dpkg-query", said: line.to_owned() }),
+        };
+        if let Some((name, version)) = source.split_once(' ') {
+            sources.extend(Source::new(name, version).map(|source| (id.clone(), source)));
         }
+        let stands = if status == "installed" { &mut settled } else { &mut unsettled };
+        stands.push((id, version));
     }
     let [settled, unsettled] = [settled, unsettled].map(|found| found.into_iter().collect());
-    Ok(Installed { system: PackageSystem::Dpkg, settled, unsettled })
+    Ok(Installed { system: PackageSystem::Dpkg, settled, unsettled, sources })
 }
 
 #[cfg(test)]
@@ -296,10 +330,13 @@ mod tests {
 
     #[test]
     fn packages_half_way_are_told_apart() {
-        let text = "installed a all 1\nconfig-files b amd64 1\nhalf-configured c amd64 2\nnot-installed d amd64 \n";
+        let text = "installed a all 1\ts 2:1\nconfig-files b amd64 1\tb 1\nhalf-configured c amd64 2\t \nnot-installed d amd64 \td \n";
         let found = installed(text).unwrap();
         assert_eq!(found.settled.to_string(), "a all 1\n");
         assert_eq!(found.unsettled.to_string(), "c amd64 2\n");
+        let sources: Vec<_> =
+            found.sources.iter().map(|(id, source)| (&*id.name, &*source.name, &*source.version)).collect();
+        assert_eq!(sources, [("a", "s", "2:1")]);
         assert!(installed("installed a\n").is_err());
     }
 }

@@ -41,8 +41,8 @@ use self::{
     steps::{Pass, Steps},
 };
 use super::{
-    Committed, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, command, prepare,
-    succeeded,
+    Committed, Extent, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, Verified,
+    command, prepare, succeeded,
 };
 use crate::{
     process::{self, Finished, ProcessMark},
@@ -368,6 +368,18 @@ impl PackageManager for Rpm {
         }
         Begun::clear(&self.work)?;
         self.nothing_half_way()
+    }
+
+    /// rpm itself passes over what it was told not to unpack (`--excludedocs`, `%_netsharedpath`).
+    fn verify(&self, extent: Extent<'_>, deadline: Instant) -> Result<Verified, PackageError> {
+        let labels = match extent {
+            Extent::Everything => vec!["-a".to_owned()],
+            Extent::Only([]) => return Ok(Verified::default()),
+            Extent::Only(packages) => packages.iter().map(|(id, version)| query::label(id, version)).collect(),
+        };
+        let mut command = self.on("rpm", &self.folder);
+        command.args(["-V", "--nodeps", "--noscripts", "--nosignature", "--nodigest", "--nomtime"]).args(labels);
+        Verified::of("rpm", &finished("rpm", &mut command, deadline)?, |_| false)
     }
 
     fn reboot(&self, done: &Transaction) -> Reboot {

@@ -46,7 +46,8 @@ impl<'e> Attempt<'e> {
         let installed = self.installed().await.map_err(unfit)?;
         let before = installed.settled.digest();
         self.change(|run| run.before = Some(before))?;
-        self.work_back(&order, digest, &installed).await?;
+        let work = self.work_back(&order, digest, &installed).await?;
+        self.note_broken_files(&work.transaction, &installed).await;
         Ok((order, paused))
     }
 }

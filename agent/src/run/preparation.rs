@@ -17,7 +17,7 @@ impl Attempt<'_> {
     /// would wait for is not looked at; a battery is told.
     ///
     /// # Errors
-    /// What apply would be refused for, or a check that fails.
+    /// What apply would be refused for, a file of what it replaces that is not what was shipped, or a check that fails.
     pub async fn probe(&self) -> Result<(RunState, Checks), Stop> {
         let installed = self.installed().await.map_err(unfit)?;
         self.change(|run| run.before = Some(installed.settled.digest()))?;
@@ -35,6 +35,8 @@ impl Attempt<'_> {
         self.fit_to_reboot(foreseen.order(), Action::Apply).await?;
         self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;
         self.change(|run| run.items = state::items(&transaction))?;
+        self.progress(RunState::Preflight, 80, "installed files")?;
+        self.probe_files(&transaction, &installed).await?;
         self.progress(RunState::Preflight, 90, "production checks")?;
         Ok((RunState::Succeeded, self.run_checks(foreseen.order()).await?))
     }

@@ -316,6 +316,7 @@ mod tests {
             system: PackageSystem::Dpkg,
             settled: "".parse().unwrap(),
             unsettled: unsettled.parse().unwrap(),
+            sources: std::collections::BTreeMap::new(),
         };
         let found = |ended: &[(u32, RunState)], unsettled: &str| {
             left(&state(ended), &installed(unsettled))

@@ -87,6 +87,8 @@ impl<'e> Attempt<'e> {
         self.fit(&transaction, unpacked, foreseen.release())?;
         self.fit_to_reboot(foreseen.order(), foreseen.action()).await?;
         self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
+        self.progress(RunState::Preflight, 44, "installed files")?;
+        self.note_broken_files(&transaction, &installed).await;
         self.change(|run| {
             run.before = Some(installed.settled.digest());
             run.items = state::items(&transaction);
@@ -323,15 +325,18 @@ impl<'e> Attempt<'e> {
         done.await?.map_err(Stop::failed)
     }
 
-    /// Repeats the order's production checks.
+    /// Looks at the files of what was changed, and repeats the order's production checks.
     ///
     /// # Errors
-    /// When one fails.
+    /// When a file is not what was shipped, or a check fails.
     pub async fn check(&self, order: &Order, action: Action) -> Result<Checks, Stop> {
-        match action {
-            Action::Apply => self.progress(RunState::Validating, 90, "production checks")?,
-            Action::Rollback => self.progress(RunState::RollingBack, 90, "production checks")?,
-        }
+        let state = match action {
+            Action::Apply => RunState::Validating,
+            Action::Rollback => RunState::RollingBack,
+        };
+        self.progress(state, 88, "installed files")?;
+        self.check_files().await?;
+        self.progress(state, 90, "production checks")?;
         self.run_checks(order).await
     }
 

@@ -154,16 +154,16 @@ impl Tables {
         }
         let (packages, folder) = (Arc::clone(&self.packages), self.folder.clone());
         let asked = tokio::task::spawn_blocking(move || {
-            let installed = packages.installed()?.settled;
+            let installed = packages.installed()?;
             let before = Catalog::read(&folder);
             let mut catalog = before.clone();
-            catalog.update(&installed);
+            catalog.update(&installed.settled, &installed.sources);
             if catalog != before
                 && let Err(error) = catalog.write(&folder)
             {
                 tracing::error!(%error, "the package catalogue could not be kept");
             }
-            Ok::<_, PackageError>((installed.digest(), view::packages(&catalog)))
+            Ok::<_, PackageError>((installed.settled.digest(), view::packages(&catalog)))
         });
         let (digest, packages) =
             asked.await.ok()?.inspect_err(|error| tracing::warn!(%error, "no package list")).ok()?;

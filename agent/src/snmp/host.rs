@@ -88,6 +88,7 @@ impl HostTable {
             let mut host = describe(&root, &tags, Jobs::read(&state_dir).known());
             host.services.retain(|service| service.to_string().len() <= LINE_BYTES);
             host.ports.retain(|port| port.to_string().len() <= LINE_BYTES);
+            host.kernels.retain(|kernel| kernel.to_string().len() <= LINE_BYTES);
             host.jobs.retain(|job| job.to_string().len() <= LINE_BYTES);
             objects(&host)
         });

@@ -84,7 +84,7 @@ fn hour_row(values: &mut Values, number: u32, hour: &Hour) {
 /// The package table, which is large and changes seldom: it is made anew only when the catalogue changed.
 pub fn packages(catalog: &Catalog) -> OidTable<Value> {
     use mib::package as column;
-    let mut values = Vec::with_capacity(2 + catalog.entries.len() * 3);
+    let mut values = Vec::with_capacity(2 + catalog.entries.len() * 5);
     put(&mut values, column::GROUP, column::LAST_CHANGE, &[0], Value::Gauge32(catalog.change));
     put(&mut values, column::GROUP, column::FORGOTTEN, &[0], Value::Gauge32(catalog.forgotten));
     for (index, entry) in &catalog.entries {
@@ -92,6 +92,9 @@ pub fn packages(catalog: &Catalog) -> OidTable<Value> {
         cell(column::NAME, &entry.name);
         cell(column::ARCH, &entry.arch);
         cell(column::VERSION, &entry.version);
+        let source = entry.source.as_ref().map_or(["", ""], |source| [&*source.name, &*source.version]);
+        cell(column::SOURCE, source[0]);
+        cell(column::SOURCE_VERSION, source[1]);
     }
     values.into_iter().collect()
 }

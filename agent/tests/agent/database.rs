@@ -94,8 +94,13 @@ pub fn build(system: PackageSystem, folder: &Path, package: &Package<'_>) -> Pat
 }
 
 fn build_deb(folder: &Path, tree: &Path, package: &Package<'_>) -> PathBuf {
-    let Package { name, version, fields, scripts, .. } = package;
+    let Package { name, version, fields, scripts, files } = package;
     fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    let configuration = files.iter().filter(|(path, _)| path.ends_with(".conf"));
+    let conffiles: String = configuration.map(|(path, _)| format!("/{path}\n")).collect();
+    if !conffiles.is_empty() {
+        fs::write(tree.join("DEBIAN/conffiles"), conffiles).unwrap();
+    }
     let control = format!(
         "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n{fields}"
     );
@@ -156,7 +161,10 @@ pub fn audit(system: PackageSystem, root: &Path) -> String {
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
     match system {
-        PackageSystem::Dpkg => said(Command::new("dpkg").args([&format!("--root={}", root.display()), "--audit"])),
+        PackageSystem::Dpkg => {
+            let below = format!("--root={}", root.display());
+            ["--audit", "--verify"].map(|question| said(Command::new("dpkg").args([&below, question]))).concat()
+        }
         PackageSystem::Rpm => {
             let verified = on(root, "rpmdb").arg("--verifydb").status().unwrap();
             let names = said(on(root, "rpm").args(["-qa", "--qf", "%{NAME}\n"]));

@@ -60,6 +60,9 @@ fn a_host_says_what_it_is_and_does_and_by_the_digest_whether_that_changed() {
     );
     put(&host, "etc/systemd/system/multi-user.target.wants/README", "");
     symlink("../web.service", host.path("root/etc/systemd/system/multi-user.target.wants/web.service")).unwrap();
+    put(&host, "proc/cmdline", "BOOT_IMAGE=/boot/vmlinuz-6.1.0-9-amd64 root=/dev/vda1\n");
+    put(&host, "boot/vmlinuz-6.1.0-9-amd64", "image");
+    put(&host, "boot/vmlinuz-6.1.0-50-amd64", "image");
     host.tag(Tags { location: "hall 2".into(), function: "web".into() });
     host.kill();
     host.start();
@@ -68,6 +71,8 @@ fn a_host_says_what_it_is_and_does_and_by_the_digest_whether_that_changed() {
     assert_eq!((&*said.machine, &*said.tags.location, &*said.tags.function), ("kvm", "hall 2", "web"));
     let ports: Vec<String> = said.ports.iter().map(ToString::to_string).collect();
     assert_eq!(ports, ["port tcp 80 0.0.0.0 web.service"]);
+    let kernels: Vec<String> = said.kernels.iter().map(ToString::to_string).collect();
+    assert_eq!(kernels, ["kernel 6.1.0-9-amd64 running", "kernel 6.1.0-50-amd64 installed"]);
     if Command::new("systemctl").arg("--version").output().is_ok() {
         let services: Vec<String> = said.services.iter().map(ToString::to_string).collect();
         assert!(services.contains(&"service web.service enabled -".to_owned()), "{services:?}");

@@ -38,6 +38,9 @@ fn inventory_verify_and_simulate_answer_as_the_agent_would_act() {
     let found: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(found["packages"], serde_json::json!(["web all 1"]));
     assert_eq!(found["digest"], Digest::of("web all 1\n").to_string());
+    let [parts, source] = ["parts", "source"].map(|key| found["details"][0][key].clone());
+    assert_eq!(parts, serde_json::json!({ "epoch": 0, "version": "1", "release": "" }));
+    assert_eq!(source, serde_json::json!({ "name": "web", "version": "1" }));
 
     let folder = host.path("files");
     std::fs::create_dir(&folder).unwrap();

@@ -15,6 +15,7 @@ mod actions;
 mod coexistence;
 mod conformance;
 mod description;
+mod files;
 mod hooks;
 mod hostile;
 mod inform;

@@ -1,9 +1,9 @@
 //! What a manager may read, and with which credentials.
 
-use patchlab_protocol::{Digest, enrolment::SnmpUser, mib};
+use patchlab_protocol::{Digest, PackageSystem, enrolment::SnmpUser, mib};
 
 use super::{
-    host::{Host, NAME, missing},
+    host::{Host, NAME, missing, missing_for},
     manager::oid,
 };
 
@@ -25,7 +25,7 @@ fn snmpwalk_reads_the_tables_with_v3_credentials_and_gets_nothing_without() {
     let everything = [oid(mib::MIB, &[])];
     let walk = monitor.tool("snmpwalk", &monitor.credentials(), &everything);
     assert!(walk.status.success());
-    assert_eq!(String::from_utf8_lossy(&walk.stdout).lines().filter(|line| line.starts_with('.')).count(), 27);
+    assert_eq!(String::from_utf8_lossy(&walk.stdout).lines().filter(|line| line.starts_with('.')).count(), 30);
 
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let wrong = |auth: &str, privacy: &str| {
@@ -124,6 +124,39 @@ fn a_manager_reads_only_the_packages_that_changed_since_it_last_looked() {
     let rows = changed(&host, first);
     assert_eq!(rows, [format!("{second}.1 \"\""), format!("{second}.2 \"32 \"")]);
     assert!(changed(&host, second).is_empty());
+}
+
+#[test]
+fn a_manager_reads_what_packages_were_built_from_of_dpkg_and_of_rpm() {
+    for (system, version, fields, source) in [
+        (PackageSystem::Dpkg, "1:2-3+b1", "Source: web-src (1:2-3)\n", ["web-src", "1:2-3"]),
+        (PackageSystem::Dpkg, "1:2-3", "", ["web", "1:2-3"]),
+        (PackageSystem::Rpm, "1:2-3", "", ["web", "2-3"]),
+    ] {
+        if missing_for(system) {
+            continue;
+        }
+        let host = Host::of(system);
+        host.installed(&host.package("web", version, fields, None));
+        let monitor = host.monitor();
+        let column = |number| oid(mib::package::ENTRY, &[number]);
+        let [names, sources, versions] = [mib::package::NAME, mib::package::SOURCE, mib::package::SOURCE_VERSION]
+            .map(|number| monitor.tool("snmpwalk", &monitor.credentials(), &[column(number)]))
+            .map(|walked| String::from_utf8(walked.stdout).unwrap());
+        // The row of this one, by its name in hexadecimal digits.
+        let row = names.lines().find(|line| line.contains("\"77 65 62 \"")).unwrap_or_else(|| panic!("{names}"));
+        let index = row.split_once(' ').unwrap().0.strip_prefix(&column(mib::package::NAME)).unwrap();
+        let cell = |number| monitor.text(&format!("{}{index}", column(number)));
+        let said = [mib::package::SOURCE, mib::package::SOURCE_VERSION].map(cell);
+        assert_eq!(said, source.map(str::to_owned), "{system}: {sources} {versions}");
+        let words = ["inventory", "--json", "--config"];
+        let shown = host.agent().args(words).arg(host.path("id/agent.toml")).output().unwrap().stdout;
+        let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+        let details = shown["details"].as_array().unwrap().iter().find(|detail| detail["name"] == "web").unwrap();
+        assert_eq!(details["source"], serde_json::json!({ "name": source[0], "version": source[1] }), "{system}");
+        let release = version.rsplit_once('-').unwrap().1;
+        assert_eq!(details["parts"], serde_json::json!({ "epoch": 1, "version": "2", "release": release }));
+    }
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! `patchlab host`: managed hosts.
 
 use clap::{Args, Subcommand};
-use patchlab_protocol::Digest;
+use patchlab_protocol::{
+    Digest,
+    description::{Kernel, KernelState},
+    inventory::VersionParts,
+};
 use serde_json::json;
 
 use super::{CliError, Client, Exit, Global, Output, client::segment, enroll::Enroll, machine, token::TokenCommand};
 use crate::{
     api::MachineStory,
-    deploy::survey::{Described, HOURS},
+    deploy::survey::{Described, HOURS, Package},
     store::{Host, HostTrust, Survey},
 };
 
@@ -202,12 +206,15 @@ fn show(output: &Output, host: &Host, described: Option<&Described>, story: &Mac
         Some("") | None => "not said".to_owned(),
         Some(word) => word.to_owned(),
     };
+    let [running, installed] = kernels(described.map_or(&[], |described| &described.description.kernels));
     output.pairs(&[
         ("host", enrolled.name.clone()),
         ("site", enrolled.site.clone()),
         ("location", said(|d| &d.description.tags.location)),
         ("function", said(|d| &d.description.tags.function)),
         ("machine", said(|d| &d.description.machine)),
+        ("kernel", running),
+        ("kernels on disk", installed),
         ("class", host.class.clone().unwrap_or_else(|| "not heard yet".into())),
         ("address", enrolled.address.to_string()),
         ("last contact", host.seen_at.as_deref().map_or_else(|| "never".into(), |at| output.moment(at))),
@@ -227,6 +234,15 @@ fn show(output: &Output, host: &Host, described: Option<&Described>, story: &Mac
     ]);
 }
 
+/// Which kernel runs, and which are on the disk.
+fn kernels(told: &[Kernel]) -> [String; 2] {
+    let named = |is_one: fn(KernelState) -> bool| {
+        let names: Vec<&str> = told.iter().filter(|k| is_one(k.state)).map(|k| &*k.release).collect();
+        if names.is_empty() { "not said".to_owned() } else { names.join(", ") }
+    };
+    [named(|state| state != KernelState::Installed), named(|state| state != KernelState::RunningOnly)]
+}
+
 fn show_packages(output: &Output, survey: &Survey) -> Result<(), CliError> {
     let installed: Vec<_> = survey.packages.installed().collect();
     match (&survey.packages.inventory, &survey.packages_at) {
@@ -236,13 +252,31 @@ fn show_packages(output: &Output, survey: &Survey) -> Result<(), CliError> {
         }
         _ => output.note("not read yet: it is read when the host answers"),
     }
-    let mut rows: Vec<_> = installed.iter().map(|p| vec![p.name.clone(), p.arch.clone(), p.version.clone()]).collect();
+    let row = |p: &&Package| vec![p.name.clone(), p.arch.clone(), p.version.clone(), built_from(p)];
+    let mut rows: Vec<_> = installed.iter().map(row).collect();
     rows.sort();
-    output.table(&["package", "arch", "version"], &rows);
+    output.table(&["package", "arch", "version", "source"], &rows);
     output.json(&json!({
         "inventory": survey.packages.inventory, "change": survey.packages.change, "at": survey.packages_at,
-        "packages": installed,
+        "packages": installed.iter().map(|package| told(package)).collect::<Vec<_>>(),
     }))
+}
+
+/// The source's name, and its version where that is another; `-` when the host does not say.
+fn built_from(package: &Package) -> String {
+    match &package.source {
+        None => "-".to_owned(),
+        Some(source) if source.version == package.version => source.name.clone(),
+        Some(source) => format!("{} {}", source.name, source.version),
+    }
+}
+
+/// A package with the parts of its version.
+fn told(package: &Package) -> serde_json::Value {
+    json!({
+        "index": package.index, "change": package.change, "name": package.name, "arch": package.arch,
+        "version": package.version, "parts": VersionParts::of(&package.version), "source": package.source,
+    })
 }
 
 fn show_week(output: &Output, survey: &Survey) -> Result<(), CliError> {
@@ -287,10 +321,41 @@ fn name_of(hour: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use patchlab_protocol::inventory::Source;
+
+    use super::*;
+
+    #[test]
+    fn a_package_is_told_with_the_parts_of_its_version_and_without_a_source_that_the_host_does_not_say() {
+        let package = |source| Package {
+            index: 1,
+            change: 2,
+            name: "web".into(),
+            arch: "amd64".into(),
+            version: "1:2-3+b1".into(),
+            source,
+        };
+        let (silent, said) = (package(None), package(Source::new("web", "1:2-3")));
+        assert_eq!((built_from(&silent), built_from(&said)), ("-".into(), "web 1:2-3".into()));
+        assert_eq!(built_from(&package(Source::new("web", "1:2-3+b1"))), "web");
+        assert_eq!(told(&silent)["source"], serde_json::Value::Null);
+        assert_eq!(told(&said)["parts"], json!({ "epoch": 1, "version": "2", "release": "3+b1" }));
+        assert_eq!(told(&said)["source"]["version"], "1:2-3");
+    }
+
+    #[test]
+    fn the_kernel_that_runs_is_told_beside_those_on_the_disk() {
+        let on_disk = ["6.1.0-28", "6.1.0-29"].map(str::to_owned);
+        let told = |running: Option<&str>| kernels(&Kernel::all(running, &on_disk));
+        assert_eq!(told(Some("6.1.0-28")), ["6.1.0-28", "6.1.0-28, 6.1.0-29"]);
+        assert_eq!(told(Some("6.8.0")), ["6.8.0", "6.1.0-28, 6.1.0-29"]);
+        assert_eq!(kernels(&[]), ["not said", "not said"], "an older agent");
+    }
+
     #[test]
     fn hours_of_the_week_have_names() {
         for (hour, name) in [(1, "Mon 00:00"), (24, "Mon 23:00"), (25, "Tue 00:00"), (168, "Sun 23:00")] {
-            assert_eq!(super::name_of(hour), name);
+            assert_eq!(name_of(hour), name);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use patchlab_protocol::{
     Digest,
     description::{self, Description, JOBS, LINES, Tags},
-    inventory::{Inventory, PackageId},
+    inventory::{Inventory, PackageId, Source},
     mib::{agent, host, package, workload},
 };
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct Package {
     pub arch: String,
     /// Its version; empty when it was removed.
     pub version: String,
+    /// What it was built from; `None` when the host does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 /// What is installed on a host, as far as it was read.
@@ -169,14 +172,15 @@ async fn head(manager: &dyn Manager) -> Result<Head, DeployError> {
     Ok(Head { inventory: digest(get(0)), change: number(get(1)), forgotten: number(get(2)) })
 }
 
-/// Looks at a host's packages: reads nothing while their digest is the known one, what changed since otherwise, and everything when
-/// that does not lead to the digest that the host says.
+/// Looks at a host's packages: reads nothing while digest and change are the known ones, what changed since otherwise, and everything
+/// when that does not lead to the digest that the host says. What a package was built from stands in no digest: that it is known now,
+/// the change alone says.
 ///
 /// # Errors
 /// When the host cannot be asked, or says what no agent says.
 pub async fn packages(manager: &dyn Manager, known: &Packages) -> Result<Looked, DeployError> {
     let said = head(manager).await?;
-    if said.inventory.is_none() || said.inventory == known.inventory {
+    if said.inventory.is_none() || (said.inventory == known.inventory && said.change == known.change) {
         return Ok(Looked::Same);
     }
     let mut rows = 0;
@@ -207,7 +211,7 @@ async fn since(manager: &dyn Manager, change: u32) -> Result<Vec<Package>, Deplo
             let found = format!("more than {PACKAGES} rows, or rows in no order");
             return Err(DeployError::Nonsense { what: "plPackageTable", found });
         }
-        let columns = [package::ARCH, package::VERSION];
+        let columns = [package::ARCH, package::VERSION, package::SOURCE, package::SOURCE_VERSION];
         let rest = manager.get(&columns.map(|column| Oid::of(package::ENTRY, column, &[change, index]))).await?;
         let get = |n: usize| rest.get(n).and_then(Option::as_ref);
         all.push(Package {
@@ -216,6 +220,7 @@ async fn since(manager: &dyn Manager, change: u32) -> Result<Vec<Package>, Deplo
             name: text("plPackageName", Some(&name))?,
             arch: text("plPackageArch", get(0))?,
             version: text("plPackageVersion", get(1))?,
+            source: Source::new(&text("plPackageSource", get(2))?, &text("plPackageSourceVersion", get(3))?),
         });
         at = oid;
     }

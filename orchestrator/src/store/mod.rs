@@ -49,6 +49,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-5-description.sql")),
     M::up(include_str!("schema-6-token.sql")),
     M::up(include_str!("schema-7-snapshot.sql")),
+    M::up(include_str!("schema-8-source.sql")),
 ];
 
 /// The open store.

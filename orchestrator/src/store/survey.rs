@@ -1,6 +1,7 @@
 //! What hosts have installed, and how busy their week is, as they last said. What was seen needs no row in the audit log.
 
 use jiff::Timestamp;
+use patchlab_protocol::inventory::Source;
 use rusqlite::{Row as SqlRow, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
@@ -59,9 +60,11 @@ impl Store {
                 params![host, packages.inventory.map(|digest| digest.to_string()), packages.change, at.to_string()],
             )?;
             transaction.execute("DELETE FROM host_package WHERE host = ?1", [host])?;
-            let mut insert = transaction.prepare_cached("INSERT INTO host_package VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-            for Package { index, change, name, arch, version } in &packages.packages {
-                insert.execute(params![host, index, change, name, arch, version])?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO host_package VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            for Package { index, change, name, arch, version, source } in &packages.packages {
+                let source = source.as_ref().map(|source| [&*source.name, &*source.version]).unwrap_or_default();
+                insert.execute(params![host, index, change, name, arch, version, source[0], source[1]])?;
             }
             Ok(())
         })
@@ -138,6 +141,7 @@ fn package_row(row: &SqlRow<'_>) -> Result<Package, StoreError> {
         name: text(row, "name")?,
         arch: text(row, "arch")?,
         version: text(row, "version")?,
+        source: Source::new(&text(row, "source")?, &text(row, "source_version")?),
     })
 }
 

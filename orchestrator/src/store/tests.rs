@@ -300,6 +300,23 @@ fn a_store_from_before_revocations_is_brought_up_and_its_hosts_are_owed_a_visit(
 }
 
 #[test]
+fn what_was_read_before_sources_were_told_is_kept_and_read_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let mut old = Connection::open(&path).unwrap();
+    Migrations::from_slice(&MIGRATIONS[..7]).to_latest(&mut old).unwrap();
+    old.execute_batch(
+        "PRAGMA foreign_keys = OFF; INSERT INTO survey VALUES ('web-1', NULL, 9, 'then', '[]', NULL);
+         INSERT INTO host_package VALUES ('web-1', 1, 9, 'web', 'all', '1-2');",
+    )
+    .unwrap();
+    drop(old);
+    let known = Store::open(&path).unwrap().survey("web-1").unwrap().packages;
+    let installed: Vec<_> = known.installed().map(|p| (&*p.name, &*p.version, p.source.clone())).collect();
+    assert_eq!((known.change, installed), (0, vec![("web", "1-2", None)]));
+}
+
+#[test]
 fn what_a_host_believes_is_kept_as_it_says_and_silence_takes_nothing_away() {
     use crate::trust::authority::Held;
     let (_dir, store) = open();
@@ -336,6 +353,7 @@ fn what_a_host_believes_is_kept_as_it_says_and_silence_takes_nothing_away() {
 #[test]
 fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
     use crate::deploy::survey::{Hour, Package, Packages};
+    use patchlab_protocol::inventory::Source;
     let (_dir, store) = open();
     store.enrol(&host("web-1"), &event()).unwrap();
     let now = jiff::Timestamp::now();
@@ -347,6 +365,7 @@ fn a_survey_is_kept_whole_and_its_parts_do_not_disturb_each_other() {
         name: format!("p{index}"),
         arch: "all".into(),
         version: version.into(),
+        source: (index == 1).then(|| Source::new("p", "1").unwrap()),
     };
     for packages in [vec![package(1, "1"), package(2, "1")], vec![package(2, "")]] {
         let packages = Packages { inventory: Some(Digest::of("inventory")), change: 3, packages };

@@ -114,12 +114,12 @@ mod tests {
 
     #[test]
     fn only_what_stands_beside_its_successor_is_superseded() {
-        let row = |name, version: &str| Row { id: id(name), version: version.into() };
+        let row = |name, version: &str| Row { id: id(name), version: version.into(), source: None };
         let begun = Begun { toward: vec![(id("web"), Some("1-1".into())), (id("lib"), None)] };
         assert!(begun.superseded(&[row("web", "2-1"), row("lib", "1-1")]).is_empty(), "the new one is not there");
         let both = [row("web", "2:2-1"), row("web", "1-1"), row("other", "1-1"), row("lib", "1-1")];
         assert_eq!(begun.superseded(&both), ["web-2:2-1.noarch"]);
-        let x86 = Row { id: PackageId::new("web", "x86_64"), version: "1-1".into() };
+        let x86 = Row { id: PackageId::new("web", "x86_64"), version: "1-1".into(), source: None };
         assert_eq!(begun.superseded(&[x86, row("web", "1-1")]), ["web-1-1.x86_64"]);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use patchlab_protocol::inventory::{Change, Transaction};
 
+use super::super::pattern::glob;
 use crate::packages::PackageError;
 
 /// Lists of the versionlock plugin, dnf-versionlock(8), one pattern a line.
@@ -157,35 +158,6 @@ fn name_of(pattern: &str) -> &str {
     pattern.rsplitn(3, '-').nth(2).unwrap_or(pattern)
 }
 
-/// Whether a text matches a pattern of fnmatch(3): `*`, `?` and `[…]`.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut signs = pattern.chars();
-    match signs.next() {
-        None => text.is_empty(),
-        Some('*') => {
-            let rest = signs.as_str();
-            let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-            ends.into_iter().any(|at| glob(rest, &text[at..]))
-        }
-        Some('[') if signs.as_str().contains(']') => {
-            let (set, rest) = signs.as_str().split_once(']').unwrap_or_default();
-            let mut text = text.chars();
-            text.next().is_some_and(|sign| in_set(set, sign)) && glob(rest, text.as_str())
-        }
-        Some(sign) => {
-            let mut text = text.chars();
-            text.next().is_some_and(|found| sign == '?' || sign == found) && glob(signs.as_str(), text.as_str())
-        }
-    }
-}
-
-fn in_set(set: &str, sign: char) -> bool {
-    let (set, negated) = set.strip_prefix(['!', '^']).map_or((set, false), |set| (set, true));
-    let set: Vec<char> = set.chars().collect();
-    let range = set.windows(3).any(|part| part[1] == '-' && (part[0]..=part[2]).contains(&sign));
-    (range || set.contains(&sign)) != negated
-}
-
 #[cfg(test)]
 mod tests {
     use patchlab_protocol::{PackageSystem, inventory::PackageId};
@@ -224,20 +196,5 @@ mod tests {
         assert!(
             Held { excluded: excludes("exclude=*\n"), ..Held::default() }.allow(&change(None, Some("1-1"))).is_ok()
         );
-    }
-
-    #[test]
-    fn patterns_match_as_those_of_a_shell() {
-        for (pattern, text, matches) in [
-            ("a*c", "abbc", true),
-            ("a*c", "abbd", false),
-            ("*", "", true),
-            ("k[a-f]?", "kee", true),
-            ("k[!a-f]", "ke", false),
-            ("k[", "k[", true),
-            ("kernel", "kernel-core", false),
-        ] {
-            assert_eq!(glob(pattern, text), matches, "{pattern} {text}");
-        }
     }
 }

@@ -8,14 +8,14 @@ use std::{
 pub use patchlab_protocol::package_system::PROVIDED_BY_SEVERAL;
 use patchlab_protocol::{
     PackageSystem,
-    inventory::{Inventory, PackageId},
+    inventory::{Inventory, PackageId, Source},
     package_system::rpm_version,
 };
 
 use super::super::{FileIdentity, Installed};
 
 /// One line an installed package.
-pub const INSTALLED: &str = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}\\t%{VERSION}\\t%{RELEASE}\\n";
+pub const INSTALLED: &str = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}\\t%{VERSION}\\t%{RELEASE}\\t%{SOURCERPM}\\n";
 /// One line a package file.
 pub const FILE: &str = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}\\t%{VERSION}\\t%{RELEASE}\\t%{LONGSIZE}\\t\
                         %|SOURCEPACKAGE?{source}:{binary}|\\t[%{PROVIDENAME} ]\\n";
@@ -89,6 +89,8 @@ pub struct Row {
     pub id: PackageId,
     /// Its version.
     pub version: String,
+    /// What it was built from.
+    pub source: Option<Source>,
 }
 
 impl Row {
@@ -115,10 +117,12 @@ pub fn several(said: &str) -> BTreeSet<String> {
 pub fn rows(said: &str, several: &BTreeSet<String>) -> Result<Vec<Row>, BadLine> {
     let row = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
         [KEYS, ..] => Ok(None),
-        [name, arch, epoch, version, release] => {
+        [name, arch, epoch, version, release, source] => {
             let version = rpm_version(epoch, version, release);
+            let source = Source::of_file(source);
             let provides = if several.contains(name) { PROVIDED_BY_SEVERAL[0] } else { "" };
-            Ok(Some(Row { id: Versions::of(name, [provides].into_iter()).id(name, &version, arch), version }))
+            let id = Versions::of(name, [provides].into_iter()).id(name, &version, arch);
+            Ok(Some(Row { id, version, source }))
         }
         _ => Err(bad(line)),
     };
@@ -148,16 +152,18 @@ pub fn installed(rows: &[Row], begun: &[(PackageId, Option<String>)]) -> Install
     let inventory = |found: Vec<(&PackageId, Vec<&str>)>| -> Inventory {
         found.into_iter().map(|(id, versions)| (id.clone(), newest(&versions))).collect()
     };
-    Installed { system: PackageSystem::Rpm, settled: inventory(settled), unsettled: inventory(unsettled) }
+    let sources = rows.iter().filter_map(|row| Some((row.id.clone(), row.source.clone()?))).collect();
+    Installed { system: PackageSystem::Rpm, settled: inventory(settled), unsettled: inventory(unsettled), sources }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SAID: &str = "gpg-pubkey\t(none)\t0\tfd431d51\t4ae0493b\n\
-                        kernel-core\tx86_64\t0\t5.14.0\t1.el9\nkernel-core\tx86_64\t0\t5.14.0\t2.el9\n\
-                        kmod-x\tx86_64\t0\t1\t1\nweb\tx86_64\t2\t0.9\t1\n";
+    const SAID: &str = "gpg-pubkey\t(none)\t0\tfd431d51\t4ae0493b\t(none)\n\
+                        kernel-core\tx86_64\t0\t5.14.0\t1.el9\tkernel-5.14.0-1.el9.src.rpm\n\
+                        kernel-core\tx86_64\t0\t5.14.0\t2.el9\tkernel-5.14.0-2.el9.src.rpm\n\
+                        kmod-x\tx86_64\t0\t1\t1\t(none)\nweb\tx86_64\t2\t0.9\t1\tweb-0.9-1.src.rpm\n";
 
     #[test]
     fn kernels_stand_beside_each_other_and_keys_are_no_packages() {
@@ -167,12 +173,15 @@ mod tests {
                         kmod-x@1-1 x86_64 1-1\nweb x86_64 2:0.9-1\n";
         assert_eq!((found.settled.to_string().as_str(), found.unsettled.to_string().as_str()), (expected, ""));
         assert_eq!(rows(SAID, &several).unwrap()[0].label(), "kernel-core-5.14.0-1.el9.x86_64");
+        let sources: Vec<_> =
+            found.sources.values().map(|source| format!("{} {}", source.name, source.version)).collect();
+        assert_eq!(sources, ["kernel 5.14.0-1.el9", "kernel 5.14.0-2.el9", "web 0.9-1"]);
         assert!(rows("web\tx86_64\n", &several).is_err());
     }
 
     #[test]
     fn two_versions_of_one_and_what_was_begun_are_half_way() {
-        let both = format!("{SAID}web\tx86_64\t0\t1.0\t1\nlib\tnoarch\t0\t1\t1\n");
+        let both = format!("{SAID}web\tx86_64\t0\t1.0\t1\t(none)\nlib\tnoarch\t0\t1\t1\t(none)\n");
         let rows = rows(&both, &BTreeSet::new()).unwrap();
         let begun =
             [(PackageId::new("lib", "noarch"), None), (PackageId::new("new", "noarch"), Some("3-1".to_owned()))];

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use patchlab_protocol::{PackageSystem, inventory::Change};
 
-use super::glob;
+use super::super::super::pattern::glob;
 
 /// Where they stand.
 pub(super) const LOCKS: &str = "etc/zypp/locks";
