@@ -2,7 +2,8 @@
 //! that fails, a package can be installed by its version and half-written by its files.
 //!
 //! They are looked at before the change, too: a file that was broken then, or that a package alters itself whenever it is installed, is not
-//! blamed on it. Where nobody could look then, nothing is blamed afterwards.
+//! blamed on it. Where nobody could look then, nothing is blamed afterwards. Of a package that was not there before nobody knows whether it
+//! alters its own files whenever it is installed, as some vendors' do: a file of it that is missing is blamed, one that is altered is told.
 
 use std::{collections::BTreeSet, fs, io, os::unix::fs::DirBuilderExt as _, path::PathBuf, sync::Arc};
 
@@ -15,7 +16,7 @@ use patchlab_protocol::{
 use super::attempt::{Attempt, Stop};
 use crate::{
     journal::replace,
-    packages::{Altered, Extent, Installed, PackageError, Verified},
+    packages::{Altered, Difference, Extent, Installed, PackageError, Verified},
 };
 
 /// The file in a run's folder that names what was broken before, paths of files in JSON.
@@ -70,15 +71,19 @@ impl Attempt<'_> {
         };
         let installed = self.installed().await.map_err(Stop::failed)?;
         let items = self.engine.record.read(|state| state.run(self.order, self.run).map(|run| run.items.clone()));
-        let changed = still_there(&items.unwrap_or_default(), &installed);
-        let found = self.verify(changed).await.map_err(|error| unsaid(&error))?;
-        if found.untold > 0 {
-            return Err(failed(format!("{} of them", found.altered.len() + found.untold)));
+        let (new, replaced): (Vec<Item>, Vec<Item>) =
+            items.unwrap_or_default().into_iter().partition(|item| item.from.is_empty());
+        let replaced = self.verify(still_there(&replaced, &installed)).await.map_err(|error| unsaid(&error))?;
+        let new = self.verify(still_there(&new, &installed)).await.map_err(|error| unsaid(&error))?;
+        if replaced.untold + new.untold > 0 {
+            let all = [&replaced, &new].map(|one| one.altered.len() + one.untold);
+            return Err(failed(format!("{} of them", all.iter().sum::<usize>())));
         }
-        match why(&found.newly_broken(&before)) {
-            None => Ok(()),
-            Some(reason) => Err(failed(reason)),
+        let (blamed, told) = told_apart(&replaced, &new, &before);
+        for file in told {
+            tracing::warn!(%file, "a package that was not there before has a file that is not what it shipped");
         }
+        why(&blamed).map_or(Ok(()), |reason| Err(failed(reason)))
     }
 
     /// Compares the files of the packages that a transaction would replace with what was shipped.
@@ -106,6 +111,17 @@ fn failed(files: String) -> Stop {
 fn unsaid(error: &PackageError) -> Stop {
     let reason = format!("nobody can say whether files are what their packages shipped: {error}");
     Stop::Failed { reason, checks: Checks { passed: 0, failed: 1 } }
+}
+
+/// What is blamed on a run, and what is only told, of the files of packages that it replaced and of those that were not there before it.
+fn told_apart<'f>(
+    replaced: &'f Verified,
+    new: &'f Verified,
+    before: &BTreeSet<String>,
+) -> (Vec<&'f Altered>, Vec<&'f Altered>) {
+    let of_new = new.newly_broken(before).into_iter();
+    let (missing, told) = of_new.partition::<Vec<_>, _>(|file| file.difference == Difference::Missing);
+    (replaced.newly_broken(before).into_iter().chain(missing).collect(), told)
 }
 
 /// The packages of a transaction that are there now; a script is none.
@@ -137,7 +153,7 @@ mod tests {
     use patchlab_protocol::{ItemState, PackageSystem};
 
     use super::*;
-    use crate::packages::{Difference, Kind};
+    use crate::packages::Kind;
 
     #[test]
     fn a_few_files_are_named_and_the_others_counted() {
@@ -147,6 +163,27 @@ mod tests {
         assert_eq!(told(0), None);
         assert_eq!(told(1).as_deref(), Some("/0 (missing)"));
         assert_eq!(told(5).as_deref(), Some("/0 (missing), /1 (missing), /2 (missing) and 2 more"));
+    }
+
+    #[test]
+    fn what_a_new_package_alters_itself_is_told_and_not_blamed() {
+        let files = |all: &[(&str, Difference)]| Verified {
+            altered: all
+                .iter()
+                .map(|(path, difference)| Altered {
+                    path: (*path).into(),
+                    difference: *difference,
+                    kind: Kind::Shipped,
+                })
+                .collect(),
+            untold: 0,
+        };
+        let replaced =
+            files(&[("/a", Difference::Contents), ("/b", Difference::Missing), ("/known", Difference::Contents)]);
+        let new = files(&[("/c", Difference::Contents), ("/d", Difference::Missing), ("/e", Difference::Attributes)]);
+        let (blamed, told) = told_apart(&replaced, &new, &["/known".to_owned()].into());
+        let paths = |files: Vec<&Altered>| files.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
+        assert_eq!((paths(blamed), paths(told)), (vec!["/a".into(), "/b".into(), "/d".into()], vec!["/c".to_owned()]));
     }
 
     #[test]
