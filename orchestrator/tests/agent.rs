@@ -86,6 +86,9 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
     until("the upgrade is seen", || versions() == [json!("1.0-2")]);
     // A package that is half-way is not installed: the change before was that it went.
     assert_eq!(packages()["packages"][0]["index"], 1, "its index stayed");
+    let told = &packages()["packages"][0];
+    assert_eq!(told["source"], json!({ "name": "demo", "version": "1.0-2" }));
+    assert_eq!(told["parts"], json!({ "epoch": 0, "version": "1.0", "release": "2" }));
     assert!(!site.ok_json(&["host", "show", "web-1", "--profile"])["at"].is_null());
     let shown = site.ok_json(&["host", "show", "web-1"]);
     assert_eq!(
@@ -93,6 +96,7 @@ fn an_order_is_applied_and_taken_back_on_real_agents_and_an_unreleased_one_is_re
         (&json!("web-1"), &json!("web")),
         "{shown}"
     );
+    assert!(shown["description"]["kernels"][0]["release"].is_string(), "{shown}");
     let does = site.ok(&["host", "show", "web-1", "--services"]);
     assert!(does.contains("80/tcp\t0.0.0.0"), "{does}");
 
