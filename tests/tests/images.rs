@@ -149,7 +149,8 @@ fn passes(patchlab: &Patchlab, order: &str, baseline: &str, dir: &Path) {
 /// What lies in the secret files of the test's system, and nowhere else in the world.
 const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0LW5vdGhpbmctZWxzZS1oYXM";
 
-/// Puts secrets into the ext file system of a baseline's disk, without running it: `$1` qcow2, `$2` new image, `$3` the secret.
+/// Puts secrets, and what a managed host has of its agent, into the ext file system of a baseline's disk, without running it: `$1` qcow2,
+/// `$2` new image, `$3` the secret.
 const WITH_SECRETS: &str = r#"
 set -eu
 qemu-img convert -f qcow2 -O raw "$1" with.raw
@@ -158,13 +159,20 @@ dd if=with.raw of=part.raw bs=1M skip=1 conv=sparse status=none
 e2fsck -fy part.raw >/dev/null 2>&1 || [ $? -le 2 ]
 printf -- '-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n' "$3" >key
 printf 'machine example.org login me password %s\n' "$3" >netrc
-printf 'write key /etc/own.key\nwrite netrc /root/.netrc\n' >requests
+printf 'API_TOKEN=%s\n' "$3" >app
+printf '[monitor]\nname = "monitor"\nauth = "%s"\n' "$3" >agent.toml
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >unit
+printf '%s\n' 'write key /etc/own.key' 'write netrc /root/.netrc' 'write app /etc/default/app' \
+  'mkdir /etc/patchlab-agent' 'write agent.toml /etc/patchlab-agent/agent.toml' \
+  'mkdir /var/lib/patchlab-agent' 'write netrc /var/lib/patchlab-agent/journal' \
+  'write unit /etc/systemd/system/patchlab-agent.service' \
+  'symlink /etc/systemd/system/multi-user.target.wants/patchlab-agent.service /etc/systemd/system/patchlab-agent.service' >requests
 debugfs -w -f requests part.raw >/dev/null 2>&1
 dd if=with.raw of=new.raw bs=1M count=1 status=none
 dd if=part.raw of=new.raw bs=1M seek=1 conv=notrunc,sparse status=none
 truncate --reference with.raw new.raw
 qemu-img convert -f raw -O qcow2 new.raw "$2"
-rm with.raw part.raw new.raw key netrc requests
+rm with.raw part.raw new.raw key netrc app agent.toml unit requests
 "#;
 
 /// Whether a file holds the secret.
@@ -186,12 +194,20 @@ fn the_disk_of_a_system_becomes_a_baseline_without_its_secrets_on_which_an_order
 
     let refused = patchlab.run(&["baseline", "build", &recipe(dir.path(), &source)]);
     assert_eq!(refused.code, Some(5), "{}", refused.err);
-    for part in ["/etc/own.key (private key)", "/root/.netrc (password or token)", "secrets = \"scrub\""] {
+    let named = [
+        "/etc/own.key (private key)",
+        "/root/.netrc (password or token)",
+        "/etc/default/app (password or token)",
+        "/etc/patchlab-agent/agent.toml (password or token)",
+        "secrets = \"scrub\"",
+    ];
+    for part in named {
         assert!(refused.err.contains(part), "{part:?} is not in {}", refused.err);
     }
     assert!(!refused.err.contains(SECRET));
 
-    done(&patchlab, &["baseline", "build", &recipe(dir.path(), &format!("{source}, secrets = \"scrub\""))]);
+    let built = done(&patchlab, &["baseline", "build", &recipe(dir.path(), &format!("{source}, secrets = \"scrub\""))]);
+    assert!(built.err.contains("its own agent is taken off"), "{}", built.err);
     let captured = newest(&patchlab, "captured-web");
     println!("{} package files, {} without", captured.record.pool.len(), captured.record.unpooled.len());
     assert!(captured.record.pool.iter().any(|file| file.name == "nginx"));
@@ -200,6 +216,9 @@ fn the_disk_of_a_system_becomes_a_baseline_without_its_secrets_on_which_an_order
     assert!(["/etc/own.key", "/root/.netrc"].iter().all(|path| scrubbed.contains(path)), "{scrubbed:?}");
     let manifest = captured.manifest().expect("a manifest");
     assert!(!manifest.files.contains_key("/etc/own.key") && !manifest.files.contains_key("/root/.netrc"));
+    assert!(manifest.files.contains_key("/etc/default/app"), "only the value in it goes");
+    let own_agent = |path: &String| path.contains("patchlab-agent");
+    assert!(!manifest.files.keys().any(own_agent) && !manifest.units.keys().any(own_agent));
     let raw = dir.path().join("stored.raw");
     let [disk, out] = [&captured.file("disk.qcow2"), &raw].map(|path| path.display().to_string());
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &disk, &out], dir.path());

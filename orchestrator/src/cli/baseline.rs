@@ -1,6 +1,7 @@
 //! `patchlab baseline`: stored systems that clones are made from. All but `draft` need no server.
 
 mod draft;
+mod show;
 
 use std::{
     num::NonZeroUsize,
@@ -11,17 +12,13 @@ use clap::Subcommand;
 use patchlab_check::written::ByteSize;
 use patchlab_lab::{
     Baseline, Manifest,
-    apt::sources::Repository,
     artifact::ArtifactStore,
     baseline::{
-        self, Baselines, BuildError, Built, Coverage, DkmsModule, DomainError, Imported, Left, MadeBy, Offer,
-        OrderName, ParcelError, Patch, Policy, PoolFile, Pruned, Record, Refreeze, Secrets, SecretsPolicy, StoreError,
-        SuccessorError, Verified, Weight,
+        self, Baselines, BuildError, Built, DomainError, Imported, Left, Offer, OrderName, ParcelError, Patch, Policy,
+        PoolFile, Pruned, Refreeze, StoreError, SuccessorError, Weight,
     },
     diff::{self, diff},
-    dnf,
     gc::Mode,
-    manifest::BootMode,
     room::Bytes,
     worker::Launcher,
 };
@@ -195,7 +192,7 @@ impl BaselineCommand {
             }
             Self::Draft(command) => return command.run(&data, global),
             Self::List => list(&baselines, &output)?,
-            Self::Show { name } => show(&baselines.get(&name).map_err(classify)?, &output)?,
+            Self::Show { name } => show::show(&baselines.get(&name).map_err(classify)?, &output)?,
             Self::Diff { from, to } => compare(&baselines, &output, [&from, &to])?,
             Self::Refreeze { name, always } => {
                 let when = if always { Refreeze::Always } else { Refreeze::IfUnfit };
@@ -334,117 +331,6 @@ fn list(baselines: &Baselines, output: &Output) -> Result<(), CliError> {
     first.map_or(Ok(()), |error| Err(classify(error)))
 }
 
-fn show(baseline: &Baseline, output: &Output) -> Result<(), CliError> {
-    let record = &baseline.record;
-    let (frozen, hardware, represents) = (&record.frozen, &record.hardware, &record.represents);
-    let fits = baseline.unfit_here().map_or_else(
-        || "clones go on from its memory".into(),
-        |reason| format!("clones boot its disk: {reason}; `patchlab baseline refreeze {}`", baseline.full_name()),
-    );
-    let mut pairs = vec![
-        ("baseline", baseline.full_name()),
-        ("digest", baseline.digest.to_string()),
-        ("made", made_of(record)),
-        ("system", format!("{} {} {}", record.os.family, record.os.release, record.os.arch)),
-        ("kernel", frozen.kernel.clone()),
-        ("frozen", output.moment(&frozen.at.to_string())),
-        (
-            "under",
-            format!("QEMU {}, libvirt {}, {:?}", frozen.versions.qemu, frozen.versions.libvirt, hardware.accelerator),
-        ),
-        ("here", fits),
-        ("verified", record.verified.as_ref().map_or_else(|| UNVERIFIED.into(), verified)),
-        ("memory", format!("{} MiB, {} processors", hardware.memory_mib, hardware.vcpus)),
-        ("screen", hardware.screen.map_or_else(|| "none".into(), |screen| format!("{screen:?}"))),
-        ("represents", format!("tags {:?}, packages {:?}", represents.tags, represents.packages)),
-        ("pool", format!("{} package files", record.pool.len())),
-    ];
-    if !record.unpooled.is_empty() {
-        let each: Vec<_> =
-            record.unpooled.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
-        pairs
-            .push(("unpooled", format!("no order can be taken back to {}: no suite has their files", each.join(", "))));
-    }
-    pairs.extend(record.coverage.as_ref().map(coverage).into_iter().flatten());
-    pairs.extend(record.secrets.as_ref().map(|secrets| ("secrets", treated(secrets))));
-    pairs.extend(
-        record.files.iter().map(|(name, file)| ("file", format!("{name}  {} bytes  {}", file.size, file.sha256))),
-    );
-    output.pairs(&pairs);
-    output.json(record)
-}
-
-/// Where it comes from, on one line.
-fn made_of(record: &Record) -> String {
-    let named = |order: &OrderName| format!("by order {} ({})", order.id, order.digest.short());
-    match record.made_by() {
-        MadeBy::Recipe => "by its recipe".into(),
-        MadeBy::Order(parent, order) => format!("of {} {}", parent.short(), named(order)),
-        MadeBy::Freezing(parent, None) => format!("of {}, frozen again", parent.short()),
-        MadeBy::Freezing(parent, Some(order)) => {
-            format!("of {}, frozen again; its line was last made {}", parent.short(), named(order))
-        }
-    }
-}
-
-const UNVERIFIED: &str = "no: it was frozen by a patchlab that did not prove its freezes";
-
-/// What a baseline stands for beside its packages; lists that are empty are not shown.
-fn coverage(coverage: &Coverage) -> Vec<(&'static str, String)> {
-    let boot = coverage.boot.map_or("unknown", BootMode::name);
-    let flavour = coverage.flavour.as_ref().map_or_else(String::new, |flavour| format!(", kernel flavour {flavour}"));
-    let module =
-        |module: &DkmsModule| format!("{} {} for {}", module.name, module.version, module.kernels.join(" and "));
-    let of_rpm = coverage.third_party_rpm.iter().map(dnf::sources::Repository::line);
-    let third_party = coverage.third_party.iter().map(Repository::line).chain(of_rpm).collect();
-    let lists = [
-        ("dkms", coverage.dkms.iter().map(module).collect::<Vec<_>>()),
-        ("third party", third_party),
-        ("passed over", coverage.unclear.clone()),
-        ("changed", coverage.changed.clone()),
-        ("removed", coverage.removed.clone()),
-    ];
-    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| (name, list.join(", ")));
-    [("boots", format!("{boot}{flavour}"))].into_iter().chain(lists).collect()
-}
-
-/// What was done about secrets, on one line.
-fn treated(secrets: &Secrets) -> String {
-    let each: Vec<_> = secrets.found.iter().map(|secret| format!("{} ({})", secret.path, secret.kind.name())).collect();
-    match (secrets.policy, each.as_slice()) {
-        (_, []) => "none were found".into(),
-        (SecretsPolicy::Scrub, each) => format!("scrubbed: {}", each.join(", ")),
-        (SecretsPolicy::Keep | SecretsPolicy::Refuse, each) => format!("kept: {}", each.join(", ")),
-    }
-}
-
-/// What whoever sends or takes one in must know of secrets; nothing where it holds none that are known.
-fn holds_secrets(record: &Record) -> Option<String> {
-    let kept = record.secrets.as_ref().filter(|secrets| secrets.policy == SecretsPolicy::Keep)?;
-    let count = kept.found.len();
-    let first = &kept.found.first()?.path;
-    let name = record.full_name();
-    Some(format!(
-        "it holds {count} secrets that its recipe kept, {first} among them: `patchlab baseline show {name}` names all"
-    ))
-}
-
-/// What was shown of a freeze, on one line.
-fn verified(verified: &Verified) -> String {
-    let each = |value: fn(&baseline::Sibling) -> u64| {
-        verified.siblings.iter().map(|sibling| value(sibling).to_string()).collect::<Vec<_>>().join(" and ")
-    };
-    format!(
-        "{} clones at once, ready in {} ms, knew what only the memory held; a counter at {} went on to {}; neither saw what the other \
-         wrote; the frozen files stayed as they were; nothing is left of it ({} ms)",
-        verified.siblings.len(),
-        each(|sibling| sibling.ready_ms),
-        verified.counter,
-        each(|sibling| sibling.later),
-        verified.ms
-    )
-}
-
 fn compare(baselines: &Baselines, output: &Output, names: [&str; 2]) -> Result<(), CliError> {
     let [from, to] = names.map(|name| baselines.get(name).map_err(classify));
     let (from, to) = (from?, to?);
@@ -493,7 +379,7 @@ fn export(
     let (full_name, by) = (baseline.full_name(), public.public.id());
     output.fields(&[&full_name, &out.display().to_string(), &format!("{} MiB", size >> 20)]);
     output.note(format!("signed by {by}; who imports it trusts {}", key::public_path(&path).display()));
-    holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
+    show::holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
     output
         .json(&json!({ "baseline": full_name, "digest": baseline.digest, "file": out, "bytes": size, "signed_by": by }))
 }
@@ -527,7 +413,7 @@ fn import(data: &Data, baselines: &Baselines, output: &Output, file: &Path, trus
     };
     output.fields(&[&baseline.full_name(), &baseline.digest.to_string(), what]);
     output.note(format!("signed by {signer}"));
-    holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
+    show::holds_secrets(&baseline.record).into_iter().for_each(|what| output.note(what));
     if let Some(reason) = baseline.unfit_here() {
         let name = baseline.full_name();
         output.note(format!("its clones boot here: {reason}; `patchlab baseline refreeze {name}` freezes it again"));

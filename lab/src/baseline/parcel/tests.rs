@@ -121,8 +121,14 @@ fn where_its_number_is_taken_it_gets_the_next_and_is_known_again() {
     let Imported::New(came) = to.import(&parcel).unwrap() else { panic!("it was not there") };
     assert_eq!((came.full_name().as_str(), came.record.original), ("web@2", Some(sent.digest)));
     assert_eq!(to.store.verify("web@2").unwrap(), came);
-    assert_eq!(to.import(&parcel).unwrap(), Imported::There(came));
+    assert_eq!(to.import(&parcel).unwrap(), Imported::There(came.clone()));
     assert!(to.store.get("web@1").is_ok());
+    // Whoever imports it again because it is broken is not told that it is there.
+    fs::write(came.file("state"), "device?").unwrap();
+    let error = to.import(&parcel).unwrap_err().to_string();
+    assert!(error.contains("web@2: state was altered") && error.contains("baseline rm web@2"), "{error}");
+    to.store.remove("web@2").unwrap();
+    assert!(matches!(to.import(&parcel).unwrap(), Imported::New(again) if again.full_name() == "web@2"));
 }
 
 #[test]
@@ -231,6 +237,10 @@ fn a_record_leads_nowhere_but_below_its_folder() {
     let mut without = with("apt/status");
     without.files.remove("state");
     assert_eq!(senseless(&without).as_deref(), Some("it names no state"));
+    for number in [0, u32::MAX] {
+        let numbered = Record { number, ..with("apt/status") };
+        assert!(senseless(&numbered).is_some_and(|reason| reason.contains(&format!("web@{number}"))));
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ my $none = qr{^(?:[\$%<\{\(\*/@!]|(?:true|false|yes|no|on|off|none|null|nil|requ
   |never|always|default|public|disabled?|enabled?|sha-?\d+|md5|crypt|scram-sha-256)$)}xi;
 sub assigned {
   my ($line) = @_;
-  return if $line =~ m{^\s*(?:[#;]|//|<!--)};
+  return if $line =~ m{^\s*(?:[#;]|//\s|<!--)};
   while ($line =~ m{$named["\x27\]]*\s*(?:=>|[:=>])\s*$value|^\s*(?:$spaced)\s+$value}g) {
     for (1 .. 6) {
       next unless defined($-[$_]);
