@@ -5,6 +5,7 @@
 mod admission;
 mod enrolment;
 mod machine;
+mod release;
 
 use std::{
     net::SocketAddr,
@@ -51,7 +52,7 @@ use crate::{
     store::{Deployment, Host, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
-        signer::{Answer, Request, Signer, SignerError},
+        signer::{Signer, SignerError},
     },
     window::{self, Wanted, WindowError},
 };
@@ -242,28 +243,6 @@ impl Pipeline {
         Ok(self.store.order(name)?)
     }
 
-    /// Has the signer sign a release over the newest verdict. The gate is asked here for an early answer, and by the signer for the
-    /// one that counts. A no is written into the audit log.
-    pub async fn release(&self, name: &str, actor: &str) -> Result<Digest, PipelineError> {
-        let order = self.store.order(name)?;
-        let envelope = self.store.envelope(&order.digest)?;
-        let verdict = self.store.verdict(&order.digest)?;
-        let read = verdict.as_ref().map(|row| Report::from_json(row.json.as_bytes())).transpose()?;
-        let standing = self.authority.standing();
-        let asked = gate::not_revoked(&standing.revoked(), [("order", Some(order.digest))])
-            .and_then(|()| gate::release(&standing.root().root, &envelope, read.as_ref()).map(drop));
-        self.note_refusal("release-refused", &order.id, actor, asked)?;
-        let json = verdict.map(|row| row.json).unwrap_or_default();
-        let signer = self.signer.as_ref().ok_or(SignerError::Absent)?;
-        let release = match signer.release(&Request { order: envelope.clone(), verdict: json }).await? {
-            Answer::Released(release) => release,
-            Answer::Refused { refusal, reason } => return Err(Refused::new(refusal, reason).into()),
-        };
-        gate::check_release(&standing.root().root, &envelope, &release, Timestamp::now())?;
-        let event = Event::new("order-released", &order.id, json!({ "release": release.digest() })).by(actor);
-        Ok(self.store.release(&order.digest, &release, &event)?)
-    }
-
     /// Takes an approval in, signed elsewhere.
     pub fn approve(&self, name: &str, envelope: &Envelope, actor: &str) -> Result<Digest, PipelineError> {
         let order = self.store.order(name)?;
@@ -276,7 +255,8 @@ impl Pipeline {
             ("approval", Some(envelope.digest())),
         ];
         let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| {
-            gate::approve(&standing.root().root, &written, release.as_ref(), envelope, Timestamp::now())
+            let (root, revoked) = (&standing.root().root, standing.revoked());
+            gate::approve(root, &written, release.as_ref(), envelope, &revoked, Timestamp::now())
         });
         let approval = self.note_refusal("approval-refused", &order.id, actor, asked)?;
         let detail = json!({
@@ -459,6 +439,9 @@ impl Pipeline {
         let release = self.store.newest_release(order)?;
         let revoked = self.authority.standing().revoked();
         if let Err(refused) = gate::not_revoked(&revoked, [("order", Some(*order)), ("release", release)]) {
+            return Ok(Err(refused));
+        }
+        if let Err(refused) = self.within_waivers(order, release, hosts)? {
             return Ok(Err(refused));
         }
         let (mut fitting, mut withdrawn) = (None, Ok(()));

@@ -37,6 +37,7 @@ mod shell_help;
 mod token;
 mod validate;
 mod verdict;
+mod waiver;
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 

@@ -15,6 +15,7 @@ mod snapshot;
 mod survey;
 mod token;
 mod trust;
+mod waiver;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,6 +38,7 @@ pub use snapshot::{HostMachine, NewSnapshot, Snapshot, SnapshotMove, SnapshotSta
 pub use survey::Survey;
 pub use token::{NewToken, TokenRow, TokenState};
 pub use trust::{HostTrust, OfferState};
+pub use waiver::WaiverRow;
 
 use crate::audit::{self, Event};
 
@@ -49,6 +51,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-5-description.sql")),
     M::up(include_str!("schema-6-token.sql")),
     M::up(include_str!("schema-7-snapshot.sql")),
+    M::up(include_str!("schema-8-waiver.sql")),
 ];
 
 /// The open store.

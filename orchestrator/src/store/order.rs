@@ -9,7 +9,9 @@ use patchlab_protocol::{
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentKind, Store, StoreError, document, failed, first, named, number, optional_text, parsed, text};
+use super::{
+    DocumentKind, Store, StoreError, document, failed, first, named, number, optional_text, parsed, text, waiver,
+};
 use crate::audit::Event;
 
 named! {
@@ -41,7 +43,8 @@ named! {
 }
 
 impl OrderState {
-    /// Whether `next` may follow. A rejection is final: another verdict over the same order would be shopping for one.
+    /// Whether `next` may follow. A rejection is final: another verdict over the same order would be shopping for one. It is released all the
+    /// same, by waivers alone, where somebody answers for all that the lab found.
     pub fn allows(self, next: Self) -> bool {
         use OrderState::{
             Active, Approved, Deployed, Partly, Rejected, Released, RollbackFailed, RolledBack, RollingBack, Submitted,
@@ -50,7 +53,7 @@ impl OrderState {
         match self {
             Submitted => matches!(next, Validated | Rejected),
             Validated => matches!(next, Released | Rejected),
-            Rejected => false,
+            Rejected => matches!(next, Released),
             Released => matches!(next, Approved),
             // A second person may approve for more hosts; nobody has it yet.
             Approved => matches!(next, Approved | Active | RollingBack),
@@ -91,9 +94,17 @@ pub struct OrderRow {
     /// Why it was revoked, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+    /// How many waivers its newest release rests on; 0 where the lab passed it, or it has none.
+    #[serde(default)]
+    pub waivers: u64,
 }
 
 impl OrderRow {
+    /// What nobody may overlook where its state is told: that it is out by somebody's word and not by the lab's.
+    pub fn mark(&self) -> Option<&'static str> {
+        (self.waivers > 0).then_some("waived")
+    }
+
     /// Its state as it is told: an order that was revoked is nothing else first.
     pub fn standing(&self) -> &'static str {
         if self.revoked.is_some() { "revoked" } else { self.state.name() }
@@ -127,7 +138,9 @@ pub struct ApprovalRow {
 }
 
 const COLUMNS: &str = "SELECT digest, id, title, state, reason, submitted_at, changed_at,
-    (SELECT revoked.reason FROM revoked WHERE revoked.document = patch_order.digest) AS revoked FROM patch_order";
+    (SELECT revoked.reason FROM revoked WHERE revoked.document = patch_order.digest) AS revoked,
+    (SELECT count(*) FROM release_waiver WHERE release_waiver.release = (SELECT release.digest FROM release
+        WHERE release.patch_order = patch_order.digest ORDER BY release.rowid DESC LIMIT 1)) AS waivers FROM patch_order";
 
 impl Store {
     /// Takes an order in. The same order again is no error; another one by the same id is.
@@ -211,9 +224,20 @@ impl Store {
         )
     }
 
-    /// Takes a release in.
-    pub fn release(&self, order: &Digest, envelope: &Envelope, event: &Event) -> Result<Digest, StoreError> {
+    /// Takes a release in, and which waivers it rests on.
+    pub fn release(
+        &self,
+        order: &Digest,
+        envelope: &Envelope,
+        waivers: &[Digest],
+        event: &Event,
+    ) -> Result<Digest, StoreError> {
         self.change("store a release", event, |transaction| {
+            let there = find(transaction, &order.to_string())?;
+            if there.state == OrderState::Rejected && waivers.is_empty() {
+                let (from, to) = (there.state.name(), OrderState::Released.name());
+                return Err(StoreError::Transition { what: "order", name: there.id, from, to });
+            }
             let digest = document::put(transaction, DocumentKind::Release, envelope, event.at)?;
             transaction
                 .execute(
@@ -221,6 +245,7 @@ impl Store {
                     params![digest.to_string(), order.to_string(), event.at.to_string()],
                 )
                 .map_err(failed("store a release"))?;
+            waiver::rests_on(transaction, &digest, waivers)?;
             advance(transaction, order, OrderState::Released, "", event.at)?;
             Ok(digest)
         })
@@ -290,6 +315,7 @@ fn order_row(row: &SqlRow<'_>) -> Result<OrderRow, StoreError> {
         submitted_at: text(row, "submitted_at")?,
         changed_at: text(row, "changed_at")?,
         revoked: optional_text(row, "revoked")?,
+        waivers: number(row, "waivers")?,
     })
 }
 

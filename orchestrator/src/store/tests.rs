@@ -1,7 +1,7 @@
 use patchlab_lab::snapshot::{Format, Guest, Layer, Stillness};
 use patchlab_protocol::{
     Envelope, SigningKey,
-    document::{Action, Activation, Order},
+    document::{Action, Activation, Order, Waived, Waiver},
     enrolment::EngineId,
 };
 use serde_json::json;
@@ -100,6 +100,7 @@ fn every_pair_of_order_states_is_decided() {
         (Submitted, Rejected),
         (Validated, Released),
         (Validated, Rejected),
+        (Rejected, Released),
         (Released, Approved),
         (Approved, Approved),
         (Approved, Active),
@@ -128,6 +129,45 @@ fn every_pair_of_order_states_is_decided() {
             assert_eq!(from.allows(*to), allowed.contains(&(*from, *to)), "{from} to {to}");
         }
     }
+}
+
+#[test]
+fn a_rejected_order_is_released_by_waivers_alone_and_marked() {
+    let (_dir, store) = open();
+    let (envelope, written) = order("PO-1");
+    let digest = store.submit(&envelope, &written, &event()).unwrap().digest;
+    store.advance(&digest, OrderState::Rejected, "", &event()).unwrap();
+    let release = Envelope::sign(crate::gate::tests::order(), &SigningKey::from_seed(&[4; 32]));
+    let bare = store.release(&digest, &release, &[], &event());
+    assert!(matches!(bare, Err(StoreError::Transition { from: "rejected", to: "released", .. })), "{bare:?}");
+    assert_eq!(store.order("PO-1").unwrap().mark(), None);
+
+    let now = jiff::Timestamp::now();
+    let waiver = Waiver {
+        order: digest,
+        baseline: "b@1".into(),
+        baseline_digest: Digest::of("b"),
+        waived: Waived::WayBack,
+        class: written.class.clone(),
+        hosts_at_most: 2,
+        owner: "ann".into(),
+        reason: "hosts have snapshots".into(),
+        at: now,
+        not_after: now,
+    };
+    let signed = Envelope::sign(waiver.clone(), &SigningKey::from_seed(&[5; 32]));
+    let waived = store.waive(&signed, &waiver, &event()).unwrap();
+    assert_eq!(store.waive(&signed, &waiver, &event()).unwrap(), waived, "the same again");
+    assert_eq!(store.waivers(&digest).unwrap()[0].release, None);
+    let released = store.release(&digest, &release, &[waived], &event()).unwrap();
+    let row = store.order("PO-1").unwrap();
+    assert_eq!((row.state, row.mark(), row.waivers), (OrderState::Released, Some("waived"), 1));
+    let of_release = store.waivers_of_release(&released).unwrap();
+    assert_eq!(of_release, store.waivers(&digest).unwrap());
+    assert_eq!((of_release[0].release, &of_release[0].waived), (Some(released), &Waived::WayBack));
+    let said = of_release[0].line();
+    assert_eq!(said, "ann waived the way back on b@1 for at most 2 hosts: hosts have snapshots");
+    assert_eq!(store.what_is(&waived).unwrap().as_deref(), Some("waiver of PO-1"));
 }
 
 #[test]
