@@ -151,6 +151,23 @@ pub fn ready_to_apply(
     Ok((release, approval))
 }
 
+/// Whether an order is still the one to ship: one that another released order replaces is not, and only its way back stays open. `refusal` is
+/// that of what was asked.
+///
+/// # Errors
+/// The refusal, with the order that took its place.
+pub fn not_superseded(order: &str, by: Option<&str>, refusal: Refusal) -> Result<(), Refused> {
+    match by {
+        None => Ok(()),
+        Some(by) => {
+            let reason = format!(
+                "order {order} is superseded by {by}, which is released: take that one; its rollback stays open"
+            );
+            Err(Refused::new(refusal, reason))
+        }
+    }
+}
+
 /// A class from its written form `family-release-arch`.
 pub fn class(text: &str) -> Option<Class> {
     let (family, rest) = text.split_once('-')?;

@@ -254,7 +254,9 @@ impl Pipeline {
             ("release", release.as_ref().map(Envelope::digest)),
             ("approval", Some(envelope.digest())),
         ];
-        let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| {
+        let by = order.superseded.as_deref();
+        let current = || gate::not_superseded(&order.id, by, Refusal::NotApproved);
+        let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| current()).and_then(|()| {
             let (root, revoked) = (&standing.root().root, standing.revoked());
             gate::approve(root, &written, release.as_ref(), envelope, &revoked, Timestamp::now())
         });
@@ -282,8 +284,9 @@ impl Pipeline {
         let rests_on = match request.action {
             Action::Rollback => None,
             Action::Apply => {
-                let found = self.rests_on(&order.digest, &envelope, &hosts, now.max(not_before));
-                Some(self.note_refusal("activation-refused", &order.id, actor, found?)?)
+                let current = gate::not_superseded(&order.id, order.superseded.as_deref(), Refusal::NotActive);
+                let found = self.rests_on(&order.digest, &envelope, &hosts, now.max(not_before))?;
+                Some(self.note_refusal("activation-refused", &order.id, actor, current.and(found))?)
             }
         };
         let activation = Activation {
@@ -388,7 +391,9 @@ impl Pipeline {
         });
         let standing = self.authority.standing();
         let documents = Documents { order: &written, release: proof.as_ref(), approval: None, activation: None };
+        let current = gate::not_superseded(&order.id, order.superseded.as_deref(), Refusal::NotReleased);
         let asked = gate::prepare(&standing.root().root, &documents, &standing.ledger(), classes, Timestamp::now());
+        let asked = current.and(asked);
         let asked = asked.and_then(|()| release.ok_or_else(|| gate::not_released(&written)));
         let release = self.note_refusal("preparation-refused", &order.id, actor, asked)?;
         let detail = json!({ "what": request.what, "hosts": hosts, "release": release });

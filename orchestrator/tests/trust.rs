@@ -13,11 +13,11 @@ use patchlab::{
     audit::Event,
     deploy::{Row, executor},
     place::Data,
-    store::Store,
+    store::{Store, Ties},
 };
 use patchlab_protocol::{
     Digest, Envelope, Refusal, SigningKey,
-    document::{Action, Activation, Approval, Release, RunState, TestResult, Waived, Waiver},
+    document::{Action, Activation, Approval, Order, Release, RunState, TestResult, Waived, Waiver},
 };
 use serde_json::{Value, json};
 use site::{Site, order, until, verdict_json};
@@ -410,7 +410,7 @@ fn a_host_refuses_a_release_whose_waiver_is_of_something_else() {
     release.proof.at = now;
     release.proof.waivers = vec![signed];
     let release = Envelope::sign(release, &key("releaser"));
-    let release_digest = store.release(&order, &release, &[waived], &event).unwrap();
+    let release_digest = store.release(&order, &release, Ties { waivers: &[waived], supersedes: &[] }, &event).unwrap();
     let approval = Approval {
         approver: "ann".into(),
         order,
@@ -458,4 +458,33 @@ fn a_host_refuses_a_release_whose_waiver_is_of_something_else() {
         preparation: None,
     };
     assert_eq!(world.second.pushed(&row, 1), (RunState::Refused, Some(Refusal::NotReleased)));
+}
+
+/// Two orders for the same, of which the second says that it takes the first one's place.
+#[test]
+fn a_superseded_order_is_carried_nowhere_any_more_and_is_still_brought_back() {
+    let Some((world, first)) = World::new("PO-1") else { return };
+    let site = &world.site;
+    let (one, two) = (world.first.enrolment.host.as_str(), world.second.enrolment.host.as_str());
+    site.ok(&["order", "activate", "PO-1", "--host", one, "--wait"]);
+    let [old, new] = &world.packages;
+    let newer = Order {
+        supersedes: vec![first],
+        ..order("PO-2", site.package(new, "demo", "all", "1.0-2"), site.package(old, "demo", "all", "1.0-1"))
+    };
+    site.submit_order(&newer, "passed", "upgrade demo all 1.0-1 -> 1.0-2");
+    assert_eq!(site.ok_json(&["order", "show", "PO-1"])["order"]["superseded"], Value::Null, "nobody released PO-2");
+    site.ok(&["order", "release", "PO-2"]);
+    assert!(site.ok(&["order", "list"]).contains("PO-1\tdeployed, superseded by PO-2"));
+    assert!(site.ok(&["order", "show", "PO-2"]).contains(&first.to_string()));
+    let superseded = "is superseded by PO-2";
+    site.refused(&["order", "approve", "PO-1", "--key", &site.key("approver"), "--hosts", "2"], superseded);
+    site.refused(&["order", "activate", "PO-1", "--host", two], superseded);
+    site.refused(&["order", "probe", "PO-1", "--host", two], superseded);
+    site.ok(&["order", "rollback", "PO-1", "--host", one, "--key", &site.key("operator"), "--wait"]);
+    assert_eq!((world.first.version().as_str(), world.second.version().as_str()), ("1.0-1", "1.0-1"));
+    // One that counts no more takes nobody's place.
+    site.ok(&["order", "revoke", "PO-2", "--reason", "breaks logins", "--key", &site.key("operator")]);
+    site.ok(&["order", "activate", "PO-1", "--host", two, "--wait"]);
+    assert_eq!(world.second.version(), "1.0-2");
 }

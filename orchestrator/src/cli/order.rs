@@ -301,9 +301,10 @@ async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
     Ok(Exit::Passed)
 }
 
-/// Its state, and that it is waived where it is.
+/// Its state, and what marks it.
 fn marked(order: &OrderRow) -> String {
-    order.mark().map_or_else(|| order.standing().to_owned(), |mark| format!("{}, {mark}", order.standing()))
+    let by = order.superseded.iter().map(|by| format!(" by {by}"));
+    [order.standing()].into_iter().chain(order.marks()).collect::<Vec<_>>().join(", ") + &by.collect::<String>()
 }
 
 pub(super) async fn story(client: &Client, order: &str) -> Result<OrderStory, CliError> {
@@ -327,8 +328,11 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
         pairs.push(("reason", row.reason.clone()));
     }
     pairs.extend(row.revoked.clone().map(|reason| ("revoked", reason)));
+    pairs.extend(row.superseded.clone().map(|by| ("superseded by", by)));
+    let replaced = order.iter().flat_map(|order| &order.supersedes).map(|older| ("supersedes", older.to_string()));
+    pairs.extend(replaced);
     pairs.push(("verdict", report.map_or_else(|| "none".into(), |report| report.verdict.to_string())));
-    let mark = row.mark().map_or_else(String::new, |mark| format!(" ({mark}, not passed)"));
+    let mark = if row.waivers > 0 { " (waived, not passed)" } else { "" };
     pairs.push(("release", story.release.map_or_else(|| "none".into(), |digest: Digest| format!("{digest}{mark}"))));
     pairs.extend(waiver::pairs(output, &story));
     pairs.extend(story.approvals.iter().map(|approval| {

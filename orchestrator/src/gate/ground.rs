@@ -1,7 +1,7 @@
 //! On what a release may be signed: a verdict that passed, or waivers of each thing that the lab found. Pure.
 //!
-//! Only two things can be waived: that a scenario fails with the order applied, and that the way back is not proven. Where the lab broke, told
-//! nothing, could not apply the order, or found something that was not so twice, nobody knows what would be waived.
+//! Only two things can be waived: that a scenario fails with the order applied, and that the way back is not proven. Where the lab broke,
+//! told nothing, could not apply the order, or found something that was not so twice, nobody knows what would be waived.
 
 use std::fmt;
 

@@ -298,6 +298,14 @@ fn what_was_revoked_is_refused_by_name_and_the_way_back_stays_open() {
 }
 
 #[test]
+fn an_order_that_was_superseded_names_its_successor() {
+    assert_eq!(not_superseded("PO-1", None, Refusal::NotActive), Ok(()));
+    let no = not_superseded("PO-1", Some("PO-2"), Refusal::NotActive).unwrap_err();
+    assert_eq!(no.refusal, Refusal::NotActive);
+    assert!(no.reason.contains("PO-1 is superseded by PO-2"), "{no}");
+}
+
+#[test]
 fn what_is_missing_has_a_name() {
     let way = way();
     let digest = Some(Digest::of("x"));

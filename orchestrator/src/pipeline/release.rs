@@ -9,7 +9,7 @@ use super::{Pipeline, PipelineError};
 use crate::{
     audit::Event,
     gate,
-    store::StoreError,
+    store::{StoreError, Ties},
     trust::signer::{Answer, Request, SignerError, WAIVERS_PER_REQUEST},
 };
 
@@ -26,7 +26,9 @@ impl Pipeline {
         let given = given.collect::<Result<Vec<_>, _>>()?;
         let standing = self.authority.standing();
         let (root, revoked) = (&standing.root().root, standing.revoked());
+        let by = order.superseded.as_deref();
         let asked = gate::not_revoked(&revoked, [("order", Some(order.digest))])
+            .and_then(|()| gate::not_superseded(&order.id, by, Refusal::NotReleased))
             .and_then(|()| gate::release(root, &envelope, read.as_ref(), &given, &revoked, Timestamp::now()));
         let waivers = self.note_refusal("release-refused", &order.id, actor, asked)?.proof.waivers;
         let json = verdict.map(|row| row.json).unwrap_or_default();
@@ -38,9 +40,13 @@ impl Pipeline {
         let counts = gate::check_release(root, &envelope, &release, &revoked, Timestamp::now())?;
         let waivers: Vec<Digest> = counts.waivers.iter().map(|counted| counted.digest).collect();
         let said: Vec<String> = counts.waivers.iter().map(ToString::to_string).collect();
-        let detail = json!({ "release": release.digest(), "result": counts.release.result, "waivers": said });
+        let supersedes = gate::submit(root, &envelope)?.supersedes;
+        let detail = json!({
+            "release": release.digest(), "result": counts.release.result, "waivers": said, "supersedes": supersedes,
+        });
         let event = Event::new("order-released", &order.id, detail).by(actor);
-        Ok(self.store.release(&order.digest, &release, &waivers, &event)?)
+        let ties = Ties { waivers: &waivers, supersedes: &supersedes };
+        Ok(self.store.release(&order.digest, &release, ties, &event)?)
     }
 
     /// Takes a waiver in, signed elsewhere: of something that the lab found, and of nothing else.

@@ -128,13 +128,14 @@ mod tests {
             submitted_at: String::new(),
             changed_at: String::new(),
             revoked: None,
+            superseded: None,
             waivers,
         };
         let runs = [run("web-1", 1, RunState::Succeeded)];
-        assert_eq!((told(&row(0), None, &runs), row(0).mark()), ("Shipped: on web-1.".into(), None));
+        assert_eq!((told(&row(0), None, &runs), row(0).marks()), ("Shipped: on web-1.".into(), vec![]));
         let said = told(&row(1), None, &runs);
         assert_eq!(said, "Shipped: on web-1. The lab did not pass it: it is released by a waiver.");
-        assert_eq!(row(1).mark(), Some("waived"));
+        assert_eq!(row(1).marks(), ["waived"]);
         assert!(told(&row(2), None, &runs).ends_with("released by 2 waivers."));
     }
 

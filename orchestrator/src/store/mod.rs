@@ -31,7 +31,7 @@ use serde::de::DeserializeOwned;
 pub use deployment::{Deployment, DeploymentState, action_name};
 pub use document::DocumentKind;
 pub use host::{Host, NewHost};
-pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
+pub use order::{ApprovalRow, OrderRow, OrderState, Ties, VerdictRow};
 pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
 pub use snapshot::{HostMachine, NewSnapshot, Snapshot, SnapshotMove, SnapshotState};
@@ -52,6 +52,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-6-token.sql")),
     M::up(include_str!("schema-7-snapshot.sql")),
     M::up(include_str!("schema-8-waiver.sql")),
+    M::up(include_str!("schema-9-superseded.sql")),
 ];
 
 /// The open store.

@@ -1,8 +1,8 @@
 //! What of a release that the lab did not pass is waived, and whether the waivers count: the one rule of agents and of the server's gate.
 //!
-//! A release that is `WARNED` names each test that failed, and carries the waivers. Every failed test, and a way back that is not proven, must
-//! be covered by a waiver for this very order, baseline and matter, of this class, signed by an approver, in date and not revoked. One that
-//! covers nothing does no harm.
+//! A release that is `WARNED` names each test that failed, and carries the waivers. Every failed test, and a way back that is not proven,
+//! must be covered by a waiver for this very order, baseline and matter, of this class, signed by an approver, in date and not revoked. One
+//! that covers nothing does no harm.
 
 use std::fmt;
 

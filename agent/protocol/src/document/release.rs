@@ -21,11 +21,11 @@ pub struct Release {
     pub configuration: Vec<Subject>,
     /// `baseline/phase/scenario/step` names that passed on a patched clone; phases are `applied`, `rebooted` and `rolled-back`.
     pub passed_tests: Vec<String>,
-    /// Names, formed alike, that failed on a patched clone. Of a `WARNED` release only those that the lab blames the order for: each must be
-    /// waived.
+    /// Names, formed alike, that failed on a patched clone. Of a `WARNED` release only those that the lab blames the order for: each must
+    /// be waived.
     pub failed_tests: Vec<String>,
-    /// Of a `WARNED` release: names that failed on a patched clone and do not count against the order, since they failed on the control too, or
-    /// are in quarantine.
+    /// Of a `WARNED` release: names that failed on a patched clone and do not count against the order, since they failed on the control
+    /// too, or are in quarantine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warned_tests: Vec<String>,
     /// What the lab measured and proved.
@@ -85,7 +85,8 @@ pub struct Proof {
     pub not_after: Option<jiff::Timestamp>,
     /// One a baseline.
     pub baselines: Vec<BaselineProof>,
-    /// Waivers of what failed, at most [`limits::WAIVERS_PER_RELEASE`]; an agent from before cannot read a release that has one, and refuses it.
+    /// Waivers of what failed, at most [`limits::WAIVERS_PER_RELEASE`]; an agent from before cannot read a release that has one, and
+    /// refuses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waivers: Vec<Envelope>,
 }

@@ -11,8 +11,8 @@ use crate::{
     limits,
 };
 
-/// One failed scenario of one baseline, or its way back, that an order may ship in spite of: signed with an approver's key, which the server
-/// never holds. It travels inside the release that rests on it. Subjects: the order, the baseline.
+/// One failed scenario of one baseline, or its way back, that an order may ship in spite of: signed with an approver's key, which the
+/// server never holds. It travels inside the release that rests on it. Subjects: the order, the baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Waiver {
@@ -44,7 +44,8 @@ pub struct Waiver {
 pub enum Waived {
     /// That this scenario fails with the order applied; every step of it, before the rollback.
     Scenario(String),
-    /// That the way back is not proven: it failed, leaves something behind, was not walked since the order was rejected before, or there is none.
+    /// That the way back is not proven: it failed, leaves something behind, was not walked since the order was rejected before, or there
+    /// is none.
     WayBack,
 }
 

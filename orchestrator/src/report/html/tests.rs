@@ -53,6 +53,7 @@ fn rejected() -> Report {
 fn bundle(report: &Report) -> Bundle {
     let digest = Digest::of("order");
     let row = OrderRow {
+        superseded: None,
         waivers: 0,
         digest,
         id: "PO-1".into(),
