@@ -129,8 +129,9 @@ fn a_release_that_is_waived_and_says_of_nothing_counts_for_nothing() {
 
 #[test]
 fn a_waiver_of_something_else_covers_nothing_and_is_named() {
+    type Change = Box<dyn Fn(&mut Waiver)>;
     let other = Digest::of("another");
-    let cases: [(&str, Box<dyn Fn(&mut Waiver)>); 6] = [
+    let cases: [(&str, Change); 6] = [
         ("scenario login", Box::new(|waiver| waiver.waived = Waived::Scenario("login".into()))),
         ("scenario web", Box::new(|waiver| waiver.waived = Waived::Scenario("web".into()))),
         ("the way back", Box::new(|waiver| waiver.waived = Waived::WayBack)),
