@@ -119,6 +119,9 @@ pub struct BaselineReport {
     /// The control that the patched clone was compared with, where that was remembered; absent where one stood beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Remembered>,
+    /// All that speaks against it, in the order in which it was found; empty where it passed, or where an older lab told the worst alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objections: Vec<Objection>,
     /// What ran, phase by phase.
     pub scenarios: Vec<ScenarioReport>,
     /// How the way back went.
@@ -152,6 +155,38 @@ pub struct BaselineReport {
     /// Scenarios in quarantine: they ran, and count only where that has expired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedScenario>,
+}
+
+/// Something that speaks against an order on a baseline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objection {
+    /// How bad it is.
+    pub judgement: Judgement,
+    /// What it is about.
+    pub about: About,
+    /// One line for people.
+    pub reason: String,
+}
+
+/// What an objection is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// Applying the order.
+    Apply,
+    /// What a scenario found; or, by [`crate::verdict::THE_MACHINE`], the machine itself.
+    Scenario {
+        /// Its name.
+        name: String,
+        /// When it ran.
+        phase: Phase,
+        /// What both clones said together.
+        verdict: Verdict,
+    },
+    /// The way back.
+    Rollback,
+    /// That nothing meaningful passed.
+    Evidence,
 }
 
 /// A scenario that was not run.
@@ -226,6 +261,7 @@ impl BaselineReport {
             reason: String::new(),
             clone: None,
             control: None,
+            objections: Vec::new(),
             scenarios: Vec::new(),
             rollback: RollbackReport::skipped("the patch was not applied"),
             diff: None,

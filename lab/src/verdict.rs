@@ -11,7 +11,7 @@ mod scenario;
 use patchlab_check::Status;
 use serde::{Deserialize, Serialize};
 
-pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, overall};
+pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, objections, overall};
 pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
 pub use scenario::{
     Attempt, BOOTS, CheckRun, Compared, KEEPS_TIME, Lives, Presence, THE_MACHINE, compare_scenario, has_evidence, lost,

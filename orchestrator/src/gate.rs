@@ -2,16 +2,16 @@
 //! refusal, out. It asks the same rule that every agent enforces, so the server refuses early what a host would refuse anyway;
 //! and the host refuses whatever a broken server lets through.
 
+mod ground;
+
 use jiff::Timestamp;
-use patchlab_lab::{
-    report::{Report, RollbackClass as Found, RollbackStatus},
-    verdict::Judgement,
-};
 use patchlab_protocol::{
     Digest, Envelope, Ledger, Refusal, Refused, Role,
-    authorization::{self, Documents, Foreseen, Identity, released, signed},
-    document::{Action, Activation, Approval, Class, Order, Release, RollbackClass, Root},
+    authorization::{self, Documents, Foreseen, Identity, Released, released, signed},
+    document::{Action, Activation, Approval, Class, Order, Root},
 };
+
+pub use ground::{Finding, release, to_waive, waive};
 
 /// An order that may be taken in: it is one, and a key that may draft signed it.
 pub fn submit(root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
@@ -27,70 +27,18 @@ pub fn submit(root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
     }
 }
 
-/// Whether the lab's verdict is a proof over this very order, on which a release may be signed.
-pub fn release(root: &Root, envelope: &Envelope, verdict: Option<&Report>) -> Result<Order, Refused> {
-    let order = submit(root, envelope)?;
-    let no = |reason: String| Err(Refused::new(Refusal::NotReleased, reason));
-    let Some(verdict) = verdict else {
-        return no(format!("order {} has no verdict: run patchlab lab validate first", order.id));
-    };
-    if verdict.order != envelope.digest() {
-        return no(format!(
-            "the verdict is over order {}, this is {}",
-            verdict.order.short(),
-            envelope.digest().short()
-        ));
-    }
-    if verdict.verdict != Judgement::Passed {
-        return no(format!("the lab's verdict on {} is {}: {}", order.id, verdict.verdict, verdict.reason));
-    }
-    if verdict.baselines.is_empty() {
-        return no(format!("the verdict on {} names no baseline", order.id));
-    }
-    for baseline in &verdict.baselines {
-        if baseline.verdict != Judgement::Passed {
-            return no(format!("{}: the verdict on baseline {} is {}", order.id, baseline.name, baseline.verdict));
-        }
-        // An agent compares its own transaction with the proven one; without lines there is nothing to compare.
-        if baseline.transaction.is_empty() {
-            return no(format!("{}: no transaction was recorded on baseline {}", order.id, baseline.name));
-        }
-        let proven = baseline.rollback.status == RollbackStatus::Proven;
-        if matches!(order.rollback, RollbackClass::Proven | RollbackClass::ProvenAfterWrites) && !proven {
-            return no(format!("{}: the way back was not proven on baseline {}", order.id, baseline.name));
-        }
-        // The lab's word and the order's must agree; a verdict of an older lab has no class, and its status said all.
-        match baseline.rollback.class {
-            Some(class @ (Found::SnapshotOnly | Found::Impossible)) => {
-                return no(format!("{}: the way back is {} on {}", order.id, class.name(), baseline.name));
-            }
-            Some(Found::Proven) | None if order.rollback == RollbackClass::ProvenAfterWrites => {
-                let hint = "no scenario with [[after-writes]] steps ran";
-                return no(format!(
-                    "{}: the way back was not proven after writes on {}: {hint}",
-                    order.id, baseline.name
-                ));
-            }
-            Some(Found::Proven | Found::ProvenAfterWrites) | None => {}
-        }
-    }
-    if matches!(order.rollback, RollbackClass::SnapshotOnly | RollbackClass::Impossible) {
-        return no(format!("order {} has no proven way back, which needs a waiver", order.id));
-    }
-    Ok(order)
-}
-
 /// Whether an approval is one of this order and its release, by a key that may approve, and in date.
 pub fn approve(
     root: &Root,
     order: &Envelope,
     release: Option<&Envelope>,
     approval: &Envelope,
+    revoked: &[Digest],
     now: Timestamp,
 ) -> Result<Approval, Refused> {
     let release_envelope = release.ok_or_else(|| not_released(order))?;
     let written = submit(root, order)?;
-    released(root, release_envelope, &written, order.digest(), now)?;
+    let released = released(root, release_envelope, &written, order.digest(), revoked, now)?;
     let no = |reason: &str| Refused::new(Refusal::NotApproved, reason);
     let said: Approval = approval.statement().map_err(|error| no(&format!("approval: {error}")))?.predicate;
     if said.order != order.digest() || said.release != release_envelope.digest() {
@@ -105,6 +53,7 @@ pub fn approve(
     if said.hosts_at_most == 0 {
         return Err(no("the approval is for no host at all"));
     }
+    released.approved_for(said.hosts_at_most)?;
     if now > said.not_after {
         return Err(Refused::new(Refusal::Expired, format!("the approval was valid until {}", said.not_after)));
     }
@@ -202,6 +151,23 @@ pub fn ready_to_apply(
     Ok((release, approval))
 }
 
+/// Whether an order is still the one to ship: one that another released order replaces is not, and only its way back stays open. `refusal` is
+/// that of what was asked.
+///
+/// # Errors
+/// The refusal, with the order that took its place.
+pub fn not_superseded(order: &str, by: Option<&str>, refusal: Refusal) -> Result<(), Refused> {
+    match by {
+        None => Ok(()),
+        Some(by) => {
+            let reason = format!(
+                "order {order} is superseded by {by}, which is released: take that one; its rollback stays open"
+            );
+            Err(Refused::new(refusal, reason))
+        }
+    }
+}
+
 /// A class from its written form `family-release-arch`.
 pub fn class(text: &str) -> Option<Class> {
     let (family, rest) = text.split_once('-')?;
@@ -210,9 +176,15 @@ pub fn class(text: &str) -> Option<Class> {
 }
 
 /// A release, read again after the signer signed it: never trusted unread.
-pub fn check_release(root: &Root, order: &Envelope, release: &Envelope, now: Timestamp) -> Result<Release, Refused> {
+pub fn check_release(
+    root: &Root,
+    order: &Envelope,
+    release: &Envelope,
+    revoked: &[Digest],
+    now: Timestamp,
+) -> Result<Released, Refused> {
     let written = submit(root, order)?;
-    released(root, release, &written, order.digest(), now)
+    released(root, release, &written, order.digest(), revoked, now)
 }
 
 /// No release came with an order.

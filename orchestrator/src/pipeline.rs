@@ -5,6 +5,7 @@
 mod admission;
 mod enrolment;
 mod machine;
+mod release;
 
 use std::{
     net::SocketAddr,
@@ -51,7 +52,7 @@ use crate::{
     store::{Deployment, Host, OrderRow, OrderState, PreparationRow, Run, Store, StoreError, Survey, action_name},
     trust::{
         authority::{Authority, AuthorityError, TakenIn},
-        signer::{Answer, Request, Signer, SignerError},
+        signer::{Signer, SignerError},
     },
     window::{self, Wanted, WindowError},
 };
@@ -242,28 +243,6 @@ impl Pipeline {
         Ok(self.store.order(name)?)
     }
 
-    /// Has the signer sign a release over the newest verdict. The gate is asked here for an early answer, and by the signer for the
-    /// one that counts. A no is written into the audit log.
-    pub async fn release(&self, name: &str, actor: &str) -> Result<Digest, PipelineError> {
-        let order = self.store.order(name)?;
-        let envelope = self.store.envelope(&order.digest)?;
-        let verdict = self.store.verdict(&order.digest)?;
-        let read = verdict.as_ref().map(|row| Report::from_json(row.json.as_bytes())).transpose()?;
-        let standing = self.authority.standing();
-        let asked = gate::not_revoked(&standing.revoked(), [("order", Some(order.digest))])
-            .and_then(|()| gate::release(&standing.root().root, &envelope, read.as_ref()).map(drop));
-        self.note_refusal("release-refused", &order.id, actor, asked)?;
-        let json = verdict.map(|row| row.json).unwrap_or_default();
-        let signer = self.signer.as_ref().ok_or(SignerError::Absent)?;
-        let release = match signer.release(&Request { order: envelope.clone(), verdict: json }).await? {
-            Answer::Released(release) => release,
-            Answer::Refused { refusal, reason } => return Err(Refused::new(refusal, reason).into()),
-        };
-        gate::check_release(&standing.root().root, &envelope, &release, Timestamp::now())?;
-        let event = Event::new("order-released", &order.id, json!({ "release": release.digest() })).by(actor);
-        Ok(self.store.release(&order.digest, &release, &event)?)
-    }
-
     /// Takes an approval in, signed elsewhere.
     pub fn approve(&self, name: &str, envelope: &Envelope, actor: &str) -> Result<Digest, PipelineError> {
         let order = self.store.order(name)?;
@@ -275,8 +254,11 @@ impl Pipeline {
             ("release", release.as_ref().map(Envelope::digest)),
             ("approval", Some(envelope.digest())),
         ];
-        let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| {
-            gate::approve(&standing.root().root, &written, release.as_ref(), envelope, Timestamp::now())
+        let by = order.superseded.as_deref();
+        let current = || gate::not_superseded(&order.id, by, Refusal::NotApproved);
+        let asked = gate::not_revoked(&standing.revoked(), documents).and_then(|()| current()).and_then(|()| {
+            let (root, revoked) = (&standing.root().root, standing.revoked());
+            gate::approve(root, &written, release.as_ref(), envelope, &revoked, Timestamp::now())
         });
         let approval = self.note_refusal("approval-refused", &order.id, actor, asked)?;
         let detail = json!({
@@ -302,8 +284,9 @@ impl Pipeline {
         let rests_on = match request.action {
             Action::Rollback => None,
             Action::Apply => {
-                let found = self.rests_on(&order.digest, &envelope, &hosts, now.max(not_before));
-                Some(self.note_refusal("activation-refused", &order.id, actor, found?)?)
+                let current = gate::not_superseded(&order.id, order.superseded.as_deref(), Refusal::NotActive);
+                let found = self.rests_on(&order.digest, &envelope, &hosts, now.max(not_before))?;
+                Some(self.note_refusal("activation-refused", &order.id, actor, current.and(found))?)
             }
         };
         let activation = Activation {
@@ -408,7 +391,9 @@ impl Pipeline {
         });
         let standing = self.authority.standing();
         let documents = Documents { order: &written, release: proof.as_ref(), approval: None, activation: None };
+        let current = gate::not_superseded(&order.id, order.superseded.as_deref(), Refusal::NotReleased);
         let asked = gate::prepare(&standing.root().root, &documents, &standing.ledger(), classes, Timestamp::now());
+        let asked = current.and(asked);
         let asked = asked.and_then(|()| release.ok_or_else(|| gate::not_released(&written)));
         let release = self.note_refusal("preparation-refused", &order.id, actor, asked)?;
         let detail = json!({ "what": request.what, "hosts": hosts, "release": release });
@@ -459,6 +444,9 @@ impl Pipeline {
         let release = self.store.newest_release(order)?;
         let revoked = self.authority.standing().revoked();
         if let Err(refused) = gate::not_revoked(&revoked, [("order", Some(*order)), ("release", release)]) {
+            return Ok(Err(refused));
+        }
+        if let Err(refused) = self.within_waivers(order, release, hosts)? {
             return Ok(Err(refused));
         }
         let (mut fitting, mut withdrawn) = (None, Ok(()));

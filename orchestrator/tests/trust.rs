@@ -7,11 +7,20 @@ mod site;
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use managed::{Agent, package, program};
-use patchlab::deploy::{Row, executor};
-use patchlab_protocol::{Digest, Refusal, document::RunState};
+use patchlab::{
+    audit::Event,
+    deploy::{Row, executor},
+    place::Data,
+    store::{Store, Ties},
+};
+use patchlab_protocol::{
+    Digest, Envelope, Refusal, SigningKey,
+    document::{Action, Activation, Approval, Order, Release, RunState, TestResult, Waived, Waiver},
+};
 use serde_json::{Value, json};
-use site::{Site, order, until};
+use site::{Site, order, until, verdict_json};
 
 /// A site with two hosts, of which the one that an order would reach first is away.
 struct World {
@@ -252,4 +261,230 @@ fn a_root_is_rotated_by_its_threshold_and_reaches_hosts_that_were_away_one_by_on
     assert_eq!((world.first.version().as_str(), world.second.version().as_str()), ("1.0-2", "1.0-2"));
     assert_eq!(site.ok_json(&["root", "show"])["root"]["version"], 3);
     assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
+}
+
+/// An order that the lab rejected, since its front page does not come any more: signed, and handed in with that verdict.
+fn submit_rejected(site: &Site, packages: &[PathBuf; 2], id: &str) -> Digest {
+    let [old, new] = packages;
+    let order = order(id, site.package(new, "demo", "all", "1.0-2"), site.package(old, "demo", "all", "1.0-1"));
+    let path = site.path(&format!("{id}.json"));
+    fs::write(&path, serde_json::to_vec(&order).unwrap()).unwrap();
+    let row = site.ok_json(&["order", "submit", &path.display().to_string(), "--key", &site.key("drafter")]);
+    let digest = row["digest"].as_str().unwrap();
+    let mut verdict = verdict_json(digest, "rejected", "upgrade demo all 1.0-1 -> 1.0-2");
+    let baseline = &mut verdict["baselines"][0];
+    baseline["rollback"] = json!({ "status": "skipped", "reason": "the patch was rejected before" });
+    baseline["objections"] = json!([
+        { "judgement": "rejected", "reason": "regression in web-smoke after the patch: 500",
+          "about": { "scenario": { "name": "web-smoke", "phase": "applied", "verdict": "regression" } } },
+        { "judgement": "missing", "reason": "the rollback was not tried", "about": "rollback" },
+    ]);
+    let scenario = &mut baseline["scenarios"][0];
+    scenario["verdict"] = json!("regression");
+    scenario["steps"][0]["verdict"] = json!("regression");
+    scenario["steps"][0]["patched"]["status"] = json!("fail");
+    let path = site.path(&format!("{id}-verdict.json"));
+    fs::write(&path, verdict.to_string()).unwrap();
+    site.ok(&["order", "verdict", id, &path.display().to_string()]);
+    digest.parse().unwrap()
+}
+
+/// `order waive`, up to what is waived.
+fn waive(site: &Site, id: &str, key: &str, what: &[&str]) -> Vec<String> {
+    let words = ["order", "waive", id, "--baseline", "debian-12-web@1", "--hosts", "1", "--until", "+2d"];
+    let who = ["--owner", "ann", "--reason", "the page moves on Friday", "--key", &site.key(key)];
+    [&words[..], &who, what].concat().into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_the_lab_rejected_reaches_a_host_by_waivers_alone_and_is_seen_to() {
+    let Some((mut world, _)) = World::new("PO-1") else { return };
+    let console = {
+        world.site.kill();
+        world.site.serve()
+    };
+    let site = &world.site;
+    let id = "PO-2";
+    submit_rejected(site, &world.packages, id);
+    let words = |key: &str, what: &[&str]| waive(site, id, key, what);
+    let ok = |words: &[String]| site.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let no = |words: &[String], by: &str| site.refused(&words.iter().map(String::as_str).collect::<Vec<_>>(), by);
+
+    site.refused(&["order", "release", id], "waivers of scenario web-smoke on debian-12-web@1, the way back");
+    no(&words("operator", &["--scenario", "web-smoke"]), "bad-signature");
+    no(&words("approver", &["--scenario", "db-smoke"]), "not-released");
+    ok(&words("approver", &["--scenario", "web-smoke"]));
+    site.refused(&["order", "release", id], "the way back is not proven on debian-12-web@1, and no waiver covers that");
+    ok(&words("approver", &["--way-back"]));
+    assert!(site.ok(&["order", "list"]).contains("PO-2\trejected\t"), "nobody has released it");
+    site.ok(&["order", "release", id]);
+
+    // Nobody can take it for one that passed.
+    assert!(site.ok(&["order", "list"]).contains("PO-2\treleased, waived"));
+    let shown = site.ok(&["order", "show", id]);
+    for words in [
+        "The lab did not pass it: it is released by 2 waivers",
+        "(waived, not passed)",
+        "ann waived scenario web-smoke on debian-12-web@1 for at most 1 hosts: the page moves on Friday",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+
+    site.refused(&["order", "approve", id, "--key", &site.key("approver"), "--hosts", "2"], "not-approved");
+    site.ok(&["order", "approve", id, "--key", &site.key("approver"), "--hosts", "1"]);
+    let [first, second] = [&world.first, &world.second].map(|agent| agent.enrolment.host.as_str());
+    site.ok(&["order", "activate", id, "--host", second, "--wait"]);
+    assert_eq!((world.second.version().as_str(), world.first.version().as_str()), ("1.0-2", "1.0-1"));
+    // A second approval makes a waiver no larger.
+    site.ok(&["order", "approve", id, "--key", &site.key("approver"), "--hosts", "1", "--name", "bob"]);
+    site.refused(&["order", "activate", id, "--host", first], "for at most 1 hosts");
+
+    let out = site.path("report").display().to_string();
+    site.ok(&["report", "--out", &out]);
+    let page = fs::read_to_string(site.path("report/index.html")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let console = runtime.block_on(async { reqwest::get(console).await.unwrap().text().await.unwrap() });
+    for page in [&page, &console] {
+        assert!(page.contains(">waived</span>") && page.contains("the page moves on Friday"), "{page}");
+    }
+    let log = site.ok(&["audit", "show"]);
+    for event in ["order-waived", "waiver-refused", "release-refused", "order-released"] {
+        assert!(log.contains(event), "{event}:\n{log}");
+    }
+
+    // A waiver is taken back: no other host gets the order, and the way back is open.
+    let waiver = site.ok_json(&["order", "show", id])["waivers"][0]["digest"].as_str().unwrap().to_owned();
+    let operator = site.key("operator");
+    site.ok(&["order", "revoke", id, "--document", &waiver, "--reason", "moved already", "--key", &operator]);
+    assert!(site.ok_json(&["revocation", "show"])["revoked"][0]["what"] == json!("waiver of PO-2"));
+    site.ok(&["order", "rollback", id, "--host", second, "--key", &operator, "--wait"]);
+    assert_eq!(world.second.version(), "1.0-1");
+    site.refused(&["order", "activate", id, "--host", second], "revoked");
+    assert_eq!(site.ok_json(&["audit", "verify"])["findings"], json!([]));
+}
+
+/// A server that lets through what it must not, as one would that somebody else has: the host says no by itself, and why.
+#[test]
+fn a_host_refuses_a_release_whose_waiver_is_of_something_else() {
+    let Some((mut world, _)) = World::new("PO-1") else { return };
+    let id = "PO-2";
+    let order = submit_rejected(&world.site, &world.packages, id);
+    let host = world.second.enrolment.host.clone();
+    let (baseline, digest) = ("debian-12-web@1".to_owned(), "b".repeat(64).parse().unwrap());
+    let site = &mut world.site;
+    site.kill();
+
+    let key = |role: &str| SigningKey::read(std::path::Path::new(&site.key(role))).unwrap();
+    let now = Timestamp::now();
+    let later = now + SignedDuration::from_hours(1);
+    let event = Event::new("forged", id, json!({}));
+    let data = Data::open(Some(site.path("data"))).unwrap();
+    let store = Store::open(&data.database()).unwrap();
+    let passed: Release = {
+        let passed = store.newest_release(&store.order("PO-1").unwrap().digest).unwrap().unwrap();
+        store.envelope(&passed).unwrap().statement().unwrap().predicate
+    };
+    let waiver = {
+        let class = passed.proof.class.clone();
+        let (owner, reason) = ("ann".to_owned(), "the page moves on Friday".to_owned());
+        let (baseline, waived) = (baseline.clone(), Waived::Scenario("db-smoke".into()));
+        Waiver {
+            order,
+            baseline,
+            baseline_digest: digest,
+            waived,
+            class,
+            hosts_at_most: 1,
+            owner,
+            reason,
+            at: now,
+            not_after: later,
+        }
+    };
+    let signed = Envelope::sign(waiver.clone(), &key("approver"));
+    let waived = store.waive(&signed, &waiver, &event).unwrap();
+    let mut release = passed.clone();
+    release.result = TestResult::Warned;
+    release.failed_tests = vec![format!("{baseline}/applied/web-smoke/front page")];
+    release.proof.order = order;
+    release.proof.at = now;
+    release.proof.waivers = vec![signed];
+    let release = Envelope::sign(release, &key("releaser"));
+    let release_digest = store.release(&order, &release, Ties { waivers: &[waived], supersedes: &[] }, &event).unwrap();
+    let approval = Approval {
+        approver: "ann".into(),
+        order,
+        release: release_digest,
+        hosts_at_most: 1,
+        at: now,
+        not_after: later,
+    };
+    let signed = Envelope::sign(approval.clone(), &key("approver"));
+    let approval_digest = store.approve(&signed, &approval, &event).unwrap();
+    let activation = Activation {
+        order,
+        action: Action::Apply,
+        site: "lab".into(),
+        wave: 1,
+        hosts: vec![host.clone()],
+        at: now,
+        not_before: now,
+        not_after: later,
+    };
+    let signed = Envelope::sign(activation.clone(), &SigningKey::read(&data.activator_key()).unwrap());
+    let rests_on = Some((release_digest, approval_digest));
+    store.activate(&signed, &activation, rests_on, std::slice::from_ref(&host), &event).unwrap();
+    drop((store, data));
+
+    site.serve();
+    let story = || site.ok_json(&["order", "show", id]);
+    until("the deployment stops", || story()["deployments"][0]["state"] == "stopped");
+    let run = &story()["runs"][0];
+    assert_eq!((&run["refusal"], &run["verified"]), (&json!("not-released"), &json!("yes")), "{run}");
+    let reason = run["reason"].as_str().unwrap();
+    assert!(reason.contains("web-smoke/front page failed on debian-12-web@1"), "{reason}");
+    assert!(reason.contains("(scenario db-smoke on debian-12-web@1 by ann)"), "{reason}");
+    assert_eq!(world.second.version(), "1.0-1");
+    // The same by whoever has the SNMP credentials: the refusal stands in the host's own table.
+    let row = Row {
+        index: 901,
+        order,
+        release: Some(release_digest),
+        approval: Some(approval_digest),
+        activation: Some(signed.digest()),
+        uri: world.site.ok_json(&["host", "show", &host])["payload_uri"].as_str().unwrap().to_owned(),
+        lifetime: Duration::from_secs(60),
+        window: None,
+        preparation: None,
+    };
+    assert_eq!(world.second.pushed(&row, 1), (RunState::Refused, Some(Refusal::NotReleased)));
+}
+
+/// Two orders for the same, of which the second says that it takes the first one's place.
+#[test]
+fn a_superseded_order_is_carried_nowhere_any_more_and_is_still_brought_back() {
+    let Some((world, first)) = World::new("PO-1") else { return };
+    let site = &world.site;
+    let (one, two) = (world.first.enrolment.host.as_str(), world.second.enrolment.host.as_str());
+    site.ok(&["order", "activate", "PO-1", "--host", one, "--wait"]);
+    let [old, new] = &world.packages;
+    let newer = Order {
+        supersedes: vec![first],
+        ..order("PO-2", site.package(new, "demo", "all", "1.0-2"), site.package(old, "demo", "all", "1.0-1"))
+    };
+    site.submit_order(&newer, "passed", "upgrade demo all 1.0-1 -> 1.0-2");
+    assert_eq!(site.ok_json(&["order", "show", "PO-1"])["order"]["superseded"], Value::Null, "nobody released PO-2");
+    site.ok(&["order", "release", "PO-2"]);
+    assert!(site.ok(&["order", "list"]).contains("PO-1\tdeployed, superseded by PO-2"));
+    assert!(site.ok(&["order", "show", "PO-2"]).contains(&first.to_string()));
+    let superseded = "is superseded by PO-2";
+    site.refused(&["order", "approve", "PO-1", "--key", &site.key("approver"), "--hosts", "2"], superseded);
+    site.refused(&["order", "activate", "PO-1", "--host", two], superseded);
+    site.refused(&["order", "probe", "PO-1", "--host", two], superseded);
+    site.ok(&["order", "rollback", "PO-1", "--host", one, "--key", &site.key("operator"), "--wait"]);
+    assert_eq!((world.first.version().as_str(), world.second.version().as_str()), ("1.0-1", "1.0-1"));
+    // One that counts no more takes nobody's place.
+    site.ok(&["order", "revoke", "PO-2", "--reason", "breaks logins", "--key", &site.key("operator")]);
+    site.ok(&["order", "activate", "PO-1", "--host", two, "--wait"]);
+    assert_eq!(world.second.version(), "1.0-2");
 }

@@ -5,11 +5,15 @@
 //! signature is enough for that, and neither the order's nor the root's expiry forbids it. *Probe* and *prefetch* change
 //! nothing, but run the order's checks and keep its files: they need the order and its release. Stopping needs nothing.
 
+mod waivers;
+
 use jiff::Timestamp;
+
+pub use waivers::{Counted, Released, counts, holds};
 
 use crate::{
     Digest, Envelope, PublicKey, Refusal, Refused, Role,
-    document::{Action, Activation, Approval, Class, OnFailure, Order, Release, Root, TestResult},
+    document::{Action, Activation, Approval, Class, OnFailure, Order, Release, Root},
     envelope::{Predicate, Statement},
     limits,
 };
@@ -183,10 +187,10 @@ pub fn prepare(
     not_revoked(documents, ledger, Action::Apply)?;
     of_class(identity, &order)?;
     after_floor(ledger, now)?;
-    let (release, _) = proven(root, documents, &order, digest, now)?;
+    let (released, _) = proven(root, documents, &order, digest, ledger, now)?;
     unused(&order, digest, ledger, now)?;
-    signed_before(now, release.proof.at)?;
-    Ok(Foreseen { order, digest, action: Action::Apply, release: Some(release), opens: now })
+    signed_before(now, released.newest())?;
+    Ok(Foreseen { order, digest, action: Action::Apply, release: Some(released.release), opens: now })
 }
 
 /// Decides about the moment that `at` names; whether the clock is right is judged by `now`.
@@ -363,7 +367,7 @@ fn authorize_apply(
     ledger: &Ledger,
     at: Timestamp,
 ) -> Result<(Release, Timestamp), Refused> {
-    let (release, release_digest) = proven(root, documents, order, order_digest, at)?;
+    let (released, release_digest) = proven(root, documents, order, order_digest, ledger, at)?;
     let approval_envelope = documents
         .approval
         .ok_or_else(|| Refused::new(Refusal::NotApproved, format!("no approval came with order {}", order.id)))?;
@@ -383,26 +387,28 @@ fn authorize_apply(
             format!("approved for {} hosts, activated for {}", approval.hosts_at_most, activation.hosts.len()),
         ));
     }
+    released.approved_for(approval.hosts_at_most)?;
     unused(order, order_digest, ledger, at)?;
-    let newest = approval.at.max(release.proof.at);
-    Ok((release, newest))
+    let newest = approval.at.max(released.newest());
+    Ok((released.release, newest))
 }
 
-/// The root is in date, and the lab's proof came with the order; with the digest of the release.
+/// The root is in date, and the lab's proof came with the order, or waivers of what it lacks; with the digest of the release.
 fn proven(
     root: &Root,
     documents: &Documents<'_>,
     order: &Order,
     order_digest: Digest,
+    ledger: &Ledger,
     at: Timestamp,
-) -> Result<(Release, Digest), Refused> {
+) -> Result<(Released, Digest), Refused> {
     if at > root.expires {
         return Err(Refused::new(Refusal::Expired, format!("the root document expired at {}", root.expires)));
     }
     let envelope = documents
         .release
         .ok_or_else(|| Refused::new(Refusal::NotReleased, format!("no release came with order {}", order.id)))?;
-    Ok((released(root, envelope, order, order_digest, at)?, envelope.digest()))
+    Ok((released(root, envelope, order, order_digest, &ledger.revoked, at)?, envelope.digest()))
 }
 
 /// The order is in date, and was not applied on the host before.
@@ -434,14 +440,19 @@ pub fn newest_signed_time(root: &Root, documents: &Documents<'_>, now: Timestamp
     [activation, approval, release].into_iter().flatten().filter_map(|at| raises_floor(at, now)).max()
 }
 
-/// Whether `envelope` is a release of this order, in date and signed by a key that may release under `root`.
+/// Whether `envelope` is a release of this order, in date and signed by a key that may release under `root`, on a proof that passed or with
+/// waivers of all that did not.
+///
+/// # Errors
+/// The refusal.
 pub fn released(
     root: &Root,
     envelope: &Envelope,
     order: &Order,
     order_digest: Digest,
+    revoked: &[Digest],
     now: Timestamp,
-) -> Result<Release, Refused> {
+) -> Result<Released, Refused> {
     let statement: Statement<Release> = read(envelope, "release", Refusal::NotReleased)?;
     let release = statement.predicate;
     let names_order = statement.subject.iter().any(|subject| subject.digest.sha256 == order_digest);
@@ -451,13 +462,10 @@ pub fn released(
     if !signed(root, envelope, Role::Releaser) {
         return Err(Refused::new(Refusal::BadSignature, "the release is not signed by a key that may release here"));
     }
-    if release.result != TestResult::Passed {
-        return Err(Refused::new(Refusal::NotReleased, "the lab did not pass this order"));
-    }
     if release.proof.not_after.is_some_and(|end| now > end) {
         return Err(Refused::new(Refusal::Expired, "the release is past its time"));
     }
-    Ok(release)
+    counts(root, release, order, order_digest, revoked, now)
 }
 
 /// Whether enough keys that count for `role` signed. A document carries its meaning only by this.

@@ -2,7 +2,8 @@
 //! [`crate::authorization`]).
 //!
 //! Each is immutable and named by the digest of its statement. An order names no release; a release names its order; an
-//! approval names order and release; an activation names what it activates.
+//! approval names order and release; an activation names what it activates. A waiver names an order and what was found against it; it travels
+//! in the release that rests on it.
 
 mod activation;
 mod approval;
@@ -13,6 +14,7 @@ mod result;
 mod revocation;
 mod root;
 pub mod script;
+mod waiver;
 
 pub use activation::{Action, Activation};
 pub use approval::Approval;
@@ -26,3 +28,4 @@ pub use result::{Cause, Checks, REBOOT_ASKED_PERCENT, RunResult, RunState};
 pub use revocation::{Revocation, Revoked};
 pub use root::{Root, RootKey, Scheme};
 pub use script::{FileName, Script, ShippedFile, Standing};
+pub use waiver::{Waived, Waiver};

@@ -143,13 +143,20 @@ impl Envelope {
             return Err(EnvelopeError::TooLarge { bytes: bytes.len() as u64 });
         }
         let envelope: Self = serde_json::from_slice(bytes).map_err(EnvelopeError::NotAnEnvelope)?;
-        if envelope.payload_type != PAYLOAD_TYPE || envelope.signatures.len() > limits::SIGNATURES_PER_ENVELOPE {
-            return Err(EnvelopeError::WrongStatement {
-                expected: PAYLOAD_TYPE,
-                reason: format!("payload type {:?}, {} signatures", envelope.payload_type, envelope.signatures.len()),
-            });
-        }
+        envelope.check()?;
         Ok(envelope)
+    }
+
+    /// Whether it is within the limits, where it came inside another document.
+    ///
+    /// # Errors
+    /// It has another payload, or too many signatures.
+    pub fn check(&self) -> Result<(), EnvelopeError> {
+        if self.payload_type == PAYLOAD_TYPE && self.signatures.len() <= limits::SIGNATURES_PER_ENVELOPE {
+            return Ok(());
+        }
+        let reason = format!("payload type {:?}, {} signatures", self.payload_type, self.signatures.len());
+        Err(EnvelopeError::WrongStatement { expected: PAYLOAD_TYPE, reason })
     }
 
     /// The JSON bytes that travel.

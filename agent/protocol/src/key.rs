@@ -34,7 +34,7 @@ pub enum Role {
     Drafter,
     /// Signs releases: the lab's proof.
     Releaser,
-    /// Signs approvals: a person's yes.
+    /// Signs approvals, a person's yes, and waivers.
     Approver,
     /// Signs activations.
     Activator,

@@ -20,6 +20,16 @@ pub const SCRIPT_VERIFY: Duration = Duration::from_secs(120);
 pub const SOURCES: usize = 8;
 /// Most hosts one activation names.
 pub const HOSTS_PER_ACTIVATION: usize = 10_000;
+/// Most waivers that a release rests on.
+pub const WAIVERS_PER_RELEASE: usize = 32;
+/// Largest waiver, bytes of its envelope.
+pub const WAIVER_BYTES: usize = 8 * 1024;
+/// Longest word in a waiver (baseline, scenario, owner, class), bytes.
+pub const WAIVER_WORD_BYTES: usize = 256;
+/// Longest reason of a waiver, bytes.
+pub const WAIVER_REASON_BYTES: usize = 512;
+/// Longest validity of a waiver: 90 days. Whoever waives longer means to change the scenario.
+pub const WAIVER_VALID: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// Most signatures looked at in one envelope.
 pub const SIGNATURES_PER_ENVELOPE: usize = 32;
 /// Largest PDU sent or accepted, bytes (fits an IPv6 minimum-MTU datagram with its headers).

@@ -6,7 +6,7 @@ use std::{pin::pin, sync::Arc, time::Instant};
 use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Audience, Digest, ItemState, Refusal, Refused,
-    document::{Action, Checks, Order, Release, RunState},
+    document::{Action, Checks, Order, Release, RunState, Waiver},
     inventory::Transaction,
     limits::settle,
 };
@@ -174,12 +174,14 @@ impl<'e> Attempt<'e> {
             Action::Apply => (RunState::Applying, work.goal.phase().to_owned()),
             Action::Rollback => (RunState::RollingBack, format!("{}, way back", work.goal.phase())),
         };
+        let mut waived = Vec::new();
         let entered = self.engine.record.decide(|state| {
             let found = state.run(order, run).ok_or(RecordError::Gone { order, run })?;
             if found.abort_asked.is_some() {
                 return Err(Stop::Aborted("aborted by the manager".into()));
             }
             let authorized = self.authorize(&prepared.fetched, state)?;
+            waived = authorized.release().map(waivers).unwrap_or_default();
             let row = Run {
                 state: transition::next(found.state, working).map_err(RecordError::from)?,
                 percent: 45,
@@ -203,6 +205,9 @@ impl<'e> Attempt<'e> {
             Undecided::Journal(error) => Stop::Record(error.into()),
         })?;
         tracing::info!(order, run, state = working.name(), phase, "run");
+        for waiver in waived {
+            tracing::warn!(order, run, %waiver, "the lab did not pass this order: it is released by a waiver");
+        }
         Ok(())
     }
 
@@ -363,6 +368,12 @@ struct Done {
     stand: Stand,
     /// Digest of the package list.
     after: Digest,
+}
+
+/// What somebody answers for that the lab found, and why.
+fn waivers(release: &Release) -> Vec<String> {
+    let said = release.proof.waivers.iter().filter_map(|waiver| waiver.statement::<Waiver>().ok());
+    said.map(|said| format!("{}: {}", said.predicate, said.predicate.reason)).collect()
 }
 
 fn judge(work: &Work, done: &Done) -> Result<(), Stop> {

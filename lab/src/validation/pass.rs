@@ -92,13 +92,15 @@ impl Validation<'_> {
             .collect();
         let counted: Vec<ScenarioReport> =
             report.scenarios.iter().filter(|ran| self.counts(&ran.name)).cloned().collect();
-        let judged = verdict::judge(&Facts {
+        let facts = Facts {
             applied: &applied,
             scenarios: &counted,
             evidence: &evidence,
             rollback: &report.rollback,
             policy: Policy::default(),
-        });
+        };
+        let (judged, objections) = (verdict::judge(&facts), verdict::objections(&facts));
+        report.objections = objections;
         report.verdict = judged.judgement;
         report.reason = judged.reason + &self.set_aside(&report.scenarios);
         if let Some(reached) = reached {

@@ -1,7 +1,7 @@
 //! A baseline's judgement, and the whole validation's.
 
 use super::{Judgement, Verdict};
-use crate::report::{BaselineReport, RollbackClass, RollbackReport, RollbackStatus, ScenarioReport};
+use crate::report::{About, BaselineReport, Objection, RollbackClass, RollbackReport, RollbackStatus, ScenarioReport};
 
 /// What policy decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,41 +62,50 @@ pub struct Judged {
 
 /// Judges a baseline: the worst of everything known, with the first reason for it.
 pub fn judge(facts: &Facts<'_>) -> Judged {
-    let mut found: Vec<Judged> = Vec::new();
-    let mut push = |judgement, reason: String| found.push(Judged { judgement, reason });
+    let found = objections(facts);
+    let worst = found.iter().map(|objection| objection.judgement).fold(Judgement::Passed, Judgement::worse);
+    match found.into_iter().find(|objection| objection.judgement == worst) {
+        Some(Objection { judgement, reason, .. }) => Judged { judgement, reason },
+        None => Judged {
+            judgement: Judgement::Passed,
+            reason: format!("{}; the rollback is {}", passed(facts), class(facts.rollback)),
+        },
+    }
+}
+
+/// Everything that speaks against passing: whoever waives one thing must not waive another unseen.
+pub fn objections(facts: &Facts<'_>) -> Vec<Objection> {
+    let mut found: Vec<Objection> = Vec::new();
+    let mut push = |judgement, about, reason: String| found.push(Objection { judgement, about, reason });
     match facts.applied {
         Applied::Yes => {}
         Applied::Inapplicable(reason) => {
-            push(Judgement::Inapplicable, format!("the patch cannot be applied: {reason}"))
+            push(Judgement::Inapplicable, About::Apply, format!("the patch cannot be applied: {reason}"))
         }
-        Applied::LabError(reason) => push(Judgement::LabError, reason.clone()),
+        Applied::LabError(reason) => push(Judgement::LabError, About::Apply, reason.clone()),
     }
     for scenario in facts.scenarios {
         if let Some(judgement) = consequence(scenario.verdict, facts.policy) {
             let ScenarioReport { name, phase, verdict, reason, .. } = scenario;
-            push(judgement, format!("{verdict} in {name} {phase}: {reason}"));
+            let about = About::Scenario { name: name.clone(), phase: *phase, verdict: *verdict };
+            push(judgement, about, format!("{verdict} in {name} {phase}: {reason}"));
         }
     }
     if *facts.applied == Applied::Yes {
+        let why = &facts.rollback.reason;
         match facts.rollback.status {
             RollbackStatus::Proven => {}
-            RollbackStatus::Failed => {
-                push(Judgement::Rejected, format!("the rollback failed: {}", facts.rollback.reason))
-            }
+            RollbackStatus::Failed => push(Judgement::Rejected, About::Rollback, format!("the rollback failed: {why}")),
             RollbackStatus::Skipped => {
-                push(Judgement::Missing, format!("the rollback was not tried: {}", facts.rollback.reason));
+                push(Judgement::Missing, About::Rollback, format!("the rollback was not tried: {why}"));
             }
         }
         if facts.evidence.is_empty() {
             let reason = "no scenario that covers a changed package passed a meaningful step on both clones";
-            push(Judgement::Missing, reason.into());
+            push(Judgement::Missing, About::Evidence, reason.into());
         }
     }
-    let worst = found.iter().map(|judged| judged.judgement).fold(Judgement::Passed, Judgement::worse);
-    found.into_iter().find(|judged| judged.judgement == worst).unwrap_or_else(|| Judged {
-        judgement: Judgement::Passed,
-        reason: format!("{}; the rollback is {}", passed(facts), class(facts.rollback)),
-    })
+    found
 }
 
 /// How sure a proven rollback is, for people.

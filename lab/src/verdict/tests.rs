@@ -4,7 +4,7 @@ use patchlab_check::{Digest, Outcome, Status};
 
 use super::*;
 use crate::{
-    report::{BaselineReport, Over, RollbackReport, RollbackStatus, ScenarioReport},
+    report::{About, BaselineReport, Over, RollbackReport, RollbackStatus, ScenarioReport},
     scenario::{FILE, Scenario, ScenarioRun, StepRun},
 };
 
@@ -201,12 +201,44 @@ fn a_baseline_is_judged_over_the_whole_product() {
                         };
                         let judged = judge(&facts);
                         assert_eq!(judged.judgement, expected, "{facts:?}");
+                        let told: Vec<_> = objections(&facts).iter().map(|objection| objection.judgement).collect();
+                        let worst = told.iter().copied().fold(Judgement::Passed, Judgement::worse);
+                        assert_eq!((worst, told.is_empty()), (expected, expected == Judgement::Passed), "{facts:?}");
                         assert!(!judged.reason.is_empty() && !judged.reason.contains('\n'), "{judged:?}");
                     }
                 }
             }
         }
     }
+}
+
+#[test]
+fn what_the_worst_would_hide_is_told_beside_it() {
+    let broken = Applied::LabError("the clone did not answer".into());
+    let scenario = |name: &str, verdict| ScenarioReport {
+        name: name.into(),
+        phase: Phase::Applied,
+        verdict,
+        reason: "r".into(),
+        steps: Vec::new(),
+    };
+    let facts = Facts {
+        applied: &broken,
+        scenarios: &[
+            scenario("web", Verdict::Regression),
+            scenario("old", Verdict::PreExisting),
+            scenario("db", Verdict::Flaky),
+        ],
+        evidence: &[],
+        rollback: &RollbackReport::skipped("the patch was not applied"),
+        policy: Policy::default(),
+    };
+    let about = |name: &str, verdict| About::Scenario { name: name.into(), phase: Phase::Applied, verdict };
+    let told: Vec<About> = objections(&facts).into_iter().map(|objection| objection.about).collect();
+    assert_eq!(told, [About::Apply, about("web", Verdict::Regression), about("db", Verdict::Flaky)]);
+    let facts = Facts { applied: &Applied::Yes, ..facts };
+    let told: Vec<About> = objections(&facts).into_iter().map(|objection| objection.about).collect();
+    assert_eq!(told[2..], [About::Rollback, About::Evidence]);
 }
 
 pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioReport>) -> BaselineReport {

@@ -10,8 +10,8 @@ use super::{ApiError, failed};
 use crate::{
     audit,
     pipeline::Pipeline,
-    report::{filters, headline, style},
-    store::{Host, OrderRow, Run, StoreError},
+    report::{filters, style, told},
+    store::{Host, OrderRow, Run, StoreError, WaiverRow},
 };
 
 const AUDIT_ROWS: u32 = 20;
@@ -23,7 +23,7 @@ struct Console {
     style: &'static str,
     version: &'static str,
     now: String,
-    orders: Vec<(OrderRow, String)>,
+    orders: Vec<(OrderRow, String, Vec<WaiverRow>)>,
     hosts: Vec<(Host, String)>,
     runs: Vec<(Run, String)>,
     audit: Vec<audit::Row>,
@@ -49,18 +49,20 @@ impl Console {
             (run, order)
         });
         let runs = runs.collect();
-        let told = |order: &OrderRow| -> Result<String, StoreError> {
+        let story = |order: OrderRow| -> Result<_, StoreError> {
             let verdict = store.verdict(&order.digest)?.and_then(|row| Judgement::from_name(&row.verdict));
-            Ok(headline(order.state, verdict, &store.runs_of_order(&order.digest)?))
+            let headline = told(&order, verdict, &store.runs_of_order(&order.digest)?);
+            let waivers = store.waivers(&order.digest)?;
+            Ok((order, headline, waivers))
         };
-        let headlines = orders.iter().map(told).collect::<Result<Vec<_>, _>>()?;
+        let orders = orders.into_iter().map(story).collect::<Result<_, _>>()?;
         let mut audit = store.audit_tail(AUDIT_ROWS)?;
         audit.reverse();
         Ok(Self {
             style: style::SHEET,
             version: env!("CARGO_PKG_VERSION"),
             now: jiff::Timestamp::now().to_string(),
-            orders: orders.into_iter().zip(headlines).collect(),
+            orders,
             hosts,
             runs,
             audit,

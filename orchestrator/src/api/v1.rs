@@ -38,6 +38,7 @@ pub(super) fn router() -> Router<Arc<Pipeline>> {
         .route("/orders/{name}", get(order))
         .route("/orders/{name}/verdict", post(judge))
         .route("/orders/{name}/release", post(release))
+        .route("/orders/{name}/waivers", post(waive))
         .route("/orders/{name}/approval", post(approve))
         .route("/orders/{name}/activation", post(activate))
         .route("/orders/{name}/rollback", post(rollback))
@@ -111,6 +112,16 @@ async fn judge(
 
 async fn release(State(server): Server, Extension(actor): Extension<Actor>, Path(name): Path<String>) -> Answer<Taken> {
     Ok(Json(Taken { digest: server.release(&name, actor.0).await? }))
+}
+
+async fn waive(
+    State(server): Server,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<Taken> {
+    let envelope = envelope(&body)?;
+    act(server, move |p| Ok(Taken { digest: p.waive(&name, &envelope, actor.0)? })).await
 }
 
 async fn approve(

@@ -38,6 +38,7 @@ mod token;
 mod tty;
 mod validate;
 mod verdict;
+mod waiver;
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::{
     CliError, Client, Exit, Global, Output, client::segment, machine, preparation::preparation_table, revocation,
+    waiver,
 };
 use crate::{
     api::{DeploymentStory, Taken},
@@ -27,7 +28,7 @@ use crate::{
     order::compile_file,
     pipeline::ActivationRequest,
     place::Data,
-    report::{OrderStory, headline},
+    report::{OrderStory, told},
     store::{Deployment, DeploymentState, Host, OrderRow, Run},
     trust::revocation::next,
     window::{self, Wanted, Window},
@@ -64,7 +65,9 @@ pub enum OrderCommand {
         /// Id or digest
         order: String,
     },
-    /// Have the signer release an order that passed the lab
+    /// Answer for one thing that the lab found against an order, with your own key: it is read here and never leaves
+    Waive(waiver::Waive),
+    /// Have the signer release an order that passed the lab, or whose every failure is waived
     Release {
         /// Id or digest
         order: String,
@@ -144,7 +147,7 @@ With the key on another machine, or with several: patchlab revocation --help.";
 pub struct Revoke {
     /// Id or digest
     order: String,
-    /// Only this document of it, a release, an approval or an activation; may be given several times
+    /// Only this document of it, a release, a waiver, an approval or an activation; may be given several times
     #[arg(long = "document", value_name = "DIGEST")]
     documents: Vec<Digest>,
     /// Why, in one line: hosts keep it
@@ -206,10 +209,13 @@ impl OrderCommand {
             Self::Show { order } => show(&client, &output, &order).await,
             Self::Release { order } => {
                 let taken: Taken = client.post(&format!("orders/{}/release", segment(&order)), &json!({})).await?;
+                let story = story(&client, &order).await?;
+                waiver::pairs(&output, &story).iter().for_each(|(name, line)| output.note(format!("{name}: {line}")));
                 output.line(taken.digest.to_string());
                 output.json(&taken)?;
                 Ok(Exit::Passed)
             }
+            Self::Waive(waive) => waive.run(&client, &output).await,
             Self::Approve(approve) => approve.run(&client, &output).await,
             Self::Probe(probe) => probe.run(&client, &output).await,
             Self::Prefetch(prefetch) => prefetch.run(&client, &output).await,
@@ -288,13 +294,17 @@ async fn list(client: &Client, output: &Output) -> Result<Exit, CliError> {
     let orders: Vec<OrderRow> = client.get("orders").await?;
     let rows: Vec<_> = orders
         .iter()
-        .map(|o| {
-            vec![o.id.clone(), o.standing().to_owned(), o.title.clone(), o.digest.short(), output.moment(&o.changed_at)]
-        })
+        .map(|o| vec![o.id.clone(), marked(o), o.title.clone(), o.digest.short(), output.moment(&o.changed_at)])
         .collect();
     output.table(&["order", "state", "title", "digest", "changed"], &rows);
     output.json(&orders)?;
     Ok(Exit::Passed)
+}
+
+/// Its state, and what marks it.
+fn marked(order: &OrderRow) -> String {
+    let by = order.superseded.iter().map(|by| format!(" by {by}"));
+    [order.standing()].into_iter().chain(order.marks()).collect::<Vec<_>>().join(", ") + &by.collect::<String>()
 }
 
 pub(super) async fn story(client: &Client, order: &str) -> Result<OrderStory, CliError> {
@@ -306,7 +316,7 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
     let row = &story.order;
     output.line(format!("{}  {}", row.id, row.title));
     let report = story.report();
-    output.line(headline(row.state, report.as_ref().map(|report| report.verdict), &story.runs));
+    output.line(told(row, report.as_ref().map(|report| report.verdict), &story.runs));
     let mut pairs = vec![
         ("digest", row.digest.to_string()),
         ("state", row.state.to_string()),
@@ -318,8 +328,13 @@ async fn show(client: &Client, output: &Output, order: &str) -> Result<Exit, Cli
         pairs.push(("reason", row.reason.clone()));
     }
     pairs.extend(row.revoked.clone().map(|reason| ("revoked", reason)));
+    pairs.extend(row.superseded.clone().map(|by| ("superseded by", by)));
+    let replaced = order.iter().flat_map(|order| &order.supersedes).map(|older| ("supersedes", older.to_string()));
+    pairs.extend(replaced);
     pairs.push(("verdict", report.map_or_else(|| "none".into(), |report| report.verdict.to_string())));
-    pairs.push(("release", story.release.map_or_else(|| "none".into(), |digest: Digest| digest.to_string())));
+    let mark = if row.waivers > 0 { " (waived, not passed)" } else { "" };
+    pairs.push(("release", story.release.map_or_else(|| "none".into(), |digest: Digest| format!("{digest}{mark}"))));
+    pairs.extend(waiver::pairs(output, &story));
     pairs.extend(story.approvals.iter().map(|approval| {
         let (who, most, until) = (&approval.approver, approval.hosts_at_most, output.moment(&approval.not_after));
         ("approval", format!("{who}, at most {most} hosts, until {until}"))
@@ -390,6 +405,7 @@ impl Approve {
             Some(time) => time,
             None => now.checked_add((7 * 24).hours()).map_err(CliError::input)?,
         };
+        waiver::pairs(output, &story).iter().for_each(|(name, line)| output.note(format!("{name}: {line}")));
         output.note(format!(
             "{}: {} ({}), for at most {} hosts, until {}",
             order.id,
@@ -418,12 +434,13 @@ impl Revoke {
     async fn run(self, client: &Client, output: &Output) -> Result<Exit, CliError> {
         let story = story(client, &self.order).await?;
         let activations = story.deployments.iter().map(|deployment| deployment.activation);
-        let of_it: Vec<Digest> =
-            story.release.into_iter().chain(story.approvals.iter().map(|a| a.digest)).chain(activations).collect();
+        let waivers = story.waivers.iter().map(|waiver| waiver.digest);
+        let approvals = story.approvals.iter().map(|approval| approval.digest);
+        let of_it: Vec<Digest> = story.release.into_iter().chain(waivers).chain(approvals).chain(activations).collect();
         if let Some(stranger) = self.documents.iter().find(|document| !of_it.contains(document)) {
             let id = &story.order.id;
             return Err(CliError::Input(format!(
-                "{stranger} is no release, approval or activation of {id}: patchlab order show {id} --json - lists them"
+                "{stranger} is no release, waiver, approval or activation of {id}: patchlab order show {id} --json - lists them"
             )));
         }
         let documents = if self.documents.is_empty() { vec![story.order.digest] } else { self.documents };

@@ -187,7 +187,7 @@ impl Executor {
     async fn one_by_one(&self, deployment: &Deployment) -> Result<Option<Failure>, StoreError> {
         for run in self.store.runs_of(&deployment.activation)? {
             if run.stage == Stage::Planned
-                && let Err(refused) = self.not_revoked(deployment)
+                && let Err(refused) = self.not_revoked(deployment)?
             {
                 return Ok(Some((None, format!("{}: {refused}", run.host))));
             }
@@ -250,7 +250,7 @@ impl Executor {
     }
 
     /// Whether none of its documents was revoked since it was activated; a host that was not told yet is then left alone.
-    fn not_revoked(&self, deployment: &Deployment) -> Result<(), Refused> {
+    fn not_revoked(&self, deployment: &Deployment) -> Result<Result<(), Refused>, StoreError> {
         let order = (deployment.action == Action::Apply).then_some(deployment.order);
         let documents = [
             ("order", order),
@@ -258,7 +258,10 @@ impl Executor {
             ("approval", deployment.approval),
             ("activation", Some(deployment.activation)),
         ];
-        gate::not_revoked(&self.offers.authority.standing().revoked(), documents)
+        let waivers = deployment.release.map(|release| self.store.waivers_of_release(&release)).transpose()?;
+        let waivers = waivers.iter().flatten().map(|waiver| ("waiver", Some(waiver.digest)));
+        let documents = documents.into_iter().chain(waivers);
+        Ok(gate::not_revoked(&self.offers.authority.standing().revoked(), documents))
     }
 
     /// One host. Only the store's own failure is an error: whatever the host does, the run has an end.
@@ -339,7 +342,7 @@ impl Executor {
                 if error.is_passing() && matches!(run.stage, Stage::Running | Stage::Cancelling) => {}
             other => other?,
         }
-        if let Err(refused) = self.not_revoked(deployment).and_then(|()| in_time(&row, &run.host))
+        if let Err(refused) = self.not_revoked(deployment)?.and_then(|()| in_time(&row, &run.host))
             && run.stage != Stage::Running
             && row::progress(&manager, row.index, run.run).await?.is_none()
         {

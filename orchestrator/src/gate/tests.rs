@@ -1,10 +1,16 @@
 //! The gate as a table: each row changes one thing on a way that is open, and names the refusal it must meet.
 
 use jiff::ToSpan as _;
-use patchlab_lab::report::SCHEMA;
+use patchlab_lab::{
+    report::{Report, RollbackClass as Found, RollbackStatus, SCHEMA},
+    verdict::Judgement,
+};
 use patchlab_protocol::{
     Audience, SigningKey,
-    document::{Action, Activation, Kind, OnFailure, Origin, PackageFile, RollbackFiles, RootKey, Scheme, Severity},
+    document::{
+        Action, Activation, Kind, OnFailure, Origin, PackageFile, Release, RollbackClass, RollbackFiles, RootKey,
+        Scheme, Severity,
+    },
 };
 use rstest::rstest;
 
@@ -93,6 +99,11 @@ pub(crate) fn passed(order: Digest) -> Report {
     Report::from_json(text.to_string().as_bytes()).unwrap()
 }
 
+/// The gate, where nobody waived anything.
+fn asked(envelope: &Envelope, verdict: Option<&Report>) -> Result<Release, Refused> {
+    release(&root(), envelope, verdict, &[], &[], now())
+}
+
 type Change = fn(&mut Order, &mut Report);
 
 #[rstest]
@@ -121,16 +132,16 @@ fn release_table(#[case] change: Change, #[case] expected: Option<Refusal>) {
     let envelope = sign(order, Role::Drafter);
     found.order = envelope.digest();
     change(&mut self::order(), &mut found);
-    assert_eq!(release(&root(), &envelope, Some(&found)).err().map(|refused| refused.refusal), expected);
+    assert_eq!(asked(&envelope, Some(&found)).err().map(|refused| refused.refusal), expected);
 }
 
 #[test]
 fn no_verdict_and_no_drafter_release_nothing() {
     let envelope = sign(order(), Role::Drafter);
-    assert_eq!(release(&root(), &envelope, None).unwrap_err().refusal, Refusal::NotReleased);
+    assert_eq!(asked(&envelope, None).unwrap_err().refusal, Refusal::NotReleased);
     let stranger = sign(order(), Role::Approver);
     let found = passed(stranger.digest());
-    assert_eq!(release(&root(), &stranger, Some(&found)).unwrap_err().refusal, Refusal::BadSignature);
+    assert_eq!(asked(&stranger, Some(&found)).unwrap_err().refusal, Refusal::BadSignature);
 }
 
 #[test]
@@ -142,13 +153,13 @@ fn the_signer_asks_the_gate_itself() {
         serde_json::to_string(&report).unwrap()
     };
     let ask = |verdict: String| {
-        let request = Request { order: envelope.clone(), verdict };
+        let request = Request { order: envelope.clone(), verdict, waivers: vec![] };
         answer(&key(Role::Releaser), &root(), &request, now())
     };
     match ask(json(Judgement::Passed, envelope.digest())) {
         Answer::Released(signed) => {
-            let read = check_release(&root(), &envelope, &signed, now()).unwrap();
-            assert_eq!(read.proof.baselines[0].transaction, ["upgrade nginx amd64 1 -> 2"]);
+            let read = check_release(&root(), &envelope, &signed, &[], now()).unwrap();
+            assert_eq!(read.release.proof.baselines[0].transaction, ["upgrade nginx amd64 1 -> 2"]);
         }
         Answer::Refused { reason, .. } => panic!("{reason}"),
     }
@@ -200,9 +211,9 @@ fn approval_table(#[case] change: fn(&mut Approval), #[case] by: Role, #[case] e
     let mut said = approval(&way.order, &way.release);
     change(&mut said);
     let envelope = sign(said, by);
-    let asked = approve(&root(), &way.order, Some(&way.release), &envelope, now());
+    let asked = approve(&root(), &way.order, Some(&way.release), &envelope, &[], now());
     assert_eq!(asked.err().map(|refused| refused.refusal), expected);
-    let unreleased = approve(&root(), &way.order, None, &envelope, now());
+    let unreleased = approve(&root(), &way.order, None, &envelope, &[], now());
     assert_eq!(unreleased.unwrap_err().refusal, Refusal::NotReleased);
 }
 
@@ -284,6 +295,14 @@ fn what_was_revoked_is_refused_by_name_and_the_way_back_stays_open() {
     let no = asked([("release", Some(other)), ("order", Some(order))]).unwrap_err();
     assert_eq!((no.refusal, no.reason.starts_with("order ")), (Refusal::Revoked, true), "{no}");
     assert!(asked([("release", Some(other)), ("approval", None)]).is_ok());
+}
+
+#[test]
+fn an_order_that_was_superseded_names_its_successor() {
+    assert_eq!(not_superseded("PO-1", None, Refusal::NotActive), Ok(()));
+    let no = not_superseded("PO-1", Some("PO-2"), Refusal::NotActive).unwrap_err();
+    assert_eq!(no.refusal, Refusal::NotActive);
+    assert!(no.reason.contains("PO-1 is superseded by PO-2"), "{no}");
 }
 
 #[test]

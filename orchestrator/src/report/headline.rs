@@ -5,10 +5,20 @@ use std::collections::BTreeMap;
 use patchlab_lab::verdict::Judgement;
 use patchlab_protocol::document::RunState;
 
-use crate::store::{OrderState, Run};
+use crate::store::{OrderRow, OrderState, Run};
+
+/// The sentence of an order, and whether it is out by somebody's word and not by the lab's.
+pub fn told(order: &OrderRow, verdict: Option<Judgement>, runs: &[Run]) -> String {
+    let said = headline(order.state, verdict, runs);
+    match order.waivers {
+        0 => said,
+        1 => format!("{said} The lab did not pass it: it is released by a waiver."),
+        many => format!("{said} The lab did not pass it: it is released by {many} waivers."),
+    }
+}
 
 /// The sentence. `verdict` is the lab's newest, `runs` are all of the order's, oldest first.
-pub fn headline(state: OrderState, verdict: Option<Judgement>, runs: &[Run]) -> String {
+fn headline(state: OrderState, verdict: Option<Judgement>, runs: &[Run]) -> String {
     let (with, without) = hosts(runs);
     let (with, without) = (list(&with), list(&without));
     match state {
@@ -105,6 +115,28 @@ mod tests {
         let runs = [run("web-1", 1, RunState::Succeeded), waits];
         let said = headline(OrderState::Active, None, &runs);
         assert_eq!(said, "Waits for its window on web-2. So far on web-1.");
+    }
+
+    #[test]
+    fn an_order_that_is_waived_is_never_told_as_one_that_passed() {
+        let row = |waivers| OrderRow {
+            digest: Digest::of("order"),
+            id: "PO-1".into(),
+            title: "t".into(),
+            state: OrderState::Deployed,
+            reason: String::new(),
+            submitted_at: String::new(),
+            changed_at: String::new(),
+            revoked: None,
+            superseded: None,
+            waivers,
+        };
+        let runs = [run("web-1", 1, RunState::Succeeded)];
+        assert_eq!((told(&row(0), None, &runs), row(0).marks()), ("Shipped: on web-1.".into(), vec![]));
+        let said = told(&row(1), None, &runs);
+        assert_eq!(said, "Shipped: on web-1. The lab did not pass it: it is released by a waiver.");
+        assert_eq!(row(1).marks(), ["waived"]);
+        assert!(told(&row(2), None, &runs).ends_with("released by 2 waivers."));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use patchlab_lab::{
 };
 use patchlab_protocol::document::{Order, PackageFile, script};
 
-use super::{Bundle, OrderStory, filters, headline, style};
+use super::{Bundle, OrderStory, filters, style, told};
 use crate::{
     audit,
     deploy::RunReport,
@@ -140,7 +140,7 @@ fn story(story: &OrderStory) -> Story<'_> {
     let judgement = report.as_ref().map(|report| report.verdict);
     let order = serde_json::from_value::<Order>(story.document.clone()).ok();
     Story {
-        headline: headline(story.order.state, judgement, &story.runs),
+        headline: told(&story.order, judgement, &story.runs),
         packages: order.iter().flat_map(packages).collect(),
         lab: report.map(lab),
         runs: story.runs.iter().map(|run| run_line(story, run)).collect(),

@@ -15,12 +15,12 @@ use patchlab_protocol::{Digest, Envelope, document::Order};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use headline::headline;
+pub use headline::told;
 pub use html::html;
 
 use crate::{
     audit,
-    store::{ApprovalRow, Deployment, Host, OrderRow, PreparationRow, Run, Store, StoreError},
+    store::{ApprovalRow, Deployment, Host, OrderRow, PreparationRow, Run, Store, StoreError, WaiverRow},
     trust::{authority::Standing, rotation::expiry},
 };
 
@@ -93,6 +93,9 @@ pub struct OrderStory {
     pub verdict: Option<Value>,
     /// The newest release.
     pub release: Option<Digest>,
+    /// Waivers, newest first.
+    #[serde(default)]
+    pub waivers: Vec<WaiverRow>,
     /// Approvals, newest first.
     pub approvals: Vec<ApprovalRow>,
     /// Deployments, newest first.
@@ -118,6 +121,7 @@ impl OrderStory {
             document: serde_json::to_value(written).map_err(|error| corrupt(error.to_string()))?,
             verdict,
             release: store.newest_release(&order.digest)?,
+            waivers: store.waivers(&order.digest)?,
             approvals: store.approvals(&order.digest)?,
             deployments: store.deployments_of(&order.digest)?,
             runs: store.runs_of_order(&order.digest)?,

@@ -127,6 +127,17 @@ impl Store {
         )
     }
 
+    /// The hosts that were activated for apply of an order, under any approval.
+    pub fn hosts_of(&self, order: &Digest) -> Result<Vec<String>, StoreError> {
+        self.rows(
+            "list hosts of an order",
+            "SELECT DISTINCT run.host FROM run JOIN activation ON run.activation = activation.digest
+             WHERE activation.patch_order = ?1 AND activation.action = ?2 AND run.stage <> 'skipped'",
+            [order.to_string(), action_name(Action::Apply).to_owned()],
+            |row| text(row, "host"),
+        )
+    }
+
     /// An order's deployments, newest first.
     pub fn deployments_of(&self, order: &Digest) -> Result<Vec<Deployment>, StoreError> {
         self.rows(

@@ -22,6 +22,8 @@ named! {
         Activation = "activation",
         /// A revocation list.
         Revocation = "revocation",
+        /// A waiver.
+        Waiver = "waiver",
     }
 }
 
@@ -68,6 +70,7 @@ impl Store {
                        (SELECT patch_order FROM release WHERE release.digest = document.digest),
                        (SELECT patch_order FROM approval WHERE approval.digest = document.digest),
                        (SELECT patch_order FROM activation WHERE activation.digest = document.digest),
+                       (SELECT patch_order FROM waiver WHERE waiver.digest = document.digest),
                        document.digest)) AS id
                    FROM document WHERE digest = ?1";
         first(&self.read(), "say what a document is", sql, [digest.to_string()], |row| {

@@ -15,6 +15,7 @@ mod snapshot;
 mod survey;
 mod token;
 mod trust;
+mod waiver;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,13 +31,14 @@ use serde::de::DeserializeOwned;
 pub use deployment::{Deployment, DeploymentState, action_name};
 pub use document::DocumentKind;
 pub use host::{Host, NewHost};
-pub use order::{ApprovalRow, OrderRow, OrderState, VerdictRow};
+pub use order::{ApprovalRow, OrderRow, OrderState, Ties, VerdictRow};
 pub use preparation::{PreparationEnd, PreparationRow};
 pub use run::{Run, RunEnd, RunProgress, Stage, Verified};
 pub use snapshot::{HostMachine, NewSnapshot, Snapshot, SnapshotMove, SnapshotState};
 pub use survey::Survey;
 pub use token::{NewToken, TokenRow, TokenState};
 pub use trust::{HostTrust, OfferState};
+pub use waiver::WaiverRow;
 
 use crate::audit::{self, Event};
 
@@ -50,6 +52,8 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema-6-token.sql")),
     M::up(include_str!("schema-7-snapshot.sql")),
     M::up(include_str!("schema-8-source.sql")),
+    M::up(include_str!("schema-9-waiver.sql")),
+    M::up(include_str!("schema-10-superseded.sql")),
 ];
 
 /// The open store.

@@ -9,7 +9,9 @@ use patchlab_protocol::{
 use rusqlite::{Connection, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentKind, Store, StoreError, document, failed, first, named, number, optional_text, parsed, text};
+use super::{
+    DocumentKind, Store, StoreError, document, failed, first, named, number, optional_text, parsed, text, waiver,
+};
 use crate::audit::Event;
 
 named! {
@@ -41,7 +43,8 @@ named! {
 }
 
 impl OrderState {
-    /// Whether `next` may follow. A rejection is final: another verdict over the same order would be shopping for one.
+    /// Whether `next` may follow. A rejection is final: another verdict over the same order would be shopping for one. It is released all the
+    /// same, by waivers alone, where somebody answers for all that the lab found.
     pub fn allows(self, next: Self) -> bool {
         use OrderState::{
             Active, Approved, Deployed, Partly, Rejected, Released, RollbackFailed, RolledBack, RollingBack, Submitted,
@@ -50,7 +53,7 @@ impl OrderState {
         match self {
             Submitted => matches!(next, Validated | Rejected),
             Validated => matches!(next, Released | Rejected),
-            Rejected => false,
+            Rejected => matches!(next, Released),
             Released => matches!(next, Approved),
             // A second person may approve for more hosts; nobody has it yet.
             Approved => matches!(next, Approved | Active | RollingBack),
@@ -91,13 +94,36 @@ pub struct OrderRow {
     /// Why it was revoked, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+    /// The id of the released order that replaces it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<String>,
+    /// How many waivers its newest release rests on; 0 where the lab passed it, or it has none.
+    #[serde(default)]
+    pub waivers: u64,
 }
 
 impl OrderRow {
+    /// What nobody may overlook where its state is told: that it is out by somebody's word and not by the lab's, or that another one has
+    /// taken its place.
+    pub fn marks(&self) -> Vec<&'static str> {
+        let waived = (self.waivers > 0).then_some("waived");
+        let superseded = self.superseded.as_ref().map(|_| "superseded");
+        waived.into_iter().chain(superseded).collect()
+    }
+
     /// Its state as it is told: an order that was revoked is nothing else first.
     pub fn standing(&self) -> &'static str {
         if self.revoked.is_some() { "revoked" } else { self.state.name() }
     }
+}
+
+/// What a release is tied to beside its order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ties<'a> {
+    /// The waivers that it rests on.
+    pub waivers: &'a [Digest],
+    /// Orders that its order replaces: from now on nobody gets those any more.
+    pub supersedes: &'a [Digest],
 }
 
 /// A verdict as it came from the lab.
@@ -127,7 +153,12 @@ pub struct ApprovalRow {
 }
 
 const COLUMNS: &str = "SELECT digest, id, title, state, reason, submitted_at, changed_at,
-    (SELECT revoked.reason FROM revoked WHERE revoked.document = patch_order.digest) AS revoked FROM patch_order";
+    (SELECT revoked.reason FROM revoked WHERE revoked.document = patch_order.digest) AS revoked,
+    (SELECT count(*) FROM release_waiver WHERE release_waiver.release = (SELECT release.digest FROM release
+        WHERE release.patch_order = patch_order.digest ORDER BY release.rowid DESC LIMIT 1)) AS waivers,
+    (SELECT newer.id FROM superseded JOIN patch_order AS newer ON newer.digest = superseded.newer
+        WHERE superseded.older = patch_order.digest AND superseded.newer NOT IN (SELECT document FROM revoked)
+        ORDER BY superseded.rowid DESC LIMIT 1) AS superseded FROM patch_order";
 
 impl Store {
     /// Takes an order in. The same order again is no error; another one by the same id is.
@@ -211,9 +242,20 @@ impl Store {
         )
     }
 
-    /// Takes a release in.
-    pub fn release(&self, order: &Digest, envelope: &Envelope, event: &Event) -> Result<Digest, StoreError> {
+    /// Takes a release in, and what it is tied to.
+    pub fn release(
+        &self,
+        order: &Digest,
+        envelope: &Envelope,
+        ties: Ties<'_>,
+        event: &Event,
+    ) -> Result<Digest, StoreError> {
         self.change("store a release", event, |transaction| {
+            let there = find(transaction, &order.to_string())?;
+            if there.state == OrderState::Rejected && ties.waivers.is_empty() {
+                let (from, to) = (there.state.name(), OrderState::Released.name());
+                return Err(StoreError::Transition { what: "order", name: there.id, from, to });
+            }
             let digest = document::put(transaction, DocumentKind::Release, envelope, event.at)?;
             transaction
                 .execute(
@@ -221,6 +263,15 @@ impl Store {
                     params![digest.to_string(), order.to_string(), event.at.to_string()],
                 )
                 .map_err(failed("store a release"))?;
+            waiver::rests_on(transaction, &digest, ties.waivers)?;
+            for older in ties.supersedes {
+                transaction
+                    .execute(
+                        "INSERT INTO superseded VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                        [older.to_string(), order.to_string()],
+                    )
+                    .map_err(failed("store what an order replaces"))?;
+            }
             advance(transaction, order, OrderState::Released, "", event.at)?;
             Ok(digest)
         })
@@ -290,6 +341,8 @@ fn order_row(row: &SqlRow<'_>) -> Result<OrderRow, StoreError> {
         submitted_at: text(row, "submitted_at")?,
         changed_at: text(row, "changed_at")?,
         revoked: optional_text(row, "revoked")?,
+        superseded: optional_text(row, "superseded")?,
+        waivers: number(row, "waivers")?,
     })
 }
 

@@ -1,7 +1,7 @@
 use patchlab_lab::snapshot::{Format, Guest, Layer, Stillness};
 use patchlab_protocol::{
     Envelope, SigningKey,
-    document::{Action, Activation, Order},
+    document::{Action, Activation, Order, Waived, Waiver},
     enrolment::EngineId,
 };
 use serde_json::json;
@@ -100,6 +100,7 @@ fn every_pair_of_order_states_is_decided() {
         (Submitted, Rejected),
         (Validated, Released),
         (Validated, Rejected),
+        (Rejected, Released),
         (Released, Approved),
         (Approved, Approved),
         (Approved, Active),
@@ -128,6 +129,69 @@ fn every_pair_of_order_states_is_decided() {
             assert_eq!(from.allows(*to), allowed.contains(&(*from, *to)), "{from} to {to}");
         }
     }
+}
+
+#[test]
+fn a_rejected_order_is_released_by_waivers_alone_and_marked() {
+    let (_dir, store) = open();
+    let (envelope, written) = order("PO-1");
+    let digest = store.submit(&envelope, &written, &event()).unwrap().digest;
+    store.advance(&digest, OrderState::Rejected, "", &event()).unwrap();
+    let release = Envelope::sign(crate::gate::tests::order(), &SigningKey::from_seed(&[4; 32]));
+    let bare = store.release(&digest, &release, Ties::default(), &event());
+    assert!(matches!(bare, Err(StoreError::Transition { from: "rejected", to: "released", .. })), "{bare:?}");
+    assert!(store.order("PO-1").unwrap().marks().is_empty());
+
+    let now = jiff::Timestamp::now();
+    let waiver = Waiver {
+        order: digest,
+        baseline: "b@1".into(),
+        baseline_digest: Digest::of("b"),
+        waived: Waived::WayBack,
+        class: written.class.clone(),
+        hosts_at_most: 2,
+        owner: "ann".into(),
+        reason: "hosts have snapshots".into(),
+        at: now,
+        not_after: now,
+    };
+    let signed = Envelope::sign(waiver.clone(), &SigningKey::from_seed(&[5; 32]));
+    let waived = store.waive(&signed, &waiver, &event()).unwrap();
+    assert_eq!(store.waive(&signed, &waiver, &event()).unwrap(), waived, "the same again");
+    assert_eq!(store.waivers(&digest).unwrap()[0].release, None);
+    let released = store.release(&digest, &release, Ties { waivers: &[waived], supersedes: &[] }, &event()).unwrap();
+    let row = store.order("PO-1").unwrap();
+    assert_eq!((row.state, row.marks(), row.waivers), (OrderState::Released, vec!["waived"], 1));
+    let of_release = store.waivers_of_release(&released).unwrap();
+    assert_eq!(of_release, store.waivers(&digest).unwrap());
+    assert_eq!((of_release[0].release, &of_release[0].waived), (Some(released), &Waived::WayBack));
+    let said = of_release[0].line();
+    assert_eq!(said, "ann waived the way back on b@1 for at most 2 hosts: hosts have snapshots");
+    assert_eq!(store.what_is(&waived).unwrap().as_deref(), Some("waiver of PO-1"));
+}
+
+#[test]
+fn an_order_is_superseded_as_long_as_a_released_one_says_so() {
+    let (_dir, store) = open();
+    let submitted = |id: &str| {
+        let (envelope, written) = order(id);
+        let digest = store.submit(&envelope, &written, &event()).unwrap().digest;
+        store.advance(&digest, OrderState::Validated, "", &event()).unwrap();
+        digest
+    };
+    let (old, new) = (submitted("PO-1"), submitted("PO-2"));
+    let (document, _) = order("the release");
+    assert_eq!(store.order("PO-1").unwrap().superseded, None, "nobody has released the newer one");
+    store
+        .release(&new, &document, Ties { waivers: &[], supersedes: &[old, Digest::of("elsewhere")] }, &event())
+        .unwrap();
+    let row = store.order("PO-1").unwrap();
+    assert_eq!((row.superseded.as_deref(), row.marks()), (Some("PO-2"), vec!["superseded"]));
+    assert_eq!(store.order("PO-2").unwrap().superseded, None);
+    let says = crate::trust::revocation::next(None, &[new], "breaks logins", jiff::Timestamp::now()).unwrap();
+    let list = Envelope::sign(says, &SigningKey::from_seed(&[6; 32]));
+    store.take_revocation(&crate::trust::revocation::List::read(list).unwrap(), &event()).unwrap();
+    assert_eq!(store.order("PO-1").unwrap().superseded, None, "one that counts no more takes nobody's place");
 }
 
 #[test]

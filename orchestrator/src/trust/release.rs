@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use patchlab_check::Status;
 use patchlab_lab::{
     diff::{DiskChange, DiskPlace},
-    report::{BaselineReport, Report, RollbackStatus},
-    verdict::Judgement,
+    report::{BaselineReport, Report, RollbackClass, RollbackStatus, ScenarioReport, StepReport},
+    verdict::{Judgement, Verdict},
 };
 use patchlab_protocol::{
     Envelope,
@@ -63,14 +63,41 @@ pub fn release(report: &Report, order: &Order, at: Timestamp) -> Release {
         configuration: report.baselines.iter().map(|b| Subject::new(b.name.clone(), b.digest)).collect(),
         passed_tests: tests(report, Status::Pass),
         failed_tests: tests(report, Status::Fail),
+        warned_tests: Vec::new(),
         proof: Proof {
             order: report.order,
             class: order.class.clone(),
             at,
             not_after: None,
             baselines: report.baselines.iter().map(proof).collect(),
+            waivers: Vec::new(),
         },
     }
+}
+
+/// The same of an order that the lab did not pass, and that is to ship by waivers. What the lab blames it for is told apart from what fails
+/// without it, too: each of the former must be waived.
+pub fn waived(report: &Report, order: &Order, waivers: Vec<Envelope>, at: Timestamp) -> Release {
+    let mut said = release(report, order, at);
+    let blamed = blamed(report);
+    said.result = TestResult::Warned;
+    said.passed_tests.retain(|test| !blamed.contains(test));
+    said.warned_tests = said.failed_tests.into_iter().filter(|test| !blamed.contains(test)).collect();
+    said.failed_tests = blamed;
+    said.proof.waivers = waivers;
+    said
+}
+
+/// Every step that the patch broke, by the lab's word, in a scenario that counts.
+fn blamed(report: &Report) -> Vec<String> {
+    let mut names = Vec::new();
+    for baseline in &report.baselines {
+        for scenario in baseline.scenarios.iter().filter(|scenario| baseline.quarantine(&scenario.name).is_none()) {
+            let broken = scenario.steps.iter().filter(|step| step.verdict == Some(Verdict::Regression));
+            names.extend(broken.map(|step| test(baseline, scenario, step)));
+        }
+    }
+    names
 }
 
 /// Every step that ended so on a patched clone. The name says on which baseline and in which phase: the same step runs on each and
@@ -80,11 +107,15 @@ fn tests(report: &Report, status: Status) -> Vec<String> {
     for baseline in &report.baselines {
         for scenario in &baseline.scenarios {
             let ended = scenario.steps.iter().filter(|step| step.patched.as_ref().is_some_and(|o| o.status == status));
-            let (baseline, phase) = (&baseline.name, scenario.phase.name());
-            names.extend(ended.map(|step| format!("{baseline}/{phase}/{}/{}", scenario.name, step.name)));
+            names.extend(ended.map(|step| test(baseline, scenario, step)));
         }
     }
     names
+}
+
+/// A step's name in a release.
+fn test(baseline: &BaselineReport, scenario: &ScenarioReport, step: &StepReport) -> String {
+    format!("{}/{}/{}/{}", baseline.name, scenario.phase.name(), scenario.name, step.name)
 }
 
 fn proof(baseline: &BaselineReport) -> BaselineProof {
@@ -95,10 +126,11 @@ fn proof(baseline: &BaselineReport) -> BaselineProof {
         apply_ms: baseline.apply_ms,
         rollback_ms: baseline.rollback_ms,
         reboot_needed: baseline.reboot_needed,
-        rollback: match baseline.rollback.status {
-            RollbackStatus::Proven => Rollback::Proven,
-            RollbackStatus::Failed => Rollback::Failed,
-            RollbackStatus::Skipped => Rollback::Skipped,
+        rollback: match (baseline.rollback.status, baseline.rollback.class) {
+            (RollbackStatus::Proven, Some(RollbackClass::SnapshotOnly | RollbackClass::Impossible))
+            | (RollbackStatus::Failed, _) => Rollback::Failed,
+            (RollbackStatus::Proven, _) => Rollback::Proven,
+            (RollbackStatus::Skipped, _) => Rollback::Skipped,
         },
         grown: baseline.diff.iter().flat_map(|diff| &diff.disk).filter_map(growth).collect(),
     }
@@ -113,10 +145,7 @@ fn growth(change: &DiskChange) -> Option<Growth> {
 #[cfg(test)]
 mod tests {
     use patchlab_check::Outcome;
-    use patchlab_lab::{
-        report::{ScenarioReport, StepReport},
-        verdict::{Phase, Verdict},
-    };
+    use patchlab_lab::verdict::Phase;
     use patchlab_protocol::Digest;
 
     use super::*;

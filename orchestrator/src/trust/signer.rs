@@ -2,7 +2,8 @@
 //!
 //! The server starts it as `patchlab signer` with the *path* of the key and of the root document, and talks with it in JSON
 //! lines over its standard input and output: a [`Request`] in, an [`Answer`] out. The signer asks the gate itself: it signs
-//! nothing but the release that a passing verdict over that very order carries, whatever the server says.
+//! nothing but the release that a passing verdict over that very order carries, or one with waivers of all that it lacks, whatever the server
+//! says.
 
 use std::{
     io::{self, BufRead, Read as _, Write},
@@ -23,14 +24,14 @@ use tokio::{
     sync::Mutex,
 };
 
-use super::{
-    release::release,
-    root::{self, RootFileError},
-};
+use super::root::{self, RootFileError};
 use crate::gate;
 
-/// Longest request line, bytes: an order and a verdict (escaped once).
-const REQUEST_BYTES: u64 = 2 * (REPORT_BYTES as u64 + limits::DOCUMENT_BYTES);
+/// Longest request line, bytes: an order and a verdict (escaped once), and an order's waivers.
+const REQUEST_BYTES: u64 =
+    2 * (REPORT_BYTES as u64 + limits::DOCUMENT_BYTES) + (WAIVERS_PER_REQUEST * limits::WAIVER_BYTES) as u64;
+/// Most waivers that come with a request: of those that an order has, the newest.
+pub const WAIVERS_PER_REQUEST: usize = 4 * limits::WAIVERS_PER_RELEASE;
 /// How long the server waits for an answer: a signature takes microseconds, a large verdict some milliseconds to read.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,6 +43,9 @@ pub struct Request {
     pub order: Envelope,
     /// The verdict JSON, as the lab wrote it.
     pub verdict: String,
+    /// Waivers of what it found, of which those that are needed are taken.
+    #[serde(default)]
+    pub waivers: Vec<Envelope>,
 }
 
 /// What the signer says.
@@ -103,8 +107,9 @@ pub fn answer(key: &SigningKey, root: &Root, request: &Request, now: Timestamp) 
         Ok(verdict) => verdict,
         Err(error) => return refused(Refused::new(Refusal::NotReleased, error.to_string())),
     };
-    match gate::release(root, &request.order, Some(&verdict)) {
-        Ok(order) => Answer::Released(Box::new(Envelope::sign(release(&verdict, &order, now), key))),
+    // What was revoked is the server's to know, and every host's.
+    match gate::release(root, &request.order, Some(&verdict), &request.waivers, &[], now) {
+        Ok(release) => Answer::Released(Box::new(Envelope::sign(release, key))),
         Err(no) => refused(no),
     }
 }

@@ -114,12 +114,14 @@ mod tests {
             configuration: vec![],
             passed_tests: vec![],
             failed_tests: vec![],
+            warned_tests: vec![],
             proof: Proof {
                 order: Digest::of("order"),
                 class: Class { family: "debian".into(), release: "12".into(), arch: "x86_64".into() },
                 at: Timestamp::UNIX_EPOCH,
                 not_after: None,
                 baselines: vec![baseline],
+                waivers: vec![],
             },
         }
     }

@@ -6,22 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use super::Class;
 use crate::{
-    Digest,
+    Digest, Envelope,
     envelope::{Predicate, Subject},
+    limits,
 };
 
 /// An in-toto `test-result/v0.1` predicate with our own proof beside its fields. Subject: the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Release {
-    /// `PASSED` releases; anything else is evidence of a rejection and releases nothing.
+    /// `PASSED` releases, and `WARNED` does with waivers of all that failed; `FAILED` is evidence of a rejection and releases nothing.
     pub result: TestResult,
     /// What was tested on, one entry a baseline, `name` and digest.
     pub configuration: Vec<Subject>,
     /// `baseline/phase/scenario/step` names that passed on a patched clone; phases are `applied`, `rebooted` and `rolled-back`.
     pub passed_tests: Vec<String>,
-    /// Names, formed alike, that failed on a patched clone.
+    /// Names, formed alike, that failed on a patched clone. Of a `WARNED` release only those that the lab blames the order for: each must
+    /// be waived.
     pub failed_tests: Vec<String>,
+    /// Of a `WARNED` release: names that failed on a patched clone and do not count against the order, since they failed on the control
+    /// too, or are in quarantine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warned_tests: Vec<String>,
     /// What the lab measured and proved.
     pub proof: Proof,
 }
@@ -33,6 +39,23 @@ impl Predicate for Release {
     fn subjects(&self) -> Vec<Subject> {
         vec![Subject::new("order", self.proof.order)]
     }
+
+    fn check(&self) -> Result<(), String> {
+        let waivers = &self.proof.waivers;
+        if self.result != TestResult::Warned && !(waivers.is_empty() && self.warned_tests.is_empty()) {
+            return Err("a release has waivers, and its result is not WARNED".into());
+        }
+        if waivers.len() > limits::WAIVERS_PER_RELEASE {
+            return Err(format!("it has {} waivers, more than {}", waivers.len(), limits::WAIVERS_PER_RELEASE));
+        }
+        let large = |waiver: &&Envelope| waiver.to_bytes().len() > limits::WAIVER_BYTES;
+        match waivers.iter().find(large) {
+            Some(waiver) => {
+                Err(format!("its waiver {} is over {} bytes", waiver.digest().short(), limits::WAIVER_BYTES))
+            }
+            None => waivers.iter().try_for_each(Envelope::check).map_err(|error| format!("a waiver: {error}")),
+        }
+    }
 }
 
 /// `result` of the in-toto predicate.
@@ -43,7 +66,7 @@ pub enum TestResult {
     Passed,
     /// At least one did not.
     Failed,
-    /// Passed with something a person should read.
+    /// At least one did not, and a person answers for each failure by a waiver.
     Warned,
 }
 
@@ -62,6 +85,10 @@ pub struct Proof {
     pub not_after: Option<jiff::Timestamp>,
     /// One a baseline.
     pub baselines: Vec<BaselineProof>,
+    /// Waivers of what failed, at most [`limits::WAIVERS_PER_RELEASE`]; an agent from before cannot read a release that has one, and
+    /// refuses it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<Envelope>,
 }
 
 /// What was measured on one baseline.

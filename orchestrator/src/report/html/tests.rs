@@ -53,6 +53,8 @@ fn rejected() -> Report {
 fn bundle(report: &Report) -> Bundle {
     let digest = Digest::of("order");
     let row = OrderRow {
+        superseded: None,
+        waivers: 0,
         digest,
         id: "PO-1".into(),
         title: "nginx".into(),
@@ -67,6 +69,7 @@ fn bundle(report: &Report) -> Bundle {
         document: serde_json::to_value(order()).unwrap(),
         verdict: Some(serde_json::to_value(report).unwrap()),
         release: None,
+        waivers: vec![],
         approvals: vec![],
         deployments: vec![],
         runs: vec![],
