@@ -1,7 +1,8 @@
 //! What both ends of the wire agree on.
 //!
 //! Four documents ([`document::Order`], [`document::Release`], [`document::Approval`], [`document::Activation`]) and
-//! the [`document::Root`] that says whose signature counts, with [`document::Waiver`]s of what a release lacks; the [`envelope`] they travel in; the [`authorization`] rule
+//! the [`document::Root`] that says whose signature counts, with [`document::Waiver`]s of what a release lacks; the
+//! [`envelope`] they travel in; the [`authorization`] rule
 //! that an agent enforces whatever SNMP says, and what may change whom it believes ([`trust`]); the signed
 //! [`document::RunResult`] that comes back; the numbers of the [`mib`], with its [`time`]s; and how a host comes to be
 //! enrolled: the [`token`] that it is brought, and what it and the server then say ([`admission`]).
