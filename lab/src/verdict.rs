@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use baseline::{Applied, Facts, Judged, Policy, PreExisting, judge, objections, overall};
 pub use metric::{Found, LEAST_SAMPLES, MetricReport, Spread, compare_metric};
 pub use scenario::{
-    Attempt, BOOTS, CheckRun, Compared, KEEPS_TIME, Lives, Presence, THE_MACHINE, compare_scenario, has_evidence, lost,
-    lost_in_reboot, of_the_machine,
+    Attempt, BOOTS, CheckRun, Compared, KEEPS_TIME, Lives, Presence, THE_MACHINE, compare_scenario,
+    has_counter_evidence, has_evidence, lost, lost_in_reboot, of_the_machine,
 };
 
 /// How often a clone that broke is made again before the verdict is `lab-error`.

@@ -1,6 +1,6 @@
 //! One pass over a pair of clones, phase by phase, and the judgement on what it found.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::{
     Against, Broke, Clones, Reboot, Validation,
@@ -17,7 +17,7 @@ use crate::{
     manifest::{self, Manifest},
     report::{BaselineReport, Over, Remembered, RollbackReport, ScenarioReport, SkippedScenario},
     scenario::Scenario,
-    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Policy, Verdict, has_evidence},
+    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Policy, Verdict, has_counter_evidence, has_evidence},
 };
 
 /// Whether a machine is as before, or what is not.
@@ -80,22 +80,22 @@ impl Validation<'_> {
             let flaky = before.flaky(&report.scenarios);
             report.scenarios.extend(flaky);
         }
-        let evidence: Vec<String> = self
-            .scenarios
-            .iter()
-            .filter(|scenario| self.counts(&scenario.name))
-            .filter(|scenario| {
+        let those = |tells: fn(&Scenario, &BTreeSet<String>, &ScenarioReport) -> bool| -> Vec<String> {
+            let counted = self.scenarios.iter().filter(|scenario| self.counts(&scenario.name));
+            let telling = counted.filter(|scenario| {
                 let mut runs = report.scenarios.iter().filter(|ran| ran.name == scenario.name);
-                runs.any(|ran| ran.phase != Phase::RolledBack && has_evidence(scenario, self.changed, ran))
-            })
-            .map(|scenario| scenario.name.clone())
-            .collect();
+                runs.any(|ran| ran.phase != Phase::RolledBack && tells(scenario, self.changed, ran))
+            });
+            telling.map(|scenario| scenario.name.clone()).collect()
+        };
+        let (evidence, counter_evidence) = (those(has_evidence), those(has_counter_evidence));
         let counted: Vec<ScenarioReport> =
             report.scenarios.iter().filter(|ran| self.counts(&ran.name)).cloned().collect();
         let facts = Facts {
             applied: &applied,
             scenarios: &counted,
             evidence: &evidence,
+            counter_evidence: &counter_evidence,
             rollback: &report.rollback,
             policy: Policy::default(),
         };

@@ -45,6 +45,8 @@ pub struct Facts<'a> {
     pub scenarios: &'a [ScenarioReport],
     /// Names of the scenarios that are evidence (see [`super::has_evidence`]).
     pub evidence: &'a [String],
+    /// Names of those that are evidence against the order (see [`super::has_counter_evidence`]).
+    pub counter_evidence: &'a [String],
     /// How the way back went.
     pub rollback: &'a RollbackReport,
     /// What policy decides.
@@ -100,9 +102,14 @@ pub fn objections(facts: &Facts<'_>) -> Vec<Objection> {
                 push(Judgement::Missing, About::Rollback, format!("the rollback was not tried: {why}"));
             }
         }
-        if facts.evidence.is_empty() {
-            let reason = "no scenario that covers a changed package passed a meaningful step on both clones";
-            push(Judgement::Missing, About::Evidence, reason.into());
+        // Where one that covers the change regressed, its own objection says so: that nothing speaks for the change is no news then.
+        let is_told = |objection: &Objection| match &objection.about {
+            About::Scenario { name, verdict: Verdict::Regression, .. } => facts.counter_evidence.contains(name),
+            _ => false,
+        };
+        if facts.evidence.is_empty() && !found.iter().any(is_told) {
+            let reason = "no scenario that covers a changed package passed a meaningful step on both clones".into();
+            found.push(Objection { judgement: Judgement::Missing, about: About::Evidence, reason });
         }
     }
     found

@@ -244,15 +244,32 @@ fn reason(
 /// Whether the scenario, as it went, is evidence for the change of `changed` packages: it names one of them, and a step of it
 /// that is not superficial passed on both clones. Checks are no evidence.
 pub fn has_evidence(scenario: &Scenario, changed: &BTreeSet<String>, report: &ScenarioReport) -> bool {
-    let passed = |outcome: &Option<Outcome>| outcome.as_ref().is_some_and(|outcome| outcome.status == Status::Pass);
-    scenario.covers(changed)
-        && report.steps.iter().any(|ran| {
-            let step = scenario.steps.iter().find(|step| step.name == ran.name);
-            step.is_some_and(Step::is_evidence)
-                && ran.verdict == Some(Verdict::Pass)
-                && passed(&ran.control)
-                && passed(&ran.patched)
-        })
+    tells(scenario, changed, report, |ran| {
+        ran.verdict == Some(Verdict::Pass) && passed(&ran.control) && passed(&ran.patched)
+    })
+}
+
+/// Whether the scenario, as it went, is evidence against the change: it names one of the packages, and a step of it that is not superficial
+/// passed on the control and regressed.
+pub fn has_counter_evidence(scenario: &Scenario, changed: &BTreeSet<String>, report: &ScenarioReport) -> bool {
+    tells(scenario, changed, report, |ran| ran.verdict == Some(Verdict::Regression) && passed(&ran.control))
+}
+
+fn tells(
+    scenario: &Scenario,
+    changed: &BTreeSet<String>,
+    report: &ScenarioReport,
+    what: impl Fn(&StepReport) -> bool,
+) -> bool {
+    let counts = |ran: &StepReport| {
+        let step = scenario.steps.iter().find(|step| step.name == ran.name);
+        step.is_some_and(Step::is_evidence) && what(ran)
+    };
+    scenario.covers(changed) && report.steps.iter().any(counts)
+}
+
+fn passed(outcome: &Option<Outcome>) -> bool {
+    outcome.as_ref().is_some_and(|outcome| outcome.status == Status::Pass)
 }
 
 /// How often a patched clone lived, beside a control that did each time.

@@ -153,6 +153,11 @@ fn evidence_is_a_meaningful_step_that_passed_on_both_in_a_scenario_that_covers_a
     // Only the superficial step passed on both.
     let poor = compared(&[attempt((Fail, Pass), (Pass, Pass))]);
     assert!(!has_evidence(&scenario(), &changed(&["nginx"]), &poor));
+    assert!(!has_counter_evidence(&scenario(), &changed(&["nginx"]), &good));
+    let mut bad = good.clone();
+    bad.steps.iter_mut().for_each(|step| step.verdict = Some(Verdict::Regression));
+    assert!(has_counter_evidence(&scenario(), &changed(&["nginx"]), &bad));
+    assert!(!has_counter_evidence(&scenario(), &changed(&["openssl"]), &bad));
 }
 
 #[test]
@@ -178,6 +183,7 @@ fn a_baseline_is_judged_over_the_whole_product() {
                             applied,
                             scenarios: &[report],
                             evidence,
+                            counter_evidence: &[],
                             rollback: &rollback,
                             policy: Policy { pre_existing },
                         };
@@ -230,6 +236,7 @@ fn what_the_worst_would_hide_is_told_beside_it() {
             scenario("db", Verdict::Flaky),
         ],
         evidence: &[],
+        counter_evidence: &[],
         rollback: &RollbackReport::skipped("the patch was not applied"),
         policy: Policy::default(),
     };
@@ -239,6 +246,12 @@ fn what_the_worst_would_hide_is_told_beside_it() {
     let facts = Facts { applied: &Applied::Yes, ..facts };
     let told: Vec<About> = objections(&facts).into_iter().map(|objection| objection.about).collect();
     assert_eq!(told[2..], [About::Rollback, About::Evidence]);
+    // What speaks against the change is no want of evidence; where it did not count in the end, it is none.
+    let abouts = |counter_evidence: &[String]| -> Vec<About> {
+        objections(&Facts { counter_evidence, ..facts.clone() }).into_iter().map(|objection| objection.about).collect()
+    };
+    assert_eq!(abouts(&["web".to_owned()])[2..], [About::Rollback]);
+    assert_eq!(abouts(&["db".to_owned()])[2..], [About::Rollback, About::Evidence]);
 }
 
 pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioReport>) -> BaselineReport {

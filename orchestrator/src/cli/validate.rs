@@ -316,7 +316,11 @@ impl Results {
         }
         if let Some(path) = &self.code_quality {
             let verdicts = validated.iter().map(|one| (&one.report, &one.record.scenarios[..]));
-            let entries = annotation::code_quality(runner().code(), verdicts);
+            // Where no runner says where the code is, it is here.
+            let here = std::env::current_dir().unwrap_or_default();
+            let runner = runner();
+            let code = if runner == Runner::Other { &here } else { runner.code() };
+            let entries = annotation::code_quality(code, verdicts);
             write("--code-quality", path, &format!("{entries:#}\n"))?;
         }
         if let (Some(path), [one]) = (&self.html, validated) {
