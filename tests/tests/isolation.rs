@@ -147,7 +147,7 @@ fn a_guest_reaches_the_labs_endpoints_and_nothing_else() {
     let mut closed: Vec<Knock> = here.iter().map(|address| Knock::Udp(SocketAddr::new(*address, port))).collect();
     closed.push(Knock::Udp(SocketAddr::new(gateway.into(), port)));
     closed.push(Knock::Udp(SocketAddr::new(HOST_ADDRESS_6.into(), port)));
-    closed.extend([other.ports.payload].map(|port| Knock::Udp(SocketAddr::new(gateway.into(), port))));
+    closed.push(Knock::Udp(SocketAddr::new(gateway.into(), other.ports.payload)));
     closed.extend(outside.map(|address| Knock::Udp(SocketAddr::new(address.into(), 53))));
     closed.extend(outside.map(Knock::Echo));
     closed.extend(own.iter().filter_map(|address| match address {

@@ -8,7 +8,7 @@ mod waivers;
 
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
-    Audience, Authorized, Digest, Envelope, Ledger, Refusal, Role, SigningKey,
+    Audience, Authorized, Digest, Envelope, Ledger, Refusal, Refused, Role, SigningKey,
     authorization::{Documents, Identity, authorize, foresee, newest_signed_time, prepare},
     document::{
         Action, Activation, Approval, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof, Release,
@@ -160,6 +160,10 @@ impl World {
     }
 
     fn permitted(&self) -> Result<Authorized, Refusal> {
+        self.asked().map_err(|refused| refused.refusal)
+    }
+
+    fn asked(&self) -> Result<Authorized, Refused> {
         let documents = Documents {
             order: &self.order,
             release: self.release.as_ref(),
@@ -167,7 +171,7 @@ impl World {
             activation: self.activation.as_ref(),
         };
         let identity = Identity { host: "web-1", class: &self.class };
-        authorize(&self.root, &identity, &documents, &self.ledger, self.now).map_err(|refused| refused.refusal)
+        authorize(&self.root, &identity, &documents, &self.ledger, self.now)
     }
 }
 

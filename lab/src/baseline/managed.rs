@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::machine::{Guest, GuestError};
 
 /// Stops the host's own agent, and prints a folder a line: its enrolment and its records, where they are. Nothing where there is no agent.
-/// Other places than the usual count when they are as the agent makes them, mode 0700: whoever wrote `/var/lib` there loses nothing. Its first
-/// argument is put before all paths.
+/// Other places than the usual count when they are as the agent makes them, mode 0700, and below a folder of the root's: whoever wrote
+/// `/var/lib` or `/root` there loses nothing. Its first argument is put before all paths.
 const STOP: &str = r#"
 root=$1 unit=patchlab-agent.service config=$1/etc/patchlab-agent/agent.toml
 fragments=$(find "$root"/etc/systemd/system "$root"/usr/local/lib/systemd/system "$root"/lib/systemd/system "$root"/usr/lib/systemd/system \
@@ -16,7 +16,7 @@ fragments=$(find "$root"/etc/systemd/system "$root"/usr/local/lib/systemd/system
 [ -n "$fragments" ] || [ -e "$root/etc/patchlab-agent" ] || [ -e "$root/var/lib/patchlab-agent" ] || exit 0
 if [ -z "$root" ]; then systemctl stop "$unit" 2>/dev/null; fi
 { echo /etc/patchlab-agent; echo /var/lib/patchlab-agent
-  sed -n 's/^[[:space:]]*\(state_dir\|ledger_dir\)[[:space:]]*=[[:space:]]*"\(\/[^"]*\)".*/\2/p' "$config" 2>/dev/null |
+  sed -n 's/^[[:space:]]*\(state_dir\|ledger_dir\)[[:space:]]*=[[:space:]]*"\(\/[^"/]*\/[^"]*\)".*/\2/p' "$config" 2>/dev/null |
     while read -r folder; do
       if [ "$(stat -c %a -- "$root$folder" 2>/dev/null)" = 700 ]; then printf '%s\n' "$folder"; fi
     done
@@ -92,14 +92,15 @@ mod tests {
         };
         write(
             "etc/patchlab-agent/agent.toml",
-            "# ledger_dir = \"/no/no\"\nstate_dir = \"/srv/agent state\"\nledger_dir = \"/srv\"\n",
+            "# ledger_dir = \"/no/no\"\nstate_dir = \"/srv/agent state\"\nledger_dir = \"/root\"\n",
         );
         write("etc/systemd/system/patchlab-agent.service", "[Unit]\n");
         write("etc/systemd/system/patchlab-agent.service.d/more.conf", "[Service]\n");
         write("etc/systemd/system/other.service", "[Unit]\n");
         write("srv/agent state/journal", "x");
         write("srv/data", "x");
-        for (folder, mode) in [("srv", 0o755), ("srv/agent state", 0o700)] {
+        write("root/notes", "x");
+        for (folder, mode) in [("root", 0o700), ("srv/agent state", 0o700)] {
             fs::set_permissions(root.join(folder), fs::Permissions::from_mode(mode)).unwrap();
         }
         fs::create_dir_all(root.join("etc/systemd/system/multi-user.target.wants")).unwrap();
@@ -117,7 +118,11 @@ mod tests {
             assert!(!root.join(gone).exists(), "{gone}");
         }
         assert!(fs::symlink_metadata(&wanted).is_err());
-        assert!(root.join("etc/systemd/system/other.service").exists() && root.join("srv/data").exists());
+        assert!(
+            root.join("etc/systemd/system/other.service").exists()
+                && root.join("srv/data").exists()
+                && root.join("root/notes").exists()
+        );
         assert!(OwnAgent::said(&sh(STOP, root, &[])).is_none());
     }
 }

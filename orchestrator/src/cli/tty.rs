@@ -31,7 +31,7 @@ pub(super) fn here() -> Option<Tty> {
     }
     let size = tcgetwinsize(io::stdout()).ok()?;
     // Of a size that nobody said, one of old.
-    let said = |length: u16, else_: u16| if length == 0 { else_ } else { length };
+    let said = |length: u16, of_old: u16| if length == 0 { of_old } else { length };
     let kind = std::env::var("TERM").ok().filter(|kind| is_a_kind(kind));
     Some(Tty {
         kind: kind.unwrap_or_else(|| "vt100".into()),
@@ -131,14 +131,21 @@ fn show(mut stream: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use super::*;
 
-    /// The stream's far end, and how carrying ended, of what was typed and of whether the shell ended.
-    fn carried(typed: &[u8], is_over: Option<()>) -> (Vec<u8>, Carried) {
+    /// Who goes first.
+    #[derive(PartialEq)]
+    enum Ends {
+        Shell,
+        Nobody,
+    }
+
+    /// What came to the stream's far end of what was typed, and how carrying ended.
+    fn carried(typed: &[u8], who: Ends) -> (Vec<u8>, Carried) {
         let (mut typing, keyboard) = UnixStream::pair().unwrap();
         let (near, mut far) = UnixStream::pair().unwrap();
         let (over, ends) = UnixStream::pair().unwrap();
         typing.write_all(typed).unwrap();
         let mut ends = Some(ends);
-        if is_over.is_some() {
+        if who == Ends::Shell {
             ends = None;
             // What is typed is carried before.
             drop(typing);
@@ -152,8 +159,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_carried_until_the_shell_ends_or_is_left() {
-        assert_eq!(carried(b"ls\rexit\r", Some(())), (b"ls\rexit\r".to_vec(), Carried::ToTheEnd));
-        assert_eq!(carried(b"sleep 1d\r\x1dnot this", None), (b"sleep 1d\r".to_vec(), Carried::UntilLeft));
+        assert_eq!(carried(b"ls\rexit\r", Ends::Shell), (b"ls\rexit\r".to_vec(), Carried::ToTheEnd));
+        assert_eq!(carried(b"sleep 1d\r\x1dnot this", Ends::Nobody), (b"sleep 1d\r".to_vec(), Carried::UntilLeft));
     }
 
     #[test]

@@ -60,14 +60,7 @@ impl World {
     }
 
     fn refused(&self) -> Refused {
-        let documents = Documents {
-            order: &self.order,
-            release: self.release.as_ref(),
-            approval: self.approval.as_ref(),
-            activation: self.activation.as_ref(),
-        };
-        let identity = Identity { host: "web-1", class: &self.class };
-        authorize(&self.root, &identity, &documents, &self.ledger, self.now).unwrap_err()
+        self.asked().unwrap_err()
     }
 }
 
