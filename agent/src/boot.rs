@@ -23,7 +23,7 @@ use std::{io, path::PathBuf};
 use patchlab_protocol::document::RunState;
 use serde::{Deserialize, Serialize};
 
-pub use kernels::{Brought, Kernels, awaited, installed, running};
+pub use kernels::{Brought, Kernels, awaited, installed, places, running};
 pub use loader::{Loader, open};
 pub use menu::{Entry, Menu};
 

@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::state::{Event, State};
+use crate::{
+    reserve::insist,
+    state::{Event, State},
+};
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "journal.jsonl";
@@ -132,15 +135,21 @@ impl Journal {
     /// # Errors
     /// When it could not be written: then nothing it announces may be done.
     pub fn enter(&mut self, event: &Event) -> Result<(), JournalError> {
-        let line = encode(event, &self.path)?;
-        if self.tail == Tail::Torn {
-            self.file.set_len(self.whole).map_err(failed("cut the torn end off", &self.path))?;
-        }
-        self.tail = Tail::Torn;
-        self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed("write", &self.path))?;
-        self.tail = Tail::Whole;
+        let (line, path) = (encode(event, &self.path)?, self.path.clone());
+        insist(&path, || self.append(&line)).map_err(failed("write", &path))?;
         self.whole += line.len() as u64;
         self.grown += line.len() as u64;
+        Ok(())
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.tail == Tail::Torn {
+            self.file.set_len(self.whole)?;
+        }
+        self.tail = Tail::Torn;
+        self.file.write_all(line)?;
+        self.file.sync_data()?;
+        self.tail = Tail::Whole;
         Ok(())
     }
 
@@ -166,7 +175,7 @@ fn encode(event: &Event, path: &Path) -> Result<Vec<u8>, JournalError> {
 /// Replaces the file by one snapshot, whole or not at all, and opens it for appending; with its length in bytes.
 fn rewrite(path: &Path, state: &State) -> Result<(File, u64), JournalError> {
     let line = encode(&Event::Snapshot(Box::new(state.clone())), path)?;
-    replace(path, &line).map_err(failed("replace", path))?;
+    insist(path, || replace(path, &line)).map_err(failed("replace", path))?;
     let file = OpenOptions::new().append(true).open(path).map_err(failed("open", path))?;
     Ok((file, line.len() as u64))
 }
@@ -187,7 +196,10 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::reserve::Reserve;
 
     fn started(journal: &mut Journal, times: u32) {
         for _ in 0..times {
@@ -217,6 +229,54 @@ mod tests {
         journal.tail = Tail::Torn;
         started(&mut journal, 1);
         assert_eq!(read(&folder.path().join(FILE_NAME)).unwrap().sequence, 2);
+    }
+
+    /// A file system of 4 MiB, until it is dropped.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        /// `None` where nobody may mount one.
+        fn new() -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=4m", "none"]).arg(folder.path());
+            mount.output().is_ok_and(|mounted| mounted.status.success()).then_some(Self(folder))
+        }
+
+        fn fill(&self) {
+            let mut file = File::create(self.0.path().join("everything")).unwrap();
+            while file.write_all(&[1; 4096]).is_ok() {}
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(self.0.path()).output();
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_what_happened_is_entered_from_the_reserve() {
+        let Some(disk) = Small::new() else {
+            eprintln!(
+                "SKIP on_a_full_disk_what_happened_is_entered_from_the_reserve: nobody may mount a file system here"
+            );
+            return;
+        };
+        let (folder, reserve) = (disk.0.path(), Reserve::of(disk.0.path()));
+        let (mut journal, _) = Journal::open(folder).unwrap();
+        disk.fill();
+        let refused = (0..2000).find_map(|_| journal.enter(&Event::Started).err());
+        assert!(refused.unwrap().to_string().contains("cannot write"));
+        fs::remove_file(folder.join("everything")).unwrap();
+        reserve.keep();
+        disk.fill();
+        started(&mut journal, 2000);
+        let before = read(&folder.join(FILE_NAME)).unwrap().sequence;
+        drop(journal);
+        let (mut journal, state) = Journal::open(folder).unwrap();
+        assert_eq!(state.sequence, before, "and an agent that starts reads it");
+        started(&mut journal, 1);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{Digest, Envelope};
 use serde::{Deserialize, Serialize};
 
-use crate::{journal::replace, state::State, trust::InForce};
+use crate::{journal::replace, reserve::insist, state::State, trust::InForce};
 
 /// The file's name in the ledger's folder.
 pub const FILE_NAME: &str = "ledger.json";
@@ -176,7 +176,7 @@ impl Ledger {
     pub fn keep(&self, state: &State) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::File { action: "write", path: self.path.clone(), source };
         let text = serde_json::to_vec(&Kept::of(state)).map_err(|error| failed(error.into()))?;
-        replace(&self.path, &text).map_err(failed)
+        insist(&self.path, || replace(&self.path, &text)).map_err(failed)
     }
 }
 

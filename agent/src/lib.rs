@@ -10,6 +10,7 @@
 //! preflight  room and power; updaters, lock: who else changes packages here, and the wait for it
 //! hooks     the site's own programs before and after the work
 //! boot      the boot loader: a new kernel is booted once, and confirmed
+//! reserve   room for what the agent must write to a full disk
 //! staged    ways back, on the host before the change is made
 //! production  the order's checks, on this host
 //! catalog, profile  what is installed, by index and change; how busy the host's week is
@@ -44,6 +45,7 @@ pub mod process;
 pub mod production;
 pub mod profile;
 pub mod record;
+pub mod reserve;
 pub mod run;
 pub mod service;
 pub mod snmp;

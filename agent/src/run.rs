@@ -28,7 +28,7 @@ use std::{
 use attempt::{Attempt, Course, Ending, ending};
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, ItemState, Refusal, SigningKey,
+    Digest, ItemState, Refusal, Refused, SigningKey,
     document::{Checks, Class, Preparation, RunState},
     enrolment::{PendingReboot, WithoutFallback},
 };
@@ -38,10 +38,12 @@ use tracing::Instrument as _;
 use crate::{
     change::script::Rule,
     fetch::Downloads,
+    host,
     packages::{Installed, PackageError, PackageManager},
     process::ProcessMark,
     production::Evaluate,
     record::{Record, RecordError},
+    reserve::Reserve,
     staged::Staged,
     state::{Run, State},
     target::LocalTarget,
@@ -53,8 +55,6 @@ use crate::{
 pub struct Engine {
     /// The host's enrolled name.
     pub host: String,
-    /// Its class.
-    pub class: Class,
     /// Whom it believes.
     pub trust: Arc<Trust>,
     /// The host's enrolment key.
@@ -67,6 +67,8 @@ pub struct Engine {
     pub downloads: Arc<Downloads>,
     /// Where files of a run are kept while it is under way; only the agent may look into it.
     pub files: PathBuf,
+    /// Room for what must be written to a full disk.
+    pub reserve: Reserve,
     /// Ways back that are kept.
     pub staged: Staged,
     /// This host, for production checks.
@@ -121,6 +123,14 @@ fn go_on(done: Result<(), EngineError>) -> Result<(), EngineError> {
 }
 
 impl Engine {
+    /// The host's class now: a release upgrade needs no restart of the agent.
+    ///
+    /// # Errors
+    /// A refusal, when the system does not say what it is.
+    pub fn class(&self) -> Result<Class, Refused> {
+        host::class(self.target.root()).map_err(|error| Refused::new(Refusal::Preflight, error.to_string()))
+    }
+
     /// What is installed now.
     ///
     /// # Errors
@@ -215,6 +225,7 @@ impl Engine {
         };
         // The run before has ended, or is about to.
         let mut turn = if course == Course::Waiting { None } else { Some(self.turn.lock().await) };
+        self.reserve.keep();
         let deadline = Instant::now() + lifetime;
         let (columns, folder) = (&columns, folder.as_path());
         let attempt = Attempt { engine: self, order, run, columns, folder, course, preparation, lifetime, deadline };

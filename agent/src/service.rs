@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,6 +25,7 @@ use crate::{
     production::Evaluate,
     profile,
     record::{OpenError, Record},
+    reserve::{Reserve, insist},
     run::{Engine, EngineError},
     snmp::{
         self, Answering, SnmpError,
@@ -57,6 +58,12 @@ pub enum ServiceError {
     /// Another agent uses it.
     #[error("state folder {path} is in use by another agent: stop that one first")]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Others can change what is verified there.
+    #[error("state folder {path} can be changed by others: chown it to the agent's user, and chmod go-w")]
+    Exposed {
         /// The folder.
         path: PathBuf,
     },
@@ -108,6 +115,7 @@ pub enum ServiceError {
 pub struct Service {
     snmp: Answering,
     address: SocketAddr,
+    class: String,
     engine: Arc<Engine>,
     trust: Arc<Trust>,
     tables: Arc<Tables>,
@@ -128,7 +136,7 @@ impl Service {
         if enrolment.ledger() != enrolment.state_dir {
             locks.push(take_folder(enrolment.ledger())?);
         }
-        let class = host::class(&enrolment.packages.root)?;
+        let class = host::class(&enrolment.packages.root)?.to_string();
         let packages = packages::open(&enrolment.packages, &enrolment.state_dir)?;
         let record = Arc::new(Record::open(&enrolment.state_dir, enrolment.ledger())?);
         let root_version = root.version;
@@ -137,7 +145,7 @@ impl Service {
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             host: enrolment.host.clone(),
-            class: class.to_string(),
+            class: class.clone(),
             root: InForce { version: root_version, digest: enrolment.root.digest },
             inventory: None,
             uptime: 0,
@@ -147,7 +155,8 @@ impl Service {
             bad_versions: 0,
             silent_drops: 0,
         };
-        let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts, &enrolment.state_dir));
+        let places = (enrolment.packages.root.as_path(), enrolment.state_dir.as_path());
+        let tables = Arc::new(Tables::new(Arc::clone(&record), Arc::clone(&packages), facts, places));
         let identity = identity::engine(enrolment.ledger(), enrolment.engine_id.as_ref())?;
         let users: Vec<&SnmpUser> = enrolment.users().collect();
         let engine_id =
@@ -159,13 +168,13 @@ impl Service {
         let address = snmp.front.address().map_err(|source| SnmpError::Listen { listen, source })?;
         let engine = Arc::new(Engine {
             host: enrolment.host,
-            class,
             trust: Arc::clone(&trust),
             key,
             record,
             packages,
             downloads,
             files: enrolment.state_dir.join("files"),
+            reserve: Reserve::of(&enrolment.state_dir),
             staged: Staged::new(enrolment.state_dir.join("staged")),
             target: LocalTarget::new(enrolment.packages.root),
             hooks: enrolment.hooks,
@@ -179,6 +188,7 @@ impl Service {
         Ok(Self {
             snmp,
             address,
+            class,
             engine,
             trust,
             tables,
@@ -207,12 +217,13 @@ impl Service {
             recovered = self.engine.recover() => recovered?,
         }
         self.engine.record.enter(Event::Started)?;
-        let address = self.address;
-        replace(&self.state_dir.join(ADDRESS_FILE), format!("{address}\n").as_bytes())
+        self.engine.reserve.keep();
+        let (address, file) = (self.address, self.state_dir.join(ADDRESS_FILE));
+        insist(&file, || replace(&file, format!("{address}\n").as_bytes()))
             .map_err(|source| ServiceError::StateFolder { path: self.state_dir.clone(), source })?;
         let door = Door::open(&self.state_dir, Arc::clone(&self.engine.record), self.engine.staged.clone())
             .map_err(|source| ServiceError::StateFolder { path: self.state_dir.join(SOCKET), source })?;
-        tracing::info!(%address, host = %self.engine.host, class = %self.engine.class, "answering SNMPv3");
+        tracing::info!(%address, host = %self.engine.host, class = self.class, "answering SNMPv3");
         let systemd = Systemd::from_environment().map_err(ServiceError::Notify)?;
         if let Some(systemd) = &systemd {
             systemd.tell("READY=1").map_err(ServiceError::Notify)?;
@@ -252,6 +263,11 @@ impl Service {
 fn take_folder(path: &Path) -> Result<File, ServiceError> {
     let failed = |source| ServiceError::StateFolder { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // What is verified there is what is installed: nobody else may have a hand in it.
+    let found = fs::metadata(path).map_err(failed)?;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(ServiceError::Exposed { path: path.to_owned() });
+    }
     let file = File::create(path.join("lock")).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -59,28 +59,53 @@ pub struct Staged {
     folder: PathBuf,
 }
 
+/// What others that are there are for, by the digests of their orders.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// For runs under way.
+    pub needed: BTreeSet<Digest>,
+    /// For the way back of what the host has.
+    pub applied: BTreeSet<Digest>,
+}
+
+/// What one is kept for; the lesser goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    /// It was fetched ahead, and can be again.
+    Ahead,
+    /// It leads back, also with the network down.
+    WayBack,
+}
+
 /// One that is there.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kept {
+    purpose: Purpose,
     used: SystemTime,
     path: PathBuf,
     bytes: u64,
 }
 
-/// Those that must go, oldest first, so that one of `bytes` more fits beside those that are needed; `None` when it cannot.
-fn surplus(mut kept: Vec<Kept>, needed: &[Kept], bytes: u64) -> Option<Vec<PathBuf>> {
+/// Those that must go, what was only fetched ahead and then the oldest first, so that one of `bytes` more fits beside those that are needed; `None` when it cannot.
+fn surplus(mut kept: Vec<Kept>, needed: &[Kept], bytes: u64) -> Option<Vec<Kept>> {
     kept.sort();
     let mut total: u64 = kept.iter().chain(needed).map(|one| one.bytes).sum();
     let mut count = kept.len() + needed.len();
     let mut gone = Vec::new();
-    let mut oldest_first = kept.into_iter();
+    let mut least_first = kept.into_iter();
     while count >= ORDERS || total.saturating_add(bytes) > BYTES {
-        let one = oldest_first.next()?;
+        let one = least_first.next()?;
         total -= one.bytes;
         count -= 1;
-        gone.push(one.path);
+        gone.push(one);
     }
     Some(gone)
+}
+
+/// Whether a folder is that of one of these orders.
+fn is_one_of(folder: &Path, orders: &BTreeSet<Digest>) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.parse().ok()).is_some_and(|order| orders.contains(&order))
 }
 
 impl Staged {
@@ -94,11 +119,12 @@ impl Staged {
         self.folder.join(order.to_string())
     }
 
-    /// Makes a place for the way back of `order`, of `bytes`; the oldest others make room that are not `needed`.
+    /// Makes a place for the way back of `order`, of `bytes`; others make room that no run needs, those first that lead back from nothing,
+    /// and of these the oldest.
     ///
     /// # Errors
     /// When it is too large, those that are needed leave no room, or the disk said no.
-    pub fn prepare(&self, order: &Digest, bytes: u64, needed: &BTreeSet<Digest>) -> Result<PathBuf, StagedError> {
+    pub fn prepare(&self, order: &Digest, bytes: u64, wanted: &Wanted) -> Result<PathBuf, StagedError> {
         if bytes > BYTES {
             return Err(StagedError::TooLarge { bytes });
         }
@@ -108,25 +134,28 @@ impl Staged {
             move |source| StagedError::Disk { path, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&mine).map_err(disk(&mine))?;
-        let others = self.kept(&mine).map_err(disk(&self.folder))?;
-        let is_needed = |one: &Kept| {
-            let name = one.path.file_name().and_then(|name| name.to_str());
-            name.and_then(|name| name.parse().ok()).is_some_and(|order| needed.contains(&order))
-        };
+        let others = self.kept(&mine, &wanted.applied).map_err(disk(&self.folder))?;
+        let is_needed = |one: &Kept| is_one_of(&one.path, &wanted.needed);
         let (needed, others) = others.into_iter().partition::<Vec<_>, _>(is_needed);
         let Some(surplus) = surplus(others, &needed, bytes) else {
             // What was there before stays; a folder that is empty was made just now.
             let _ = fs::remove_dir(&mine);
             return Err(StagedError::Full { bytes });
         };
-        for path in surplus {
-            tracing::info!(path = %path.display(), "a staged way back makes room for a newer one");
+        for Kept { path, purpose, .. } in surplus {
+            match purpose {
+                Purpose::Ahead => tracing::info!(path = %path.display(), "what was fetched ahead makes room"),
+                Purpose::WayBack => tracing::warn!(
+                    path = %path.display(),
+                    "a staged way back makes room for a newer one: from its order, the host comes back only over the network"
+                ),
+            }
             fs::remove_dir_all(&path).map_err(disk(&path))?;
         }
         Ok(mine)
     }
 
-    fn kept(&self, but: &Path) -> io::Result<Vec<Kept>> {
+    fn kept(&self, but: &Path, applied: &BTreeSet<Digest>) -> io::Result<Vec<Kept>> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -137,7 +166,8 @@ impl Staged {
             for file in fs::read_dir(&path)? {
                 bytes += file?.metadata()?.len();
             }
-            kept.push(Kept { used: fs::metadata(&path)?.modified()?, path, bytes });
+            let purpose = if is_one_of(&path, applied) { Purpose::WayBack } else { Purpose::Ahead };
+            kept.push(Kept { purpose, used: fs::metadata(&path)?.modified()?, path, bytes });
         }
         Ok(kept)
     }
@@ -177,6 +207,7 @@ mod tests {
 
     fn kept(sizes: &[u64]) -> Vec<Kept> {
         let one = |(number, bytes): (usize, &u64)| Kept {
+            purpose: Purpose::WayBack,
             used: SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64),
             path: PathBuf::from(number.to_string()),
             bytes: *bytes,
@@ -186,7 +217,11 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room_by_number_and_by_size() {
-        let surplus = |sizes: &[u64], bytes| surplus(kept(sizes), &[], bytes).unwrap();
+        let paths = |gone: Vec<Kept>| gone.into_iter().map(|one| one.path).collect::<Vec<_>>();
+        let mut ahead = kept(&[1; ORDERS]);
+        ahead[5].purpose = Purpose::Ahead;
+        assert_eq!(paths(surplus(ahead, &[], 1).unwrap()), [PathBuf::from("5")], "nothing leads back by it");
+        let surplus = |sizes: &[u64], bytes| paths(surplus(kept(sizes), &[], bytes).unwrap());
         let gone = |sizes: &[u64], bytes| surplus(sizes, bytes).len();
         assert_eq!(gone(&[1; ORDERS - 1], 1), 0);
         assert_eq!(surplus(&[1; ORDERS], 1), [PathBuf::from("0")]);
@@ -201,16 +236,15 @@ mod tests {
         let staged = Staged::new(folder.path().join("staged"));
         let orders: Vec<Digest> = (0..=ORDERS).map(|number| Digest::of(number.to_string())).collect();
         let (last, first) = orders.split_last().unwrap();
-        let none = BTreeSet::new();
+        let none = Wanted::default();
+        let needed = |orders: &[Digest]| Wanted { needed: orders.iter().copied().collect(), ..Wanted::default() };
         for order in first {
             staged.prepare(order, 1, &none).unwrap();
         }
-        let all: BTreeSet<Digest> = first.iter().copied().collect();
-        assert!(matches!(staged.prepare(last, 1, &all), Err(StagedError::Full { bytes: 1 })));
+        assert!(matches!(staged.prepare(last, 1, &needed(first)), Err(StagedError::Full { bytes: 1 })));
         assert!(first.iter().all(|order| staged.folder(order).exists()) && !staged.folder(last).exists());
-        let but_one = first[1..].iter().copied().collect();
-        staged.prepare(last, 1, &but_one).unwrap();
-        assert!(!staged.folder(&first[0]).exists() && but_one.iter().all(|order| staged.folder(order).exists()));
+        staged.prepare(last, 1, &needed(&first[1..])).unwrap();
+        assert!(!staged.folder(&first[0]).exists() && first[1..].iter().all(|order| staged.folder(order).exists()));
     }
 
     #[test]
@@ -220,8 +254,8 @@ mod tests {
         let (order, content) = (Digest::of("order"), "a package");
         let file = Digest::of(content);
         assert_eq!(staged.file(&order, &file), None);
-        assert!(matches!(staged.prepare(&order, BYTES + 1, &BTreeSet::new()), Err(StagedError::TooLarge { .. })));
-        let place = staged.prepare(&order, 9, &BTreeSet::new()).unwrap().join(format!("{file}.deb"));
+        assert!(matches!(staged.prepare(&order, BYTES + 1, &Wanted::default()), Err(StagedError::TooLarge { .. })));
+        let place = staged.prepare(&order, 9, &Wanted::default()).unwrap().join(format!("{file}.deb"));
         fs::write(&place, &content[..4]).unwrap();
         assert_eq!(staged.file(&order, &file), None, "a part of it");
         fs::write(&place, content).unwrap();

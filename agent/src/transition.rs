@@ -27,7 +27,8 @@ pub fn next(from: RunState, to: RunState) -> Result<RunState, TransitionError> {
         // Documents are verified before a file is fetched, files after.
         Verifying => &[Fetching, WaitingWindow, WaitingLock, Preflight, Refused, Aborted],
         WaitingWindow => &[WaitingLock, Preflight, Refused, Aborted],
-        WaitingLock => &[Preflight, Refused, Aborted],
+        // Who is at work may have kept it from being planned at all.
+        WaitingLock => &[Fetching, Preflight, Refused, Aborted],
         Preflight => &[Applying, RollingBack, Refused, Aborted],
         // Back from here only when the order says so.
         Applying => &[Rebooting, Validating, RollingBack, Failed, Aborted],

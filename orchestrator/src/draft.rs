@@ -17,7 +17,11 @@ use std::{
 
 use patchlab_check::step::PackageName;
 use patchlab_lab::{ArtifactStore, scenario::Scenario};
-use patchlab_protocol::document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RollbackFiles, Severity};
+use patchlab_protocol::{
+    PackageSystem,
+    document::{Class, Kind, OnFailure, PackageFile, ProductionCheck, RebootRule, RebootWhen, RollbackFiles, Severity},
+    inventory::PackageId,
+};
 
 pub use error::DraftError;
 pub use patchlab_lab::apt::transaction::{Installation, Transaction};
@@ -29,6 +33,9 @@ use self::{
     resolver::{Resolved, Resolver},
 };
 use crate::order::{Change, On, ReplacedFile, Replaces, Upgrade, Written};
+
+/// Minutes that logged-in users get before a drafted order's reboot.
+const REBOOT_GRACE_MINUTES: u16 = 5;
 
 /// The baseline an order is drafted on.
 #[derive(Debug, Clone)]
@@ -149,7 +156,20 @@ pub fn draft(
         replaces,
     };
     let title = request.title.clone().unwrap_or_else(|| title(&change, &fetched));
-    Ok(written(request, title, change, production(scenarios, &changed)))
+    let reboot = reboot(system, transaction);
+    if reboot.is_some() {
+        observer(Progress::Note(
+            "this brings a kernel: the order says that hosts reboot, into it once, and fall back to the old one".into(),
+        ));
+    }
+    Ok(Written { reboot, ..written(request, title, change, production(scenarios, &changed)) })
+}
+
+/// A kernel that is not booted patches nothing, and only a run that reboots boots it once.
+fn reboot(system: PackageSystem, transaction: &Transaction) -> Option<RebootRule> {
+    let is_kernel = |one: &Installation| system.is_kernel(PackageId::new(&one.name, &one.arch).base_name());
+    let rule = RebootRule { when: RebootWhen::IfNeeded, grace_minutes: REBOOT_GRACE_MINUTES };
+    transaction.install.iter().any(is_kernel).then_some(rule)
 }
 
 /// The order that was asked for, around the change that apt resolved.

@@ -11,10 +11,16 @@ fn oid(arcs: &[u32]) -> String {
     arcs.iter().map(|arc| format!(".{arc}")).collect()
 }
 
-fn walk(address: SocketAddr, credentials: &[&str]) -> Output {
+/// Seconds until an answer counts as lost, and how often is asked again: of one that must come, on a machine that is emulated beside others;
+/// and of one that must not.
+const PATIENT: [&str; 4] = ["-t", "10", "-r", "5"];
+const BRIEF: [&str; 4] = ["-t", "3", "-r", "1"];
+
+fn walk(address: SocketAddr, credentials: &[&str], patience: [&str; 4]) -> Output {
     Command::new("snmpwalk")
         .args(credentials)
-        .args(["-t", "3", "-r", "1", "-m", "", "-Oqn", "-Ox"])
+        .args(patience)
+        .args(["-m", "", "-Oqn", "-Ox"])
         .args([address.to_string(), oid(mib::MIB)])
         .env("LC_ALL", "C")
         .output()
@@ -45,7 +51,7 @@ pub fn reads_with_credentials_alone(address: SocketAddr, host: &str, user: &Snmp
         "-X",
         &user.privacy,
     ];
-    let read = walk(address, &good);
+    let read = walk(address, &good, PATIENT);
     assert!(read.status.success(), "{host}: {}", String::from_utf8_lossy(&read.stderr));
     let all = lines(&read);
     for (table, entry) in [("order", mib::order::ENTRY), ("run", mib::run::ENTRY), ("item", mib::item::ENTRY)] {
@@ -71,7 +77,7 @@ pub fn reads_with_credentials_alone(address: SocketAddr, host: &str, user: &Snmp
         ("wrong privacy", &wrong_privacy),
     ];
     for (what, credentials) in attempts {
-        let refused = walk(address, credentials);
+        let refused = walk(address, credentials, BRIEF);
         assert_eq!(lines(&refused), Vec::<String>::new(), "{host}: {what} reads something");
     }
     eprintln!("{host} at {address}: {} objects with credentials, none without", all.len());

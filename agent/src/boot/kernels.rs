@@ -1,13 +1,19 @@
 //! The kernels on the disk, and which of them a change brought.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::Release;
 
 /// Where boot partitions are mounted, and what is looked for there.
-const PLACES: &[&str] = &["boot", "efi", "boot/efi"];
+const PLACES: &[&str] = &[BOOT, "efi", "boot/efi"];
+const BOOT: &str = "boot";
 
 /// Kernels by release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -41,7 +47,7 @@ impl Kernels {
     /// When a folder or an image cannot be read.
     pub fn look(root: &Path) -> io::Result<Self> {
         let image = |file: fs::Metadata| Image { bytes: file.len(), modified: file.mtime() };
-        Ok(Self(images(root)?.into_iter().map(|(release, file)| (release, image(file))).collect()))
+        Ok(Self(images(root)?.into_iter().map(|(release, file, _)| (release, image(file))).collect()))
     }
 
     /// Whether this one is there.
@@ -70,14 +76,14 @@ impl Kernels {
     }
 }
 
-/// Every image, with its release.
-fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata)>> {
+/// Every image, with its release and the place that it is in.
+fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata, &'static str)>> {
     let mut found = Vec::new();
-    let mut add = |release: &str, path: &Path| -> io::Result<()> {
+    let mut add = |release: &str, path: &Path, place: &'static str| -> io::Result<()> {
         // A link's target is what is booted; one that leads nowhere is no kernel.
         match fs::metadata(path) {
             Ok(file) if file.is_file() => {
-                found.push((release.to_owned(), file));
+                found.push((release.to_owned(), file, place));
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -85,19 +91,29 @@ fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata)>> {
             Err(error) => Err(error),
         }
     };
-    for (name, path) in entries(&root.join("boot"))? {
+    for (name, path) in entries(&root.join(BOOT))? {
         if let Some(release) = name.strip_prefix("vmlinuz-").filter(|release| !release.ends_with(".old")) {
-            add(release, &path)?;
+            add(release, &path, BOOT)?;
         }
     }
     for place in PLACES {
         for (_, token) in entries(&root.join(place))? {
             for (release, folder) in entries(&token)? {
-                add(&release, &folder.join("linux"))?;
+                add(&release, &folder.join("linux"), place)?;
             }
         }
     }
     Ok(found)
+}
+
+/// The folders of the system below `root` in which its kernels are, where another one comes to, e.g. `/boot`.
+///
+/// # Errors
+/// When a folder or an image cannot be read.
+pub fn places(root: &Path) -> io::Result<Vec<String>> {
+    let found: BTreeSet<&str> = images(root)?.into_iter().map(|(_, _, place)| place).collect();
+    let found = if found.is_empty() { BTreeSet::from([BOOT]) } else { found };
+    Ok(found.into_iter().map(|place| format!("/{place}")).collect())
 }
 
 /// The releases of the kernels on the disk below `root`, the newest last.
@@ -105,7 +121,7 @@ fn images(root: &Path) -> io::Result<Vec<(Release, fs::Metadata)>> {
 /// # Errors
 /// When a folder or an image cannot be read.
 pub fn installed(root: &Path) -> io::Result<Vec<Release>> {
-    let mut found: Vec<Release> = images(root)?.into_iter().map(|(release, _)| release).collect();
+    let mut found: Vec<Release> = images(root)?.into_iter().map(|(release, ..)| release).collect();
     found.sort_by(|one, other| in_order(one).cmp(&in_order(other)));
     found.dedup();
     Ok(found)
@@ -144,8 +160,8 @@ pub fn awaited(root: &Path) -> io::Result<Option<Release>> {
     let (Some(booted), running) = (booted, running(root)?) else { return Ok(None) };
     // The image's own time is that of its making; its inode changes when it comes.
     let mut came = images(root)?;
-    came.retain(|(release, file)| in_order(release) > in_order(&running) && file.ctime() > booted);
-    Ok(came.into_iter().map(|(release, _)| release).max_by(|one, other| in_order(one).cmp(&in_order(other))))
+    came.retain(|(release, file, _)| in_order(release) > in_order(&running) && file.ctime() > booted);
+    Ok(came.into_iter().map(|(release, ..)| release).max_by(|one, other| in_order(one).cmp(&in_order(other))))
 }
 
 /// What is in a folder; nothing where there is none.
@@ -207,6 +223,7 @@ mod tests {
     fn kernels_are_found_where_debian_fedora_and_kernel_install_put_them() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(Kernels::look(root.path()).unwrap(), Kernels::default());
+        assert_eq!(places(root.path()).unwrap(), ["/boot"]);
         let put = |path: &str| {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -217,6 +234,7 @@ mod tests {
         put("boot/initrd.img-6.1.0-9-amd64");
         put("efi/0123456789abcdef/6.2.0/linux");
         std::os::unix::fs::symlink("nowhere", root.path().join("boot/vmlinuz-gone")).unwrap();
+        assert_eq!(places(root.path()).unwrap(), ["/boot", "/efi"]);
         let found = Kernels::look(root.path()).unwrap();
         assert_eq!(found.0.keys().collect::<Vec<_>>(), ["6.1.0-9-amd64", "6.2.0"]);
         put("proc/sys/kernel/osrelease");

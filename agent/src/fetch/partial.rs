@@ -46,6 +46,11 @@ enum Left {
     Something,
 }
 
+/// Where a file grows in the folder of parts.
+pub fn part_of(parts: &Path, file: &Payload) -> PathBuf {
+    parts.join(format!("{}.part", file.sha256))
+}
+
 /// Opens the part of a file, for this process alone; `None` when somebody has it, or has just put it in its place.
 fn open(at: &Path) -> io::Result<Option<fs::File>> {
     let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(at)?;
@@ -86,7 +91,7 @@ impl Partial {
         if let Err(error) = forget_old(parts) {
             tracing::warn!(%error, parts = %parts.display(), "old parts of files could not be removed");
         }
-        let at = parts.join(format!("{}.part", file.sha256));
+        let at = part_of(parts, &file);
         let (at, out) = match open(&at).map_err(disk)? {
             Some(out) => (at, out),
             None => {

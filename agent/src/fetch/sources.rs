@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,8 +16,10 @@ use patchlab_protocol::{Digest, Envelope, enrolment::Fetching, limits};
 use reqwest::{Client, Response, StatusCode, header::RANGE, redirect};
 
 use super::{
-    FetchError, Payload, Place, file_name, is_what_its_name_says, kept_document, limit::Limit, pace::Pace,
-    partial::Partial,
+    FetchError, Payload, Place, file_name, is_what_its_name_says, kept_document,
+    limit::Limit,
+    pace::Pace,
+    partial::{Partial, part_of},
 };
 use crate::journal::replace;
 
@@ -61,6 +64,11 @@ impl Downloads {
         let near = self.near.iter().filter(|place| **place != far).cloned().collect();
         let (given_up, parts) = (BTreeSet::new(), self.parts.clone());
         Ok(Sources { client, near, far, given_up, limit: self.limit.clone(), parts })
+    }
+
+    /// Bytes of a file that an earlier run left: they are not fetched again.
+    pub fn have(&self, file: &Payload) -> u64 {
+        fs::metadata(part_of(&self.parts, file)).map_or(0, |part| part.len().min(file.size))
     }
 
     /// What is said against fetching `bytes` in `time`; `None` when the rate allows it.

@@ -26,8 +26,10 @@ use super::{
     command, excluded::Excluded, prepare, simulation, succeeded,
 };
 use crate::{
+    journal::replace,
     lock::{self, Freed},
     process::{self, ProcessMark},
+    reserve::insist,
     state::Reboot,
 };
 
@@ -64,7 +66,7 @@ impl Apt {
         }
         prepare(&root.join("var/log/apt"))?;
         let configuration = work.join("apt.conf");
-        crate::journal::replace(&configuration, apt.configuration().as_bytes())
+        insist(&configuration, || replace(&configuration, apt.configuration().as_bytes()))
             .map_err(|source| PackageError::Prepare { path: configuration.clone(), source })?;
         let native = apt.query("dpkg", &["--print-architecture"])?.trim().to_owned();
         Ok(Self { native, ..apt })

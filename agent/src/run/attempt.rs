@@ -13,6 +13,7 @@ use patchlab_protocol::{
 
 use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
 use crate::{
+    hooks::Prepared,
     packages::{Installed, PackageError},
     record::RecordError,
     state::{Columns, Run},
@@ -118,7 +119,7 @@ impl<'e> Attempt<'e> {
             Ok(checks) if *action == Action::Apply => Ok((RunState::Succeeded, checks)),
             Ok(checks) => Ok((RunState::RolledBack, checks)),
             Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
-            Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest).await?)),
+            Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest, Prepared::Nothing).await?)),
         }
     }
 

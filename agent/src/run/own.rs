@@ -10,8 +10,9 @@ use patchlab_protocol::{
 use super::{
     Turn,
     attempt::{Attempt, Stop, unfit},
+    work::Work,
 };
-use crate::updaters::Paused;
+use crate::{hooks::Prepared, updaters::Paused};
 
 impl<'e> Attempt<'e> {
     /// Rolls the order of its row back.
@@ -19,16 +20,18 @@ impl<'e> Attempt<'e> {
     /// # Errors
     /// When the host must refuse, or not everything is as it was before.
     pub async fn roll_back_by_itself(self, turn: &mut Turn<'e>) -> Result<(RunState, Checks), Stop> {
-        let (order, _paused) = self.unless_stopped(self.look_back(turn)).await?;
+        let (work, _paused) = self.unless_stopped(self.look_back(turn)).await?;
+        self.prepare_site(&work).await?;
         self.progress(RunState::RollingBack, 45, "package manager, way back")?;
         if self.engine.record.is_aborted(self.order, self.run) {
+            self.put_back(work.told()).await;
             return Err(Stop::Aborted("aborted by the manager".into()));
         }
-        Ok((RunState::RolledBack, self.walk_back(&order, self.columns.digest).await?))
+        Ok((RunState::RolledBack, self.walk_back(&work.order, work.digest, Prepared::Something).await?))
     }
 
     /// Whether the way back can be walked: who signed the order, what is installed, what is staged, what the package manager would do.
-    async fn look_back(&self, turn: &mut Turn<'e>) -> Result<(Order, Paused), Stop> {
+    async fn look_back(&self, turn: &mut Turn<'e>) -> Result<(Work, Paused), Stop> {
         self.progress(RunState::Fetching, 5, "the staged order")?;
         let digest = self.columns.digest;
         let staged =
@@ -48,6 +51,6 @@ impl<'e> Attempt<'e> {
         self.change(|run| run.before = Some(before))?;
         let work = self.work_back(&order, digest, &installed).await?;
         self.note_broken_files(&work.transaction, &installed).await;
-        Ok((order, paused))
+        Ok((work, paused))
     }
 }

@@ -2,6 +2,7 @@
 //! everything. Neither changes anything, uses anything up, or runs the site's own programs.
 
 use patchlab_protocol::{
+    Refused,
     document::{Action, Checks, RunState},
     limits,
 };
@@ -14,7 +15,7 @@ use crate::{
 
 impl Attempt<'_> {
     /// Goes the way of an apply up to the package manager's start, and runs the order's checks on the host as it is. A lock that apply
-    /// would wait for is not looked at; a battery is told.
+    /// would wait for is not waited for, and named when it may be the reason for a refusal; a battery is told.
     ///
     /// # Errors
     /// What apply would be refused for, a file of what it replaces that is not what was shipped, or a check that fails.
@@ -23,7 +24,7 @@ impl Attempt<'_> {
         self.change(|run| run.before = Some(installed.settled.digest()))?;
         let mut sources = self.sources()?;
         let (_, foreseen) = self.proven(&mut sources).await?;
-        let plan = self.plan(foreseen.order(), Action::Apply, &installed)?;
+        let plan = self.plan(foreseen.order(), Action::Apply, &installed).map_err(|stop| self.while_at_work(stop))?;
         self.progress(RunState::Fetching, 10, "files")?;
         let (files, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
         let goal = self.goal(&plan, foreseen.digest(), files)?;
@@ -39,6 +40,17 @@ impl Attempt<'_> {
         self.probe_files(&transaction, &installed).await?;
         self.progress(RunState::Preflight, 90, "production checks")?;
         Ok((RunState::Succeeded, self.run_checks(foreseen.order()).await?))
+    }
+
+    /// A refusal may come of what somebody has half-way at this moment.
+    fn while_at_work(&self, stop: Stop) -> Stop {
+        match (stop, self.engine.who_changes_packages()) {
+            (Stop::Refused(refused), Some(who)) => {
+                let reason = format!("{who}, probe again when that has ended: {}", refused.reason);
+                Refused::new(refused.refusal, reason).into()
+            }
+            (stop, _) => stop,
+        }
     }
 
     /// Fetches and verifies every file of an order, those that bring the replaced versions back too, and keeps them. What is installed

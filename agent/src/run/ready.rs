@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Authorized, Digest, Envelope, Refusal, Refused, Role,
     authorization::{Documents, Foreseen, Identity, authorize, foresee, newest_signed_time, prepare, signed},
-    document::{Action, Activation, OnFailure, Order, RunState},
+    document::{Action, Activation, Class, OnFailure, Order, RunState},
 };
 
-use super::attempt::{Attempt, Stop, blocking, unfit};
+use super::attempt::{Attempt, Course, Stop, blocking, unfit};
 use crate::{
     change::{
         Goal, Part, Places, Plan, parts_of_way_back, plan,
@@ -26,6 +26,7 @@ use crate::{
     journal::replace,
     packages::Installed,
     record::RecordError,
+    staged::Wanted,
     state::{Event, State},
 };
 
@@ -93,7 +94,7 @@ impl Attempt<'_> {
         self.see_time(&fetched)?;
         let foreseen = self.foresee(&fetched)?;
         self.change(|run| run.action = Some(foreseen.action()))?;
-        let plan = self.plan(foreseen.order(), foreseen.action(), &installed)?;
+        let plan = self.plan_in_peace(foreseen.order(), foreseen.action(), installed).await?;
 
         self.progress(RunState::Fetching, 10, "files")?;
         let (files, unpacked) = self.files(&mut sources, &plan, &foreseen.digest()).await?;
@@ -151,20 +152,21 @@ impl Attempt<'_> {
         let fetched = Fetched { order, release, approval: None, activation: None };
         self.see_time(&fetched)?;
         let (root, ledger) = (self.engine.trust.root(), self.engine.record.read(State::ledger));
-        let foreseen = prepare(&root, &self.identity(), &fetched.documents(), &ledger, Timestamp::now())?;
+        let class = self.engine.class()?;
+        let foreseen = prepare(&root, &self.identity(&class), &fetched.documents(), &ledger, Timestamp::now())?;
         Ok((fetched, foreseen))
     }
 
-    fn identity(&self) -> Identity<'_> {
-        Identity { host: &self.engine.host, class: &self.engine.class }
+    fn identity<'i>(&'i self, class: &'i Class) -> Identity<'i> {
+        Identity { host: &self.engine.host, class }
     }
 
     fn foresee(&self, fetched: &Fetched) -> Result<Foreseen, Refused> {
         let now = Timestamp::now();
         self.not_missed(fetched, now)?;
         let ledger = self.engine.record.read(State::ledger);
-        let (root, documents) = (self.engine.trust.root(), fetched.documents());
-        let foreseen = foresee(&root, &self.identity(), &documents, &ledger, now, self.columns.not_before)?;
+        let (root, documents, class) = (self.engine.trust.root(), fetched.documents(), self.engine.class()?);
+        let foreseen = foresee(&root, &self.identity(&class), &documents, &ledger, now, self.columns.not_before)?;
         self.in_window(foreseen.action(), now.max(foreseen.opens()))?;
         Ok(foreseen)
     }
@@ -176,8 +178,8 @@ impl Attempt<'_> {
     pub fn authorize(&self, fetched: &Fetched, state: &State) -> Result<Authorized, Refused> {
         let now = Timestamp::now();
         self.not_missed(fetched, now)?;
-        let documents = fetched.documents();
-        let authorized = authorize(&self.engine.trust.root(), &self.identity(), &documents, &state.ledger(), now)?;
+        let (root, documents, class) = (self.engine.trust.root(), fetched.documents(), self.engine.class()?);
+        let authorized = authorize(&root, &self.identity(&class), &documents, &state.ledger(), now)?;
         self.in_window(authorized.action(), now)?;
         Ok(authorized)
     }
@@ -237,6 +239,32 @@ impl Attempt<'_> {
         Ok(plan(order, action, installed, Here { rule: self.engine.scripts, begun })?)
     }
 
+    /// The same once nobody else is at work, where it cannot be planned before: whoever is has packages half-way meanwhile, and other
+    /// versions in the end.
+    async fn plan_in_peace(&self, order: &Order, action: Action, installed: Installed) -> Result<Plan, Stop> {
+        let mut installed = installed;
+        loop {
+            let refused = match self.plan(order, action, &installed) {
+                Err(stop @ Stop::Refused(_)) => stop,
+                planned => return planned,
+            };
+            if self.engine.who_changes_packages().is_some() {
+                let waits = |who: &str| match self.course {
+                    Course::Waiting => Ok(()),
+                    _ => self.progress(RunState::WaitingLock, 8, who),
+                };
+                drop(self.engine.await_locks(waits).await?);
+            }
+            let now = self.installed().await.map_err(unfit)?;
+            // Whoever was at work may have ended before it was asked for.
+            if now.all() == installed.all() && now.settled == installed.settled {
+                return Err(refused);
+            }
+            self.change(|run| run.before = Some(now.settled.digest()))?;
+            installed = now;
+        }
+    }
+
     /// What there is to reach, now that a plan's files are there.
     ///
     /// # Errors
@@ -273,8 +301,7 @@ impl Attempt<'_> {
     pub async fn files(&self, sources: &mut Sources, plan: &Plan, order: &Digest) -> Result<(Vec<PathBuf>, u64), Stop> {
         let parts = plan.parts();
         let total: u64 = parts.iter().map(|part| part.payload().size).sum();
-        room_for(self.folder, total)?;
-        self.time_for(&parts, [self.folder, &self.engine.staged.folder(order)])?;
+        self.fit_to_fetch(&parts, self.folder, &[self.folder, &self.engine.staged.folder(order)])?;
         let mut paths = Vec::new();
         let (mut before, mut told, mut unpacked) = (0, 10, 0_u64);
         for part in &parts {
@@ -313,13 +340,15 @@ impl Attempt<'_> {
     pub async fn keep(&self, sources: &mut Sources, envelope: &Envelope, parts: &[Part]) -> Result<(), Stop> {
         let digest = envelope.digest();
         let total = parts.iter().map(|part| part.payload().size).sum();
-        let needed = self.engine.record.read(|state| {
+        let wanted = self.engine.record.read(|state| {
             let rows = state.under_way().into_iter().filter_map(|(row, _)| state.orders.get(&row));
-            rows.map(|row| row.columns.digest).collect()
+            Wanted {
+                needed: rows.map(|row| row.columns.digest).collect(),
+                applied: state.applied.iter().copied().collect(),
+            }
         });
-        let folder = self.engine.staged.prepare(&digest, total, &needed).map_err(unfit)?;
-        room_for(&folder, total)?;
-        self.time_for(parts, [&folder])?;
+        let folder = self.engine.staged.prepare(&digest, total, &wanted).map_err(unfit)?;
+        self.fit_to_fetch(parts, &folder, &[&folder])?;
         for part in parts {
             let path = sources.payload(part.payload(), &folder, |_| ()).await.map_err(unfit)?;
             self.identify(part, &path).await?;
@@ -328,17 +357,23 @@ impl Attempt<'_> {
         replace(&path, &envelope.to_bytes()).map_err(|error| unfit(format!("cannot keep {}: {error}", path.display())))
     }
 
-    /// Whether what is in none of these folders yet can come before the run's lifetime ends, at the rate that this host may fetch with: a
-    /// run that must fail says so at once.
-    fn time_for<const N: usize>(&self, parts: &[Part], folders: [&Path; N]) -> Result<(), Stop> {
+    /// Whether there is room in `folder` for what is in none of `places` yet, and time for it before the run's lifetime ends, at the rate
+    /// that this host may fetch with: a run that must fail says so at once.
+    fn fit_to_fetch(&self, parts: &[Part], folder: &Path, places: &[&Path]) -> Result<(), Stop> {
         let is_in = |part: &Part, folder: &Path| {
             let payload = part.payload();
             fs::metadata(folder.join(file_name(&payload.sha256))).is_ok_and(|found| found.len() == payload.size)
         };
-        let comes = parts.iter().filter(|part| !folders.iter().any(|folder| is_in(part, folder)));
-        let bytes = comes.map(|part| part.payload().size).sum();
+        let comes = parts.iter().filter(|part| !places.iter().any(|folder| is_in(part, folder)));
+        let (mut bytes, mut begun) = (0_u64, 0_u64);
+        for payload in comes.map(Part::payload) {
+            bytes = bytes.saturating_add(payload.size);
+            begun += self.engine.downloads.have(&payload);
+        }
+        room_for(folder, bytes.saturating_sub(begun))?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        self.engine.downloads.too_slow_for(bytes, left).map_or(Ok(()), |reason| Err(unfit(reason)))
+        let late = self.engine.downloads.too_slow_for(bytes.saturating_sub(begun), left);
+        late.map_or(Ok(()), |reason| Err(unfit(reason)))
     }
 
     /// The drafter may err: a file must be what the order calls it. With what it takes when it is unpacked, bytes.

@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     boot::{self, Expected},
-    fetch, host, process,
+    fetch,
+    hooks::Prepared,
+    host, process,
     state::{Reboot, Rebooting},
 };
 
@@ -32,6 +34,10 @@ const ASKING: Duration = Duration::from_secs(30);
 const LAB_GRACE_MINUTES: u16 = 24 * 60;
 /// Longest time between two looks at the clock: it may be set.
 const CLOCK: Duration = Duration::from_secs(30);
+/// How long services may take to start after a boot, and no more than half of the run's own time: the rest is the checks'.
+const STARTING: Duration = Duration::from_secs(15 * 60);
+/// Time between two looks at what systemd says, where it does not wait by itself.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What is kept of what shutdown(8) says, bytes.
 const OUTPUT_BYTES: u64 = 16 * 1024;
 
@@ -172,14 +178,28 @@ impl Attempt<'_> {
             self.engine.staged.order(&digest).or_else(fetched).and_then(|order| order.statement::<Order>().ok());
         let order = order.ok_or_else(|| Stop::failed("the order's document is not there any more"))?.predicate;
         self.name(&order);
+        // To the run's end: what an updater does between, nobody proved.
+        let mut others = None;
         let done = match self.booted(&order).await {
-            Ok(()) => self.check_and_confirm(&order).await,
+            Ok(()) => match self.keep_others_away().await {
+                Ok(paused) => {
+                    others = Some(paused);
+                    self.check_and_confirm(&order).await
+                }
+                Err(stop) => Err(stop),
+            },
             Err(stop) => Err(stop),
         };
         match done {
             Ok(checks) => Ok((RunState::Succeeded, checks)),
             Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
-            Err(_) => Ok((RunState::RolledBack, self.walk_back(&order, digest).await?)),
+            Err(_) => {
+                let _others = match others {
+                    Some(paused) => paused,
+                    None => self.keep_others_away().await?,
+                };
+                Ok((RunState::RolledBack, self.walk_back(&order, digest, Prepared::Nothing).await?))
+            }
         }
     }
 
@@ -208,8 +228,46 @@ impl Attempt<'_> {
         let packages = &self.engine.packages;
         let reboot = packages.reboot(&Transaction::new(packages.system(), []));
         self.change(|run| run.reboot = reboot)?;
-        self.came_up()
+        self.came_up()?;
+        self.await_services().await
     }
+
+    /// Waits until everything has started that starts with the boot: the agent is there before most of what an order's checks look at. What
+    /// never ends to start is not waited for for ever; the checks tell what is missing.
+    async fn await_services(&self) -> Result<(), Stop> {
+        let root = self.engine.target.root().to_owned();
+        // sd_booted(3)
+        if !root.join("run/systemd/system").is_dir() {
+            return Ok(());
+        }
+        self.change(|run| "waits for what starts with the boot".clone_into(&mut run.phase))?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let deadline = Instant::now() + STARTING.min(left / 2);
+        let waited = blocking(move || {
+            loop {
+                let seen = process::run(&mut systemd_state(&root), deadline, OUTPUT_BYTES, |_| {})?;
+                let is_starting = matches!(seen.stdout.trim(), "initializing" | "starting");
+                if !is_starting || Instant::now() + PAUSE >= deadline {
+                    return Ok::<_, std::io::Error>(seen);
+                }
+                // Before systemd 240, it says how things stand and does not wait.
+                std::thread::sleep(PAUSE);
+            }
+        });
+        match waited.await? {
+            Ok(seen) => tracing::info!(systemd = seen.stdout.trim(), "services have started"),
+            Err(error) => tracing::warn!(%error, "systemd does not say whether services have started"),
+        }
+        Ok(())
+    }
+}
+
+/// Asks systemd how the boot stands, and waits until it is over.
+fn systemd_state(root: &Path) -> Command {
+    let own = root == Path::new("/");
+    let mut command = if own { Command::new("systemctl") } else { Command::new(root.join("bin/systemctl")) };
+    command.args(["is-system-running", "--wait"]).env("LC_ALL", "C").current_dir("/");
+    command
 }
 
 impl Asker {

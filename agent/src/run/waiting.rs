@@ -62,6 +62,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Who changes packages at this moment, for people; nobody when that is not known.
+    pub fn who_changes_packages(&self) -> Option<String> {
+        if let Err(NotPaused::AtWork { name, .. }) = updaters::pause(self.target.root()) {
+            return Some(format!("the automatic updater {name} is at work"));
+        }
+        self.packages.locks().into_iter().find_map(|path| {
+            let file = lock::open(&path).ok()??;
+            let holder = lock::holder(&file).ok()??;
+            Some(format!("{holder} holds {}", path.display()))
+        })
+    }
+}
+
 async fn freed(path: PathBuf, kind: Kind) -> Result<(), Stop> {
     let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
     match lock::open(&path).map_err(failed)? {

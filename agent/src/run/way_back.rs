@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{
     change::{Goal, Plan, compare, is_back},
-    hooks::Moment,
+    hooks::{Moment, Prepared, Told},
     packages::Installed,
     record::RecordError,
     state::{self, Failure, Run},
+    updaters::Paused,
 };
 
 /// The failure after which a run in this row turns back; `None` when it must not, or nothing was changed yet.
@@ -65,21 +66,50 @@ impl Attempt<'_> {
         let staged = self.engine.staged.order(&digest).and_then(|order| order.statement::<Order>().ok());
         let order = staged.ok_or_else(|| Stop::failed("the staged order is not there any more"))?.predicate;
         self.name(&order);
-        let locks = tokio::time::timeout_at(self.deadline.into(), self.await_locks(RunState::RollingBack));
-        let _paused =
-            locks.await.map_err(|_| Stop::failed("somebody else holds a lock to the end of its lifetime"))??;
-        Ok((RunState::RolledBack, self.walk_back(&order, digest).await?))
+        let _paused = self.keep_others_away().await?;
+        Ok((RunState::RolledBack, self.walk_back(&order, digest, Prepared::Nothing).await?))
     }
 
-    /// Brings the replaced versions back, and repeats the checks.
+    /// Waits until nobody else changes packages, in the midst of a run, and keeps automatic updaters from beginning to.
+    ///
+    /// # Errors
+    /// When somebody does until its lifetime ends.
+    pub async fn keep_others_away(&self) -> Result<Paused, Stop> {
+        let waits = |who: &str| {
+            tracing::info!(order = self.order, run = self.run, who, "waiting for others who change packages");
+            self.change(|run| run.phase = format!("waits: {who}")).map(drop)
+        };
+        match tokio::time::timeout_at(self.deadline.into(), self.engine.await_locks(waits)).await {
+            Ok(Ok(paused)) => Ok(paused),
+            // It is too late to refuse.
+            Ok(Err(Stop::Refused(refused))) => Err(Stop::failed(refused.reason)),
+            Ok(Err(stop)) => Err(stop),
+            Err(_) => Err(Stop::failed("somebody else holds a lock to the end of its lifetime")),
+        }
+    }
+
+    /// Brings the replaced versions back, and repeats the checks. The site's programs run before that unless they did; whatever they say,
+    /// what failed is not left on the host.
     ///
     /// # Errors
     /// When not everything is as it was before: a person is needed.
-    pub async fn walk_back(&self, order: &Order, digest: Digest) -> Result<Checks, Stop> {
-        let installed = self.installed().await.map_err(Stop::failed)?;
-        if !self.is_back(order, digest, &installed).await? {
-            let work = self.work_back(order, digest, &installed).await.map_err(Stop::failed)?;
-            self.hooks(&work, Moment::Before).await?.map_err(Stop::failed)?;
+    pub async fn walk_back(&self, order: &Order, digest: Digest, site: Prepared) -> Result<Checks, Stop> {
+        let told = Told { order: digest, action: Some(Action::Rollback) };
+        let left = match self.left_to_walk(order, digest).await {
+            Ok(Some(work)) => Ok(Some(work)),
+            nothing => {
+                if site == Prepared::Something {
+                    self.put_back(told).await;
+                }
+                nothing
+            }
+        };
+        if let Some(work) = left? {
+            if site == Prepared::Nothing
+                && let Err(error) = self.hooks(told, Moment::Before).await?
+            {
+                tracing::warn!(%error, "rolling back all the same: the change failed");
+            }
             self.change(|run| {
                 run.goal = Some(work.goal.clone());
                 run.items = state::items(&work.transaction);
@@ -87,6 +117,15 @@ impl Attempt<'_> {
             self.transact(&work).await?;
         }
         self.check(order, Action::Rollback).await
+    }
+
+    /// What is to be done until everything is as it was before; nothing when it is.
+    async fn left_to_walk(&self, order: &Order, digest: Digest) -> Result<Option<Work>, Stop> {
+        let installed = self.installed().await.map_err(Stop::failed)?;
+        match self.is_back(order, digest, &installed).await? {
+            true => Ok(None),
+            false => self.work_back(order, digest, &installed).await.map(Some).map_err(Stop::failed),
+        }
     }
 
     /// Whether everything is as it was before already.

@@ -7,7 +7,7 @@ use patchlab_check::target::Ended;
 use patchlab_protocol::{
     Audience, Digest, ItemState, Refusal, Refused,
     document::{Action, Checks, Order, Release, RunState, Waiver},
-    inventory::Transaction,
+    inventory::{PackageId, Transaction},
     limits::settle,
 };
 
@@ -17,6 +17,7 @@ use super::{
     ready::{Fetched, Ready},
 };
 use crate::{
+    boot,
     change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare, parts_of_way_back},
     hooks::{self, HookError, Moment, Told},
     packages::Installed,
@@ -43,6 +44,13 @@ pub struct Work {
     pub goal: Goal,
     /// What the simulation said that it would do.
     pub transaction: Transaction,
+}
+
+impl Work {
+    /// What the site's programs are told of it.
+    pub fn told(&self) -> Told {
+        Told { order: self.digest, action: Some(self.action) }
+    }
 }
 
 /// All that must be settled before anything may be changed.
@@ -119,8 +127,13 @@ impl<'e> Attempt<'e> {
     /// When there is not.
     pub fn fit(&self, transaction: &Transaction, unpacked: u64, release: Option<&Release>) -> Result<(), Stop> {
         let grown = release.map(Release::growth).unwrap_or_default();
-        let needs = Needs::of(unpacked, Kernel::of(transaction), &grown);
-        let found = preflight::look(self.engine.target.root(), &needs).map_err(unfit)?;
+        let root = self.engine.target.root();
+        let kernels = match Kernel::of(transaction) {
+            Kernel::New => boot::places(root).map_err(|error| unfit(format!("look for kernels: {error}")))?,
+            Kernel::AsIs => Vec::new(),
+        };
+        let needs = Needs::of(unpacked, &kernels, &grown);
+        let found = preflight::look(root, &needs).map_err(unfit)?;
         preflight::judge(&needs, &found).map_err(unfit)
     }
 
@@ -217,32 +230,73 @@ impl<'e> Attempt<'e> {
     /// When the run does not go on to its checks.
     pub async fn act(&self, prepared: &Prepared) -> Result<(), Stop> {
         let work = &prepared.work;
-        self.progress(RunState::Preflight, 44, "the site's own programs")?;
-        let begun = match self.prepare_site(work).await {
-            // Who refuses has prepared nothing.
-            Err(stop @ Stop::Refused(_)) => return Err(stop),
-            Err(stop) => Err(stop),
-            Ok(()) => match self.pin(work).await {
-                Ok(()) => self.still_there(work).await.and_then(|()| self.begin(prepared)),
-                Err(stop) => Err(stop),
-            },
-        };
-        if let Err(stop) = begun {
-            // What the site prepared is put back; why the run stops is the better reason.
-            if let Err(error) = self.hooks(work, Moment::After).await? {
-                tracing::warn!(%error, "what was prepared could not be put back");
-            }
+        self.prepare_site(work).await?;
+        if let Err(stop) = self.begin_prepared(prepared).await {
+            self.put_back(work.told()).await;
             return Err(stop);
         }
         self.transact(work).await
     }
 
-    /// Runs what the site has before the work. An abort ends it.
-    async fn prepare_site(&self, work: &Work) -> Result<(), Stop> {
-        let mut prepared = pin!(self.hooks(work, Moment::Before));
+    async fn begin_prepared(&self, prepared: &Prepared) -> Result<(), Stop> {
+        self.pin(&prepared.work).await?;
+        self.still_there(&prepared.work).await?;
+        self.as_foreseen(&prepared.work).await?;
+        self.begin(prepared)
+    }
+
+    /// Whether the package manager would do still what it said it would: the site's programs had their time, and others may have changed
+    /// packages meanwhile.
+    async fn as_foreseen(&self, work: &Work) -> Result<(), Stop> {
+        let installed = self.installed().await.map_err(unfit)?;
+        let now = installed.settled.digest();
+        let row = self.engine.record.read(|state| state.run(self.order, self.run).cloned());
+        if row.is_some_and(|row| row.before == Some(now)) && installed.unsettled.packages().next().is_none() {
+            return Ok(());
+        }
+        let transaction = self.simulate(&work.goal).await?;
+        if transaction != work.transaction {
+            let (found, foreseen) = (transaction.lines(), work.transaction.lines());
+            let extra = found.iter().find(|line| !foreseen.contains(line)).map(|line| format!("it would {line}"));
+            let lacking = foreseen.iter().find(|line| !found.contains(line)).map(|line| format!("it would not {line}"));
+            let difference = extra.or(lacking).unwrap_or_default();
+            let reason = format!("packages changed between the simulation and the work: now {difference}");
+            return Err(Refused::new(Refusal::TransactionDiffers, reason).into());
+        }
+        self.change(|run| run.before = Some(now))?;
+        Ok(())
+    }
+
+    /// Runs the site's programs after the work that is not done; why it is not is the better reason.
+    pub async fn put_back(&self, told: Told) {
+        match self.hooks(told, Moment::After).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what was prepared could not be put back"),
+            Err(error) => tracing::warn!(%error, "what was prepared could not be put back"),
+        }
+    }
+
+    /// Runs what the site has before the work; an abort ends it. What was prepared when it stops is put back.
+    ///
+    /// # Errors
+    /// When a program refuses, or the run is aborted.
+    pub async fn prepare_site(&self, work: &Work) -> Result<(), Stop> {
+        self.progress(RunState::Preflight, 44, "the site's own programs")?;
+        let stop = match self.hooks_before(work).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if error.prepared == hooks::Prepared::Nothing => return Err(unfit(error)),
+            Ok(Err(error)) => unfit(error),
+            Err(stop) => stop,
+        };
+        self.put_back(work.told()).await;
+        Err(stop)
+    }
+
+    async fn hooks_before(&self, work: &Work) -> Result<Result<(), HookError>, Stop> {
+        let mut prepared = pin!(self.hooks(work.told(), Moment::Before));
         let stop = tokio::select! {
             biased;
-            done = &mut prepared => return done?.map_err(unfit),
+            done = &mut prepared => return done,
             stop = self.aborted() => stop,
         };
         let mut changes = self.engine.record.subscribe();
@@ -264,11 +318,21 @@ impl<'e> Attempt<'e> {
         }
     }
 
-    /// One transaction, whatever comes of it written down.
+    /// One transaction, whatever comes of it written down; whatever that is, what the site prepared is put back.
     ///
     /// # Errors
     /// When not everything stands as it must afterwards.
     pub async fn transact(&self, work: &Work) -> Result<(), Stop> {
+        match self.go_for(work).await {
+            Ok(()) => self.hooks(work.told(), Moment::After).await?.map_err(Stop::failed),
+            Err(stop) => {
+                self.put_back(work.told()).await;
+                Err(stop)
+            }
+        }
+    }
+
+    async fn go_for(&self, work: &Work) -> Result<(), Stop> {
         let mut done = self.once(work).await?;
         let duration = done.outcome.committed.duration;
         let mut judged = judge(work, &done);
@@ -289,10 +353,7 @@ impl<'e> Attempt<'e> {
                 item.state = if done.stand.has(item) { ItemState::Done } else { ItemState::Failed };
             }
         })?;
-        // Whatever came of it, what the site prepared is put back; a failed transaction is the better reason.
-        let put_back = self.hooks(work, Moment::After).await?;
-        judged?;
-        put_back.map_err(Stop::failed)
+        judged
     }
 
     /// A machine of the lab does twice what a host may do twice, so that this is proven, too.
@@ -301,19 +362,24 @@ impl<'e> Attempt<'e> {
     }
 
     async fn once(&self, work: &Work) -> Result<Done, Stop> {
+        let before = self.installed().await.map_err(Stop::failed)?.all();
         let outcome = self.commit(&work.goal).await?;
         let installed = self.installed().await.map_err(Stop::failed)?;
         let after = installed.settled.digest();
-        Ok(Done { stand: work.plan.stand(installed, &outcome), outcome, after })
+        // A script may change packages as it likes: what it does has no transaction.
+        let beside = match &work.goal {
+            Goal::Packages(_) => beside(&work.transaction, &before.changes_to(&installed.all(), installed.system)),
+            Goal::Script(_) => Vec::new(),
+        };
+        Ok(Done { stand: work.plan.stand(installed, &outcome), outcome, after, beside })
     }
 
     /// Runs the site's own programs.
     ///
     /// # Errors
     /// When the agent broke; what the programs say is in the answer.
-    pub async fn hooks(&self, work: &Work, moment: Moment) -> Result<Result<(), HookError>, Stop> {
+    pub async fn hooks(&self, told: Told, moment: Moment) -> Result<Result<(), HookError>, Stop> {
         let Some(folder) = self.engine.hooks.clone() else { return Ok(Ok(())) };
-        let told = Told { order: work.digest, action: Some(work.action) };
         // What is put back has time to be, also when the run's own is over.
         let after = || self.deadline.max(Instant::now() + settle(self.lifetime));
         let deadline = if moment == Moment::Before { self.deadline } else { after() };
@@ -368,6 +434,15 @@ struct Done {
     stand: Stand,
     /// Digest of the package list.
     after: Digest,
+    /// What else changed, as lines of a transaction. A package manager that waits for its own lock plans anew when it has it.
+    beside: Vec<String>,
+}
+
+/// The lines of what was done that are about packages which the simulation does not name.
+fn beside(foreseen: &Transaction, done: &Transaction) -> Vec<String> {
+    let is_named = |id: &PackageId| foreseen.changes().iter().any(|change| change.id.base_name() == id.base_name());
+    let other = done.changes().iter().filter(|change| !is_named(&change.id)).cloned();
+    Transaction::new(done.system(), other).lines()
 }
 
 /// What somebody answers for that the lab found, and why.
@@ -396,7 +471,16 @@ fn judge(work: &Work, done: &Done) -> Result<(), Stop> {
     if !committed.failed_scripts.is_empty() {
         return Err(Stop::failed(format!("scripts of packages failed: {}", committed.failed_scripts.join("; "))));
     }
-    done.stand.missed().map_or(Ok(()), |missed| Err(Stop::failed(missed)))
+    if let Some(missed) = done.stand.missed() {
+        return Err(Stop::failed(missed));
+    }
+    match done.beside.as_slice() {
+        [] => Ok(()),
+        beside => {
+            let shown = beside.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+            Err(Stop::failed(format!("more was changed than what was simulated: {shown}")))
+        }
+    }
 }
 
 /// A script that a host could not run again after it was interrupted.

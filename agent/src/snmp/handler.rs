@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
+    host,
     journal::JournalError,
     packages::{PackageError, PackageManager, written},
     profile::Week,
@@ -37,6 +38,8 @@ pub struct Tables {
     record: Arc<Record>,
     packages: Arc<dyn PackageManager>,
     facts: Facts,
+    /// The system's.
+    root: PathBuf,
     started: Instant,
     made: Mutex<Option<Made>>,
     inventory: Mutex<Option<Known>>,
@@ -65,10 +68,16 @@ struct Made {
 }
 
 impl Tables {
-    /// The tables over a record; what changes in `facts` is filled in at every look. The package catalogue is kept in
-    /// `folder`.
-    pub fn new(record: Arc<Record>, packages: Arc<dyn PackageManager>, facts: Facts, folder: &Path) -> Self {
+    /// The tables over a record; what changes in `facts` of the system below `root` is filled in at every look. The package catalogue is
+    /// kept in `folder`.
+    pub fn new(
+        record: Arc<Record>,
+        packages: Arc<dyn PackageManager>,
+        facts: Facts,
+        (root, folder): (&Path, &Path),
+    ) -> Self {
         Self {
+            root: root.to_owned(),
             record,
             packages,
             facts,
@@ -122,6 +131,7 @@ impl Tables {
             return [Some(Arc::clone(&made.table)), packages];
         }
         let facts = Facts {
+            class: host::class(&self.root).map_or_else(|_| self.facts.class.clone(), |class| class.to_string()),
             inventory,
             uptime: self.uptime(),
             last_change: self.record.changed().map_or(0, |at| self.hundredths(at)),

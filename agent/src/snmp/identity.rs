@@ -9,7 +9,7 @@ use async_snmp::{AuthoritativeEngine, PersistedAuthoritativeEngine};
 use patchlab_protocol::{enrolment::EngineId, key::KeyError};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::replace;
+use crate::{journal::replace, reserve::insist};
 
 /// The file's name in the state folder.
 const FILE_NAME: &str = "snmp-engine.json";
@@ -51,7 +51,7 @@ pub fn engine(folder: &Path, enrolled: Option<&EngineId>) -> Result<Authoritativ
     let persist = move |state: &PersistedAuthoritativeEngine| {
         let engine_id = EngineId::from_bytes(state.engine_id()).map_err(io::Error::other)?;
         let text = serde_json::to_vec(&Kept { engine_id, boots: state.engine_boots() })?;
-        replace(&path, &text)
+        insist(&path, || replace(&path, &text))
     };
     let engine = match kept {
         Some(kept) if enrolled.is_none_or(|id| *id == kept.engine_id) => {

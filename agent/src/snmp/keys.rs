@@ -20,7 +20,7 @@ use patchlab_protocol::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::seal::Seal;
-use crate::journal::replace;
+use crate::{journal::replace, reserve::insist};
 
 /// The file's name in the ledger's folder.
 pub const FILE_NAME: &str = "snmp-users.json";
@@ -195,7 +195,7 @@ fn seal_with(users: Users, path: &Path) -> Result<InForce, KeysError> {
 fn write(path: &Path, users: &Users) -> Result<(), KeysError> {
     let failed = |source| KeysError::File { action: "write", path: path.to_owned(), source };
     let bytes = serde_json::to_vec(users).map_err(|error| failed(error.into()))?;
-    replace(path, &bytes).map_err(failed)
+    insist(path, || replace(path, &bytes)).map_err(failed)
 }
 
 fn read(path: &Path) -> Result<Users, KeysError> {

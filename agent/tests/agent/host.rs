@@ -104,7 +104,7 @@ impl Host {
     fn with(system: PackageSystem, inform: Option<InformSink>, ledger_dir: Option<&str>, fetch: Fetching) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in ["root", "www/documents", "www/artifacts", "id"] {
+        for name in ["root", "www/documents", "www/artifacts", "id", "hooks"] {
             fs::create_dir_all(path(name)).unwrap();
         }
         database::make(system, &path("root"));

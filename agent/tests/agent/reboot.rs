@@ -89,6 +89,45 @@ fn a_run_reboots_the_host_with_a_message_and_goes_on_with_its_checks_after_the_b
 }
 
 #[test]
+fn checks_after_the_boot_wait_for_services_and_keep_updaters_away() {
+    if missing() {
+        return;
+    }
+    let mut host = host();
+    let (started, seen) = (host.path("started"), host.path("asked-systemd"));
+    let command = format!("test -e {} && ! flock --nonblock {} true", started.display(), lock(&host).display());
+    let step = serde_json::from_value(serde_json::json!({"name": "s", "run": command})).unwrap();
+    for folder in ["root/run/systemd/system", "root/bin", "root/usr/lib/apt", "root/var/lib/apt"] {
+        fs::create_dir_all(host.path(folder)).unwrap();
+    }
+    fs::write(host.path("root/usr/lib/apt/apt.systemd.daily"), "").unwrap();
+    // Of a systemd that does not wait by itself; services start after it was asked twice.
+    let program = host.path("root/bin/systemctl");
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >> {seen}\nif [ $(wc -l < {seen}) -lt 3 ]; then echo starting; exit 1; fi\n: > {started}\necho degraded; exit 1\n",
+        seen = seen.display(),
+        started = started.display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    told(&host, 120, |order| {
+        order.reboot = always(0);
+        order.production = vec![ProductionCheck { scenario: "x".into(), step }];
+    });
+    host.deployer().wait_until(1, 1, RunState::Rebooting);
+    host.kill();
+    boot(&host, "two");
+    host.start();
+    assert_eq!(host.deployer().wait(1, 1), RunState::Succeeded, "{}", host.log());
+    assert_eq!(fs::read_to_string(&seen).unwrap(), "is-system-running --wait\n".repeat(3));
+}
+
+/// The lock of apt's daily job.
+fn lock(host: &Host) -> std::path::PathBuf {
+    host.path("root/var/lib/apt/daily_lock")
+}
+
+#[test]
 fn a_reboot_that_never_comes_ends_the_run_as_failed_or_walks_it_back() {
     if missing() {
         return;

@@ -188,6 +188,32 @@ fn a_lock_of_another_program_is_waited_for_with_its_holders_name() {
 }
 
 #[test]
+fn what_somebody_at_work_has_half_way_is_waited_for_and_not_refused() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    told(&host, 1, "web", hours(-1));
+    let list = host.path("root/var/lib/dpkg/status");
+    let whole = fs::read_to_string(&list).unwrap();
+    let holder = Holder::of(&host.path("root/var/lib/dpkg/lock-frontend"));
+    fs::write(&list, whole.replace("install ok installed", "install ok unpacked")).unwrap();
+    let manager = host.deployer();
+    manager.start(1, 1).unwrap();
+    let phase = manager.wait_until(1, 1, RunState::WaitingLock);
+    assert!(phase.contains("lock-frontend"), "{phase}");
+    fs::write(&list, &whole).unwrap();
+    holder.let_go();
+    assert_eq!(manager.wait(1, 1), RunState::Succeeded, "{}", host.log());
+    // Half-way with nobody at work stays a refusal.
+    told(&host, 2, "other", hours(-1));
+    let whole = fs::read_to_string(&list).unwrap();
+    fs::write(&list, whole.replace("install ok installed", "install ok unpacked")).unwrap();
+    manager.start(2, 1).unwrap();
+    assert_eq!((manager.wait(2, 1), refusal(&host, 2, 1)), (RunState::Refused, Some("preflight")));
+}
+
+#[test]
 fn a_host_on_its_battery_waits_for_the_mains_and_what_the_site_prepared_is_put_back_after_a_kill() {
     if missing() {
         return;

@@ -131,21 +131,23 @@ pub(super) fn take_in(
 ) -> Result<PathBuf, BuildError> {
     let place = &image.place;
     let unusable = |reason: String| IntakeError::Unusable { place: place.clone(), reason };
+    let limit = disk_bytes + TABLES_BYTES;
+    let too_long = || unusable(format!("it is longer than a disk of {} needs", Bytes(disk_bytes)));
     let source = match place {
         Place::Path(path) => path.clone(),
         Place::Url(url) => {
             say(&format!("fetching {url}"));
-            fetch(url, image.sha256, work)?
+            fetch(url, image.sha256, limit, work)?.ok_or_else(too_long)?
         }
     };
     say("reading the image");
     let (copy, raw) = (work.join("image"), work.join("disk.raw"));
-    let found = copy_verified(&source, &copy, disk_bytes + TABLES_BYTES)?;
+    let found = copy_verified(&source, &copy, limit)?;
     if let Place::Url(_) = place {
         fs::remove_file(&source).map_err(failed("remove", &source))?;
     }
     match found {
-        None => return Err(unusable(format!("it is longer than a disk of {} needs", Bytes(disk_bytes))).into()),
+        None => return Err(too_long().into()),
         Some(found) if found != image.sha256 => {
             let (place, expected) = (place.clone(), image.sha256);
             return Err(IntakeError::Digest { place, found, expected }.into());
@@ -214,19 +216,25 @@ fn format_of(header: &[u8]) -> Result<Format, Refusal> {
     Ok(Format::Qcow2)
 }
 
-/// Fetches an image by apt's own downloader, which every Debian host has and which knows the host's proxies.
-fn fetch(url: &str, sha256: Digest, work: &Path) -> Result<PathBuf, BuildError> {
+/// Fetches an image by apt's own downloader, which every Debian host has and which knows the host's proxies; nothing when it has more than
+/// `limit` bytes, of which no more are written, whatever the server says of its length.
+fn fetch(url: &str, sha256: Digest, limit: u64, work: &Path) -> Result<Option<PathBuf>, BuildError> {
     let target = work.join("fetched");
-    let output = Command::new("/usr/lib/apt/apt-helper")
+    let output = Command::new("prlimit")
+        .args(["--core=0", &format!("--fsize={limit}"), "--", "/usr/lib/apt/apt-helper"])
         .args(["--quiet=1", "download-file", url])
         .arg(&target)
         .arg(format!("SHA256:{sha256}"))
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())
         .output()
-        .map_err(failed("run (package apt)", Path::new("/usr/lib/apt/apt-helper")))?;
+        .map_err(failed("run (packages apt, util-linux)", Path::new("/usr/lib/apt/apt-helper")))?;
     if output.status.success() {
-        return Ok(target);
+        return Ok(Some(target));
+    }
+    // The limit ends the downloader's own process for this address; its complaint names a signal and no reason.
+    if fs::metadata(&target).is_ok_and(|written| written.len() >= limit) {
+        return Ok(None);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let causes: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("E: ")).take(3).collect();
@@ -371,6 +379,8 @@ pub(super) fn said(output: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::TcpListener, thread};
+
     use super::*;
 
     /// A qcow2 header of that version with 8-byte numbers at these places.
@@ -401,6 +411,32 @@ mod tests {
         for senseless in [&qcow2(4, &[])[..], &qcow2(3, &[])[..70], &qcow2(2, &[])[..30], b"QFI\xfb", b"", b"text"] {
             assert!(matches!(format_of(senseless), Err(Refusal::Unusable(_))), "{senseless:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_never_ends_is_left_at_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let asked = peer.read(&mut [0; 4096]).unwrap();
+            assert!(asked > 0);
+            // No length, and no end.
+            let mut sent = peer.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            while sent.is_ok() {
+                sent = peer.write_all(&[b'x'; 65536]);
+            }
+        });
+        let url = format!("http://{address}/endless.qcow2");
+        let fetched = fetch(&url, Digest::of("x"), 1 << 20, dir.path()).unwrap();
+        assert_eq!(fetched, None);
+        let written = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert_eq!(written.sum::<u64>(), 1 << 20);
+        server.join().unwrap();
+        // One that is not there is something else.
+        let gone = fetch(&url, Digest::of("x"), 1 << 20, dir.path()).unwrap_err().to_string();
+        assert!(gone.contains("cannot be fetched"), "{gone}");
     }
 
     #[test]
