@@ -10,6 +10,7 @@
 //! A kernel that panics brings the old one back without anybody's hand, when its command line has `panic=`: only the kernel itself can
 //! reboot then. What is found ([`Found`], [`Menu`]) and what is decided from it are apart, and the decisions are pure.
 
+mod coverage;
 mod environment;
 mod grub;
 mod kernels;
@@ -23,6 +24,7 @@ use std::{io, path::PathBuf};
 use patchlab_protocol::document::RunState;
 use serde::{Deserialize, Serialize};
 
+pub use coverage::{here, uncovered};
 pub use kernels::{Brought, Kernels, awaited, installed, places, running};
 pub use loader::{Loader, open};
 pub use menu::{Entry, Menu};

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use patchlab_protocol::{
     Digest, ItemState, Refusal, Refused, SigningKey,
     document::{Checks, Class, Preparation, RunState},
-    enrolment::{PendingReboot, WithoutFallback},
+    enrolment::{PendingReboot, Uncovered, WithoutFallback},
 };
 use tokio::{sync::MutexGuard, task::JoinSet};
 use tracing::Instrument as _;
@@ -81,6 +81,8 @@ pub struct Engine {
     pub without_fallback: WithoutFallback,
     /// What becomes of an order that reboots the host where something waits for a reboot already.
     pub pending_reboot: PendingReboot,
+    /// What becomes of an order whose kernel was proven on what the host does not boot.
+    pub uncovered: Uncovered,
     /// How a step is evaluated. Without it, an order with production checks is refused.
     pub evaluate: Option<Evaluate>,
     /// Held by the run that works.

@@ -181,6 +181,7 @@ impl Service {
             scripts: Rule::from(&enrolment.scripts),
             without_fallback: enrolment.boot.without_fallback,
             pending_reboot: enrolment.boot.pending_reboot,
+            uncovered: enrolment.boot.uncovered,
             evaluate,
             turn: tokio::sync::Mutex::new(()),
             ends: tokio::sync::Mutex::new(()),

@@ -19,7 +19,18 @@ struct Updater {
     /// It is installed when this is there.
     program: &'static str,
     runs: Runs,
-    lock: Option<(&'static str, Kind)>,
+    kept: Kept,
+}
+
+/// By what one is kept from working while a run does.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// A lock of its own.
+    By(&'static str, Kind),
+    /// The lock of another one here, by which it works.
+    WithAnother,
+    /// Nothing: it waits only while the package manager itself works.
+    Not,
 }
 
 /// When one runs by itself.
@@ -39,13 +50,13 @@ const KNOWN: &[Updater] = &[
         name: "apt-daily",
         program: "usr/lib/apt/apt.systemd.daily",
         runs: Runs::AptDaily("etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer"),
-        lock: Some(("var/lib/apt/daily_lock", Kind::Whole)),
+        kept: Kept::By("var/lib/apt/daily_lock", Kind::Whole),
     },
     Updater {
         name: "unattended-upgrades",
         program: "usr/bin/unattended-upgrade",
         runs: Runs::InAptDaily,
-        lock: Some(("run/unattended-upgrades.lock", Kind::Record)),
+        kept: Kept::By("run/unattended-upgrades.lock", Kind::Record),
     },
     Updater {
         name: "dnf-automatic",
@@ -55,48 +66,63 @@ const KNOWN: &[Updater] = &[
             "etc/systemd/system/timers.target.wants/dnf-automatic-install.timer",
         ]),
         // It is dnf's.
-        lock: None,
+        kept: Kept::WithAnother,
     },
     // It is dnf 5's plugin, and dnf 5 has no lock but rpm's.
     Updater {
         name: "dnf5-automatic",
         program: "usr/bin/dnf5",
         runs: Runs::With(&["etc/systemd/system/timers.target.wants/dnf5-automatic.timer"]),
-        lock: None,
+        kept: Kept::Not,
     },
     // yum before dnf: who is named in there is waited for.
     Updater {
         name: "yum-cron",
         program: "usr/sbin/yum-cron",
         runs: Runs::With(&["etc/systemd/system/multi-user.target.wants/yum-cron.service"]),
-        lock: Some(("run/yum.pid", Kind::Pid)),
+        kept: Kept::By("run/yum.pid", Kind::Pid),
     },
     // dnf 4, whoever calls it: it changes no package without this lock, and says for whom it waits. The agent itself works by rpm.
     Updater {
         name: "dnf",
         program: "usr/bin/dnf",
         runs: Runs::Called,
-        lock: Some(("var/lib/dnf/rpmdb_lock.pid", Kind::Pid)),
+        kept: Kept::By("var/lib/dnf/rpmdb_lock.pid", Kind::Pid),
     },
     // zypper looks who is named in there, and waits for it or ends; it says for whom.
-    Updater { name: "zypper", program: "usr/bin/zypper", runs: Runs::Called, lock: Some(("run/zypp.pid", Kind::Pid)) },
+    Updater {
+        name: "zypper",
+        program: "usr/bin/zypper",
+        runs: Runs::Called,
+        kept: Kept::By("run/zypp.pid", Kind::Pid),
+    },
     Updater {
         name: "transactional-update",
         program: "usr/sbin/transactional-update",
         runs: Runs::With(&["etc/systemd/system/timers.target.wants/transactional-update.timer"]),
-        lock: None,
+        kept: Kept::Not,
     },
     // Desktops call it; by itself it works in the next boot, when an update was prepared for that.
     Updater {
         name: "PackageKit",
         program: "usr/libexec/packagekitd",
         runs: Runs::With(&["var/lib/PackageKit/prepared-update"]),
-        lock: None,
+        kept: Kept::Not,
     },
 ];
 
 /// Names of the updaters below `root` that are installed and run by themselves.
 pub fn enabled(root: &Path) -> Vec<&'static str> {
+    running(root).into_iter().map(|updater| updater.name).collect()
+}
+
+/// Those of them that nothing keeps from beginning while a run works.
+pub fn not_paused(root: &Path) -> Vec<&'static str> {
+    let running = running(root).into_iter().filter(|updater| matches!(updater.kept, Kept::Not));
+    running.map(|updater| updater.name).collect()
+}
+
+fn running(root: &Path) -> Vec<&'static Updater> {
     // A unit is enabled by a link, which may lead out of a root that is not ours.
     let there = |path: &str| root.join(path).symlink_metadata().is_ok();
     let is_on = |name: &str| periodic::value(root, name).map(|value| periodic::is_on(&value));
@@ -111,7 +137,7 @@ pub fn enabled(root: &Path) -> Vec<&'static str> {
         };
         there(updater.program) && by_itself
     };
-    KNOWN.iter().filter(runs).map(|updater| updater.name).collect()
+    KNOWN.iter().filter(runs).collect()
 }
 
 /// Updaters that wait until this is dropped.
@@ -169,7 +195,10 @@ pub fn pause(root: &Path) -> Result<Paused, NotPaused> {
     // Where there is no folder for a lock, nobody can hold it.
     let has_place = |path: &str| root.join(path).parent().is_some_and(Path::is_dir);
     let locks = installed
-        .filter_map(|updater| updater.lock.map(|lock| (updater.name, lock)))
+        .filter_map(|updater| match updater.kept {
+            Kept::By(path, kind) => Some((updater.name, (path, kind))),
+            Kept::WithAnother | Kept::Not => None,
+        })
         .filter(|(_, (path, _))| has_place(path));
     let held: Result<Vec<Held>, NotPaused> =
         locks.map(|(name, (path, kind))| hold(name, &root.join(path), kind)).collect();
@@ -235,6 +264,7 @@ mod tests {
         file(root.path(), "etc/systemd/system/timers.target.wants/dnf5-automatic.timer");
         file(root.path(), "etc/systemd/system/multi-user.target.wants/yum-cron.service");
         assert_eq!(enabled(root.path()), ["dnf5-automatic", "yum-cron", "PackageKit"]);
+        assert_eq!(not_paused(root.path()), ["dnf5-automatic", "PackageKit"]);
     }
 
     #[test]

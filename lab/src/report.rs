@@ -5,7 +5,7 @@
 //! passes over those it does not know, so that a verdict of a later patchlab can still be decided on.
 
 use jiff::civil::Date;
-use patchlab_check::{Digest, Outcome};
+use patchlab_check::{Boots, Digest, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -134,6 +134,9 @@ pub struct BaselineReport {
     pub transaction: Vec<String>,
     /// Whether the patch asked for a reboot.
     pub reboot_needed: bool,
+    /// What the baseline boots; absent where nobody looked when it was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boots: Option<Boots>,
     /// Duration of the apply, milliseconds.
     pub apply_ms: u64,
     /// Duration of the rollback, milliseconds.
@@ -267,6 +270,7 @@ impl BaselineReport {
             diff: None,
             transaction: Vec::new(),
             reboot_needed: false,
+            boots: None,
             apply_ms: 0,
             rollback_ms: 0,
             total_ms: 0,

@@ -260,6 +260,7 @@ impl World {
             reboot_needed: false,
             rollback: Rollback::Proven,
             grown: Vec::new(),
+            boots: None,
         };
         let proof = Proof {
             order: digest,

@@ -185,6 +185,8 @@ pub struct Booting {
     pub without_fallback: WithoutFallback,
     /// What becomes of an order that reboots the host where something waits for a reboot since before it.
     pub pending_reboot: PendingReboot,
+    /// What becomes of an order that brings a kernel, where the host boots what none of the lab's baselines did.
+    pub uncovered: Uncovered,
 }
 
 impl Booting {
@@ -216,6 +218,18 @@ pub enum WithoutFallback {
     #[default]
     Refuse,
     /// The host reboots all the same, and its result says that there was no way back.
+    GoOn,
+}
+
+/// What becomes of an order that brings a kernel, on a host whose kernel is of another flavour than on the baselines that it was proven on, or
+/// that builds modules for it which none of them had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Uncovered {
+    /// The host refuses it before anything is changed: nobody proved it for such a host.
+    #[default]
+    Refuse,
+    /// It goes on, and says so in its log.
     GoOn,
 }
 

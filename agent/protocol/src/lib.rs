@@ -32,7 +32,7 @@ pub use authorization::{Authorized, Ledger};
 pub use envelope::Envelope;
 pub use item::{Item, ItemState};
 pub use key::{Audience, KeyId, PublicKey, Role, SigningKey};
-pub use patchlab_check::{Digest, PackageSystem, package_system};
+pub use patchlab_check::{Boots, Digest, PackageSystem, package_system};
 pub use rate::Rate;
 pub use refusal::{Refusal, Refused};
 pub use token::EnrolmentToken;

@@ -165,7 +165,7 @@ pub fn awaited(root: &Path) -> io::Result<Option<Release>> {
 }
 
 /// What is in a folder; nothing where there is none.
-fn entries(folder: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
     let found = match fs::read_dir(folder) {
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
         found => found?,

@@ -3,8 +3,8 @@
 
 use patchlab_protocol::{
     Audience,
-    document::{Action, Order, RunState},
-    enrolment::WithoutFallback,
+    document::{Action, Order, Release, RunState},
+    enrolment::{Uncovered, WithoutFallback},
     inventory::Transaction,
 };
 
@@ -94,6 +94,36 @@ impl Attempt<'_> {
         match self.look().await? {
             Ok(_) => Ok(()),
             Err(unable) => self.without_fallback(&unable, unfit),
+        }
+    }
+
+    /// Whether a kernel that an order brings was proven on what this host boots.
+    ///
+    /// # Errors
+    /// When it was not, and the host is configured to refuse then.
+    pub async fn fit_to_boot(
+        &self,
+        action: Action,
+        transaction: &Transaction,
+        release: Option<&Release>,
+    ) -> Result<(), Stop> {
+        let Some(release) = release.filter(|_| action == Action::Apply && Kernel::of(transaction) == Kernel::New)
+        else {
+            return Ok(());
+        };
+        let root = self.engine.target.root().to_owned();
+        let here = blocking(move || boot::here(&root)).await?;
+        let here = here.map_err(|error| unfit(format!("look at what this host boots: {error}")))?;
+        let Some(uncovered) = boot::uncovered(&here, release.boots()) else { return Ok(()) };
+        let reason = format!("the order brings a kernel, which was proven {uncovered}");
+        match self.engine.uncovered {
+            Uncovered::Refuse => Err(unfit(format!(
+                "{reason}: prove it on a baseline that boots as this host does, or set uncovered = \"go-on\" under [boot] in agent.toml"
+            ))),
+            Uncovered::GoOn => {
+                tracing::warn!(order = self.order, run = self.run, reason, "this host boots otherwise");
+                Ok(())
+            }
         }
     }
 

@@ -33,6 +33,7 @@ impl Attempt<'_> {
         let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), self.audience(), &installed)?;
         self.fit(&transaction, unpacked, foreseen.release())?;
+        self.fit_to_boot(Action::Apply, &transaction, foreseen.release()).await?;
         self.fit_to_reboot(foreseen.order(), Action::Apply).await?;
         self.fit_to_fall_back(foreseen.order(), Action::Apply, &transaction).await?;
         self.change(|run| run.items = state::items(&transaction))?;

@@ -50,6 +50,13 @@ impl Engine {
                 Err(error) => return Err(unfit(error)),
             }
         };
+        let others = updaters::not_paused(self.target.root());
+        if !others.is_empty() {
+            tracing::warn!(
+                updaters = others.join(", "),
+                "automatic updaters that cannot be paused may begin meanwhile"
+            );
+        }
         for path in self.packages.locks() {
             let failed = |error: io::Error| unfit(format!("lock {}: {error}", path.display()));
             let Some(file) = lock::open(&path).map_err(failed)? else { continue };

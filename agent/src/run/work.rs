@@ -93,6 +93,7 @@ impl<'e> Attempt<'e> {
         let transaction = self.simulate(&goal).await?;
         compare(&transaction, &plan, foreseen.release(), self.audience(), &installed)?;
         self.fit(&transaction, unpacked, foreseen.release())?;
+        self.fit_to_boot(foreseen.action(), &transaction, foreseen.release()).await?;
         self.fit_to_reboot(foreseen.order(), foreseen.action()).await?;
         self.fit_to_fall_back(foreseen.order(), foreseen.action(), &transaction).await?;
         self.progress(RunState::Preflight, 44, "installed files")?;

@@ -21,7 +21,7 @@ use patchlab_protocol::{
     description::Tags,
     document::{Class, Origin, PackageFile, Replaced, RunResult, ShippedFile},
     enrolment::{
-        Booting, Enrolment, Fetching, InformSink, Packages, PendingReboot, PinnedRoot, Scripts, SnmpUser,
+        Booting, Enrolment, Fetching, InformSink, Packages, PendingReboot, PinnedRoot, Scripts, SnmpUser, Uncovered,
         WithoutFallback,
     },
     mib,
@@ -166,6 +166,12 @@ impl Host {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// From its next start on, the host takes a kernel that was proven on what it does not boot.
+    pub fn go_on_uncovered(&mut self) {
+        self.enrolment.boot.uncovered = Uncovered::GoOn;
+        self.configure();
     }
 
     /// From its next start on, the host reboots into a kernel that it could not come back from.

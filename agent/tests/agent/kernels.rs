@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use patchlab_protocol::{
-    Envelope, Refusal, Role,
+    Boots, Envelope, Refusal, Role,
     document::{Action, Cause, OnFailure, Order, RebootRule, RebootWhen, RunState},
     mib,
 };
@@ -181,6 +181,41 @@ fn a_host_that_could_not_come_back_refuses_before_anything_is_changed_or_goes_on
     assert_eq!(second.deployer().wait(1, 1), RunState::Succeeded, "{}", second.log());
     let said = error(&second);
     assert!(said.contains("without a way back") && said.contains("GRUB_DEFAULT=saved"), "{said}");
+}
+
+#[test]
+fn a_kernel_that_was_proven_on_what_this_host_does_not_boot_is_refused_or_goes_on() {
+    if missing() {
+        return;
+    }
+    let boots = |dkms: &[&str]| Boots {
+        flavour: Some("amd64".into()),
+        dkms: dkms.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let host_with_zfs = |proven: Boots| {
+        let mut host = host("${saved_entry}");
+        write(&host, "var/lib/dkms/zfs/2.1.11/source", "");
+        host.authority.boots = Some(proven);
+        host
+    };
+    let first = host_with_zfs(boots(&[]));
+    tell(&first, OnFailure::RollBack, None);
+    assert_eq!(first.deployer().wait(1, 1), RunState::Refused, "{}", first.log());
+    assert_eq!(first.result(1, 1).0.refusal, Some(Refusal::Preflight));
+    let said = error(&first);
+    assert!(said.contains("without the modules zfs") && said.contains("uncovered"), "{said}");
+
+    let covered = host_with_zfs(boots(&["zfs"]));
+    tell(&covered, OnFailure::RollBack, None);
+    wait_for_shutdown(&covered);
+
+    let mut told_to = host_with_zfs(boots(&[]));
+    told_to.kill();
+    told_to.go_on_uncovered();
+    told_to.start();
+    tell(&told_to, OnFailure::RollBack, None);
+    wait_for_shutdown(&told_to);
+    assert!(told_to.log().contains("this host boots otherwise"), "{}", told_to.log());
 }
 
 #[test]

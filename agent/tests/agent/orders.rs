@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
-    Audience, Digest, Envelope, Role, SigningKey,
+    Audience, Boots, Digest, Envelope, Role, SigningKey,
     document::{
         Action, Activation, Approval, BaselineProof, Class, Growth, Kind, OnFailure, Order, PackageFile, Proof,
         Release, Replaced, Rollback, RollbackClass, RollbackFiles, Root, RootKey, Scheme, Severity, TestResult,
@@ -15,6 +15,8 @@ use patchlab_protocol::{
 pub struct Authority {
     pub keys: BTreeMap<Role, SigningKey>,
     pub root: Envelope,
+    /// What releases say that their baselines boot.
+    pub boots: Option<Boots>,
 }
 
 pub fn hours(hours: i64) -> Timestamp {
@@ -45,7 +47,7 @@ impl Authority {
             thresholds: BTreeMap::new(),
         };
         let root = Envelope::sign(root, &keys[&Role::Root]);
-        Self { keys, root }
+        Self { keys, root, boots: None }
     }
 
     pub fn order(
@@ -99,6 +101,7 @@ impl Authority {
             reboot_needed: false,
             rollback: Rollback::Proven,
             grown,
+            boots: self.boots.clone(),
         };
         let proof = Proof {
             order: digest,

@@ -6,14 +6,16 @@
 //!
 //! Beside the steps live the two things every reader of people's files needs: [`written`], which turns a TOML file into a
 //! type or into an error with file, line and key, and [`Digest`], the name of content. And [`PackageSystem`], since steps, manifests, hosts and orders
-//! must all read a system's packages by the same rules.
+//! must all read a system's packages by the same rules; [`Boots`], because they must say what a system boots in the same words.
 
+pub mod boots;
 pub mod digest;
 pub mod package_system;
 pub mod step;
 pub mod target;
 pub mod written;
 
+pub use boots::Boots;
 pub use digest::Digest;
 pub use package_system::PackageSystem;
 pub use step::{Outcome, Status, Step};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use patchlab_check::Boots;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -73,6 +74,12 @@ impl Coverage {
         Self { third_party_rpm: third_party.into_iter().take(ENTRIES).collect(), unclear, ..Self::of(manifest) }
     }
 
+    /// What of it a new kernel has to do with.
+    pub fn boots(&self) -> Boots {
+        let dkms = self.dkms.iter().map(|module| module.name.clone()).collect();
+        Boots { flavour: self.flavour.clone(), dkms }
+    }
+
     fn of(manifest: &Manifest) -> Self {
         let configuration = manifest.configuration.iter().flatten();
         let other: Vec<_> = configuration.filter(|(_, file)| !file.obsolete && !file.is_as_shipped()).collect();
@@ -83,7 +90,7 @@ impl Coverage {
         Self {
             boot: manifest.kernels.as_ref().map(|kernels| kernels.boot),
             kernel: manifest.kernel.clone(),
-            flavour: flavour(&manifest.kernel),
+            flavour: Boots::flavour_of(&manifest.kernel),
             dkms: dkms(manifest.files.keys().map(String::as_str)),
             third_party: Vec::new(),
             third_party_rpm: Vec::new(),
@@ -92,13 +99,6 @@ impl Coverage {
             removed: of(false),
         }
     }
-}
-
-/// What stands behind the numbers of a release: `cloud-amd64` of `6.1.0-50-cloud-amd64`.
-fn flavour(release: &str) -> Option<String> {
-    let parts = release.split('-').skip_while(|part| part.starts_with(|c: char| c.is_ascii_digit()));
-    let flavour = parts.collect::<Vec<_>>().join("-");
-    (!flavour.is_empty()).then_some(flavour)
 }
 
 /// From all paths of a system.
@@ -129,19 +129,6 @@ mod tests {
         apt::sources,
         manifest::{ConfigurationFile, Kernels},
     };
-
-    #[test]
-    fn the_flavour_stands_behind_the_numbers() {
-        for (release, expected) in [
-            ("6.1.0-50-cloud-amd64", Some("cloud-amd64")),
-            ("6.1.0-50-amd64", Some("amd64")),
-            ("6.12.48+deb13-cloud-amd64", Some("cloud-amd64")),
-            ("6.8.0-45-generic", Some("generic")),
-            ("5.14.0-427.el9.x86_64", None),
-        ] {
-            assert_eq!(flavour(release).as_deref(), expected, "{release}");
-        }
-    }
 
     #[test]
     fn what_dkms_built_and_for_which_kernels() {

@@ -423,9 +423,10 @@ mod tests {
             let asked = peer.read(&mut [0; 4096]).unwrap();
             assert!(asked > 0);
             // No length, and no end.
-            let mut sent = peer.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            let mut sent = peer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = [&b"10000\r\n"[..], &[b'x'; 65536], b"\r\n"].concat();
             while sent.is_ok() {
-                sent = peer.write_all(&[b'x'; 65536]);
+                sent = peer.write_all(&chunk);
             }
         });
         let url = format!("http://{address}/endless.qcow2");

@@ -43,6 +43,7 @@ impl Validation<'_> {
     /// Once over a pair of clones, after what was found on others before.
     pub(super) fn pass(&self, begun: Instant, before: &Before) -> Pass<'_> {
         let mut report = BaselineReport::begun(self.baseline.full_name(), self.baseline.digest);
+        report.boots = self.baseline.record.coverage.as_ref().map(|coverage| coverage.boots());
         let (mut clones, mut ending, mut reached) = (None, Ending::Came, None);
         let applied = match self.phases(&mut report, &mut clones, before) {
             Ok(applied) => applied,

@@ -133,6 +133,7 @@ fn proof(baseline: &BaselineReport) -> BaselineProof {
             (RollbackStatus::Skipped, _) => Rollback::Skipped,
         },
         grown: baseline.diff.iter().flat_map(|diff| &diff.disk).filter_map(growth).collect(),
+        boots: baseline.boots.clone(),
     }
 }
 

@@ -108,6 +108,7 @@ mod tests {
             reboot_needed: false,
             rollback: Rollback::Proven,
             grown: Vec::new(),
+            boots: None,
         };
         Release {
             result: TestResult::Passed,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use patchlab_check::Boots;
 use serde::{Deserialize, Serialize};
 
 use super::Class;
@@ -113,6 +114,9 @@ pub struct BaselineProof {
     /// File systems that held more after the patch than on the control, by more than the lab's tolerance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grown: Vec<Growth>,
+    /// What it boots, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boots: Option<Boots>,
 }
 
 /// A file system that holds more than before.
@@ -126,6 +130,11 @@ pub struct Growth {
 }
 
 impl Release {
+    /// What the baselines boot on which the order was proven, where that was looked at.
+    pub fn boots(&self) -> impl Iterator<Item = &Boots> {
+        self.proof.baselines.iter().filter_map(|baseline| baseline.boots.as_ref())
+    }
+
     /// What the patch took on each file system, the most of all baselines: bytes by mount point.
     pub fn growth(&self) -> BTreeMap<String, u64> {
         let all = self.proof.baselines.iter().flat_map(|baseline| &baseline.grown);

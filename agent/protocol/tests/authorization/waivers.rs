@@ -52,6 +52,7 @@ impl World {
             reboot_needed: false,
             rollback,
             grown: vec![],
+            boots: None,
         }];
         document.proof.waivers = waivers;
         self.release = Some(Envelope::sign(document, &self.keys[2]));
