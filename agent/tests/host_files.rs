@@ -35,6 +35,23 @@ fn what_an_earlier_agent_left_is_finished_before_systemd_hears_that_it_is_ready_
     assert_eq!((says("Type").as_deref(), says("TimeoutStartSec").as_deref()), (Some("notify"), Some("infinity")));
 }
 
+#[test]
+fn nothing_in_the_unit_makes_maintainer_scripts_and_checks_find_another_host_than_there_is() {
+    let unit = fs::read_to_string(file("patchlab-agent.service")).unwrap();
+    let keys = unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    // Each of systemd.exec(5)'s that makes a mount namespace, or filters what children may ask the kernel for, begins so.
+    let confines = |key: &str| {
+        let is_kept = key == "RestrictRealtime";
+        let begins = ["Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "NoExec", "Exec", "Temporary", "Bind"];
+        let named = ["NoNewPrivileges", "DynamicUser", "CapabilityBoundingSet", "MemoryDenyWriteExecute"];
+        let filters = ["Restrict", "SystemCall", "LockPersonality", "Root", "Mount", "User", "Group"];
+        !is_kept && key != "ExecStart" && [&begins[..], &named, &filters].concat().iter().any(|word| key.starts_with(word))
+    };
+    let confined: Vec<&str> = keys.map(|(key, _)| key).filter(|key| confines(key)).collect();
+    assert!(confined.is_empty(), "{confined:?}");
+    assert!(unit.contains("\nKillMode=process\n") && unit.contains("\nWatchdogSec="), "{unit}");
+}
+
 /// Tables and keys of a TOML document, dotted.
 fn keys(table: &toml::Table, before: &str) -> BTreeSet<String> {
     table
