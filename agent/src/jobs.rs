@@ -216,6 +216,8 @@ pub async fn learn(folder: PathBuf) {
     let mut jobs = Jobs::read(&folder);
     let mut at_work = AtWork::default();
     let mut ticks = tokio::time::interval(EVERY);
+    // After a suspension, one look and not one for each minute of it.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looked = std::time::Instant::now();
     loop {
         ticks.tick().await;

@@ -5,6 +5,7 @@
 mod altered;
 mod apt;
 mod excluded;
+mod offline;
 mod pattern;
 mod rpm;
 mod simulation;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use altered::{Altered, Difference, Extent, Kind, Verified};
 pub use apt::Apt;
+pub use offline::pending_offline;
 pub use rpm::Rpm;
 pub use system::{SystemError, system};
 
@@ -245,6 +247,11 @@ pub fn written(packages: &dyn PackageManager) -> Option<Vec<Option<SystemTime>>>
     let at = |path: PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let times: Vec<Option<SystemTime>> = packages.database().into_iter().map(at).collect();
     times.iter().any(Option::is_some).then_some(times)
+}
+
+/// Whether the system below `root` asks for a reboot, whoever left word.
+fn asks_for_reboot(root: &Path) -> bool {
+    ["run/reboot-required", "var/run/reboot-required"].iter().any(|at| root.join(at).exists())
 }
 
 /// A command with nothing of the agent's environment.

@@ -11,6 +11,7 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 
 use crate::journal::replace;
 
@@ -33,7 +34,7 @@ pub struct Load {
     pub memory: f64,
     /// Time in which the busiest disk worked.
     pub disk: f64,
-    /// Open TCP connections.
+    /// TCP sockets in use, of IPv4 and IPv6: connections, and what listens.
     pub sessions: f64,
 }
 
@@ -137,8 +138,8 @@ fn counters(stat: &str, diskstats: &str) -> Counters {
     Counters { busy: u64::saturating_sub(total, idle), total, disks: diskstats.lines().filter_map(disk).collect() }
 }
 
-/// The load between two looks that are `between` apart.
-fn load(before: &Counters, after: &Counters, between: Duration, meminfo: &str, sockstat: &str) -> Load {
+/// The load between two looks that are `between` apart. A host without IPv6 has no `sockstat6`.
+fn load(before: &Counters, after: &Counters, between: Duration, meminfo: &str, sockstat: [&str; 2]) -> Load {
     let part = |part: u64, whole: f64| if whole > 0.0 { (part as f64 / whole).clamp(0.0, 1.0) } else { 0.0 };
     let disk = after.disks.iter().filter_map(|(name, now)| {
         let (_, then) = before.disks.iter().find(|(known, _)| known == name)?;
@@ -148,13 +149,16 @@ fn load(before: &Counters, after: &Counters, between: Duration, meminfo: &str, s
         meminfo.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
     };
     let (total, available) = (kib("MemTotal:").unwrap_or(0), kib("MemAvailable:").unwrap_or(0));
-    let sessions =
-        sockstat.lines().find_map(|line| line.strip_prefix("TCP: inuse ")?.split_whitespace().next()?.parse().ok());
+    let in_use = |[text, key]: [&str; 2]| -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+    };
+    let [four, six] = sockstat;
+    let sessions = [[four, "TCP: inuse "], [six, "TCP6: inuse "]].into_iter().filter_map(in_use).sum();
     Load {
         cpu: part(after.busy.saturating_sub(before.busy), after.total.saturating_sub(before.total) as f64),
         memory: part(total.saturating_sub(available), total as f64),
         disk: disk.fold(0.0, f64::max),
-        sessions: sessions.unwrap_or(0.0),
+        sessions,
     }
 }
 
@@ -166,6 +170,8 @@ fn proc(file: &str) -> String {
 pub async fn learn(week: Arc<std::sync::Mutex<Week>>, folder: PathBuf) {
     let look = || counters(&proc("stat"), &proc("diskstats"));
     let mut ticks = tokio::time::interval(EVERY);
+    // After a suspension, one look and not one for each minute of it.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let (mut before, mut at) = (look(), std::time::Instant::now());
     let mut hour = hour_of_week(Timestamp::now());
@@ -173,7 +179,8 @@ pub async fn learn(week: Arc<std::sync::Mutex<Week>>, folder: PathBuf) {
     loop {
         ticks.tick().await;
         let after = look();
-        let now = load(&before, &after, at.elapsed(), &proc("meminfo"), &proc("net/sockstat"));
+        let now =
+            load(&before, &after, at.elapsed(), &proc("meminfo"), [&proc("net/sockstat"), &proc("net/sockstat6")]);
         (before, at) = (after, std::time::Instant::now());
         let current = hour_of_week(Timestamp::now());
         // Half an hour that was seen stands for the hour; less does not.
@@ -212,10 +219,13 @@ mod tests {
         );
         assert_eq!(before.disks.len(), 1, "{before:?}");
         let meminfo = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\n";
-        let seen = load(&before, &after, Duration::from_secs(60), meminfo, "sockets: used 9\nTCP: inuse 7 orphan 0\n");
-        assert_eq!(seen, Load { cpu: 0.5, memory: 0.75, disk: 0.25, sessions: 7.0 });
+        let sockets = ["sockets: used 9\nTCP: inuse 7 orphan 0\n", "TCP6: inuse 4\nUDP6: inuse 9\n"];
+        let seen = load(&before, &after, Duration::from_secs(60), meminfo, sockets);
+        assert_eq!(seen, Load { cpu: 0.5, memory: 0.75, disk: 0.25, sessions: 11.0 });
+        let seen = load(&before, &after, Duration::from_secs(60), meminfo, [sockets[0], ""]);
+        assert_eq!(seen.sessions, 7.0, "without IPv6");
         assert_eq!(
-            load(&after, &before, Duration::ZERO, "", ""),
+            load(&after, &before, Duration::ZERO, "", [""; 2]),
             Load::default(),
             "counters that went back say nothing"
         );

@@ -32,8 +32,11 @@ use patchlab_protocol::{
     document::{Checks, Class, Preparation, RunState},
     enrolment::{PendingReboot, Uncovered, WithoutFallback},
 };
-use tokio::{sync::MutexGuard, task::JoinSet};
-use tracing::Instrument as _;
+use tokio::{
+    sync::MutexGuard,
+    task::{JoinError, JoinSet},
+};
+use tracing::{Instrument as _, Span};
 
 use crate::{
     change::script::Rule,
@@ -105,7 +108,13 @@ pub enum EngineError {
     Result(#[from] result::TooLarge),
     /// A part of the agent broke.
     #[error("a run broke the agent: {0}")]
-    Broken(#[from] tokio::task::JoinError),
+    Broken(#[from] JoinError),
+}
+
+/// Does what blocks elsewhere, in the span of who asks: its lines of the log name the same order.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await
 }
 
 /// Milliseconds since 1970.
@@ -139,7 +148,7 @@ impl Engine {
     /// When the package manager cannot say.
     pub async fn installed(&self) -> Result<Installed, PackageError> {
         let packages = Arc::clone(&self.packages);
-        match tokio::task::spawn_blocking(move || packages.installed()).await {
+        match blocking(move || packages.installed()).await {
             Ok(installed) => installed,
             Err(error) => {
                 Err(PackageError::Run { program: "the package manager", source: io::Error::other(error.to_string()) })
@@ -242,6 +251,7 @@ impl Engine {
         if let Err(error) = fs::remove_dir_all(folder)
             && error.kind() != io::ErrorKind::NotFound
         {
+            let _of = span.enter();
             tracing::warn!(%error, path = %folder.display(), "files of a run could not be removed");
         }
         let row = self.record.read(|state| state.run(order, run).cloned());

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use patchlab::lab::agent;
 use patchlab_lab::machine::{GUEST_ADDRESS, GUEST_MAC};
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ const BOOT_WITHIN: Duration = Duration::from_secs(300);
 /// Where its agent keeps its ledger: on the disk outside.
 pub const LEDGER: &str = "/srv/ledger";
 
-/// Makes the machine a host: everything is found on the third disk.
+/// Makes the machine a host: everything is found on the third disk. `SERVICE` stands for the options of the unit that hosts get.
 const SETTLE: &str = "set -e
 mkdir -p /srv/ledger /srv/tools
 grep -q /srv/ledger /etc/fstab || printf '/dev/vdb /srv/ledger ext4 defaults 0 2\\n/dev/vdc /srv/tools ext4 ro 0 0\\n' >>/etc/fstab
@@ -30,9 +31,8 @@ cat >/etc/systemd/system/patchlab-agent.service <<'UNIT'
 [Unit]
 RequiresMountsFor=/srv/ledger /srv/tools
 [Service]
-Type=notify
+SERVICE
 ExecStart=/srv/tools/patchlab-agent run --config /etc/patchlab-agent/agent.toml
-Restart=on-failure
 [Install]
 WantedBy=multi-user.target
 UNIT
@@ -59,9 +59,10 @@ impl<'a> OwnMachine<'a> {
         let folder = PathBuf::from(file("tools"));
         fs::create_dir(&folder).expect("a folder");
         run("cp", &["-r", &enrolment.display().to_string(), &folder.join("enrolment").display().to_string()]);
-        fs::write(folder.join("settle"), SETTLE).expect("a file");
-        let agent = std::env::var("PATCHLAB_AGENT").expect("a static agent");
-        fs::copy(agent, folder.join("patchlab-agent")).expect("the agent");
+        let service = agent::service().collect::<Vec<_>>().join("\n");
+        fs::write(folder.join("settle"), SETTLE.replace("SERVICE", &service)).expect("a file");
+        let program = std::env::var("PATCHLAB_AGENT").expect("a static agent");
+        fs::copy(program, folder.join("patchlab-agent")).expect("the agent");
         run("mke2fs", &["-q", "-t", "ext4", &ledger, "16M"]);
         run("mke2fs", &["-q", "-t", "ext4", "-d", &folder.display().to_string(), &tools, "64M"]);
         let disk = |target: &str, form: &str, path: &str, more: &str| {

@@ -228,7 +228,7 @@ pub mod workload {
     pub const MEMORY: u32 = 3;
     /// Time in which the busiest disk worked, per mille, Unsigned32.
     pub const DISK: u32 = 4;
-    /// Open TCP connections, Unsigned32.
+    /// TCP sockets in use (IPv4 and IPv6; connections, and what listens), Unsigned32.
     pub const SESSIONS: u32 = 5;
     /// How many weeks were averaged, Unsigned32.
     pub const WEEKS: u32 = 6;

@@ -52,9 +52,10 @@ fn join(files: &str, units: &str) -> Vec<Service> {
         // A mark before a unit that failed.
         let mut words = line.split_whitespace().skip_while(|word| !word.contains('.'));
         if let (Some(unit), Some(_), Some(active)) = (words.next(), words.next(), words.next()) {
-            found.entry(unit).or_insert(["-", "-"])[1] = active;
+            found.entry(unit).or_insert(["-", "-"])[1] = settled(active, words.next().unwrap_or_default());
         }
     }
+    found.retain(|unit, [enabled, _]| enabled.starts_with("enabled") || !is_of_login(unit));
     let counts = |[enabled, active]: &[&str; 2]| enabled.starts_with("enabled") || !matches!(*active, "-" | "inactive");
     let short = |word: &str| word.len() <= NAME_BYTES;
     let told = found
@@ -66,6 +67,23 @@ fn join(files: &str, units: &str) -> Vec<Service> {
         active: active.into(),
     };
     told.map(service).take(LINES).collect()
+}
+
+/// A state in which a unit stays: one on its way is where it came from, as a timer's job at work is, and each look would find another list.
+fn settled<'s>(active: &'s str, sub: &str) -> &'s str {
+    match active {
+        // One that fails again and again is on no way.
+        "activating" if sub != "auto-restart" => "inactive",
+        "deactivating" => "inactive",
+        "reloading" | "refreshing" => "active",
+        stays => stays,
+    }
+}
+
+/// Whether a unit is there because somebody is logged in.
+fn is_of_login(unit: &str) -> bool {
+    let instance = ["user@", "user-runtime-dir@"].iter().find_map(|template| unit.strip_prefix(template));
+    instance.is_some_and(|instance| !instance.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -100,6 +118,23 @@ dbus.service                loaded    active   running D-Bus System Message Bus
             "service systemd-timesyncd.service enabled -",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_told() {
+        let units = "\
+user@1000.service             loaded active       running User Manager for UID 1000
+user-runtime-dir@0.service    loaded active       exited  User Runtime Directory /run/user/0
+apt-daily.service             loaded activating   start   Daily apt download activities
+fstrim.service                loaded deactivating stop    Discard unused blocks
+cron.service                  loaded reloading    reload  Regular background program processing daemon
+web.service                   loaded activating   auto-restart The site
+";
+        let files = "apt-daily.service static -\nuser@.service static -\ncron.service enabled enabled\n";
+        let lines: Vec<String> = join(files, units).iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["service cron.service enabled active", "service web.service - activating"]);
+        // One that lingers by its own name is no guest.
+        assert_eq!(join("user@7.service enabled -\n", units)[1].unit, "user@7.service");
     }
 
     #[test]

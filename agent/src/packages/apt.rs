@@ -23,7 +23,7 @@ use patchlab_protocol::{
 
 use super::{
     Committed, Extent, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, Verified,
-    command, excluded::Excluded, prepare, simulation, succeeded,
+    asks_for_reboot, command, excluded::Excluded, prepare, simulation, succeeded,
 };
 use crate::{
     journal::replace,
@@ -32,6 +32,11 @@ use crate::{
     reserve::insist,
     state::Reboot,
 };
+
+/// Packages that take effect only by a reboot, beside kernels: what every process has, what nothing but a boot starts anew, and what the
+/// kernel loads at boot. As with rpm.
+const NEED_REBOOT: [&str; 7] =
+    ["amd64-microcode", "dbus", "dbus-broker", "dbus-daemon", "intel-microcode", "libc6", "systemd"];
 
 /// What dpkg says when somebody else holds one of its locks, in the locale that it is given.
 const LOCKED: &str = "was locked by another process";
@@ -283,10 +288,10 @@ impl PackageManager for Apt {
     }
 
     fn reboot(&self, done: &Transaction) -> Reboot {
-        let asked = ["run/reboot-required", "var/run/reboot-required"].iter().any(|at| self.root.join(at).exists());
-        // A new kernel takes effect only by a reboot, and on Debian nothing else says so.
-        let kernel = done.changes().iter().any(|change| change.id.name.starts_with("linux-image-"));
-        if asked || kernel { Reboot::Needed } else { Reboot::NotNeeded }
+        // Debian itself writes no such file (Ubuntu's update-notifier-common does), so what was changed says it as well.
+        let needs = |name: &str| PackageSystem::Dpkg.is_kernel(name) || NEED_REBOOT.contains(&name);
+        let asked = asks_for_reboot(&self.root) || done.changes().iter().any(|change| needs(change.id.base_name()));
+        if asked { Reboot::Needed } else { Reboot::NotNeeded }
     }
 
     /// apt and dpkg alike take the first, and whoever works without it the second.
@@ -328,7 +333,28 @@ fn installed(text: &str) -> Result<Installed, PackageError> {
 
 #[cfg(test)]
 mod tests {
+    use patchlab_protocol::inventory::Change;
+
     use super::*;
+
+    #[test]
+    fn a_reboot_is_needed_by_what_was_changed_or_when_the_host_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        let (work, database) = (root.path().join("work"), root.path().join("status"));
+        let apt = Apt { root: root.path().to_owned(), work, database, native: "amd64".into() };
+        let reboot = |name: &str| {
+            let [from, to] = ["1", "2"].map(|version| Some(version.to_owned()));
+            let change = Change { id: PackageId::new(name, "amd64"), from, to };
+            apt.reboot(&Transaction::new(PackageSystem::Dpkg, [change]))
+        };
+        for name in ["libc6", "systemd", "dbus", "linux-image-amd64", "pve-kernel-6.2", "intel-microcode"] {
+            assert_eq!(reboot(name), Reboot::Needed, "{name}");
+        }
+        assert_eq!((reboot("nginx"), reboot("libc6-dev")), (Reboot::NotNeeded, Reboot::NotNeeded));
+        fs::create_dir(root.path().join("run")).unwrap();
+        fs::write(root.path().join("run/reboot-required"), "").unwrap();
+        assert_eq!(reboot("nginx"), Reboot::Needed);
+    }
 
     #[test]
     fn packages_half_way_are_told_apart() {

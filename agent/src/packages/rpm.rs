@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     Committed, Extent, FileIdentity, Goal, Installed, PackageError, PackageManager, QUERY, QUERY_BYTES, Verified,
-    command, prepare, succeeded,
+    asks_for_reboot, command, prepare, succeeded,
 };
 use crate::{
     process::{self, Finished, ProcessMark},
@@ -51,17 +51,21 @@ use crate::{
 
 /// Where distributions have the database, from the root: Fedora and SUSE, and all others. Where both are there, one is a link.
 pub const FOLDERS: [&str; 2] = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
-/// Packages that take effect only by a reboot, beside kernels: what dnf-needs-restarting(8) looks at.
-const NEED_REBOOT: [&str; 9] = [
+/// Packages that take effect only by a reboot, beside kernels: what dnf-needs-restarting(8) looks at, and SUSE's of the kind. Patterns of
+/// rpm's (rpm(8), `--all`).
+const NEED_REBOOT: [&str; 12] = [
     "dbus",
+    "dbus-1",
     "dbus-broker",
     "dbus-daemon",
     "glibc",
     "kernel",
     "kernel-core",
+    "kernel-firmware*",
     "linux-firmware",
     "microcode_ctl",
     "systemd",
+    "ucode-*",
 ];
 
 /// The files in a folder that are a database, whatever its kind.
@@ -214,7 +218,7 @@ impl Rpm {
     fn newer_than_boot(&self) -> bool {
         let Some(booted) = self.booted() else { return false };
         let mut command = self.on("rpm", &self.folder);
-        command.args(["-q", "--qf", "%{INSTALLTIME}\\t%{NAME}\\n", "--"]).args(NEED_REBOOT);
+        command.args(["-qa", "--qf", "%{INSTALLTIME}\\t%{NAME}\\n", "--"]).args(NEED_REBOOT);
         let said = finished("rpm", &mut command, Instant::now() + QUERY).map(|finished| finished.stdout);
         let said = said.inspect_err(|error| tracing::warn!(%error, "nobody can say whether a reboot is needed"));
         let times = |said: String| -> Vec<u64> {
@@ -384,7 +388,9 @@ impl PackageManager for Rpm {
 
     fn reboot(&self, done: &Transaction) -> Reboot {
         let mut names = done.changes().iter().map(|change| change.id.base_name());
-        let asked = names.any(|name| PackageSystem::Rpm.is_kernel(name)) || self.newer_than_boot();
+        let asked = names.any(|name| PackageSystem::Rpm.is_kernel(name))
+            || asks_for_reboot(&self.root)
+            || self.newer_than_boot();
         if asked { Reboot::Needed } else { Reboot::NotNeeded }
     }
 
@@ -394,5 +400,21 @@ impl PackageManager for Rpm {
 
     fn database(&self) -> Vec<PathBuf> {
         database(&self.outside(&self.folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_asks_for_a_reboot_as_on_every_other_host() {
+        let root = tempfile::tempdir().unwrap();
+        let rpm = Rpm { root: root.path().to_owned(), work: root.path().join("work"), folder: "/var/lib/rpm".into() };
+        let nothing = Transaction::new(PackageSystem::Rpm, []);
+        assert_eq!(rpm.reboot(&nothing), Reboot::NotNeeded);
+        fs::create_dir(root.path().join("run")).unwrap();
+        fs::write(root.path().join("run/reboot-required"), "").unwrap();
+        assert_eq!(rpm.reboot(&nothing), Reboot::Needed);
     }
 }

@@ -14,7 +14,7 @@ use patchlab_protocol::{
 };
 use tracing::{Instrument as _, Span};
 
-use super::{Engine, EngineError, attempt::Ending, now};
+use super::{Engine, EngineError, attempt::Ending, blocking, now};
 use crate::{
     change::{self, Goal},
     fetch,
@@ -113,7 +113,7 @@ impl Engine {
         let mut reason = format!("the agent ended while the run was {}", row.state.name());
         let mut left = None;
         if let Some(orphan) = row.process.clone() {
-            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
+            let ended = blocking(move || process::end_orphan(&orphan)).await?;
             if let Err(error) = ended {
                 reason = format!("{reason}; what it had started could not be ended: {error}");
             }
@@ -147,7 +147,7 @@ impl Engine {
         let time = if paused.is_some() { SETTLE } else { LOCKED };
         let (packages, mut started) = (Arc::clone(&self.packages), self.marker(order, run));
         let settle = move || change::recover(&*packages, goal.as_ref(), time, &mut started);
-        Ok(tokio::task::spawn_blocking(settle).await?)
+        Ok(blocking(settle).await?)
     }
 
     /// Waits until nobody else changes packages, for [`SETTLE`] at most; `None` when somebody still may.
@@ -206,7 +206,7 @@ impl Engine {
         let half_way = installed.unsettled.to_string();
         tracing::warn!(order, run, half_way = half_way.trim(), "packages of this run are half-way");
         if let Some(orphan) = row.process.clone() {
-            let ended = tokio::task::spawn_blocking(move || process::end_orphan(&orphan)).await?;
+            let ended = blocking(move || process::end_orphan(&orphan)).await?;
             if let Err(error) = ended {
                 tracing::warn!(order, run, %error, "what was started for them could not be ended");
             }
@@ -255,7 +255,7 @@ impl Engine {
         let (Some(folder), Some(order)) = (self.hooks.clone(), digest) else { return Ok(None) };
         let told = Told { order, action };
         let run = move || hooks::run(&folder, Moment::After, &told, Instant::now() + SETTLE, &mut started);
-        Ok(Some(tokio::task::spawn_blocking(run).await?))
+        Ok(Some(blocking(run).await?))
     }
 }
 

@@ -13,7 +13,10 @@ use patchlab_protocol::{
     inventory::{PackageId, Transaction},
 };
 
-use super::attempt::{Attempt, Stop};
+use super::{
+    attempt::{Attempt, Stop},
+    blocking,
+};
 use crate::{
     journal::replace,
     packages::{Altered, Difference, Extent, Installed, PackageError, Verified},
@@ -97,7 +100,7 @@ impl Attempt<'_> {
 
     async fn verify(&self, packages: Vec<(PackageId, String)>) -> Result<Verified, PackageError> {
         let (manager, deadline) = (Arc::clone(&self.engine.packages), self.deadline);
-        let verified = tokio::task::spawn_blocking(move || manager.verify(Extent::Only(&packages), deadline)).await;
+        let verified = blocking(move || manager.verify(Extent::Only(&packages), deadline)).await;
         let broke = |error: tokio::task::JoinError| io::Error::other(error.to_string());
         verified.map_err(|error| PackageError::Run { program: "the package manager", source: broke(error) })?
     }

@@ -283,16 +283,16 @@ impl Binding {
             }
         }
         for (order, run) in aborts {
+            let digest = |state: &State| state.orders.get(&order).map(|row| row.columns.digest.short());
+            let digest = self.record.read(digest).unwrap_or_default();
             match self.record.abort(order, run, now()) {
                 Ok(()) => {}
                 // Since it was admitted: the run goes on, and the manager sees that in its state.
                 Err(error @ AbortError::TooLate(_)) => {
-                    let digest = |state: &State| state.orders.get(&order).map(|row| row.columns.digest.short());
-                    let digest = self.record.read(digest).unwrap_or_default();
                     tracing::info!(order, run, %digest, %error, "an abort came too late");
                 }
                 Err(AbortError::Record(error)) => {
-                    tracing::error!(order, run, %error, "an abort could not be journaled");
+                    tracing::error!(order, run, %digest, %error, "an abort could not be journaled");
                     return Err(SetCommitError::Failed);
                 }
             }

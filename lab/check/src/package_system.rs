@@ -91,10 +91,15 @@ impl PackageSystem {
     /// Whether a package of this name brings a kernel to boot.
     pub fn is_kernel(self, name: &str) -> bool {
         match self {
-            Self::Dpkg => name.starts_with("linux-image-"),
+            // Debian's and Ubuntu's, Proxmox's (pve- until its 8), Raspberry Pi OS's until its 12.
+            Self::Dpkg => {
+                let begins = ["linux-image-", "proxmox-kernel-", "pve-kernel-", "raspberrypi-kernel"];
+                let is_aid = ["-helper", "-headers", "-dbg", "-dbgsym"].iter().any(|ends| name.ends_with(ends));
+                begins.iter().any(|begins| name.starts_with(begins)) && !is_aid
+            }
             // Fedora and Red Hat have their kernels' files in NAME-core; Amazon, openEuler and SUSE have one package.
             Self::Rpm => match name.strip_prefix("kernel") {
-                Some("" | "-default" | "-azure" | "-rt" | "-uek" | "-lt" | "-ml" | "-PAE") => true,
+                Some("" | "-default" | "-default-base" | "-azure" | "-rt" | "-uek" | "-lt" | "-ml" | "-PAE") => true,
                 Some(flavour) => flavour.starts_with('-') && flavour.ends_with("-core"),
                 None => false,
             },
@@ -169,11 +174,19 @@ mod tests {
         assert_eq!(of(&["rocky", "rhel", "centos", "fedora"]), Some(PackageSystem::Rpm));
         assert_eq!(of(&["pop", "ubuntu", "debian"]), Some(PackageSystem::Dpkg));
         assert_eq!(of(&["arch"]), None);
-        let kernels = ["kernel", "kernel-core", "kernel-rt-core", "kernel-default"];
+        let kernels = ["kernel", "kernel-core", "kernel-rt-core", "kernel-default", "kernel-default-base"];
         assert!(kernels.iter().all(|name| PackageSystem::Rpm.is_kernel(name)));
         let others = ["kernel-tools", "kernel-headers", "kernel-modules", "kerneloops-core", "linux-image-1"];
         assert!(!others.iter().any(|name| PackageSystem::Rpm.is_kernel(name)));
-        assert!(PackageSystem::Dpkg.is_kernel("linux-image-6.1.0-1-amd64"));
+        let kernels = [
+            "linux-image-6.1.0-1-amd64",
+            "proxmox-kernel-6.8.12-1-pve",
+            "pve-kernel-5.15.1-1-pve",
+            "raspberrypi-kernel",
+        ];
+        assert!(kernels.iter().all(|name| PackageSystem::Dpkg.is_kernel(name)));
+        let others = ["raspberrypi-kernel-headers", "pve-kernel-helper", "proxmox-kernel-helper", "linux-libc-dev"];
+        assert!(!others.iter().any(|name| PackageSystem::Dpkg.is_kernel(name)));
         assert_eq!(rpm_version("0", "1.0", "1"), "1.0-1");
         assert_eq!(rpm_version("(none)", "1.0", "1"), "1.0-1");
         assert_eq!(rpm_version("10", "1.0", "1.el9"), "10:1.0-1.el9");

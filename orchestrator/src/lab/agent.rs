@@ -17,6 +17,8 @@ pub const ENROLMENT_DIR: &str = "/etc/patchlab-agent";
 pub const UNIT: &str = "patchlab-agent.service";
 /// The agent's SNMP port on a clone.
 pub const SNMP_PORT: u16 = 161;
+/// The unit that hosts get.
+const SHIPPED: &str = include_str!("../../../agent/etc/patchlab-agent.service");
 /// How long the guest may take to mount a disk and start a unit; under software emulation this is seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an agent may start again before it counts as one that cannot.
@@ -63,15 +65,23 @@ pub fn start(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError
 /// The same for a host that is to start its agent by itself in each boot, as hosts do.
 pub fn settle(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
     enrol(machine, files)?;
+    let service: String = service().map(|line| format!("{line}\n")).collect();
     let unit = format!(
-        "[Unit]\nDescription=patchlab agent\n[Service]\nType=notify\nExecStartPre=mkdir -p {MOUNT_POINT}\n\
+        "[Unit]\nDescription=patchlab agent\n[Service]\n{service}ExecStartPre=mkdir -p {MOUNT_POINT}\n\
          ExecStartPre=-mount -o ro /dev/vdb {MOUNT_POINT}\n\
-         ExecStart={MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}\nRestart=on-failure\n\
+         ExecStart={MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}\n\
          [Install]\nWantedBy=multi-user.target\n"
     );
     let path = format!("/etc/systemd/system/{UNIT}");
     machine.put_file(&path, unit.as_bytes(), 0o644).map_err(|error| failed(machine)(error.to_string()))?;
     run(machine, &format!("systemctl --quiet enable --now {UNIT}"))
+}
+
+/// The lines of the shipped unit's `[Service]` but for the program: what an agent of the lab's may do, a host's may, and the other way round.
+pub fn service() -> impl Iterator<Item = &'static str> {
+    let lines = SHIPPED.lines().skip_while(|line| *line != "[Service]").skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with("ExecStart="))
 }
 
 fn enrol(machine: &Machine, files: &EnrolmentFiles) -> Result<(), StartError> {
@@ -88,10 +98,10 @@ fn failed(machine: &Machine) -> impl Fn(String) -> StartError {
 /// Starts the agent of an enrolled guest as a unit of its own: after its enrolment, and after every reboot.
 pub fn launch(machine: &Machine) -> Result<(), StartError> {
     // It ends when the agent is ready to answer: an SNMP message before that would be lost, and its answer awaited for seconds.
+    let properties: String = service().map(|line| format!(" --property={line}")).collect();
     let script = format!(
         "mkdir -p {MOUNT_POINT} && mount -o ro /dev/vdb {MOUNT_POINT} && \
-         systemd-run --quiet --unit={UNIT} --property=Restart=on-failure --property=Type=notify \
-         {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
+         systemd-run --quiet --unit={UNIT}{properties} {MOUNT_POINT}/{AGENT} run --config {ENROLMENT_DIR}/{FILE_NAME}"
     );
     run(machine, &script)
 }
@@ -134,5 +144,21 @@ pub fn journal(machine: &Machine) -> String {
     match machine.guest().run(&command, None, START_TIMEOUT) {
         Ok(ran) => ran.stdout,
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_the_labs_is_started_with_the_options_of_the_unit_that_hosts_get() {
+        let lines: Vec<&str> = service().collect();
+        for expected in ["Type=notify", "Restart=on-failure", "KillMode=process", "TimeoutStartSec=infinity"] {
+            assert!(lines.contains(&expected), "{expected} in {lines:?}");
+        }
+        // Each goes through a shell, as one word.
+        let is_word = |line: &&str| line.chars().all(|c| c.is_ascii_alphanumeric() || "=-/.".contains(c));
+        assert!(lines.iter().all(is_word) && !lines.iter().any(|line| line.starts_with("Exec")), "{lines:?}");
     }
 }

@@ -1,6 +1,8 @@
-//! What people said on the host must stay as it is: dnf's version locks, the packages that its configuration excludes, and zypper's locks.
+//! What people said on the host must stay as it is: version locks of dnf 4 and dnf 5, the packages that their configuration excludes, and
+//! zypper's locks.
 //! rpm knows none of them, so they are looked up here before it is asked to work.
 
+mod versionlock;
 mod zypper;
 
 use std::{
@@ -9,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use patchlab_check::written;
 use patchlab_protocol::inventory::{Change, Transaction};
 
 use super::super::pattern::glob;
@@ -28,6 +31,8 @@ pub struct Held {
     locked: Vec<String>,
     /// What matches is not touched.
     excluded: Vec<String>,
+    /// By dnf 5.
+    versions: Vec<versionlock::Entry>,
     /// By zypper.
     zypper: Vec<zypper::Lock>,
 }
@@ -44,6 +49,13 @@ impl Held {
         }
         for text in texts(root, CONFIGURATIONS)? {
             held.excluded.extend(excludes(&text));
+        }
+        for text in texts(root, &[versionlock::LOCKS])? {
+            let unreadable = |error: written::WrittenError| PackageError::Read {
+                path: root.join(versionlock::LOCKS),
+                source: io::Error::other(error.to_string()),
+            };
+            held.versions.extend(versionlock::entries(&text).map_err(unreadable)?);
         }
         for text in texts(root, &[zypper::LOCKS])? {
             held.zypper.extend(zypper::locks(&text));
@@ -74,6 +86,9 @@ impl Held {
         if let Some(held) = self.zypper.iter().find_map(|lock| lock.holds(change)) {
             return Some(held);
         }
+        if let Some(held) = versionlock::holds(&self.versions, change) {
+            return Some(held);
+        }
         let forms = |version: &Option<String>| version.as_deref().map(|version| forms(change, version));
         let [from, to] = [&change.from, &change.to].map(|version| forms(version).unwrap_or_default());
         let matches = |forms: &[String], pattern: &str| forms.iter().any(|form| glob(pattern, form));
@@ -88,6 +103,11 @@ impl Held {
         let allowed = locks.iter().any(|pattern| matches(&to, pattern.as_str()));
         locks.first().filter(|_| !allowed).map(|pattern| format!("{name} (locked at {pattern:?})"))
     }
+}
+
+/// A lock's version without a release is about every release of it.
+fn without_release<'a>(version: &'a str, locked: &str) -> &'a str {
+    if locked.contains('-') { version } else { version.split_once('-').map_or(version, |(bare, _)| bare) }
 }
 
 fn texts(root: &Path, places: &[&str]) -> Result<Vec<String>, PackageError> {
@@ -184,6 +204,21 @@ mod tests {
         assert!(held("web-server-0:0.9-1.*\n", old, new), "locked elsewhere");
         assert!(held("web-*\n", old, None) && !held("web-*\n", old, new), "any version matches");
         assert!(held("!web-server-1:1.0-2.*\n", old, new) && !held("!web-server-1:1.0-3.*\n", old, new));
+    }
+
+    #[test]
+    fn locks_of_dnf_5_are_read_and_a_file_that_cannot_be_is_not_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc/dnf")).unwrap();
+        let allows = |text: &str| {
+            fs::write(root.path().join(versionlock::LOCKS), text).unwrap();
+            Held::read(root.path())?.allow(&change(Some("1-1"), Some("2-1")))
+        };
+        let locked = "[[packages]]\nname = \"web-server\"\n[[packages.conditions]]\nkey = \"evr\"\ncomparator = \"=\"\n\
+                      value = \"1-1\"\n";
+        assert!(matches!(allows(&format!("version = \"1.0\"\n{locked}")), Err(PackageError::Held(_))));
+        assert!(allows("version = \"1.0\"\n").is_ok());
+        assert!(matches!(allows("version = "), Err(PackageError::Read { .. })));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use patchlab_protocol::{PackageSystem, inventory::Change};
 
-use super::super::super::pattern::glob;
+use super::{super::super::pattern::glob, without_release};
 
 /// Where they stand.
 pub(super) const LOCKS: &str = "etc/zypp/locks";
@@ -84,11 +84,6 @@ impl Lock {
         let held = change.from.iter().chain(&change.to).any(is_it);
         held.then(|| format!("{name} (zypper's lock {said:?}, version {locked})"))
     }
-}
-
-/// A lock's version without a release is about every release of it.
-fn without_release<'a>(version: &'a str, locked: &str) -> &'a str {
-    if locked.contains('-') { version } else { version.split_once('-').map_or(version, |(bare, _)| bare) }
 }
 
 /// The locks on packages, one a paragraph of `KEY: VALUE`.
