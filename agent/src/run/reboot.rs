@@ -24,7 +24,9 @@ use crate::{
     boot::{self, Expected},
     fetch,
     hooks::Prepared,
-    host, process,
+    host,
+    packages::pending_offline,
+    process,
     state::{Reboot, Rebooting},
 };
 
@@ -91,6 +93,7 @@ impl Attempt<'_> {
             let asked = packages.reboot(&Transaction::new(packages.system(), [])) == Reboot::Needed;
             Ok(kernel
                 .map(|kernel| format!("kernel {kernel} was installed since the last boot"))
+                .or_else(|| pending_offline(&root))
                 .or_else(|| asked.then(|| format!("{} says that a reboot is needed", packages.system()))))
         });
         match waits.await?? {

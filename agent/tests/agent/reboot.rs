@@ -1,7 +1,10 @@
 //! A reboot that an order asks for. The system is below a root of its own, so it has a shutdown of its own, and boots when
 //! the agent is started in another boot.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use patchlab_protocol::{
     Envelope, Role,
@@ -200,8 +203,15 @@ fn a_reboot_only_if_needed_is_asked_for_when_the_host_says_so_and_takes_nothing_
     assert_eq!(second.packages(), "installed web 1\n");
     // Nothing was used up: when it has been rebooted, the order goes its way.
     fs::remove_file(second.path("root/run/reboot-required")).unwrap();
+    // Unless somebody prepared something else for that boot.
+    symlink("/var/lib/PackageKit/prepared-update", second.path("root/system-update")).unwrap();
     manager.start(1, 2).unwrap();
-    assert_eq!(manager.wait(1, 2), RunState::Succeeded, "{}", second.log());
+    assert_eq!(manager.wait(1, 2), RunState::Refused, "{}", second.log());
+    let reason = manager.text(&oid(mib::order::ENTRY, &[mib::order::REFUSAL_REASON, 1]));
+    assert!(reason.contains("PackageKit/prepared-update"), "{reason}");
+    fs::remove_file(second.path("root/system-update")).unwrap();
+    manager.start(1, 3).unwrap();
+    assert_eq!(manager.wait(1, 3), RunState::Succeeded, "{}", second.log());
 
     let mut third = host();
     third.kill();
