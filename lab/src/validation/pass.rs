@@ -17,7 +17,7 @@ use crate::{
     manifest::{self, Manifest},
     report::{BaselineReport, Over, Remembered, RollbackReport, ScenarioReport, SkippedScenario},
     scenario::Scenario,
-    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Policy, Verdict, has_counter_evidence, has_evidence},
+    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Verdict, has_counter_evidence, has_evidence},
 };
 
 /// Whether a machine is as before, or what is not.
@@ -97,7 +97,7 @@ impl Validation<'_> {
             evidence: &evidence,
             counter_evidence: &counter_evidence,
             rollback: &report.rollback,
-            policy: Policy::default(),
+            policy: self.policy,
         };
         let (judged, objections) = (verdict::judge(&facts), verdict::objections(&facts));
         report.objections = objections;
