@@ -81,8 +81,8 @@ pub struct Validate {
     /// Longest duration of the apply on a clone, and of the rollback; 30 min unless given. What takes longer is ended, and the order's fault
     #[arg(long, value_name = "TIME")]
     apply_within: Option<Span>,
-    /// When a rejected order of several packages is split, into the smallest sets that fail and the most that pass, by further
-    /// validations
+    /// When an order of several packages that is rejected, or fails as it is applied, is split, into the smallest sets that fail and the
+    /// most that pass, by further validations
     #[arg(long, value_enum, default_value_t = Bisect::Auto)]
     bisect: Bisect,
     /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
