@@ -89,6 +89,14 @@ pub enum ApplierError {
         /// The agent's error.
         reason: String,
     },
+    /// It was tried on the machine, and did not come to an end in its time: a statement about the patch.
+    #[error("{action} failed on the machine: {reason}")]
+    Endless {
+        /// Apply or rollback.
+        action: &'static str,
+        /// The agent's error.
+        reason: String,
+    },
     /// The machine was lost while it was tried: a statement about the patch, when it is lost twice and the control is not.
     #[error("{action}: the machine was lost: {how}")]
     Lost {

@@ -80,7 +80,7 @@ fn failure<'a>(
     tested: &'a [Tested],
 ) -> Option<Failure<'a>> {
     let verdict = step.verdict?;
-    let blame = blame(verdict, step.control.as_ref())?;
+    let blame = blame(step)?;
     Some(Failure {
         blame: if report.quarantine(&ran.name).is_some() { Blame::Quarantine } else { blame },
         baseline: &report.name,
@@ -95,14 +95,15 @@ fn failure<'a>(
     })
 }
 
-/// A step that fails on the control is its owner's business, whatever the patch did to it; an unstable one is the patch's, until
-/// the control was the one that failed.
-fn blame(verdict: Verdict, control: Option<&Outcome>) -> Option<Blame> {
-    let control_fails = control.is_some_and(|outcome| outcome.status == Status::Fail);
-    match verdict {
+/// A step that fails without the patch is its owner's business, as long as it does not fail with it; an unstable one that failed on the
+/// patched clone is the patch's, whatever the control did.
+fn blame(step: &StepReport) -> Option<Blame> {
+    let shown = step.patched.as_ref().is_some_and(|outcome| outcome.status == Status::Fail);
+    let patched_failed = shown || step.failed.is_some_and(|failed| failed.patched > 0);
+    match step.verdict? {
         Verdict::Pass => None,
         Verdict::Fixed | Verdict::PreExisting => Some(Blame::Owner),
-        Verdict::Flaky if control_fails => Some(Blame::Owner),
+        Verdict::Flaky if !patched_failed => Some(Blame::Owner),
         Verdict::Flaky | Verdict::Regression => Some(Blame::Patch),
         Verdict::Missing | Verdict::LabError => Some(Blame::Lab),
     }
@@ -139,7 +140,12 @@ impl fmt::Display for Failure<'_> {
             (Some(Status::Fail), exit) => write!(f, "; the control fails{exit}")?,
             (Some(Status::Skip), _) => f.write_str("; the control skips it")?,
         }
-        match self.failed.filter(|_| *verdict == Verdict::Flaky) {
+        let is_unsteady = |failed: &Failed| match verdict {
+            Verdict::Flaky => true,
+            Verdict::Fixed => failed.control < failed.of,
+            _ => false,
+        };
+        match self.failed.filter(is_unsteady) {
             Some(failed) => write!(f, "; it failed {failed}"),
             None => Ok(()),
         }
@@ -232,6 +238,14 @@ mod tests {
         assert_eq!(of(Verdict::Fixed, Fail, Pass), Some(Blame::Owner));
         assert_eq!(of(Verdict::Flaky, Fail, Pass), Some(Blame::Owner));
         assert_eq!(of(Verdict::Flaky, Pass, Fail), Some(Blame::Patch));
+        assert_eq!(of(Verdict::Flaky, Fail, Fail), Some(Blame::Patch), "it failed with the patch");
+        let counted = |patched| {
+            let (fail, pass) = (outcome(Fail, None, ""), outcome(Pass, None, ""));
+            let failed = Some(Failed { control: 1, patched, of: 2 });
+            let report = report(StepReport { failed, ..step(Verdict::Flaky, fail, pass) });
+            failures(&report, &[])[0].blame
+        };
+        assert_eq!((counted(0), counted(1)), (Blame::Owner, Blame::Patch), "shown is one attempt of several");
         assert_eq!(of(Verdict::Missing, Pass, Skip), Some(Blame::Lab));
     }
 
@@ -260,6 +274,10 @@ mod tests {
             report(step(Verdict::Fixed, outcome(Status::Fail, Some(7), ""), outcome(Status::Pass, Some(0), "")));
         let said = failures(&fixed, &[])[0].to_string();
         assert_eq!(said, "fixed after the patch: web-smoke/config: passes (exit 0); the control fails (exit 7)");
+        let failed = Some(Failed { control: 1, patched: 0, of: 2 });
+        let unsteady = step(Verdict::Fixed, outcome(Status::Fail, None, ""), outcome(Status::Pass, None, ""));
+        let said = failures(&report(StepReport { failed, ..unsteady }), &[])[0].to_string();
+        assert!(said.ends_with("it failed 0 of 2 times on the patched clone, 1 of 2 on the control"), "{said}");
         let missing = report(step(Verdict::Missing, None, None));
         let said = failures(&missing, &[])[0].to_string();
         assert!(said.ends_with("did not run; it did not run on the control"), "{said}");

@@ -119,6 +119,9 @@ pub struct BaselineReport {
     /// The control that the patched clone was compared with, where that was remembered; absent where one stood beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Remembered>,
+    /// Why it cannot be applied, of what kind that is; absent where it was applied, or where an older lab did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unapplied: Option<Unapplied>,
     /// All that speaks against it, in the order in which it was found; empty where it passed, or where an older lab told the worst alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objections: Vec<Objection>,
@@ -126,7 +129,7 @@ pub struct BaselineReport {
     pub scenarios: Vec<ScenarioReport>,
     /// How the way back went.
     pub rollback: RollbackReport,
-    /// What the patch changed on the machine; absent when it was not applied.
+    /// What the patch changed on the machine, or what one that failed half-way left there; absent when nothing was tried on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<Diff>,
     /// The package manager's transaction, canonical lines.
@@ -158,6 +161,20 @@ pub struct BaselineReport {
     /// Scenarios in quarantine: they ran, and count only where that has expired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedScenario>,
+}
+
+/// Why an order cannot be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unapplied {
+    /// The package manager or the agent refuses it, before anything is changed.
+    Refused,
+    /// It was tried on the machine and failed there: a package's script, an order's script.
+    Failed,
+    /// It was tried on the machine, and did not end in its time.
+    Endless,
+    /// It was applied, and the checks that hosts repeat fail.
+    Unsound,
 }
 
 /// Something that speaks against an order on a baseline.
@@ -264,6 +281,7 @@ impl BaselineReport {
             reason: String::new(),
             clone: None,
             control: None,
+            unapplied: None,
             objections: Vec::new(),
             scenarios: Vec::new(),
             rollback: RollbackReport::skipped("the patch was not applied"),

@@ -41,7 +41,7 @@ use crate::{
     report::{BaselineReport, ScenarioReport},
     runs::Point,
     scenario::{Scenario, Standing, Subject},
-    verdict::{Judgement, Verdict},
+    verdict::{Judgement, Policy, Verdict},
 };
 
 /// What is validated, on what.
@@ -64,6 +64,8 @@ pub struct Validation<'a> {
     pub keep: (Keep, &'a Path),
     /// What the patched clone is compared with.
     pub against: Against<'a>,
+    /// What policy decides of what was found.
+    pub policy: Policy,
     /// Where it is to stop, when it is not to go through to its end.
     pub until: Option<&'a Point>,
     /// Today, in UTC: the day on which quarantines hold or have expired.

@@ -39,7 +39,7 @@ pub enum Verdict {
     Missing,
     /// The lab broke.
     LabError,
-    /// The results were not the same twice.
+    /// The results were not the same twice, and the patched clone failed once.
     Flaky,
     /// The patch broke it.
     Regression,
@@ -218,7 +218,8 @@ pub fn compare(control: Side, patched: Side) -> Option<Verdict> {
     })
 }
 
-/// Decides on a step from all of its observations (control, patched), oldest first.
+/// Decides on a step from all of its observations (control, patched), oldest first. What was not the same twice is flaky when the patched clone
+/// failed once, and else the worst that was seen: fixed, when the control failed.
 pub fn decide(observations: &[(Side, Side)]) -> Decision {
     let mut verdicts = observations.iter().map(|(control, patched)| compare(*control, *patched));
     let Some(first) = verdicts.next() else { return Decision::Is(Some(Verdict::Missing)) };
@@ -229,7 +230,12 @@ pub fn decide(observations: &[(Side, Side)]) -> Decision {
         return Decision::Is(Some(Verdict::LabError));
     }
     let stable = observations.iter().all(|observation| *observation == observations[0]);
+    let failed = observations.iter().any(|(_, patched)| *patched == Side::Ran(Status::Fail));
     match first {
+        // Where the patched clone never failed, it is the control that was not the same twice: nothing to hold against the patch.
+        _ if !stable && !failed => {
+            Decision::Is([first].into_iter().chain(rest).flatten().reduce(|one, other| one.worse(other)))
+        }
         _ if !stable => Decision::Is(Some(Verdict::Flaky)),
         Some(Verdict::Regression) if rest.is_empty() => Decision::Repeat,
         verdict => Decision::Is(verdict),

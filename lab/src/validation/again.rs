@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use super::lost::Lost;
 use crate::{
-    report::{BaselineReport, ScenarioReport},
+    report::{BaselineReport, Failed, ScenarioReport},
     scenario::CheckKind,
     verdict::{BOOTS, Judgement, KEEPS_TIME, LAB_ERROR_REQUEUES, THE_MACHINE, Verdict},
 };
+
+/// How often a step failed that did on one pair of clones, on the patched one alone, and not on another.
+const ON_ONE_PAIR_OF_TWO: Failed = Failed { control: 0, patched: 1, of: 2 };
 
 /// How a pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,7 @@ impl Before {
             ran.reason += "; and not on another pair of clones";
             for step in ran.steps.iter_mut().filter(|step| step.verdict == Some(Verdict::Regression)) {
                 step.verdict = Some(Verdict::Flaky);
+                step.failed = Some(ON_ONE_PAIR_OF_TWO);
             }
             ran
         };
@@ -192,6 +196,8 @@ mod tests {
         assert_eq!(before.flaky(&[logged()]), []);
         let flaky = before.flaky(&[ran("web", Verdict::Pass, &[])]);
         assert_eq!((flaky[0].verdict, flaky[0].steps[1].verdict), (Verdict::Flaky, Some(Verdict::Flaky)));
+        let counted = flaky[0].steps[1].failed.map(|failed| (failed.control, failed.patched, failed.of));
+        assert_eq!((counted, flaky[0].steps[0].failed), (Some((0, 1, 2)), None));
         assert_eq!(flaky[0].steps[0].verdict, Some(Verdict::Pass));
         assert!(flaky[0].reason.ends_with("not on another pair of clones"));
     }

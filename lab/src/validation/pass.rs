@@ -15,9 +15,9 @@ use crate::{
     diff::{Diff, Group, diff_beside, equal_but_for_workload, equal_to_baseline, groups},
     machine::{LabError, Machine},
     manifest::{self, Manifest},
-    report::{BaselineReport, Over, Remembered, RollbackReport, ScenarioReport, SkippedScenario},
+    report::{BaselineReport, Over, Remembered, RollbackReport, ScenarioReport, SkippedScenario, Unapplied},
     scenario::Scenario,
-    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Policy, Verdict, has_counter_evidence, has_evidence},
+    verdict::{self, Applied, Facts, Judgement, Lives, Phase, Verdict, has_counter_evidence, has_evidence},
 };
 
 /// Whether a machine is as before, or what is not.
@@ -98,7 +98,7 @@ impl Validation<'_> {
             evidence: &evidence,
             counter_evidence: &counter_evidence,
             rollback: &report.rollback,
-            policy: Policy::default(),
+            policy: self.policy,
         };
         let (judged, objections) = (verdict::judge(&facts), verdict::objections(&facts));
         report.objections = objections;
@@ -156,9 +156,21 @@ impl Validation<'_> {
                 report.reboot_needed = applied.reboot_needed;
                 applied.complaint
             }
-            Err(ApplierError::Inapplicable { reason }) => return Ok(Applied::Inapplicable(reason)),
-            Err(error @ ApplierError::Failed { .. }) => {
+            Err(ApplierError::Inapplicable { reason }) => {
+                report.unapplied = Some(Unapplied::Refused);
+                return Ok(Applied::Inapplicable(reason));
+            }
+            Err(error @ (ApplierError::Failed { .. } | ApplierError::Endless { .. })) => {
+                let is_endless = matches!(error, ApplierError::Endless { .. });
+                report.unapplied = Some(if is_endless { Unapplied::Endless } else { Unapplied::Failed });
                 report.journal = self.last_words(clones);
+                // How far it came is worth a look; that there is none changes nothing.
+                if !is_endless
+                    && let Ok(control) = idle
+                    && let Ok(now) = self.state(&clones.patched, &manifest)
+                {
+                    report.diff = Some(diff_beside(&manifest, &now, &control));
+                }
                 return Ok(Applied::Inapplicable(error.to_string()));
             }
             Err(ApplierError::Lost { how, .. }) => {
@@ -173,13 +185,11 @@ impl Validation<'_> {
             return Ok(Applied::Yes);
         }
         let reboots = self.reboot == Reboot::Always || report.reboot_needed;
-        if !reboots {
-            // Before the scenarios: what they leave behind is not the patch's doing.
-            self.phase("state of the patched clone");
-            let broke = |error| self.of_patched(clones, Phase::Applied, lab("state of the patched clone")(error));
-            let now = self.state(&clones.patched, &manifest).map_err(broke)?;
-            report.diff = Some(diff_beside(&manifest, &now, &control));
-        }
+        // Before the scenarios: what they leave behind is not the patch's doing. Where a reboot is to follow, it may not come to that.
+        self.phase("state of the patched clone");
+        let broke = |error| self.of_patched(clones, Phase::Applied, lab("state of the patched clone")(error));
+        let now = self.state(&clones.patched, &manifest).map_err(broke)?;
+        report.diff = Some(diff_beside(&manifest, &now, &control));
         let course = if reboots { Course::Rebooted } else { Course::Straight };
         self.round(&scenarios, clones, APPLIED, report)?;
         if reboots {
@@ -200,6 +210,7 @@ impl Validation<'_> {
         // No scenario saw it, but a host's agent would fail for it.
         if let Some(complaint) = complaint {
             report.journal = self.journal(clones);
+            report.unapplied = Some(Unapplied::Unsound);
             return Ok(Applied::Inapplicable(format!("the checks that hosts repeat fail: {complaint}")));
         }
         let over = self.write(&scenarios, clones, course, report)?;
@@ -252,7 +263,10 @@ impl Validation<'_> {
         self.phase("rollback");
         match self.of_guest(|| self.applier.rollback(&clones.patched)) {
             Ok(applied) => report.rollback_ms = millis(applied.duration),
-            Err(error @ (ApplierError::Failed { .. } | ApplierError::Inapplicable { .. })) => {
+            Err(
+                error
+                @ (ApplierError::Failed { .. } | ApplierError::Endless { .. } | ApplierError::Inapplicable { .. }),
+            ) => {
                 report.journal = self.last_words(clones);
                 report.rollback = RollbackReport::failed(error.to_string());
                 return Ok(());

@@ -1,25 +1,23 @@
 //! A baseline's judgement, and the whole validation's.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Judgement, Verdict};
 use crate::report::{About, BaselineReport, Objection, RollbackClass, RollbackReport, RollbackStatus, ScenarioReport};
 
 /// What policy decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
     /// What a failure on both clones means.
     pub pre_existing: PreExisting,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self { pre_existing: PreExisting::Show }
-    }
-}
-
 /// What a failure on both clones means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PreExisting {
     /// It is shown, and does not block.
+    #[default]
     Show,
     /// It blocks.
     Block,

@@ -287,7 +287,11 @@ pub fn lost(phase: Phase, how: &str, lives: Lives) -> ScenarioReport {
         Lives::Never => (Verdict::Regression, "so it was on another pair of clones"),
         Lives::Sometimes => (Verdict::Flaky, "and was not on another pair of clones"),
     };
-    of_the_machine(phase, "lives", &format!("the patched clone was lost: {how}; {how_often}"), verdict)
+    let mut lost = of_the_machine(phase, "lives", &format!("the patched clone was lost: {how}; {how_often}"), verdict);
+    // Two pairs of clones, of which the patched one of this was lost.
+    let patched = if lives == Lives::Never { 2 } else { 1 };
+    lost.steps.iter_mut().for_each(|step| step.failed = Some(Failed { control: 0, patched, of: 2 }));
+    lost
 }
 
 /// Under what stands what no scenario's step tells: no scenario can have this name.

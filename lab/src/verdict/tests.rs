@@ -50,10 +50,51 @@ fn every_pair_of_observations_is_decided() {
             match both {
                 Some(Verdict::LabError) => assert!(broken),
                 _ if broken => panic!("{first:?} {second:?}: {both:?} although the lab broke"),
-                Some(Verdict::Flaky) => assert_ne!(first, second),
-                verdict => assert!(first == second && verdict == one, "{first:?} {second:?}: {verdict:?}"),
+                Some(Verdict::Flaky) => {
+                    let failed = [first.1, second.1].contains(&Side::Ran(Status::Fail));
+                    assert!(first != second && failed, "{first:?} {second:?}");
+                }
+                verdict if first == second => assert_eq!(verdict, one, "{first:?}"),
+                // The patched clone never failed: the patch is not blamed, and no better is said than what was seen.
+                verdict => {
+                    let worst = one.into_iter().chain(compare(second.0, second.1)).reduce(Verdict::worse);
+                    assert_eq!(verdict, worst, "{first:?} {second:?}");
+                    assert!(![first.1, second.1].contains(&Side::Ran(Status::Fail)), "{first:?} {second:?}");
+                    assert_ne!(verdict, Some(Verdict::Regression));
+                }
             }
         }
+    }
+}
+
+#[test]
+fn a_control_that_failed_once_is_not_held_against_a_patch_under_which_it_always_held() {
+    use Status::{Fail, Pass, Skip};
+    let decided = |seen: &[(Status, Status)]| {
+        let seen: Vec<_> = seen.iter().map(|(c, p)| (Side::Ran(*c), Side::Ran(*p))).collect();
+        decide(&seen)
+    };
+    let is = |verdict| Decision::Is(Some(verdict));
+    assert_eq!(decided(&[(Fail, Pass), (Pass, Pass)]), is(Verdict::Fixed));
+    assert_eq!(decided(&[(Pass, Pass), (Fail, Pass)]), is(Verdict::Fixed));
+    assert_eq!(decided(&[(Skip, Pass), (Pass, Pass)]), is(Verdict::Pass));
+    assert_eq!(decided(&[(Pass, Skip), (Pass, Pass)]), is(Verdict::Missing), "it was not tested once");
+    assert_eq!(decided(&[(Fail, Pass), (Pass, Fail)]), is(Verdict::Flaky));
+    assert_eq!(decided(&[(Fail, Fail), (Pass, Pass)]), is(Verdict::Flaky));
+    // Another step asked for the second attempt, and the counts are told.
+    let report = compared(&[attempt((Fail, Pass), (Pass, Fail)), attempt((Pass, Pass), (Pass, Fail))]);
+    let page = &report.steps[0];
+    let often = page.failed.map(|failed| (failed.control, failed.patched, failed.of));
+    assert_eq!((page.verdict, often), (Some(Verdict::Fixed), Some((1, 0, 2))));
+    assert_eq!(page.control.as_ref().unwrap().status, Fail, "shown is the time it failed");
+}
+
+#[test]
+fn a_clone_that_was_lost_says_on_how_many_pairs() {
+    for (lives, verdict, patched) in [(Lives::Never, Verdict::Regression, 2), (Lives::Sometimes, Verdict::Flaky, 1)] {
+        let report = lost(Phase::Applying, "a kernel panic", lives);
+        let often = report.steps[0].failed.map(|failed| (failed.control, failed.patched, failed.of));
+        assert_eq!((report.verdict, often), (verdict, Some((0, patched, 2))));
     }
 }
 

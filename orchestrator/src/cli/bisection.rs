@@ -1,4 +1,4 @@
-//! What `lab validate` says of a rejected order that it has split, and the order that it offers instead.
+//! What `lab validate` says of an order that fails that it has split, and the order that it offers instead.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     order::{Written, named_after},
 };
 
-/// Whether a rejected order of several packages is split.
+/// Whether an order of several packages that fails is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bisect {
     /// When there is something to split
@@ -47,7 +47,7 @@ pub(super) enum Split {
     Interrupted,
 }
 
-/// Splits a rejected order, and puts what was found into its report. Whatever happens here, the order's verdict stands.
+/// Splits an order that fails, and puts what was found into its report. Whatever happens here, the order's verdict stands.
 pub(super) fn split(
     output: &Output,
     batch: &Batch<'_>,

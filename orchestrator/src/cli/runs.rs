@@ -48,6 +48,7 @@ pub(super) const RETRY_EXAMPLES: &str = "Examples:
   patchlab lab retry last
   patchlab lab retry last --scenario web-smoke --step config
   patchlab lab retry last --step 2 --keep always
+  patchlab lab retry last --pre-existing block
 
 With --scenarios, they are read anew from there. A part of an order never passes it: that needs the whole.";
 
@@ -318,6 +319,9 @@ pub struct Retry {
     /// When both clones are kept
     #[arg(long, value_enum)]
     keep: Option<super::kept::KeepWhen>,
+    /// What a step means that fails on both clones; what it meant in the run unless given
+    #[arg(long, value_enum)]
+    pre_existing: Option<validate::PreExistingMeans>,
     /// Where results go.
     #[command(flatten)]
     results: Results,
@@ -335,6 +339,9 @@ impl Retry {
         let pool = Pool::of(&data, &self.libvirt).map_err(CliError::input)?;
         if let Some(keep) = self.keep {
             again.manner.keep = keep.into();
+        }
+        if let Some(means) = self.pre_existing {
+            again.manner.pre_existing = means.into();
         }
         let validated = validate::run(&output, &again.batch(&data, &pool, scope))?;
         validate::finish(&output, &data, &self.results, &validated)

@@ -14,7 +14,7 @@ use patchlab_lab::{
     report::Report,
     runs::{Runs, Scope, Tested},
     validation::Reboot,
-    verdict::Judgement,
+    verdict::{Judgement, PreExisting},
 };
 use patchlab_protocol::{Digest, Envelope, SigningKey, document::Order};
 
@@ -45,6 +45,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   patchlab lab validate --order order.toml --html report.html
   patchlab lab validate --order order.toml --libvirt qemu:///system
   patchlab lab validate --order order.toml --control remembered  # half the machines, where the same was validated before
+  patchlab lab validate --order order.toml --pre-existing block  # what fails without the patch as well rejects it, too
   patchlab lab validate --order order.toml --keep on-failure     # then: patchlab lab kept, patchlab lab shell NAME
 
 Every run leaves a record: `patchlab lab runs` lists them, `patchlab lab show last` says what the newest found.
@@ -80,8 +81,8 @@ pub struct Validate {
     /// Longest duration of the apply on a clone, and of the rollback; 30 min unless given. What takes longer is ended, and the order's fault
     #[arg(long, value_name = "TIME")]
     apply_within: Option<Span>,
-    /// When a rejected order of several packages is split, into the smallest sets that fail and the most that pass, by further
-    /// validations
+    /// When an order of several packages that is rejected, or fails as it is applied, is split, into the smallest sets that fail and the
+    /// most that pass, by further validations
     #[arg(long, value_enum, default_value_t = Bisect::Auto)]
     bisect: Bisect,
     /// When both clones are kept, for 3 days, to be looked into (lab kept, lab shell)
@@ -90,6 +91,9 @@ pub struct Validate {
     /// Which control the patched clone is compared with
     #[arg(long, value_enum, default_value_t = WhichControl::Beside)]
     control: WhichControl,
+    /// What a step means that fails on both clones, so without the patch as well
+    #[arg(long, value_enum, default_value_t = PreExistingMeans::Show)]
+    pre_existing: PreExistingMeans,
     /// Where results go.
     #[command(flatten)]
     results: Results,
@@ -110,6 +114,24 @@ impl From<WhichControl> for Control {
         match which {
             WhichControl::Beside => Self::Beside,
             WhichControl::Remembered => Self::Remembered,
+        }
+    }
+}
+
+/// What a failure on both clones means.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PreExistingMeans {
+    /// It is shown, and does not block
+    Show,
+    /// It rejects the order
+    Block,
+}
+
+impl From<PreExistingMeans> for PreExisting {
+    fn from(means: PreExistingMeans) -> Self {
+        match means {
+            PreExistingMeans::Show => Self::Show,
+            PreExistingMeans::Block => Self::Block,
         }
     }
 }
@@ -147,6 +169,13 @@ impl From<RebootWhen> for Reboot {
 }
 
 impl Validate {
+    /// How the orders are validated.
+    fn manner(&self) -> Manner {
+        let apply_within = self.apply_within.map(|span| span.0);
+        let (reboot, keep, control) = (self.reboot.into(), self.keep.into(), self.control.into());
+        Manner { reboot, keep, control, apply_within, pre_existing: self.pre_existing.into() }
+    }
+
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let data = global.data()?;
         let output = global.output();
@@ -167,9 +196,7 @@ impl Validate {
             Ok((order, baselines.map_err(|error| CliError::Input(format!("{error:#}")))?))
         };
         let orders = orders.into_iter().map(on).collect::<Result<Vec<_>, _>>()?;
-        let apply_within = self.apply_within.map(|span| span.0);
-        let (reboot, keep, control) = (self.reboot.into(), self.keep.into(), self.control.into());
-        let manner = Manner { reboot, keep, control, apply_within };
+        let manner = self.manner();
         let batch = Batch {
             data: &data,
             orders: &orders,
@@ -356,4 +383,33 @@ fn sign(
         path.display()
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        validate: Validate,
+    }
+
+    #[test]
+    fn what_a_failure_on_both_clones_means_is_said_on_the_command_line_and_stands_in_the_record() {
+        let told = |more: &[&str]| {
+            let line = Line::try_parse_from(["validate", "--order", "a.toml"].iter().chain(more)).unwrap();
+            // A record keeps it as JSON, and a retry takes it from there.
+            let kept = serde_json::to_value(line.validate.manner()).unwrap();
+            serde_json::from_value::<Manner>(kept).unwrap().pre_existing
+        };
+        assert_eq!(told(&[]), PreExisting::Show);
+        assert_eq!(told(&["--pre-existing", "show"]), PreExisting::Show);
+        assert_eq!(told(&["--pre-existing", "block"]), PreExisting::Block);
+        let before: Manner =
+            serde_json::from_value(serde_json::json!({ "reboot": "always", "keep": "never" })).unwrap();
+        assert_eq!(before.pre_existing, PreExisting::Show, "a run of an older patchlab");
+    }
 }

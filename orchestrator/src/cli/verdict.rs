@@ -5,7 +5,7 @@ use patchlab_check::Outcome;
 use patchlab_lab::{
     diff,
     failure::{self, Blame, Failure},
-    report::{BaselineReport, Report, ScenarioReport, StepReport},
+    report::{About, BaselineReport, Report, ScenarioReport, StepReport},
     runs::{End, How, Record},
     verdict::Verdict,
 };
@@ -15,6 +15,12 @@ use crate::legible::millis;
 
 /// Most lines of a step's output shown of each clone; the JSON has all.
 const LINES: usize = 12;
+
+/// What stands over what is its owners'.
+const NOT_HELD: &str = "for the scenarios' owners, not held against the patch:";
+/// The same, where that blocks.
+const BLOCKED: &str =
+    "for the scenarios' owners; what fails without the patch as well blocks it, as was asked (--pre-existing):";
 
 /// Prints a run's report.
 pub(super) fn print(output: &Output, report: &Report, record: &Record) {
@@ -38,7 +44,7 @@ pub(super) fn print(output: &Output, report: &Report, record: &Record) {
     for baseline in &report.baselines {
         let found = failure::failures(baseline, &record.scenarios);
         failures(output, &found);
-        for_owners(output, &found);
+        for_owners(output, baseline, &found);
         aside(output, baseline, &found);
         journal(output, baseline);
         changes(output, baseline);
@@ -103,12 +109,18 @@ fn failures(output: &Output, found: &[Failure<'_>]) {
 }
 
 /// What fails without the patch as well: their owners' business.
-fn for_owners(output: &Output, found: &[Failure<'_>]) {
+fn for_owners(output: &Output, baseline: &BaselineReport, found: &[Failure<'_>]) {
     let mut found = found.iter().filter(|failure| failure.blame == Blame::Owner).peekable();
     if found.peek().is_some() {
-        output.line("for the scenarios' owners, not held against the patch:");
+        output.line(if blocks(baseline) { BLOCKED } else { NOT_HELD });
         found.for_each(|failure| output.line(format!("  {}: {}: {failure}", failure.owner(), failure.baseline)));
     }
+}
+
+/// Whether what fails on both clones was held against the order.
+fn blocks(baseline: &BaselineReport) -> bool {
+    let of_old = |about: &About| matches!(about, About::Scenario { verdict: Verdict::PreExisting, .. });
+    baseline.objections.iter().any(|objection| of_old(&objection.about))
 }
 
 /// What was skipped or is in quarantine, and what that found.

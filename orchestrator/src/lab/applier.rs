@@ -462,7 +462,7 @@ fn read(
         }
         // The package manager was at it, and did not come to an end.
         (RunState::Aborted, _) if report.transaction_ms > 0 => {
-            ApplierError::Failed { action: name(action), reason: error }
+            ApplierError::Endless { action: name(action), reason: error }
         }
         (RunState::Refused | RunState::Aborted, refusal) => ApplierError::Lab {
             action: name(action),
@@ -543,6 +543,7 @@ mod tests {
                 Ok(_) => "ok",
                 Err(ApplierError::Inapplicable { .. }) => "inapplicable",
                 Err(ApplierError::Failed { .. }) => "failed",
+                Err(ApplierError::Endless { .. }) => "endless",
                 Err(ApplierError::Lost { .. }) => "lost",
                 Err(ApplierError::Lab { .. }) => "lab",
             };
@@ -557,7 +558,7 @@ mod tests {
         }
         let aborted = |transaction_ms| kind_of(Action::Apply, report_of(RunState::Aborted, None, transaction_ms));
         assert_eq!(aborted(0), "lab", "nothing was tried on it");
-        assert_eq!(aborted(20_000), "failed", "its package manager ran out of time");
+        assert_eq!(aborted(20_000), "endless", "its package manager ran out of time");
         assert_eq!(kind(Action::Apply, RunState::Failed, None), "ok", "the change is on; the scenarios judge");
         assert_eq!(kind(Action::Apply, RunState::RolledBack, None), "failed", "it walked back by itself");
         assert_eq!(kind(Action::Rollback, RunState::RollbackFailed, None), "failed");

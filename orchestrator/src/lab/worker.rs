@@ -21,6 +21,7 @@ use patchlab_lab::{
     runs::Scope,
     scenario::{Scenario, discover, today},
     validation::{Against, Event, Reboot, Validated, Validation},
+    verdict::{Policy, PreExisting},
     worker::Inside,
 };
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ pub struct Manner {
     /// Longest duration of the apply, and of the rollback; absent means [`APPLY_WITHIN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apply_within: Option<Duration>,
+    /// What a failure on both clones means.
+    #[serde(default)]
+    pub pre_existing: PreExisting,
 }
 
 /// What a worker says.
@@ -180,6 +184,7 @@ fn validate(inside: &Inside, ask: Ask) -> anyhow::Result<Validated> {
         reboot: ask.manner.reboot,
         keep: (ask.manner.keep, &inside.places.work.join(SAVED)),
         against: remembered.as_ref().map_or(Against::Beside, Against::Remembered),
+        policy: Policy { pre_existing: ask.manner.pre_existing },
         until: match &ask.scope {
             Scope::Before(point) => Some(point),
             _ => None,
