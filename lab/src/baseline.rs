@@ -53,7 +53,7 @@ pub use self::{
     record::{APT, Frozen, OrderName, Os, PackageVersion, PoolFile, RPM, Record, Represents, StoredFile},
     refreeze::Refreeze,
     retention::{Candidate, Fate, Policy, Pruned, Pruning, decide},
-    secrets::{Secret, SecretKind, Secrets, SecretsPolicy},
+    secrets::{Extent, Secret, SecretKind, Secrets, SecretsPolicy},
     store::Baselines,
     successor::{Left, MadeBy, Patch, PutOn, SuccessorError},
 };
@@ -237,11 +237,13 @@ pub enum BuildError {
     #[error(
         "the system holds secrets: {}; say in its recipe what is to become of them: `secrets = \"scrub\"` in `source` overwrites and \
          removes them, \"keep\" keeps them",
-        secrets::named(.found)
+        secrets::named(.found, *.extent)
     )]
     Secrets {
         /// Where and of which kind.
         found: Vec<Secret>,
+        /// Whether that is all.
+        extent: Extent,
     },
     /// The suite holds another system than the recipe says.
     #[error("suite {suite} installs {found}, and the recipe's `os` is {said}: correct one of the two")]

@@ -44,7 +44,7 @@ pub fn collect(places: &Places, mode: Mode) -> Result<Vec<Leftover>, LedgerError
     let dead = collect_here(&ledger.lock()?, places, mode, &mut leftovers)?;
     // A libvirt that runs by itself may take its time to answer: nobody waits for the ledger meanwhile.
     for dead in dead {
-        let all = dead.lent.iter().map(|machines| collect_thing(machines, mode, (&dead.id, &mut leftovers)));
+        let all = dead.lent.iter().map(|machines| collect_thing(machines, places, mode, (&dead.id, &mut leftovers)));
         if all.fold(dead.here, Ended::and) == Ended::Whole {
             ended.push(dead.id);
         }
@@ -90,7 +90,7 @@ fn collect_here(
     let undertakings = locked.open_undertakings()?;
     let (alive, dead): (Vec<_>, Vec<_>) =
         undertakings.into_iter().partition(|undertaking| undertaking.owner.is_alive());
-    let dead = dead.into_iter().map(|undertaking| collect_undertaking(undertaking, mode, leftovers)).collect();
+    let dead = dead.into_iter().map(|undertaking| collect_undertaking(undertaking, places, mode, leftovers)).collect();
     collect_unannounced(&folders(&places.work, |_| true), &alive, mode, leftovers);
     // What is on its way to being kept, or away from it.
     collect_unannounced(&folders(&places.kept, |name| name.starts_with('.')), &alive, mode, leftovers);
@@ -100,17 +100,22 @@ fn collect_here(
     Ok(dead)
 }
 
-fn collect_undertaking(undertaking: Undertaking, mode: Mode, leftovers: &mut Vec<Leftover>) -> Dead {
+fn collect_undertaking(undertaking: Undertaking, places: &Places, mode: Mode, leftovers: &mut Vec<Leftover>) -> Dead {
     let Undertaking { id, things, .. } = undertaking;
     let (lent, here): (Vec<_>, Vec<_>) = things.into_iter().partition(|thing| matches!(thing, Thing::Machines { .. }));
     // Backwards: the processes that use a folder were begun after it.
-    let ends = here.iter().rev().map(|thing| collect_thing(thing, mode, (&id, &mut *leftovers)));
+    let ends = here.iter().rev().map(|thing| collect_thing(thing, places, mode, (&id, &mut *leftovers)));
     let here = ends.fold(Ended::Whole, Ended::and);
     Dead { id, here, lent }
 }
 
-fn collect_thing(thing: &Thing, mode: Mode, (undertaking, leftovers): (&str, &mut Vec<Leftover>)) -> Ended {
-    let failure = match exists(thing) {
+fn collect_thing(
+    thing: &Thing,
+    places: &Places,
+    mode: Mode,
+    (undertaking, leftovers): (&str, &mut Vec<Leftover>),
+) -> Ended {
+    let failure = match is_left(thing, places) {
         Ok(false) => return Ended::Whole,
         Ok(true) if mode == Mode::DryRun => None,
         Ok(true) => remove(thing).err().map(|error| error.to_string()),
@@ -166,6 +171,29 @@ fn describe(thing: &Thing) -> String {
         Thing::Veth { name } => format!("network link {name}"),
         Thing::Machines { uri, prefix } => format!("machines {prefix}* at {uri}"),
     }
+}
+
+/// Whether it is there, for all that can be known.
+///
+/// # Errors
+/// Who would know does not say, or its disk is not there: it may be.
+fn is_left(thing: &Thing, places: &Places) -> io::Result<bool> {
+    match thing {
+        Thing::Folder { path } if !path.exists() => match absent_root(path, places) {
+            None => Ok(false),
+            Some(root) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("its disk is not there: mount it, or create {} if it is gone for good", root.display()),
+            )),
+        },
+        _ => exists(thing),
+    }
+}
+
+/// Where a folder that is not there would lie, when that is not there either: on another disk than the data folder's, maybe not mounted.
+fn absent_root<'t>(folder: &'t Path, places: &Places) -> Option<&'t Path> {
+    let data = places.lab.parent().unwrap_or(&places.lab);
+    folder.parent().filter(|root| !folder.starts_with(data) && !root.exists())
 }
 
 /// Whether it is there.
@@ -252,6 +280,30 @@ mod tests {
             assert_eq!(left[0].what, format!("machines patchlab-dead-* at {uri}"));
             assert!(left[0].failure.is_some(), "{left:?}");
         }
+    }
+
+    #[test]
+    fn a_folder_on_a_disk_that_is_not_mounted_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_data(&dir.path().join("data"));
+        let root = dir.path().join("fast/patchlab-work-1");
+        let folder = root.join("dead");
+        let gone = places.work.join("gone");
+        orphan(&places, "dead", &[Thing::Folder { path: folder.clone() }, Thing::Folder { path: gone }]);
+        // Twice: it is in the ledger still. The data folder's own disk is there, or there would be no ledger.
+        for mode in [Mode::DryRun, Mode::Collect, Mode::Collect] {
+            let left = collect(&places, mode).unwrap();
+            assert_eq!((left.len(), left[0].what.as_str()), (1, format!("folder {}", folder.display()).as_str()));
+            let why = left[0].failure.as_deref().unwrap();
+            assert!(why.contains("its disk is not there") && why.contains(&root.display().to_string()), "{why}");
+        }
+        // The disk is back.
+        fs::create_dir_all(folder.join("layers")).unwrap();
+        assert_eq!(collect(&places, Mode::Collect).unwrap()[0].failure, None);
+        assert_eq!((folder.exists(), collect(&places, Mode::Collect).unwrap()), (false, vec![]));
+        // One that was taken away by somebody, on a disk that is there, is no news.
+        orphan(&places, "dead", &[Thing::Folder { path: folder }]);
+        assert_eq!(collect(&places, Mode::Collect).unwrap(), []);
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str, failure:
         Some(Verdict::PreExisting) => skipped(&format!("fails without the patch, too: {reason}")),
         Some(word @ (Verdict::Regression | Verdict::Flaky)) => failed(NonSuccessKind::Failure, word.name(), &said),
         Some(word @ (Verdict::LabError | Verdict::Missing)) => {
-            failed(NonSuccessKind::Error, word.name(), if reason.is_empty() { &scenario.reason } else { reason })
+            failed(NonSuccessKind::Error, word.name(), &broke(&said, reason, &scenario.reason))
         }
         None => skipped(reason),
     };
@@ -104,6 +104,11 @@ fn step_case(scenario: &ScenarioReport, step: &StepReport, class: &str, failure:
         case.set_system_out(format!("control: {}\npatched: {}\n", shown(&step.control), shown(&step.patched)));
     }
     case
+}
+
+/// What a step is held for that says nothing of the patch: of one whose clone said nothing, the scenario knows why.
+fn broke(said: &str, reason: &str, scenario: &str) -> String {
+    if reason.is_empty() && !scenario.is_empty() { format!("{said}; {scenario}") } else { said.to_owned() }
 }
 
 fn shown(outcome: &Option<Outcome>) -> String {

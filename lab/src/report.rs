@@ -412,6 +412,16 @@ impl RollbackReport {
         }
     }
 
+    /// The order could not be taken back: on the control there was nothing to take back.
+    pub fn broke(error: impl std::fmt::Display) -> Self {
+        Self::failed(format!("{error}; the control had nothing to take back"))
+    }
+
+    /// It was walked, and left this behind, which the control, as it has become, does not show.
+    pub fn differs(left: &[String]) -> Self {
+        Self::failed(format!("the machine is not as before: {}; the control shows none of it", left.join("; ")))
+    }
+
     /// It was walked, and the machine is as it was.
     pub fn proven(over: Over) -> Self {
         let class = match over {

@@ -18,7 +18,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use patchlab_check::{Digest, step::Kind};
-use patchlab_lab::{ArtifactStore, Baseline, Places, baseline::Baselines, report::Report, scenario::Scenario};
+use patchlab_lab::{
+    ArtifactStore, Baseline, Places, accelerator::Accelerator, baseline::Baselines, report::Report, scenario::Scenario,
+};
 use patchlab_protocol::document::{Order, PackageFile};
 use serde_json::{Value, json};
 
@@ -62,9 +64,16 @@ impl Bench {
                 .arg(&order))?;
         }
         let places = Places::of_data(&data);
+        let baseline = Baselines::open(&places).get(BASELINE)?;
+        let accelerator = baseline.record.hardware.accelerator;
+        ensure!(
+            accelerator.opens(),
+            "{BASELINE} was frozen under {accelerator:?}, which does not open here: patchlab would boot it under another than autopkgtest \
+             gets; take it away (`patchlab baseline rm {BASELINE}`), and it is built anew"
+        );
         Ok(Self {
             patchlab,
-            baseline: Baselines::open(&places).get(BASELINE)?,
+            baseline,
             order: patchlab::order::compile_file(&order, &ArtifactStore::open(&places.artifacts)?)?,
             scenario: Scenario::read(&bench.join("scenarios/five-steps"))?,
             data,
@@ -127,7 +136,7 @@ impl Bench {
     fn autopkgtest(&self) -> anyhow::Result<f64> {
         let folder = tempfile::tempdir()?;
         let emulator = folder.path().join("qemu");
-        fs::write(&emulator, EMULATOR)?;
+        fs::write(&emulator, emulator_script(self.baseline.record.hardware.accelerator))?;
         fs::set_permissions(&emulator, Permissions::from_mode(0o755))?;
         let (control, patched) = (folder.path().join("control"), folder.path().join("patched"));
         self.write_tests(&control, &self.five("control"))?;
@@ -209,17 +218,26 @@ const CHANGELOG: &str = "bench (1) unstable; urgency=low\n\n  * Bench.\n\n \
 const CONTROL: &str = "Source: bench\nSection: misc\nPriority: optional\nMaintainer: Bench <bench@example.invalid>\n\n\
                        Package: bench\nArchitecture: all\nDescription: bench\n bench\n";
 
-/// QEMU as patchlab runs it where kvm is of no use: autopkgtest takes a device file for a working kvm.
+/// QEMU as patchlab runs it, under what its baseline was frozen under: autopkgtest by itself takes a device file for a working kvm, and
+/// has another processor.
+fn emulator_script(accelerator: Accelerator) -> String {
+    let machine = match accelerator {
+        Accelerator::Kvm => "-machine q35,accel=kvm -cpu host",
+        Accelerator::Tcg => "-machine q35,accel=tcg -cpu max",
+    };
+    format!("{EMULATOR}exec qemu-system-x86_64 \"$@\" {machine}\n")
+}
+
+/// Leaves out what autopkgtest says of accelerator and processor.
 const EMULATOR: &str = r#"#!/bin/sh
 before=
 for word; do
   shift
-  if [ "$word" = -enable-kvm ]; then continue; fi
-  if [ "$before" = -cpu ]; then word=max; fi
-  before=$word
+  if [ "$word" = -enable-kvm ] || [ "$word" = -cpu ]; then before=$word; continue; fi
+  if [ "$before" = -cpu ]; then before=; continue; fi
+  before=
   set -- "$@" "$word"
 done
-exec qemu-system-x86_64 "$@" -machine q35,accel=tcg
 "#;
 
 /// A stanza of `debian/tests/control`.
@@ -245,4 +263,34 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What QEMU is told when autopkgtest tells the script this.
+    fn told(accelerator: Accelerator, words: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("emulator", emulator_script(accelerator)),
+            ("qemu-system-x86_64", "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\n".to_owned()),
+        ] {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        }
+        let emulator = folder.path().join("emulator");
+        let output = Command::new("sh").arg(emulator).args(words).env("PATH", folder.path()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn both_sides_have_the_accelerator_that_the_baseline_was_frozen_under() {
+        let words = ["-enable-kvm", "-cpu", "kvm64,+vmx", "-m", "1024", "-drive", "file=a b"];
+        let kept = "[-m][1024][-drive][file=a b][-machine]";
+        assert_eq!(told(Accelerator::Tcg, &words), format!("{kept}[q35,accel=tcg][-cpu][max]"));
+        assert_eq!(told(Accelerator::Kvm, &words), format!("{kept}[q35,accel=kvm][-cpu][host]"));
+        assert_eq!(told(Accelerator::Kvm, &words[3..]), format!("{kept}[q35,accel=kvm][-cpu][host]"));
+    }
 }

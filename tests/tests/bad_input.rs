@@ -372,6 +372,24 @@ fn a_build_on_a_disk_without_room_says_so_before_it_begins() {
 }
 
 #[test]
+fn a_validation_on_a_disk_without_room_says_so_before_any_machine_is_made() {
+    needs!("a_validation_on_a_disk_without_room", Program, Lab);
+    let dir = folder();
+    let (namespace, patchlab, data) = small_disk(dir.path(), "16m");
+    let new = b"the new nginx";
+    fs::write(dir.path().join("new.deb"), new).expect("a file");
+    let orders = written(dir.path(), "order.toml", &order(new, Some("new.deb")));
+    let scenario = "name = \"s\"\nowner = \"qa\"\nsummary = \"x\"\n\n[[step]]\nname = \"a\"\nrun = \"true\"\n";
+    written(dir.path(), "scenarios/s/scenario.toml", scenario);
+    let scenarios = dir.path().join("scenarios").display().to_string();
+    let validate = ["lab", "validate", "--order", &orders, "--baseline", "small", "--scenarios", &scenarios];
+    let ended = patchlab.run_in(&namespace, &validate);
+    refused(&ended, 4, &["a validation needs ", " free in ", &data, "make room", "--data DIR"]);
+    assert!(!ended.err.contains("clone"), "{}", ended.err);
+    is_whole(&patchlab, &namespace);
+}
+
+#[test]
 fn a_disk_that_becomes_full_during_a_build_is_named_and_nothing_half_is_stored() {
     needs!("a_disk_that_becomes_full_during_a_build", Program, Lab);
     let dir = folder();

@@ -443,7 +443,7 @@ impl FreezeWorker {
                 FreezeWord::Step { what, weight, .. } => narrator.say(&what, weight),
                 FreezeWord::Open { probed, .. } => narrator.say(&probed, Weight::Passing),
                 FreezeWord::Frozen(freezer) => return Ok(*freezer),
-                FreezeWord::Secrets { found } => return Err(BuildError::Secrets { found }),
+                FreezeWord::Secrets { found, extent } => return Err(BuildError::Secrets { found, extent }),
                 FreezeWord::Failed { reason } => return Err(BuildError::Freeze { reason }),
             }
         }

@@ -23,7 +23,7 @@ use super::{
     image::BOOT_MENU,
     managed::OwnAgent,
     proof::{self, Planted, ProofError},
-    secrets::{Scope, SecretsError},
+    secrets::{Extent, Scope, SecretsError},
 };
 use crate::{
     accelerator::{self, Accelerator, Probed, host_cpu},
@@ -79,6 +79,7 @@ pub(super) enum FreezeWord {
     /// The system holds secrets, and may not.
     Secrets {
         found: Vec<Secret>,
+        extent: Extent,
     },
     Failed {
         reason: String,
@@ -161,7 +162,7 @@ pub fn serve_freeze() -> ExitCode {
         Ok(Some(freezer)) => FreezeWord::Frozen(Box::new(freezer)),
         // The build ended before the system was installed.
         Ok(None) => return ExitCode::SUCCESS,
-        Err(FreezeError::Secrets(SecretsError::Found(found))) => FreezeWord::Secrets { found },
+        Err(FreezeError::Secrets(SecretsError::Found(found, extent))) => FreezeWord::Secrets { found, extent },
         Err(error) => FreezeWord::Failed { reason: with_source(&error) },
     };
     match inside.sender.send(&word) {

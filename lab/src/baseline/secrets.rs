@@ -18,8 +18,10 @@ use crate::{
     manifest::disks,
 };
 
-/// Secrets that are named.
+/// Secrets that one look names. There may be more: scrubbing looks again until it finds no more.
 const FOUND: usize = 1000;
+/// How often what is found is scrubbed, each time as many as one look names.
+const ROUNDS: usize = 10;
 /// Bytes of the answer that are read: 4 MiB.
 const ANSWER_BYTES: u64 = 4 << 20;
 
@@ -90,6 +92,39 @@ pub struct Secrets {
     pub policy: SecretsPolicy,
     /// What was found: there still under `keep`, gone under `scrub`.
     pub found: Vec<Secret>,
+    /// Whether that is all.
+    #[serde(default, skip_serializing_if = "Extent::is_all")]
+    pub extent: Extent,
+}
+
+/// Whether all secrets are named, or only as many as are named at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// There are no more.
+    #[default]
+    All,
+    /// The search ended when it had named as many as it may: there may be more.
+    Part,
+}
+
+impl Extent {
+    /// Of what one look found.
+    fn of(found: &Found) -> Self {
+        if found.len() < FOUND { Self::All } else { Self::Part }
+    }
+
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+
+    /// The words behind those that are named.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Part => ", and maybe more: no more than 1000 are named",
+        }
+    }
 }
 
 /// Which files a search looks at.
@@ -130,38 +165,77 @@ impl SecretsPolicy {
     /// # Errors
     /// It has any and may not, or some withstood being scrubbed.
     pub(super) fn apply(self, guest: &Guest, scope: Scope, timeout: Duration) -> Result<Secrets, SecretsError> {
-        let found = look(guest, scope, timeout)?;
-        match self {
-            Self::Refuse if !found.is_empty() => return Err(SecretsError::Found(found.into_keys().collect())),
-            Self::Scrub if !found.is_empty() => match scrub(guest, &found, timeout)? {
-                left if left.is_empty() => {}
-                left => return Err(SecretsError::Left(left)),
-            },
-            _ => {}
+        let system = Running { guest, timeout };
+        let (found, extent) = match self {
+            Self::Scrub => (scrub(&system, scope)?, Extent::All),
+            Self::Refuse | Self::Keep => {
+                let found = system.look(scope)?;
+                let extent = Extent::of(&found);
+                (found, extent)
+            }
+        };
+        let found: Vec<Secret> = found.into_keys().collect();
+        if self == Self::Refuse && !found.is_empty() {
+            return Err(SecretsError::Found(found, extent));
         }
-        Ok(Secrets { policy: self, found: found.into_keys().collect() })
+        Ok(Secrets { policy: self, found, extent })
     }
 }
 
 /// Secrets stand in the way.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SecretsError {
-    #[error("the system holds secrets: {}", named(.0))]
-    Found(Vec<Secret>),
-    #[error("secrets are there still after they were scrubbed: {}", named(.0))]
-    Left(Vec<Secret>),
+    #[error("the system holds secrets: {}", named(.0, *.1))]
+    Found(Vec<Secret>, Extent),
+    #[error("secrets are there still after they were scrubbed: {}", named(.0, *.1))]
+    Left(Vec<Secret>, Extent),
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
 
 /// Secrets for people: all of them, so that each can be looked at.
-pub(super) fn named(secrets: &[Secret]) -> String {
+pub(super) fn named(secrets: &[Secret], extent: Extent) -> String {
     let each: Vec<_> = secrets.iter().map(|secret| format!("{} ({})", secret.path, secret.kind.name())).collect();
-    each.join(", ")
+    each.join(", ") + extent.words()
 }
 
 /// Secrets, each with how it is scrubbed.
 type Found = BTreeMap<Secret, Scrubbing>;
+
+/// A system that is searched and scrubbed.
+trait System {
+    /// Looks for secrets: at most [`FOUND`].
+    fn look(&self, scope: Scope) -> Result<Found, GuestError>;
+    /// Overwrites what was found.
+    fn overwrite(&self, found: &Found) -> Result<(), GuestError>;
+    /// When nothing is left to be overwritten.
+    fn finish(&self, scrubbed: &Found) -> Result<(), GuestError>;
+}
+
+/// One that runs, asked from outside.
+struct Running<'a> {
+    guest: &'a Guest,
+    /// How long each request may take.
+    timeout: Duration,
+}
+
+impl System for Running<'_> {
+    fn look(&self, scope: Scope) -> Result<Found, GuestError> {
+        look(self.guest, scope, self.timeout)
+    }
+
+    fn overwrite(&self, found: &Found) -> Result<(), GuestError> {
+        for part in scrubbed(found).chunks(200) {
+            self.guest.script(SCRUB, &[&[PROGRAM][..], part].concat(), self.timeout)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, scrubbed: &Found) -> Result<(), GuestError> {
+        let lost_host_keys = scrubbed.keys().any(|secret| secret.path.starts_with("/etc/ssh/ssh_host_"));
+        self.guest.script(AFTER, &[if lost_host_keys { "host-keys" } else { "" }], self.timeout).map(drop)
+    }
+}
 
 /// Looks for secrets inside a running system.
 fn look(guest: &Guest, scope: Scope, timeout: Duration) -> Result<Found, GuestError> {
@@ -197,16 +271,46 @@ fn scrubbed(found: &Found) -> Vec<&str> {
     found.iter().flat_map(|(secret, scrubbing)| [how(scrubbing), secret.path.as_str()]).collect()
 }
 
-/// Overwrites what was found; gives what is there all the same.
-fn scrub(guest: &Guest, found: &Found, timeout: Duration) -> Result<Vec<Secret>, GuestError> {
-    for part in scrubbed(found).chunks(200) {
-        guest.script(SCRUB, &[&[PROGRAM][..], part].concat(), timeout)?;
+/// Scrubs until a look at the whole system finds nothing that is to be scrubbed; gives all that was.
+///
+/// One look may not name all, a file that is masked may hold a secret of another kind, and the running system may write more.
+///
+/// # Errors
+/// Something withstood, or there is more than [`ROUNDS`] looks name.
+fn scrub(system: &impl System, scope: Scope) -> Result<Found, SecretsError> {
+    let mut done = Found::new();
+    let (mut found, mut searched) = (system.look(scope)?, scope);
+    let mut rounds = 0;
+    loop {
+        let extent = Extent::of(&found);
+        // A host key is made anew by whoever needs it.
+        let withstood = |secret: &&Secret| secret.kind != SecretKind::HostKey && done.contains_key(secret);
+        let left: Vec<Secret> = found.keys().filter(withstood).cloned().collect();
+        if !left.is_empty() {
+            return Err(SecretsError::Left(left, extent));
+        }
+        // What the boot itself made is nobody's secret, where it is not looked at.
+        let is_due = |secret: &Secret| searched == scope && !done.contains_key(secret);
+        let due: Found = found.clone().into_iter().filter(|(secret, _)| is_due(secret)).collect();
+        searched = match (due.is_empty(), extent) {
+            (false, _) if rounds == ROUNDS => return Err(SecretsError::Left(due.into_keys().collect(), extent)),
+            (true, Extent::Part) => return Err(SecretsError::Left(found.into_keys().collect(), extent)),
+            (true, Extent::All) if done.is_empty() => return Ok(done),
+            (true, Extent::All) if searched == Scope::Whole => {
+                system.finish(&done)?;
+                return Ok(done);
+            }
+            (false, Extent::Part) => scope,
+            // What was overwritten was changed in this boot: only a look at the whole sees whether it is gone.
+            (_, Extent::All) => Scope::Whole,
+        };
+        if !due.is_empty() {
+            system.overwrite(&due)?;
+            rounds += 1;
+        }
+        done.extend(due);
+        found = system.look(searched)?;
     }
-    let lost_host_keys = found.keys().any(|secret| secret.path.starts_with("/etc/ssh/ssh_host_"));
-    guest.script(AFTER, &[if lost_host_keys { "host-keys" } else { "" }], timeout)?;
-    // What ssh was given anew lies where the old lay.
-    let left = look(guest, Scope::Whole, timeout)?.into_keys();
-    Ok(left.filter(|secret| secret.kind != SecretKind::HostKey && found.contains_key(secret)).collect())
 }
 
 /// From the search's answer: numbers of rules, each with the path of a file that meets it.

@@ -87,6 +87,25 @@ fn a_scenario_in_quarantine_fails_nothing_and_nothing_is_left_out_without_a_word
 }
 
 #[test]
+fn a_step_that_tells_nothing_says_phase_command_and_control() {
+    let mut report = report();
+    let ran = &mut report.baselines[0].scenarios[0];
+    ran.reason = "machine patched: no agent answered".into();
+    ran.steps.truncate(2);
+    ran.steps[0].verdict = Some(Verdict::Missing);
+    ran.steps[0].patched.as_mut().unwrap().status = Status::Skip;
+    ran.steps[1].verdict = Some(Verdict::LabError);
+    ran.steps[1].patched = None;
+    let xml = render(&[report], &[]).unwrap();
+    let missing = "missing after the patch: web-smoke/front page: is skipped (exit 1); the control passes (exit 0); \
+                   machine patched: no agent answered";
+    assert!(xml.contains(&format!(r#"<error message="{missing}" type="missing"/>"#)), "{xml}");
+    let broke = "lab-error after the patch: web-smoke/config: did not run; the control passes (exit 0); machine \
+                 patched: no agent answered";
+    assert!(xml.contains(&format!(r#"<error message="{broke}" type="lab-error"/>"#)), "{xml}");
+}
+
+#[test]
 fn without_a_baseline_there_is_still_one_case() {
     let report = Report { baselines: Vec::new(), verdict: Judgement::Missing, ..report() };
     let xml = render(&[report], &[]).unwrap();

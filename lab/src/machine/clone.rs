@@ -213,6 +213,10 @@ impl Lab {
         let begun = Instant::now();
         let timeout = CLONE_TIMEOUT * machine.hardware.accelerator.factor();
         let handshake = handshake::shake(&machine.guest(), &machine.name, timeout)?;
+        let mut introduced = self.introduced.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = introduced.admit(&machine.name, &handshake);
+        drop(introduced);
+        admitted.map_err(|reason| LabError::Handshake { machine: machine.name.clone(), reason })?;
         machine.remember_boot(&handshake.boot_id);
         machine.handshake = Some(handshake);
         machine.report.handshake_ms = millis(begun);

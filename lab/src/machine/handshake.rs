@@ -3,13 +3,18 @@
 //! A clone wakes up with its template's clock, random state, machine id and host name. Until all four are its own, nothing
 //! it does is worth a test: two clones would draw the same keys.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use patchlab_check::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::{Guest, GuestError, LabError};
+
+/// How far a machine's clock may be from the lab's right after it was set.
+const CLOCK_LIMIT_MS: i64 = 2000;
+/// How often a clock is looked at until it is within the limit: an answer that took long says little.
+const CLOCK_LOOKS: usize = 3;
 
 /// What the guest said after the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +30,41 @@ pub struct Handshake {
     pub clock_offset_ms: i64,
     /// Digest of bytes drawn from its generator after it was reseeded: no two clones show the same.
     pub drawn: Digest,
+}
+
+impl fmt::Display for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { machine_id, hostname, clock_offset_ms, drawn, .. } = self;
+        write!(f, "machine id {machine_id}, host name {hostname}, clock {clock_offset_ms} ms off, ")?;
+        write!(f, "random numbers of its own ({})", drawn.short())
+    }
+}
+
+/// Every machine of a lab that was introduced, with what it said.
+#[derive(Debug, Default)]
+pub(super) struct Introduced(Vec<(String, Handshake)>);
+
+impl Introduced {
+    /// Takes in another machine.
+    ///
+    /// # Errors
+    /// Its clock is not the lab's, or it is some other machine's twin; why.
+    pub(super) fn admit(&mut self, machine: &str, handshake: &Handshake) -> Result<(), String> {
+        let offset = handshake.clock_offset_ms;
+        if offset.unsigned_abs() > CLOCK_LIMIT_MS.unsigned_abs() {
+            return Err(format!("its clock is {offset} ms off after it was set, and may be {CLOCK_LIMIT_MS} ms"));
+        }
+        for (other, theirs) in &self.0 {
+            if theirs.machine_id == handshake.machine_id {
+                return Err(format!("it has the machine id of machine {other}, {}", theirs.machine_id));
+            }
+            if theirs.drawn == handshake.drawn {
+                return Err(format!("it draws the random numbers of machine {other} ({})", theirs.drawn.short()));
+            }
+        }
+        self.0.push((machine.to_owned(), handshake.clone()));
+        Ok(())
+    }
 }
 
 /// Sets clock, entropy, machine id and host name, then shows them. Arguments: what the clock lacks (nanoseconds), machine id, host
@@ -95,7 +135,7 @@ pub(super) fn shake(guest: &Guest, hostname: &str, timeout: Duration) -> Result<
         return Err(LabError::Handshake { machine: hostname.into(), reason });
     }
     let output = executed.stdout;
-    let offset_ms = -clock_lacks_ns(guest)? / 1_000_000;
+    let offset_ms = nearest(|| clock_lacks_ns(guest).map(|lacks| -lacks / 1_000_000))?;
     let handshake = parse(&String::from_utf8_lossy(&output), offset_ms)
         .ok_or_else(|| LabError::Handshake { machine: hostname.into(), reason: "its answer is incomplete".into() })?;
     if handshake.machine_id != id || handshake.hostname != hostname {
@@ -112,6 +152,18 @@ pub(super) fn clock_lacks_ns(guest: &Guest) -> Result<i128, GuestError> {
     let asked = Timestamp::now().as_nanosecond();
     let theirs = i128::from(guest.clock_ns()?);
     Ok((asked + Timestamp::now().as_nanosecond()) / 2 - theirs)
+}
+
+/// How far a clock is off: the first look that finds it within the limit, or the one of all that finds it nearest.
+fn nearest<E>(mut look: impl FnMut() -> Result<i128, E>) -> Result<i128, E> {
+    let mut best = look()?;
+    for _ in 1..CLOCK_LOOKS {
+        if best.unsigned_abs() <= u128::from(CLOCK_LIMIT_MS.unsigned_abs()) {
+            break;
+        }
+        best = std::cmp::min_by_key(best, look()?, |offset| offset.unsigned_abs());
+    }
+    Ok(best)
 }
 
 /// A machine id is a version 4 UUID without dashes (machine-id(5)).
@@ -144,5 +196,54 @@ mod tests {
         assert_eq!((handshake.clock_offset_ms, handshake.drawn), (100, Digest::of("u-u-i-d")));
         assert_eq!(handshake.machine_id, "ffffffffffff4fffbfffffffffffffff");
         assert_eq!(parse(&whole[..50], 0), None);
+    }
+
+    fn said(machine_id: &str, drawn: &str, clock_offset_ms: i64) -> Handshake {
+        Handshake {
+            machine_id: machine_id.into(),
+            hostname: "control".into(),
+            boot_id: "b".into(),
+            clock_offset_ms,
+            drawn: Digest::of(drawn),
+        }
+    }
+
+    #[test]
+    fn a_twin_and_a_clock_that_is_off_are_not_taken_for_machines_of_their_own() {
+        let mut introduced = Introduced::default();
+        let mut admit = |machine: &str, handshake: Handshake| introduced.admit(machine, &handshake);
+        assert_eq!(admit("control", said("1", "a", 2000)), Ok(()));
+        assert_eq!(admit("patched", said("2", "b", -2000)), Ok(()));
+        assert_eq!(
+            admit("patched-db", said("2", "c", 0)),
+            Err("it has the machine id of machine patched, 2".to_owned())
+        );
+        let twin = admit("patched-db", said("3", "a", 0)).unwrap_err();
+        assert!(twin.starts_with("it draws the random numbers of machine control ("), "{twin}");
+        for offset in [2001, -2001] {
+            let late = admit("patched-db", said("3", "c", offset)).unwrap_err();
+            assert_eq!(late, format!("its clock is {offset} ms off after it was set, and may be 2000 ms"));
+        }
+        // What was refused is nobody's elder twin.
+        assert_eq!(admit("patched-db", said("3", "c", 1)), Ok(()));
+    }
+
+    #[test]
+    fn a_slow_answer_about_the_time_is_asked_for_again() {
+        let of = |answers: &[i128]| {
+            let mut answers = answers.iter().copied();
+            nearest(|| answers.next().ok_or(())).unwrap()
+        };
+        assert_eq!(of(&[100]), 100);
+        assert_eq!(of(&[-3000, 5000, -4]), -4);
+        assert_eq!(of(&[-9000, 5000, 7000]), 5000);
+    }
+
+    #[test]
+    fn what_a_clone_has_of_its_own_is_one_line() {
+        let line = said("0af1", "a", -3).to_string();
+        let drawn = Digest::of("a").short().to_string();
+        let expected = "machine id 0af1, host name control, clock -3 ms off, random numbers of its own";
+        assert_eq!(line, format!("{expected} ({drawn})"));
     }
 }

@@ -18,6 +18,7 @@ use super::{
     domain::EMULATOR,
     failed,
     foreign::{self, Security},
+    handshake::Introduced,
 };
 use crate::{host::Driver, places::Places};
 
@@ -45,6 +46,8 @@ pub struct Lab {
     /// Held while a file that all machines share is made: an empty layer, a copy of a template's memory.
     pub(super) files: Mutex<()>,
     pub(super) steward: Steward,
+    /// Every machine that got an identity of its own here.
+    pub(super) introduced: Mutex<Introduced>,
 }
 
 /// Where libvirt leaves traces of machines.
@@ -110,7 +113,8 @@ impl Lab {
         let places = places.clone();
         let (guest_time, count, files) = (GuestTime::default(), AtomicU32::new(0), Mutex::new(()));
         let steward = Steward::new(&places.work).map_err(failed("look after the machines in", &places.work))?;
-        Ok(Self { connect, places, traces, lent, versions, guest_time, count, files, steward })
+        let introduced = Mutex::default();
+        Ok(Self { connect, places, traces, lent, versions, guest_time, count, files, steward, introduced })
     }
 
     /// What runs the machines.

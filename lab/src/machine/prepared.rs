@@ -60,6 +60,29 @@ pub fn wanted(host: HostMemory, guest_mib: u64, most: usize) -> usize {
     usize::try_from(room).unwrap_or(usize::MAX).min(most)
 }
 
+/// What is to be done about those that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// So many, the oldest, are taken away.
+    LetGo(usize),
+    /// One more is made.
+    Prepare,
+    /// Nothing, until something changes.
+    Wait,
+    /// Nothing any more.
+    End,
+}
+
+/// `waiting` wait, and `wanted` may; none ever again where that is absent.
+fn next(waiting: usize, wanted: Option<usize>) -> Next {
+    match (waiting.saturating_sub(wanted.unwrap_or(0)), wanted) {
+        (0, None) => Next::End,
+        (0, Some(wanted)) if waiting < wanted => Next::Prepare,
+        (0, Some(_)) => Next::Wait,
+        (surplus, _) => Next::LetGo(surplus),
+    }
+}
+
 /// How often the host's memory is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -94,20 +117,20 @@ impl<'a> PreparedClones<'a> {
             // A host that does not say how much memory it has gets none prepared.
             let wanted = HostMemory::now().map_or(0, |host| wanted(host, guest_mib, self.most));
             let mut state = self.lock();
-            let wanted = if state.closed { 0 } else { wanted };
-            let surplus = state.waiting.len().saturating_sub(wanted);
-            let surplus: Vec<Prepared> = state.waiting.drain(..surplus).collect();
-            if surplus.is_empty() && state.closed {
-                return;
-            }
-            if surplus.is_empty() && state.waiting.len() == wanted {
-                drop(self.changed.wait_timeout(state, LOOK));
-                continue;
-            }
             // Taking machines away and making them takes time: whoever needs one does not wait for that.
-            drop(state);
-            if !surplus.is_empty() {
-                continue;
+            match next(state.waiting.len(), if state.closed { None } else { Some(wanted) }) {
+                Next::End => return,
+                Next::LetGo(surplus) => {
+                    let surplus: Vec<Prepared> = state.waiting.drain(..surplus).collect();
+                    drop(state);
+                    drop(surplus);
+                    continue;
+                }
+                Next::Wait => {
+                    drop(self.changed.wait_timeout(state, LOOK));
+                    continue;
+                }
+                Next::Prepare => drop(state),
             }
             match self.lab.prepare_clone(self.baseline, &(self.spec)()) {
                 Ok(prepared) => self.lock().waiting.push_back(prepared),
@@ -169,5 +192,16 @@ mod tests {
         assert_eq!(wanted(host(1500, 0.0), 512, 4), 0);
         assert_eq!(wanted(host(500, 0.0), 512, 4), 0);
         assert_eq!(wanted(host(8192, 12.5), 512, 4), 0);
+    }
+
+    #[test]
+    fn those_that_wait_are_let_go_when_fewer_are_wanted() {
+        assert_eq!(next(4, Some(2)), Next::LetGo(2));
+        assert_eq!(next(4, Some(0)), Next::LetGo(4));
+        assert_eq!(next(2, Some(2)), Next::Wait);
+        assert_eq!(next(0, Some(0)), Next::Wait);
+        assert_eq!(next(1, Some(2)), Next::Prepare);
+        assert_eq!(next(3, None), Next::LetGo(3));
+        assert_eq!(next(0, None), Next::End);
     }
 }

@@ -60,6 +60,9 @@ impl Validation<'_> {
         if let Some(reason) = &machine.report().fallback {
             (self.observer)(Event::Note(&format!("{} was booted instead of cloned: {reason}", role.name())));
         }
+        if let Some(handshake) = machine.handshake() {
+            (self.observer)(Event::Evidence(&format!("{}: {handshake}", role.name())));
+        }
         for line in self.of_guest(|| self.applier.prepare(role, &machine)).map_err(|error| other("prepare", error))? {
             (self.observer)(Event::Evidence(&format!("{}: {line}", role.name())));
         }

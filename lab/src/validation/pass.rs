@@ -268,7 +268,7 @@ impl Validation<'_> {
                 @ (ApplierError::Failed { .. } | ApplierError::Endless { .. } | ApplierError::Inapplicable { .. }),
             ) => {
                 report.journal = self.last_words(clones);
-                report.rollback = RollbackReport::failed(error.to_string());
+                report.rollback = RollbackReport::broke(&error);
                 return Ok(());
             }
             Err(ApplierError::Lost { how, .. }) => {
@@ -284,7 +284,7 @@ impl Validation<'_> {
             Ok(()) => RollbackReport::proven(over).leaving(diff_beside(manifest, &now, control).of_the_running()),
             Err(left) => {
                 let told: Vec<String> = groups(&left).iter().map(Group::line).collect();
-                RollbackReport::failed(format!("the machine is not as before: {}", told.join("; "))).leaving(*left)
+                RollbackReport::differs(&told).leaving(*left)
             }
         };
         let after: Vec<Scenario> = scenarios.iter().map(|scenario| scenario.after_workload()).collect();

@@ -80,7 +80,8 @@ pub fn objections(facts: &Facts<'_>) -> Vec<Objection> {
     match facts.applied {
         Applied::Yes => {}
         Applied::Inapplicable(reason) => {
-            push(Judgement::Inapplicable, About::Apply, format!("the patch cannot be applied: {reason}"))
+            let why = format!("the patch cannot be applied: {reason}; the control was left without it");
+            push(Judgement::Inapplicable, About::Apply, why);
         }
         Applied::LabError(reason) => push(Judgement::LabError, About::Apply, reason.clone()),
     }

@@ -295,6 +295,30 @@ fn what_the_worst_would_hide_is_told_beside_it() {
     assert_eq!(abouts(&["db".to_owned()])[2..], [About::Rollback, About::Evidence]);
 }
 
+#[test]
+fn what_the_control_did_is_said_of_apply_and_rollback_too() {
+    let ran = |applied: &Applied, rollback: &RollbackReport| {
+        judge(&Facts {
+            applied,
+            scenarios: &[],
+            evidence: &["web".to_owned()],
+            counter_evidence: &[],
+            rollback,
+            policy: Policy::default(),
+        })
+        .reason
+    };
+    let inapplicable = Applied::Inapplicable("the checks that hosts repeat fail: nginx -t".into());
+    let said = ran(&inapplicable, &RollbackReport::skipped("x"));
+    let expected = "the patch cannot be applied: the checks that hosts repeat fail: nginx -t; the control was left \
+                    without it";
+    assert_eq!(said, expected);
+    let said = ran(&Applied::Yes, &RollbackReport::broke("rollback failed on the machine: dpkg"));
+    assert_eq!(said, "the rollback failed: rollback failed on the machine: dpkg; the control had nothing to take back");
+    let said = ran(&Applied::Yes, &RollbackReport::differs(&["a".into(), "b".into()]));
+    assert_eq!(said, "the rollback failed: the machine is not as before: a; b; the control shows none of it");
+}
+
 pub(crate) fn baseline(name: &str, verdict: Judgement, scenarios: Vec<ScenarioReport>) -> BaselineReport {
     BaselineReport {
         verdict,

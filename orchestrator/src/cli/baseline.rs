@@ -141,8 +141,10 @@ const BUILD_EXAMPLES: &str = "Examples:
   patchlab baseline build web-01.toml --json built.json
 
 A recipe installs a system from its suite (kind = \"mmdebstrap\"), adds to a cloud image what the lab needs (\"cloud-image\"), or takes the
-disk of a system that somebody installed as it is (\"disk\"). An image is refused unless it has the digest that the recipe says, is whole in
-itself, and sound.";
+disk of a system that somebody installed as it is (\"disk\"), or captures a machine of a libvirt that is switched off (\"domain\"):
+  source = { kind = \"domain\", name = \"web-02\", secrets = \"scrub\" }
+An image is refused unless it has the digest that the recipe says, is whole in itself, and sound. A system that somebody else made is refused
+when it holds secrets, and they are named, unless its source says secrets = \"scrub\" (they are overwritten) or \"keep\".";
 
 const DIFF_EXAMPLES: &str = "Examples:
   patchlab baseline diff debian-12-web@1 debian-12-web@2

@@ -36,7 +36,46 @@ fn perl(root: &Path, work: &str, arguments: &[&str]) -> String {
 }
 
 fn found(root: &Path) -> Found {
-    judge(&perl(root, "look", &["4102444800", "dpkg", "1000"].into_iter().chain(searched()).collect::<Vec<_>>()))
+    found_before(root, "4102444800")
+}
+
+fn found_before(root: &Path, before: &str) -> Found {
+    judge(&perl(root, "look", &[before, "dpkg", "1000"].into_iter().chain(searched()).collect::<Vec<_>>()))
+}
+
+/// A tree as a system that was booted at some time (seconds).
+struct Tree<'a> {
+    root: &'a Path,
+    booted: String,
+    /// Does what somebody else does after each scrubbing.
+    meanwhile: &'a dyn Fn(&Path),
+    finished: std::cell::Cell<usize>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(root: &'a Path, meanwhile: &'a dyn Fn(&Path)) -> Self {
+        Self { root, booted: "0".into(), meanwhile, finished: Default::default() }
+    }
+}
+
+impl System for Tree<'_> {
+    fn look(&self, scope: Scope) -> Result<Found, GuestError> {
+        Ok(match scope {
+            Scope::Whole => found(self.root),
+            Scope::BeforeThisBoot => found_before(self.root, &self.booted),
+        })
+    }
+
+    fn overwrite(&self, found: &Found) -> Result<(), GuestError> {
+        perl(self.root, "scrub", &scrubbed(found));
+        (self.meanwhile)(self.root);
+        Ok(())
+    }
+
+    fn finish(&self, scrubbed: &Found) -> Result<(), GuestError> {
+        self.finished.set(scrubbed.len());
+        Ok(())
+    }
 }
 
 fn kinds(root: &Path) -> Vec<(String, SecretKind)> {
@@ -182,6 +221,74 @@ fn scrubbing_takes_secrets_and_leaves_what_a_system_needs() {
     assert!(!dir.path().join("etc/own.key").exists());
     assert!(fs::read(&was_linked).unwrap().iter().all(|byte| *byte == 0), "it is overwritten, not only removed");
     assert_eq!(kinds(dir.path()), []);
+}
+
+/// More secrets than one look names.
+fn many(root: &Path, count: usize) {
+    fs::create_dir_all(root.join("srv")).unwrap();
+    for number in 0..count {
+        fs::write(root.join(format!("srv/{number}.key")), KEY).unwrap();
+    }
+}
+
+#[test]
+fn scrubbing_goes_on_until_a_look_finds_no_more() {
+    let dir = tree(&[("/etc/zz.conf", "password = geheim1\n")]);
+    many(dir.path(), 2100);
+    assert_eq!((found(dir.path()).len(), Extent::of(&found(dir.path()))), (1000, Extent::Part));
+    let system = Tree::new(dir.path(), &|_| {});
+    let gone = scrub(&system, Scope::Whole).unwrap();
+    assert_eq!((gone.len(), system.finished.get(), kinds(dir.path())), (2101, 2101, vec![]));
+    assert_eq!(fs::read_dir(dir.path().join("srv")).unwrap().count(), 0);
+    assert!(scrub(&system, Scope::Whole).unwrap().is_empty());
+}
+
+#[test]
+fn what_comes_again_or_without_end_is_left() {
+    let dir = tree(&[("/etc/own.key", KEY), ("/etc/ssh/ssh_host_rsa_key", "x")]);
+    // A host key that is made anew is no secret of anybody.
+    let anew = |root: &Path| fs::write(root.join("etc/ssh/ssh_host_rsa_key"), "y").unwrap();
+    assert_eq!(scrub(&Tree::new(dir.path(), &anew), Scope::Whole).unwrap().len(), 2);
+    fs::write(dir.path().join("etc/own.key"), KEY).unwrap();
+    let again = |root: &Path| fs::write(root.join("etc/own.key"), KEY).unwrap();
+    let left = scrub(&Tree::new(dir.path(), &again), Scope::Whole).unwrap_err();
+    assert!(left.to_string().ends_with("scrubbed: /etc/own.key (private key)"), "{left}");
+    let rounds = std::cell::Cell::new(0);
+    let endless = |root: &Path| {
+        rounds.set(rounds.get() + 1);
+        fs::remove_file(root.join("etc/own.key")).unwrap_or_default();
+        fs::write(root.join(format!("etc/{}.key", rounds.get())), KEY).unwrap();
+    };
+    let left = scrub(&Tree::new(dir.path(), &endless), Scope::Whole).unwrap_err();
+    assert!(left.to_string().ends_with("scrubbed: /etc/10.key (private key)"), "{left}");
+}
+
+#[test]
+fn what_the_boot_made_stays_and_what_was_there_before_goes() {
+    let dir = tree(&[("/etc/own.key", KEY), ("/etc/app.conf", "password = geheim1\n")]);
+    let written = |path: &str| std::os::unix::fs::MetadataExt::ctime(&fs::metadata(dir.path().join(path)).unwrap());
+    let booted = written("etc/own.key").max(written("etc/app.conf"));
+    // Times of change are the file system's: the next second is another.
+    fs::write(dir.path().join("etc/new.key"), KEY).unwrap();
+    while written("etc/new.key") == booted {
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(dir.path().join("etc/new.key"), KEY).unwrap();
+    }
+    let system = Tree { booted: booted.to_string(), ..Tree::new(dir.path(), &|_| {}) };
+    let gone: Vec<_> = scrub(&system, Scope::BeforeThisBoot).unwrap().into_keys().map(|gone| gone.path).collect();
+    assert_eq!(gone, ["/etc/app.conf", "/etc/own.key"]);
+    assert_eq!(kinds(dir.path()), [("/etc/new.key".to_owned(), SecretKind::PrivateKey)]);
+}
+
+#[test]
+fn that_there_may_be_more_is_said() {
+    let secret = Secret { path: "/a.key".into(), kind: SecretKind::PrivateKey };
+    let told = SecretsError::Found(vec![secret.clone()], Extent::Part).to_string();
+    assert!(told.ends_with("/a.key (private key), and maybe more: no more than 1000 are named"), "{told}");
+    let all = Secrets { policy: SecretsPolicy::Keep, found: vec![secret], extent: Extent::All };
+    let text = serde_json::to_string(&all).unwrap();
+    assert!(!text.contains("extent"), "records from before have none: {text}");
+    assert_eq!(serde_json::from_str::<Secrets>(&text).unwrap(), all);
 }
 
 #[test]

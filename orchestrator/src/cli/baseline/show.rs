@@ -3,7 +3,7 @@
 use patchlab_lab::{
     Baseline,
     apt::sources::Repository,
-    baseline::{self, Coverage, DkmsModule, MadeBy, OrderName, Record, Secrets, SecretsPolicy, Verified},
+    baseline::{self, Coverage, DkmsModule, Extent, MadeBy, OrderName, Record, Secrets, SecretsPolicy, Verified},
     dnf,
     manifest::BootMode,
 };
@@ -88,10 +88,11 @@ fn coverage(coverage: &Coverage) -> Vec<(&'static str, String)> {
 /// What was done about secrets, on one line.
 fn treated(secrets: &Secrets) -> String {
     let each: Vec<_> = secrets.found.iter().map(|secret| format!("{} ({})", secret.path, secret.kind.name())).collect();
+    let more = secrets.extent.words();
     match (secrets.policy, each.as_slice()) {
         (_, []) => "none were found".into(),
-        (SecretsPolicy::Scrub, each) => format!("scrubbed: {}", each.join(", ")),
-        (SecretsPolicy::Keep | SecretsPolicy::Refuse, each) => format!("kept: {}", each.join(", ")),
+        (SecretsPolicy::Scrub, each) => format!("scrubbed: {}{more}", each.join(", ")),
+        (SecretsPolicy::Keep | SecretsPolicy::Refuse, each) => format!("kept: {}{more}", each.join(", ")),
     }
 }
 
@@ -103,9 +104,11 @@ pub(super) fn holds_secrets(record: &Record) -> Option<String> {
 fn kept(secrets: Option<&Secrets>, name: &str) -> Option<String> {
     let kept = secrets.filter(|secrets| secrets.policy == SecretsPolicy::Keep)?;
     let (count, first) = (kept.found.len(), kept.found.first()?);
+    let least = if kept.extent == Extent::All { "" } else { "at least " };
     Some(format!(
-        "secrets that its recipe kept are in it ({count}, {} among them): `patchlab baseline show {name}` names all",
-        first.path
+        "secrets that its recipe kept are in it ({least}{count}, {} among them): `patchlab baseline show {name}` names {}",
+        first.path,
+        if kept.extent == Extent::All { "all" } else { "these" },
     ))
 }
 
@@ -134,10 +137,14 @@ mod tests {
     #[test]
     fn only_what_holds_secrets_still_is_told_to_hold_them() {
         let found = vec![Secret { path: "/etc/own.key".into(), kind: SecretKind::PrivateKey }];
-        let with = |policy, found| kept(Some(&Secrets { policy, found }), "web@1");
+        let with = |policy, found| kept(Some(&Secrets { policy, found, extent: Extent::All }), "web@1");
         assert!(with(SecretsPolicy::Keep, found.clone()).is_some_and(|told| told.contains("(1, /etc/own.key")));
         assert_eq!(with(SecretsPolicy::Scrub, found), None);
         assert_eq!(with(SecretsPolicy::Keep, vec![]), None);
         assert_eq!(kept(None, "web@1"), None);
+        let found = vec![Secret { path: "/etc/own.key".into(), kind: SecretKind::PrivateKey }];
+        let some = Secrets { policy: SecretsPolicy::Keep, found, extent: Extent::Part };
+        assert!(kept(Some(&some), "web@1").is_some_and(|told| told.contains("(at least 1, /etc/own.key")));
+        assert!(treated(&some).ends_with("(private key), and maybe more: no more than 1000 are named"));
     }
 }
