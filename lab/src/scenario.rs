@@ -650,6 +650,38 @@ pub fn discover(dirs: &[PathBuf]) -> Result<Vec<Scenario>, ScenarioError> {
     Ok(found)
 }
 
+/// What there is in folders of scenarios.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The scenarios that can be read, as [`discover`] has them.
+    pub scenarios: Vec<Scenario>,
+    /// What cannot be, folder by folder.
+    pub broken: Vec<ScenarioError>,
+}
+
+/// The scenarios in `dirs` as [`discover`] finds them, beside what is wrong with the others: one that is broken hides none.
+pub fn survey(dirs: &[PathBuf]) -> Survey {
+    let mut survey = Survey::default();
+    for dir in dirs {
+        let folders = folders(dir).unwrap_or_else(|error| {
+            survey.broken.push(error);
+            Vec::new()
+        });
+        for folder in folders {
+            let known = |all: &[Scenario]| {
+                survey.scenarios.iter().any(|other| all.first().is_some_and(|first| first.folder() == other.folder()))
+            };
+            match Scenario::read_all(&folder) {
+                Ok(all) if known(&all) => {}
+                Ok(all) => survey.scenarios.extend(all),
+                Err(error) => survey.broken.push(error),
+            }
+        }
+    }
+    survey.scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+    survey
+}
+
 /// The scenario folders in `dir`, or `dir` itself when it is one.
 fn folders(dir: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
     let io = |source| ScenarioError::Io { path: dir.to_owned(), source };

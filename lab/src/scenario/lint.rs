@@ -18,7 +18,10 @@ use patchlab_check::{
 
 use crate::verdict::LEAST_SAMPLES;
 
-use self::{command::lint_commands, reach::out_of_reach};
+use self::{
+    command::{Shellcheck, lint_commands},
+    reach::out_of_reach,
+};
 use super::{
     FILE, FIXTURE_FILE, FIXTURES, Fixture, Scenario, ScenarioError, Standing, USUAL_BUDGET, Written, collect_files,
     fixture, folders, problems, requirement, today,
@@ -54,12 +57,12 @@ impl fmt::Display for Finding {
 }
 
 /// Everything wrong or unwise in the scenario folder `dir`, or in every folder of a scenario or a fixture in it. Commands are read by the
-/// shell, scripts by their shells and by shellcheck(1); where that is not installed, a finding says so.
+/// shell and, where it is installed, by shellcheck(1); scripts by their shells and by shellcheck, or a finding says that it is not there.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn lint(dir: &Path) -> Result<Vec<Finding>, ScenarioError> {
-    let mut linter = Linter { findings: Vec::new(), named: BTreeSet::new() };
+    let mut linter = Linter { findings: Vec::new(), named: BTreeSet::new(), shellcheck: Shellcheck::default() };
     let folders = folders(dir)?;
     if folders.is_empty() {
         linter.push(Weight::Error, format!("{}: no {FILE} here or in a folder of it", dir.display()));
@@ -93,6 +96,8 @@ struct Linter {
     findings: Vec<Finding>,
     /// Fixtures that were linted.
     named: BTreeSet<PathBuf>,
+    /// What is known of commands.
+    shellcheck: Shellcheck,
 }
 
 /// A file, and how it is told of.
@@ -121,7 +126,7 @@ impl Linter {
     }
 
     fn commands(&mut self, source: &Source<'_>, (list, steps): (&str, &[Step]), dir: &Path) {
-        for (weight, key, problem) in lint_commands(list, steps, dir) {
+        for (weight, key, problem) in lint_commands(list, steps, dir, &mut self.shellcheck) {
             self.push(weight, source.at(&key, problem));
         }
     }

@@ -262,16 +262,36 @@ fn redacted(scenario: &Scenario, outcome: Outcome) -> Outcome {
 
 /// What a check reads: the collector's output, or the serial log.
 fn collected((check, collector): (CheckKind, Option<&str>), machine: &Machine) -> Result<String, TargetError> {
+    let timeout = COLLECT_TIMEOUT * machine.hardware().accelerator.factor();
     match collector {
-        Some(command) => {
-            let timeout = COLLECT_TIMEOUT * machine.hardware().accelerator.factor();
-            read(check, command, machine.guest().run(command, None, timeout)?, timeout)
+        Some(command) => read(check, command, machine.guest().run(command, None, timeout)?, timeout),
+        None => {
+            is_on_the_console(check, machine.guest().run(ASKS_FOR_CONSOLE, None, timeout)?)?;
+            machine.console().map_err(|error| TargetError {
+                action: format!("{}: read {}", check.step_name(), machine.serial_log().display()),
+                reason: error.to_string(),
+            })
         }
-        None => machine.console().map_err(|error| TargetError {
-            action: format!("{}: read {}", check.step_name(), machine.serial_log().display()),
-            reason: error.to_string(),
-        }),
     }
+}
+
+/// Asks a guest whether its kernel's messages go to the serial line that is written down: every console that does has a line (proc(5)). A
+/// system that somebody else made may show them on a screen alone.
+const ASKS_FOR_CONSOLE: &str = "grep -q '^ttyS0 ' /proc/consoles";
+
+/// What the guest said to that: a log to which nothing is written is no good news.
+fn is_on_the_console(check: CheckKind, ran: Ran) -> Result<(), TargetError> {
+    if ran.ended == Ended::ByItself && ran.exit == Some(0) {
+        return Ok(());
+    }
+    let said = ran.stderr.trim().chars().take(200).collect::<String>();
+    Err(TargetError {
+        action: format!("{}: ask for its console", check.step_name()),
+        reason: format!(
+            "its console is not on ttyS0 (/proc/consoles){}: have it boot with console=ttyS0, or leave this check out",
+            if said.is_empty() { said } else { format!(": {said}") }
+        ),
+    })
 }
 
 /// What a collector wrote. One that failed looked at nothing: its silence is no good news.
@@ -297,6 +317,28 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn a_console_that_nobody_writes_down_is_no_good_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("consoles");
+        let asked = |consoles: &str| {
+            std::fs::write(&file, consoles).unwrap();
+            let command = ASKS_FOR_CONSOLE.replace("/proc/consoles", file.to_str().unwrap());
+            let out = std::process::Command::new("/bin/sh").args(["-c", &command]).output().unwrap();
+            let (stdout, stderr) = (String::new(), String::from_utf8(out.stderr).unwrap());
+            let ran = Ran { exit: out.status.code(), stdout, stderr, written: 0, ended: Ended::ByItself };
+            is_on_the_console(CheckKind::SerialPanic, ran)
+        };
+        let screen = "tty0                 -WU (EC p  )    4:7\n";
+        let serial = "ttyS0                -W- (EC p a)    4:64\n";
+        assert!(asked(serial).is_ok() && asked(&format!("{screen}{serial}")).is_ok());
+        for elsewhere in [screen, "", "ttyS1                -W- (EC p a)    4:65\n"] {
+            let error = asked(elsewhere).unwrap_err();
+            assert_eq!(error.action, "check serial-panic: ask for its console");
+            assert!(error.reason.starts_with("its console is not on ttyS0"), "{}", error.reason);
+        }
+    }
 
     #[test]
     fn a_collector_that_cannot_look_fails_by_name() {

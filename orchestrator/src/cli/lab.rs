@@ -92,12 +92,17 @@ pub struct Gc {
 
 /// Every scenario in the folders given and in `./scenarios`.
 pub(super) fn scenarios(given: &[PathBuf]) -> Result<Vec<Scenario>, CliError> {
+    discover(&scenario_dirs(given)).map_err(CliError::input)
+}
+
+/// The folders given, and ./scenarios where that is.
+pub(super) fn scenario_dirs(given: &[PathBuf]) -> Vec<PathBuf> {
     let own = PathBuf::from("scenarios");
     let mut dirs = given.to_vec();
     if own.is_dir() && !dirs.contains(&own) {
         dirs.push(own);
     }
-    discover(&dirs).map_err(CliError::input)
+    dirs
 }
 
 impl LabCommand {

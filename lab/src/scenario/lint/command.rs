@@ -1,13 +1,76 @@
-//! Commands of steps: whether the shell can read them, and whether the files of their folder that they run are there.
+//! Commands of steps: whether the shell can read them, what shellcheck(1) says of them, and whether the files of their folder that they run
+//! are there.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use patchlab_check::{Step, step::Kind};
 
 use super::{Weight, script::SHELLS};
 
+/// Most commands that are shown to shellcheck in one go: each is a process, and takes some hundredths of a second.
+const COMMANDS: usize = 256;
+/// Most remarks that are told of one command.
+const REMARKS: usize = 10;
+/// What shellcheck says of a whole script, and is nothing against a command: that it cannot find what is read by `.`, or what sets a variable
+/// (both are in the guest), and that `local` and `echo -n` are more than POSIX (every /bin/sh of the systems here has them).
+const BESIDE_THE_POINT: &str = "--exclude=SC1090,SC1091,SC2154,SC3037,SC3043";
+
+/// What shellcheck(1) says of commands, each asked once: a matrix has most of them many times.
+#[derive(Default)]
+pub(super) struct Shellcheck {
+    known: BTreeMap<String, Vec<String>>,
+}
+
+impl Shellcheck {
+    /// Warnings and worse; nothing where shellcheck is not there, or was asked often enough.
+    fn remarks(&mut self, command: &str) -> &[String] {
+        if self.known.len() < COMMANDS && !self.known.contains_key(command) {
+            self.known.insert(command.to_owned(), remarks(command));
+        }
+        self.known.get(command).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Asks shellcheck. It reads what `sh -c` is given: there is no first line that names a shell.
+fn remarks(command: &str) -> Vec<String> {
+    let ask = || -> std::io::Result<String> {
+        let mut child = Command::new("shellcheck")
+            .args(["--shell=sh", "--format=gcc", "--severity=warning", BESIDE_THE_POINT, "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // It reads all of it before it says anything.
+        let given = child.stdin.take().map(|mut stdin| stdin.write_all(command.as_bytes()));
+        let said = child.wait_with_output()?;
+        given.transpose()?;
+        Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    let said = ask().unwrap_or_default();
+    said.lines().filter_map(|line| remark(line, command)).take(REMARKS).collect()
+}
+
+/// A line of shellcheck's, `-:LINE:COL: warning: …`, as what is said of the command; with the line where there are several.
+fn remark(line: &str, command: &str) -> Option<String> {
+    let mut parts = line.strip_prefix("-:")?.splitn(3, ':');
+    let (line, _, said) = (parts.next()?, parts.next()?, parts.next()?.trim());
+    let has_lines = command.trim().contains('\n');
+    Some(if has_lines { format!("line {line} of the command: {said}") } else { said.to_owned() })
+}
+
 /// What is wrong or unwise in the commands of these steps, with the key it is about below `list`; `dir` is the folder that they are run in.
-pub(super) fn lint_commands(list: &str, steps: &[Step], dir: &Path) -> Vec<(Weight, String, String)> {
+pub(super) fn lint_commands(
+    list: &str,
+    steps: &[Step],
+    dir: &Path,
+    shellcheck: &mut Shellcheck,
+) -> Vec<(Weight, String, String)> {
     let mut found = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let Some((key, command)) = command(step) else { continue };
@@ -17,6 +80,8 @@ pub(super) fn lint_commands(list: &str, steps: &[Step], dir: &Path) -> Vec<(Weig
             found.push((Weight::Error, key, problem));
             continue;
         }
+        let told = shellcheck.remarks(command).iter();
+        found.extend(told.map(|said| (Weight::Advice, key.clone(), format!("step {:?}: {said}", step.name))));
         let amiss = runs(command).into_iter().filter_map(|(file, how)| Some((file, amiss(&dir.join(file), how)?)));
         found.extend(
             amiss.map(|(file, what)| (Weight::Advice, key.clone(), format!("step {:?}: {file} {what}", step.name))),
@@ -100,6 +165,15 @@ fn runs(command: &str) -> Vec<(&str, How)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remark_is_placed_in_the_command_and_no_more_is_made_of_other_lines() {
+        let line = "-:2:4: warning: foo appears unused. Verify: use. [SC2034]";
+        let said = "warning: foo appears unused. Verify: use. [SC2034]";
+        assert_eq!(remark(line, "foo=1").as_deref(), Some(said));
+        assert_eq!(remark(line, "true\nfoo=1"), Some(format!("line 2 of the command: {said}")));
+        assert_eq!((remark("", "a"), remark("shellcheck: no such option", "a")), (None, None));
+    }
 
     #[test]
     fn files_that_a_command_runs_are_those_where_its_name_stands() {

@@ -40,6 +40,32 @@ fn commands_are_read_wherever_they_are_written() {
 }
 
 #[test]
+fn commands_are_shown_to_shellcheck_where_it_is() {
+    if std::process::Command::new("shellcheck").arg("--version").output().is_err() {
+        eprintln!("SKIP commands_are_shown_to_shellcheck_where_it_is: shellcheck is not installed");
+        return;
+    }
+    let steps = "[[step]]\nname = \"a\"\nrun = \"[[ -e /x ]]\"\n[[step]]\nname = \"b\"\nrun = \"\"\"\ncd /tmp\nrm x*\n\"\"\"\n\
+        [[step]]\nname = \"c\"\nwait = { until = { run = \"ls $(cat /x)\" }, limit = \"5s\" }\n";
+    let all = scenario(steps);
+    let expected = [
+        ("web/scenario.toml:8:1: step \"a\": warning: In POSIX sh, [[ ]] is undefined.", "[SC3010] (advice)"),
+        (
+            "web/scenario.toml:11:1: step \"b\": line 1 of the command: warning: Use 'cd ... || exit'",
+            "[SC2164] (advice)",
+        ),
+        ("web/scenario.toml:17:", "[SC2046] (advice)"),
+    ];
+    assert_eq!(all.len(), expected.len(), "{all:#?}");
+    for (told, (begin, end)) in all.iter().zip(expected) {
+        assert!(told.starts_with(begin) && told.ends_with(end), "{begin} {end}\n{told}");
+    }
+    // What a command may do, and a script for every POSIX shell may not; and what is only in the guest.
+    let fine = "[[step]]\nname = \"a\"\nrun = \"f() { local x=1; echo -n \\\"$x\\\"; }; f; . /etc/os-release; echo $own $1\"\n";
+    assert_eq!(scenario(fine), Vec::<String>::new());
+}
+
+#[test]
 fn scripts_are_read_by_their_shells_and_files_that_are_run_must_be_there_and_executable() {
     let text = format!(
         "{HEAD}[[step]]\nname = \"a\"\nrun = \"./a.sh\"\n[[step]]\nname = \"b\"\nrun = \"./b.sh && sh ./a.sh\"\n\

@@ -6,7 +6,7 @@ use clap::Args;
 use patchlab_check::{Step, step::MachineName};
 use patchlab_lab::{
     report::QuarantinedScenario,
-    scenario::{Applies, OtherMachine, Scenario, today},
+    scenario::{Applies, OtherMachine, Scenario, Standing, Survey, survey, today},
 };
 use serde_json::{Value, json};
 
@@ -43,26 +43,18 @@ pub struct DocCommand {
 impl ListCommand {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let output = global.output();
-        let all = lab::scenarios(&self.dirs)?;
-        let rows: Vec<_> = all
-            .iter()
-            .map(|scenario| {
-                vec![
-                    scenario.name.clone(),
-                    scenario.owner.clone(),
-                    scenario.summary.clone(),
-                    scope(scenario.applies.as_ref()),
-                    scenario.steps.len().to_string(),
-                    legible::duration(scenario.budget(1)),
-                ]
-            })
-            .collect();
-        output.table(&["name", "owner", "summary", "applies to", "steps", "budget"], &rows);
-        if all.is_empty() {
+        let Survey { scenarios, broken } = survey(&lab::scenario_dirs(&self.dirs));
+        let rows: Vec<_> = scenarios.iter().map(row).collect();
+        output.table(&["name", "owner", "summary", "applies to", "steps", "budget", "quarantine"], &rows);
+        if scenarios.is_empty() && broken.is_empty() {
             output.note("none in ./scenarios: `patchlab scenario new NAME` makes one");
         }
-        output.json(&all.iter().map(described).collect::<Vec<_>>())?;
-        Ok(Exit::Passed)
+        output.json(&scenarios.iter().map(described).collect::<Vec<_>>())?;
+        if broken.is_empty() {
+            return Ok(Exit::Passed);
+        }
+        let told: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        Err(CliError::Input(told.join("\n")))
     }
 }
 
@@ -79,6 +71,23 @@ impl DocCommand {
         output.json(&shown)?;
         Ok(Exit::Passed)
     }
+}
+
+/// A line of the list.
+fn row(scenario: &Scenario) -> Vec<String> {
+    let quarantine = scenario.quarantine.as_ref().map(|quarantine| match quarantine.standing(today()) {
+        Standing::Holds => quarantine.to_string(),
+        Standing::Expired => format!("expired: {quarantine}"),
+    });
+    vec![
+        scenario.name.clone(),
+        scenario.owner.clone(),
+        scenario.summary.clone(),
+        scope(scenario.applies.as_ref()),
+        scenario.steps.len().to_string(),
+        legible::duration(scenario.budget(1)),
+        quarantine.unwrap_or_else(|| "-".into()),
+    ]
 }
 
 /// Where a scenario applies, in words.
@@ -296,6 +305,40 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }
+    }
+
+    #[test]
+    fn one_that_is_broken_hides_none_and_a_quarantine_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |name: &str, more: &str| {
+            format!(
+                "name = \"{name}\"\nowner = \"qa\"\nsummary = \"s\"\n{more}\n[[step]]\nname = \"a\"\nrun = \"true\"\n"
+            )
+        };
+        let until = |day: &str| format!("quarantine = {{ owner = \"ann\", until = \"{day}\", ticket = \"QA-1\" }}");
+        for (name, more) in [
+            ("a", "ownr = 1"),
+            ("b", ""),
+            ("c", &until("2999-01-01")),
+            ("d", &until("2001-01-01")),
+            ("e", "timeout = 1"),
+        ] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("scenario.toml"), text(name, more)).unwrap();
+        }
+        let absent = folder.path().join("absent");
+        let Survey { scenarios, broken } = survey(&[folder.path().to_owned(), absent]);
+        let rows: Vec<_> = scenarios.iter().map(|scenario| (scenario.name.clone(), row(scenario)[6].clone())).collect();
+        let expected = [
+            ("b", "-"),
+            ("c", "until 2999-01-01, owner ann, QA-1"),
+            ("d", "expired: until 2001-01-01, owner ann, QA-1"),
+        ];
+        assert_eq!(rows, expected.map(|(name, quarantine)| (name.to_owned(), quarantine.to_owned())));
+        let told: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:#?}");
+        let parts = ["a/scenario.toml:4:1: unknown key", "e/scenario.toml:4:11: key \"timeout\"", "absent"];
+        told.iter().zip(parts).for_each(|(told, part)| assert!(told.contains(part), "{part}\n{told}"));
     }
 
     #[test]

@@ -55,7 +55,8 @@ fn inside(value: &Value) -> String {
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) if text.contains(char::is_whitespace) => format!("{text:?}"),
+        // An empty one would not be seen at all.
+        Value::String(text) if text.is_empty() || text.contains(char::is_whitespace) => format!("{text:?}"),
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(inside).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
@@ -84,6 +85,8 @@ mod tests {
         let more = step(r#"{"name":"page","run":"curl h","repeat":2,"redact":["x=(.)"]}"#);
         assert_eq!(action(&more), "curl h");
         assert_eq!(expectation(&run), "exit 1, stderr contains bad");
+        let silent = step(r#"{"name":"quiet","run":"true","expect":{"stdout":"ok","stderr":""}}"#);
+        assert_eq!(expectation(&silent), "stderr \"\", stdout ok");
         assert_eq!(action(&step(r#"{"name":"port","port":{"number":80}}"#)), "port 80");
         assert_eq!(expectation(&http), "");
         let beside = step(r#"{"name":"load","run":"./load.sh","machine":"client","until":"loaded"}"#);
