@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn a_rollback_that_would_do_more_is_refused() {
         let before = Installed {
-            system: PackageSystem::Dpkg,
+            system: Some(PackageSystem::Dpkg),
             settled: "web all 2\nlib all 1\nuser all 1\n".parse().unwrap(),
             unsettled: "".parse().unwrap(),
             sources: std::collections::BTreeMap::new(),
@@ -484,7 +484,7 @@ mod tests {
     #[test]
     fn a_release_that_proves_no_transaction_counts_in_the_lab_alone() {
         let installed = |settled: &str| Installed {
-            system: PackageSystem::Dpkg,
+            system: Some(PackageSystem::Dpkg),
             settled: settled.parse().unwrap(),
             unsettled: "".parse().unwrap(),
             sources: std::collections::BTreeMap::new(),

@@ -54,11 +54,13 @@ impl OsRelease {
 /// The class of the system below `root`: os-release(5) there, the architecture from the running kernel.
 ///
 /// # Errors
-/// When os-release cannot be read or lacks `ID` or `VERSION_ID`.
+/// When os-release cannot be read or lacks `ID`, or `VERSION_ID` and `BUILD_ID`.
 pub fn class(root: &Path) -> Result<Class, ClassError> {
     let said = OsRelease::read(root)?;
     let arch = rustix::system::uname().machine().to_string_lossy().into_owned();
-    Ok(Class { family: said.needs("ID")?, release: said.needs("VERSION_ID")?, arch })
+    // Distributions without releases have no VERSION_ID; Arch says BUILD_ID=rolling.
+    let release = said.needs("VERSION_ID").or_else(|missing| said.needs("BUILD_ID").map_err(|_| missing))?;
+    Ok(Class { family: said.needs("ID")?, release, arch })
 }
 
 /// The distribution of the system below `root` and those it comes from, nearest first: `ID` and `ID_LIKE` of os-release(5).

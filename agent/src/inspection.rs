@@ -85,8 +85,8 @@ pub struct HostInventory {
     pub class: Class,
     /// The running kernel's release.
     pub kernel: String,
-    /// Its package system.
-    pub system: PackageSystem,
+    /// Its package system; `None` where there is none.
+    pub system: Option<PackageSystem>,
     /// Digest of the package list: `plAgentInventoryDigest`.
     pub digest: Digest,
     /// Installed packages, `NAME ARCH VERSION`, sorted.
@@ -269,11 +269,12 @@ impl Inspection {
         let failed = |reason: String| InspectionError::File { path: folder.to_owned(), reason };
         let entries = fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
         let files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-        let ending = match self.packages.system() {
+        let ending = self.packages.system().map(|system| match system {
             PackageSystem::Dpkg => "deb",
             PackageSystem::Rpm => "rpm",
-        };
-        let is_package = |path: &Path| path.extension().is_some_and(|found| found == ending);
+        });
+        let is_package =
+            |path: &Path| ending.is_some_and(|ending| path.extension().is_some_and(|found| found == ending));
         let wanted = |path: &&PathBuf| (matches!(plan, Plan::Script(_)) || is_package(path)) && path.is_file();
         let digests: Vec<(Digest, &PathBuf)> = files
             .iter()

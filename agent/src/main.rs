@@ -20,7 +20,7 @@ use patchlab_agent::{
     state::State,
 };
 use patchlab_check::{Outcome, Step, Target, step::Context, target::TargetError};
-use patchlab_protocol::{EnrolmentToken, document::RunState, limits};
+use patchlab_protocol::{EnrolmentToken, PackageSystem, document::RunState, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
@@ -296,7 +296,8 @@ fn show(found: &HostInventory) {
     let (location, function) = (said(&description.tags.location), said(&description.tags.function));
     println!("machine: {}, location: {location}, function: {function}", said(&description.machine));
     println!("automatic updaters: {updaters}");
-    println!("{} packages of {}, digest {}", found.packages.len(), found.system, found.digest);
+    let system = found.system.map_or("no package system", PackageSystem::name);
+    println!("{} packages of {system}, digest {}", found.packages.len(), found.digest);
     found.packages.iter().for_each(|line| println!("{line}"));
     found.half_way.iter().for_each(|line| println!("half-way: {line}"));
     description.lines().iter().for_each(|line| println!("{line}"));

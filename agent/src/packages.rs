@@ -1,10 +1,11 @@
-//! The package manager, behind a trait: dpkg with apt, and rpm. Here Windows and AIX will enter.
+//! The package manager, behind a trait: dpkg with apt, rpm, and none. Here Windows and AIX will enter.
 //!
 //! [`open`] takes the one that the system has, by what it says of itself or by what the configuration says.
 
 mod altered;
 mod apt;
 mod excluded;
+mod none;
 mod offline;
 mod pattern;
 mod rpm;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use altered::{Altered, Difference, Extent, Kind, Verified};
 pub use apt::Apt;
+pub use none::NoPackages;
 pub use offline::pending_offline;
 pub use rpm::Rpm;
 pub use system::{SystemError, system};
@@ -57,8 +59,8 @@ const QUERY: Duration = Duration::from_secs(120);
 /// What is installed, as the package manager says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Whose packages these are.
-    pub system: PackageSystem,
+    /// Whose packages these are; `None` where there is no package system.
+    pub system: Option<PackageSystem>,
     /// Packages that are wholly installed: what digests are made of.
     pub settled: Inventory,
     /// Packages left half-way (unpacked, half-configured, two versions of one, …), with their version.
@@ -137,6 +139,9 @@ pub enum PackageError {
     /// Somebody said on the host that a package stays as it is.
     #[error("held packages would change: {}; take the lock away on the host, or draft an order without them", .0.join(", "))]
     Held(Vec<String>),
+    /// There is none.
+    #[error("this host has no package system: only scripts change it")]
+    NoSystem,
     /// Somebody else holds its lock.
     #[error("somebody else holds the lock {path}")]
     Locked {
@@ -155,8 +160,8 @@ pub enum PackageError {
 
 /// A host's package manager. Every call blocks, until `deadline` at the latest.
 pub trait PackageManager: Send + Sync {
-    /// Whose packages it manages.
-    fn system(&self) -> PackageSystem;
+    /// Whose packages it manages; `None` where there is no package system.
+    fn system(&self) -> Option<PackageSystem>;
 
     /// What is installed.
     ///
@@ -223,11 +228,12 @@ pub trait PackageManager: Send + Sync {
 /// When nobody can tell which system it is, or its programs are not there.
 pub fn open(packages: &enrolment::Packages, state: &Path) -> Result<Arc<dyn PackageManager>, OpenError> {
     let root = &packages.root;
-    let found = packages.system.map_or_else(|| system(root), Ok)?;
-    tracing::info!(system = %found, root = %root.display(), "package system");
+    let found = packages.system.map_or_else(|| system(root), |said| Ok(said.into()))?;
+    tracing::info!(system = found.map_or("none", PackageSystem::name), root = %root.display(), "package system");
     Ok(match found {
-        PackageSystem::Dpkg => Arc::new(Apt::new(root, &state.join("apt"))?),
-        PackageSystem::Rpm => Arc::new(Rpm::new(root, &state.join("rpm"))?),
+        Some(PackageSystem::Dpkg) => Arc::new(Apt::new(root, &state.join("apt"))?),
+        Some(PackageSystem::Rpm) => Arc::new(Rpm::new(root, &state.join("rpm"))?),
+        None => Arc::new(NoPackages::new(root)),
     })
 }
 

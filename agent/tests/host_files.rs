@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-use patchlab_protocol::enrolment::{DEFAULT_LISTEN, DEFAULT_STATE_DIR, Enrolment};
+use patchlab_protocol::enrolment::{DEFAULT_LISTEN, DEFAULT_STATE_DIR, Enrolment, Packaging};
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("etc").join(name)
@@ -82,7 +82,7 @@ fn the_configuration_shown_is_read_and_names_every_key_with_its_default() {
     full.packages.root = "/srv/other".into();
     full.fetch.sources = vec!["http://192.0.2.10:8470/".into()];
     full.fetch.rate = Some("10MiB/s".parse().unwrap());
-    full.packages.system = Some(patchlab_protocol::PackageSystem::Rpm);
+    full.packages.system = Some(Packaging::Rpm);
     let written = toml::to_string(&full).unwrap();
     for key in keys(&written.parse().unwrap(), "") {
         let last = key.rsplit('.').next().unwrap();

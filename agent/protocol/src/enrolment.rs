@@ -141,9 +141,31 @@ pub struct Packages {
     /// The system to change. Anything but `/` is another system's tree, with its own package database: for tests and
     /// images.
     pub root: PathBuf,
-    /// Its package system. Absent: what os-release(5) there says.
+    /// Its package system. Absent: what os-release(5) there says, and otherwise its files.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub system: Option<PackageSystem>,
+    pub system: Option<Packaging>,
+}
+
+/// What manages a host's packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packaging {
+    /// dpkg, with apt.
+    Dpkg,
+    /// rpm.
+    Rpm,
+    /// Nothing that the agent knows: orders change the host by scripts alone.
+    None,
+}
+
+impl From<Packaging> for Option<PackageSystem> {
+    fn from(said: Packaging) -> Self {
+        match said {
+            Packaging::Dpkg => Some(PackageSystem::Dpkg),
+            Packaging::Rpm => Some(PackageSystem::Rpm),
+            Packaging::None => None,
+        }
+    }
 }
 
 impl Default for Packages {

@@ -93,7 +93,7 @@ impl Inventory {
     }
 
     /// What leads from here to `after`, on a host with this package system.
-    pub fn changes_to(&self, after: &Self, system: PackageSystem) -> Transaction {
+    pub fn changes_to(&self, after: &Self, system: impl Into<Option<PackageSystem>>) -> Transaction {
         let gone = self.0.iter().filter(|(id, _)| !after.0.contains_key(*id));
         let removed = gone.map(|(id, version)| Change { id: id.clone(), from: Some(version.clone()), to: None });
         let other = after.0.iter().filter(|(id, version)| self.0.get(*id) != Some(*version));
@@ -153,17 +153,18 @@ pub struct Change {
 
 impl Change {
     /// `install`, `upgrade`, `downgrade` or `remove`, by the rules of its package system; what is no version there counts as an upgrade.
-    pub fn verb(&self, system: PackageSystem) -> &'static str {
+    pub fn verb(&self, system: impl Into<Option<PackageSystem>>) -> &'static str {
+        let compare = |to: &str, from: &str| system.into()?.compare(to, from);
         match (&self.from, &self.to) {
             (None, _) => "install",
             (Some(_), None) => "remove",
-            (Some(from), Some(to)) if system.compare(to, from) == Some(Ordering::Less) => "downgrade",
+            (Some(from), Some(to)) if compare(to, from) == Some(Ordering::Less) => "downgrade",
             (Some(_), Some(_)) => "upgrade",
         }
     }
 
     /// Canonical text, as in [`crate::document::BaselineProof::transaction`].
-    pub fn line(&self, system: PackageSystem) -> String {
+    pub fn line(&self, system: impl Into<Option<PackageSystem>>) -> String {
         let [from, to] = [&self.from, &self.to].map(|version| version.as_deref().unwrap_or("-"));
         let PackageId { name, arch } = &self.id;
         format!("{} {name} {arch} {from} -> {to}", self.verb(system))
@@ -173,20 +174,20 @@ impl Change {
 /// What a package manager does or would do in one go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    system: PackageSystem,
+    system: Option<PackageSystem>,
     changes: Vec<Change>,
 }
 
 impl Transaction {
-    /// These changes, on a host with this package system.
-    pub fn new(system: PackageSystem, changes: impl IntoIterator<Item = Change>) -> Self {
+    /// These changes, on a host with this package system, or with none.
+    pub fn new(system: impl Into<Option<PackageSystem>>, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut changes: Vec<Change> = changes.into_iter().collect();
         changes.sort();
-        Self { system, changes }
+        Self { system: system.into(), changes }
     }
 
-    /// The package system by whose rules its versions compare.
-    pub fn system(&self) -> PackageSystem {
+    /// The package system by whose rules its versions compare; `None` where there are no packages.
+    pub fn system(&self) -> Option<PackageSystem> {
         self.system
     }
 
@@ -198,7 +199,9 @@ impl Transaction {
     /// Whether it brings a kernel to boot.
     pub fn brings_kernel(&self) -> bool {
         // The name of an order may be anything, also a kernel's.
-        let is_kernel = |id: &PackageId| id.arch != script::ARCH && self.system.is_kernel(id.base_name());
+        let is_kernel = |id: &PackageId| {
+            id.arch != script::ARCH && self.system.is_some_and(|system| system.is_kernel(id.base_name()))
+        };
         self.changes.iter().any(|change| change.to.is_some() && is_kernel(&change.id))
     }
 

@@ -70,16 +70,21 @@ pub fn plan(order: &Order, action: Action, installed: &Installed) -> Result<Plan
         let reason = format!("order {} names {files} files, more than {}", order.id, limits::FILES_PER_ORDER);
         return Err(Refused::new(Refusal::Preflight, reason));
     }
+    let Some(system) = installed.system else {
+        let reason =
+            format!("order {} is of packages, and this host has no package system: only script orders", order.id);
+        return Err(Refused::new(Refusal::Preflight, reason));
+    };
     match action {
-        Action::Apply => plan_apply(order, installed),
+        Action::Apply => plan_apply(order, installed, system),
         Action::Rollback => plan_rollback(order, installed),
     }
 }
 
-fn plan_apply(order: &Order, installed: &Installed) -> Result<Plan, Refused> {
+fn plan_apply(order: &Order, installed: &Installed, system: PackageSystem) -> Result<Plan, Refused> {
     let left: Vec<String> = installed.unsettled.packages().map(|(id, _)| id.to_string()).take(5).collect();
     if !left.is_empty() {
-        let (left, remedy) = (left.join(", "), remedy(installed.system));
+        let (left, remedy) = (left.join(", "), remedy(system));
         let reason = format!("an earlier installation was left half-way: {left}; {remedy}");
         return Err(Refused::new(Refusal::Preflight, reason));
     }
@@ -203,7 +208,7 @@ pub(crate) mod tests {
 
     fn installed(settled: &str, unsettled: &str) -> Installed {
         Installed {
-            system: PackageSystem::Dpkg,
+            system: Some(PackageSystem::Dpkg),
             settled: settled.parse().unwrap(),
             unsettled: unsettled.parse().unwrap(),
             sources: std::collections::BTreeMap::new(),

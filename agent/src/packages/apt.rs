@@ -184,8 +184,8 @@ DPkg::Options {{ "--force-confold"; "--force-confdef"; {other_root} }};
 }
 
 impl PackageManager for Apt {
-    fn system(&self) -> PackageSystem {
-        PackageSystem::Dpkg
+    fn system(&self) -> Option<PackageSystem> {
+        Some(PackageSystem::Dpkg)
     }
 
     fn installed(&self) -> Result<Installed, PackageError> {
@@ -328,7 +328,7 @@ fn installed(text: &str) -> Result<Installed, PackageError> {
         stands.push((id, version));
     }
     let [settled, unsettled] = [settled, unsettled].map(|found| found.into_iter().collect());
-    Ok(Installed { system: PackageSystem::Dpkg, settled, unsettled, sources })
+    Ok(Installed { system: Some(PackageSystem::Dpkg), settled, unsettled, sources })
 }
 
 #[cfg(test)]

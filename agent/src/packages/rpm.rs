@@ -259,8 +259,8 @@ fn query(program: &'static str, command: &mut Command) -> Result<String, Package
 }
 
 impl PackageManager for Rpm {
-    fn system(&self) -> PackageSystem {
-        PackageSystem::Rpm
+    fn system(&self) -> Option<PackageSystem> {
+        Some(PackageSystem::Rpm)
     }
 
     fn installed(&self) -> Result<Installed, PackageError> {

@@ -91,10 +91,11 @@ impl Attempt<'_> {
         let waits = blocking(move || -> Result<_, Stop> {
             let kernel = boot::awaited(&root).map_err(|error| unfit(format!("look for kernels: {error}")))?;
             let asked = packages.reboot(&Transaction::new(packages.system(), [])) == Reboot::Needed;
+            let who = packages.system().map_or("the host", |system| system.name());
             Ok(kernel
                 .map(|kernel| format!("kernel {kernel} was installed since the last boot"))
                 .or_else(|| pending_offline(&root))
-                .or_else(|| asked.then(|| format!("{} says that a reboot is needed", packages.system()))))
+                .or_else(|| asked.then(|| format!("{who} says that a reboot is needed"))))
         });
         match waits.await?? {
             None => Ok(()),

@@ -313,7 +313,7 @@ mod tests {
     fn only_what_the_newest_run_left_when_it_was_cut_off_is_finished_later() {
         use RunState::{Aborted, Failed, RollbackFailed, Succeeded};
         let installed = |unsettled: &str| Installed {
-            system: PackageSystem::Dpkg,
+            system: Some(PackageSystem::Dpkg),
             settled: "".parse().unwrap(),
             unsettled: unsettled.parse().unwrap(),
             sources: std::collections::BTreeMap::new(),

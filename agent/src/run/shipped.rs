@@ -199,7 +199,7 @@ mod tests {
             state: ItemState::Done,
         };
         let installed = Installed {
-            system: PackageSystem::Dpkg,
+            system: Some(PackageSystem::Dpkg),
             settled: "lib all 1\nother all 1\nweb all 2\n".parse().unwrap(),
             unsettled: "".parse().unwrap(),
             sources: std::collections::BTreeMap::new(),

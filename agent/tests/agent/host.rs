@@ -200,6 +200,17 @@ impl Host {
         host.anew()
     }
 
+    /// A host without a package system, which takes scripts.
+    pub fn without_packages() -> Self {
+        let mut host = Self::taking_scripts();
+        host.kill();
+        fs::remove_dir_all(host.path("root/var/lib/dpkg")).unwrap();
+        fs::write(host.path("root/etc/os-release"), "ID=alpine\nVERSION_ID=3.20.1\n").unwrap();
+        host.class = class(&host.path("root")).unwrap();
+        fs::remove_dir_all(host.path("state")).unwrap();
+        host.anew()
+    }
+
     /// A host that takes scripts, of the lab's.
     pub fn of_lab() -> Self {
         let mut host = Self::taking_scripts();

@@ -301,6 +301,33 @@ fn an_order_that_is_to_be_rolled_back_on_failure_is_walked_back_wherever_it_is_k
 }
 
 #[test]
+fn every_line_about_a_run_that_was_killed_names_its_order() {
+    if missing_for(PackageSystem::Dpkg) {
+        return;
+    }
+    let mut world = World::new(PackageSystem::Dpkg);
+    let mut told = world.tell(None);
+    // While files are being replaced: the next agent has to carry the transaction on, and says so from where it blocks.
+    let [.., replacing, _] = world.onward();
+    world.hang_at(&replacing);
+    world.start(&mut told, Action::Apply);
+    world.wait_until_it_hangs(&replacing);
+    world.kill(&told, Killed::Everything, "while files are replaced");
+
+    let (log, digest) = (world.host.log(), told.order.short());
+    assert!(log.contains("carrying the transaction on"), "{log}");
+    let lines: Vec<&str> = log.lines().collect();
+    let is_of = |line: &&&str| line.contains(&digest);
+    let first = lines.iter().position(|line| is_of(&line)).unwrap();
+    let last = lines.iter().rposition(|line| is_of(&line)).unwrap();
+    // What these say is about a run; the start of an agent is not.
+    let about = ["run", "change", "packages::", "process"].map(|part| format!("patchlab_agent::{part}"));
+    let is_about = |line: &&&str| about.iter().any(|target| line.contains(target));
+    let nameless: Vec<_> = lines[first..=last].iter().filter(is_about).filter(|line| !is_of(line)).collect();
+    assert!(nameless.is_empty(), "{nameless:#?}\nof:\n{log}");
+}
+
+#[test]
 fn a_kill_before_and_after_the_package_managers_work_ends_the_run_too() {
     if missing_for(PackageSystem::Dpkg) {
         return;

@@ -236,6 +236,30 @@ fn a_host_that_takes_no_scripts_or_is_not_as_it_must_be_refuses_and_runs_nothing
 }
 
 #[test]
+fn a_host_without_a_package_system_takes_scripts_and_refuses_packages_by_name() {
+    if missing() {
+        return;
+    }
+    let mut world = World::new(Host::without_packages());
+    world.tell(world.script(), |_| ());
+    assert_eq!(world.done(Action::Apply), RunState::Succeeded, "{}", world.host.log());
+    assert_eq!(world.subject(), "new");
+    let result = world.host.result(1, world.runs).0;
+    assert_eq!((result.before, result.after), (Digest::of(""), Digest::of("")), "nothing is installed");
+    assert_eq!(world.done(Action::Rollback), RunState::RolledBack, "{}", world.host.log());
+    assert_eq!(world.subject(), "old");
+
+    let mut world = World::new(Host::without_packages());
+    let package = world.host.package("web", "1", "", None);
+    world.tell(world.script(), |order| {
+        order.script = None;
+        order.install = vec![package];
+    });
+    assert_eq!((world.done(Action::Apply), world.refusal()), (RunState::Refused, Some("preflight")));
+    assert!(world.error().contains("this host has no package system: only script orders"), "{}", world.error());
+}
+
+#[test]
 fn another_form_of_order_is_none() {
     if missing() {
         return;

@@ -12,6 +12,7 @@ use std::{
 use clap::Args;
 use patchlab_protocol::{
     Envelope, SigningKey,
+    description::Tags,
     enrolment::{self, Enrolment, KEY_FILE, ROOT_FILE, Scripts},
 };
 
@@ -24,7 +25,7 @@ use crate::{
 
 const EXAMPLES: &str = "Examples:
   patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1
-  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1 --allow-scripts
+  patchlab host enroll web-1 --address 192.0.2.7:161 --site main --out web-1 --allow-scripts --location hall-2 --function web
 
 The host's key is made here, and the folder has to be carried to the host. Where the host reaches this server, patchlab host token is the
 better way: its key never leaves it then.";
@@ -53,6 +54,12 @@ pub struct TermsArguments {
     /// Let orders change the host by scripts that they ship, and not by packages alone
     #[arg(long)]
     allow_scripts: bool,
+    /// Where it stands, in the site's own words, at most 64 bytes: host show says it
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    location: String,
+    /// What it is for, as --location
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    function: String,
 }
 
 impl From<TermsArguments> for HostTerms {
@@ -65,6 +72,7 @@ impl From<TermsArguments> for HostTerms {
             state_dir: given.state_dir,
             ledger_dir: given.ledger_dir,
             scripts: Scripts { allow: given.allow_scripts },
+            tags: Tags { location: given.location, function: given.function },
         }
     }
 }

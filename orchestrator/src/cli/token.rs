@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token for a host, and print it: one line, good once, for `patchlab-agent enroll` there
-    Create(Create),
+    Create(Box<Create>),
     /// List tokens, without their secrets
     List,
     /// Take a host's token back before it is used
@@ -50,7 +50,8 @@ pub struct Create {
 impl TokenCommand {
     pub(super) async fn run(self, client: &Client, output: &Output) -> Result<(), CliError> {
         match self {
-            Self::Create(Create { name, terms, valid }) => {
+            Self::Create(create) => {
+                let Create { name, terms, valid } = *create;
                 let request = TokenRequest { host: name, terms: terms.into(), valid_s: valid.0.as_secs() };
                 let made: TokenMade = client.post("tokens", &request).await?;
                 output.line(&made.token);

@@ -36,6 +36,9 @@ pub struct HostTerms {
     pub ledger_dir: Option<PathBuf>,
     /// Whether orders may change it by scripts.
     pub scripts: Scripts,
+    /// Where it stands and what for.
+    #[serde(default, skip_serializing_if = "Tags::is_default")]
+    pub tags: Tags,
 }
 
 /// Nothing comes of these terms.
@@ -93,7 +96,7 @@ impl HostTerms {
             fetch: Fetching::default(),
             boot: Booting::default(),
             scripts: self.scripts.clone(),
-            tags: Tags::default(),
+            tags: self.tags.clone(),
         };
         agent.check()?;
         Ok(agent)
@@ -122,24 +125,79 @@ impl HostTerms {
     }
 }
 
-/// What agent.toml says at its end where it does not let scripts change the host.
-const NO_SCRIPTS: &str = "
-# Orders may change this host by scripts that they ship, and not by packages alone, when this says true. The lab proves scripts as it
-# proves packages, but nobody can say beforehand what one is going to do here.
-#[scripts]
-#allow = true
-";
+/// The file that explains every key, with its default and its unit.
+const EXPLAINED: &str = include_str!("../../../agent/etc/agent.toml");
 
-/// The content of `agent.toml`.
+/// A configuration cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum UnwritableToml {
+    /// A value has no written form.
+    #[error(transparent)]
+    Value(#[from] toml::ser::Error),
+    /// The file that explains every key lacks one, or has it in a form that cannot be filled in.
+    #[error("agent.toml cannot be filled in as it should be")]
+    Unexplained,
+}
+
+/// The content of `agent.toml`: its explained form, filled in.
 ///
 /// # Errors
 /// When a value has no written form.
-pub fn agent_toml(agent: &Enrolment) -> Result<String, toml::ser::Error> {
-    let mut text = toml::to_string(agent)?;
-    if !agent.scripts.allow {
-        text.push_str(NO_SCRIPTS);
+pub fn agent_toml(agent: &Enrolment) -> Result<String, UnwritableToml> {
+    let text = filled(EXPLAINED, &toml::Table::try_from(agent)?);
+    let reads = toml::from_str::<Enrolment>(&text).is_ok_and(|read| read == *agent);
+    if reads { Ok(text) } else { Err(UnwritableToml::Unexplained) }
+}
+
+/// An explained file with these values. A key that has none is a comment, and so is a part of the file without values that needs some.
+fn filled(explained: &str, values: &toml::Table) -> String {
+    let mut parts: Vec<(Option<&str>, Vec<&str>)> = vec![(None, Vec::new())];
+    for line in explained.lines() {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(path) => parts.push((Some(path), Vec::new())),
+            None => parts.iter_mut().last().into_iter().for_each(|(_, lines)| lines.push(line)),
+        }
     }
-    Ok(text)
+    let mut text = String::new();
+    for (path, lines) in parts {
+        let mut above = path.into_iter().flat_map(|path| path.split('.'));
+        let table = above.try_fold(values, |table, key| table.get(key)?.as_table());
+        let needs = lines.iter().any(|line| matches!(key(line), Some((_, Written::Set))));
+        let absent = if table.is_none() && needs { "# " } else { "" };
+        if let Some(path) = path {
+            text.push_str(&format!("{absent}[{path}]\n"));
+        }
+        for line in lines {
+            let value = |key: &str| table?.get(key).filter(|value| !value.is_table());
+            let line = match key(line) {
+                Some((key, written)) => match (value(key), written) {
+                    (Some(value), _) => format!("{key} = {value}"),
+                    (None, Written::Set) => format!("# {line}"),
+                    (None, Written::Comment) => line.to_owned(),
+                },
+                None => line.to_owned(),
+            };
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// How a key stands in an explained file.
+enum Written {
+    /// With a value.
+    Set,
+    /// As a comment, with its default or an example.
+    Comment,
+}
+
+/// The key that a line is about, if it is about one.
+fn key(line: &str) -> Option<(&str, Written)> {
+    let (line, written) = line.strip_prefix("# ").map_or((line, Written::Set), |line| (line, Written::Comment));
+    let (key, _) = line.split_once(" = ")?;
+    let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_key.then_some((key, written))
 }
 
 #[cfg(test)]
@@ -155,6 +213,7 @@ mod tests {
             state_dir: enrolment::DEFAULT_STATE_DIR.into(),
             ledger_dir: None,
             scripts: Scripts::default(),
+            tags: Tags::default(),
         }
     }
 
@@ -166,5 +225,45 @@ mod tests {
         assert_eq!(terms(Some(member)).seen("payloads", everywhere).unwrap().to_string(), "192.0.2.1:8471");
         let bound: SocketAddr = "127.0.0.1:8471".parse().unwrap();
         assert_eq!(terms(None).seen("payloads", bound).unwrap(), bound);
+    }
+    /// The explained configuration of a host that has everything.
+    fn everything() -> Enrolment {
+        let mut agent: Enrolment = toml::from_str(EXPLAINED).unwrap();
+        agent.ledger_dir = Some("/srv/ledger".into());
+        agent.hooks = Some("/etc/hooks".into());
+        agent.engine_id = agent.inform.as_ref().map(|sink| sink.engine_id.clone());
+        agent.deployer.auth = "with \"quotes\" and \\".into();
+        agent.packages.root = "/srv/other".into();
+        agent.fetch.sources = vec!["http://192.0.2.10:8470/".into(), "http://192.0.2.11:8470/".into()];
+        agent.fetch.rate = Some("10MiB/s".parse().unwrap());
+        agent.boot.pending_reboot = enrolment::PendingReboot::TakeAlong;
+        agent.scripts.allow = true;
+        agent.tags = Tags { location: "hall-2".into(), function: "web".into() };
+        agent
+    }
+
+    #[test]
+    fn what_a_host_is_given_says_its_values_and_explains_the_others() {
+        let full = agent_toml(&everything()).unwrap();
+        assert_eq!(toml::from_str::<Enrolment>(&full).unwrap(), everything());
+        assert!(full.contains("\nallow = true\n") && full.contains("\nlocation = \"hall-2\"\n"), "{full}");
+
+        let bare =
+            Enrolment { key_administrator: None, inform: None, ..toml::from_str::<Enrolment>(EXPLAINED).unwrap() };
+        let text = agent_toml(&bare).unwrap();
+        assert_eq!(toml::from_str::<Enrolment>(&text).unwrap(), bare);
+        for line in [
+            "# [inform]",
+            "# [inform.user]",
+            "# [key_administrator]",
+            "[scripts]",
+            "# allow = false",
+            "# rate = \"10MiB/s\"",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        // No line of the explained file is lost.
+        assert_eq!(text.lines().count(), EXPLAINED.lines().count());
+        assert_eq!(full.lines().count(), EXPLAINED.lines().count());
     }
 }

@@ -280,6 +280,7 @@ mod tests {
                 state_dir: "/var/lib/patchlab-agent".into(),
                 ledger_dir: None,
                 scripts: Scripts::default(),
+                tags: Default::default(),
             },
             made_by: "local".into(),
             made_at: "2026-11-30T12:00:00Z".into(),

@@ -153,7 +153,8 @@ pub fn installed(rows: &[Row], begun: &[(PackageId, Option<String>)]) -> Install
         found.into_iter().map(|(id, versions)| (id.clone(), newest(&versions))).collect()
     };
     let sources = rows.iter().filter_map(|row| Some((row.id.clone(), row.source.clone()?))).collect();
-    Installed { system: PackageSystem::Rpm, settled: inventory(settled), unsettled: inventory(unsettled), sources }
+    let system = Some(PackageSystem::Rpm);
+    Installed { system, settled: inventory(settled), unsettled: inventory(unsettled), sources }
 }
 
 #[cfg(test)]
