@@ -14,16 +14,16 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeArray, DeTable, DeValue},
 };
 
 use super::{
     WrittenError, invalid, position,
-    problem::{Place, place},
+    problem::{Place, path_at, place},
 };
 
-/// Most unknown keys that are told of one file.
-const UNKNOWN_KEYS: usize = 100;
+/// Most things wrong that are told of one file.
+const WRONG: usize = 100;
 /// Most combinations of a matrix.
 pub const COMBINATIONS: usize = 32;
 /// Longest text of a value in a matrix, in characters: it becomes part of a name.
@@ -186,39 +186,101 @@ pub fn parse_with<T: DeserializeOwned>(
     path: &Path,
     combination: &Combination,
 ) -> Result<(T, BTreeSet<String>), WrittenError> {
-    read(text, path, combination, &[]).map_err(|refused| refused.told(text, path))
+    read(text, path, combination, &Omitted::default()).map_err(|refused| refused.told(text, path))
 }
 
 /// Why a text is not taken.
 enum Refused {
     /// By the parser.
     Parser(toml::de::Error),
-    /// For a parameter.
-    Parameter(WrittenError),
+    /// For a parameter, at this byte.
+    Parameter(usize, WrittenError),
 }
 
 impl Refused {
     fn told(self, text: &str, path: &Path) -> WrittenError {
         match self {
             Self::Parser(error) => invalid(text, path, &error),
-            Self::Parameter(error) => error,
+            Self::Parameter(_, error) => error,
         }
     }
 }
 
-/// Reads the text as if the keys at these paths were not there.
+/// What is read over: keys and elements of arrays, by their paths in the text.
+#[derive(Default)]
+struct Omitted {
+    keys: Vec<Vec<String>>,
+    elements: Vec<Vec<String>>,
+}
+
+impl Omitted {
+    fn len(&self) -> usize {
+        self.keys.len() + self.elements.len()
+    }
+
+    /// Reads over one part more; `false` when it was read over before, or enough is.
+    fn add(&mut self, part: Part) -> bool {
+        let is_full = self.len() >= WRONG;
+        let (list, path) = match part {
+            Part::Key(path) => (&mut self.keys, path),
+            Part::Element(path) => (&mut self.elements, path),
+        };
+        if is_full || list.contains(&path) {
+            return false;
+        }
+        list.push(path);
+        true
+    }
+
+    /// Whether something is missing in what has this path.
+    fn is_of(&self, table: &[String]) -> bool {
+        self.keys.iter().chain(&self.elements).any(|key| is_within(key, table))
+    }
+
+    fn apply(&self, document: &mut DeTable<'_>) {
+        self.keys.iter().for_each(|key| leave_out(document, key));
+        // From the back, so that the numbers of those before stay as they are.
+        let mut elements: Vec<&Vec<String>> = self.elements.iter().collect();
+        elements.sort_by_key(|path| std::cmp::Reverse(path.last().and_then(|index| index.parse::<usize>().ok())));
+        elements.into_iter().for_each(|element| leave_out(document, element));
+    }
+}
+
+/// A part of a text that can be read over.
+enum Part {
+    /// A key, with its value.
+    Key(Vec<String>),
+    /// An element of an array.
+    Element(Vec<String>),
+}
+
+impl Part {
+    /// The part around the value that has this path: of an array its element, and the value itself elsewhere. The whole cannot be read over.
+    fn around(text: &str, path: Vec<String>) -> Option<Self> {
+        let document = DeTable::parse(text).ok()?;
+        let mut value = document.get_ref().get(path.first()?.as_str())?.get_ref();
+        for (at, key) in path.iter().enumerate().skip(1) {
+            match value {
+                DeValue::Array(_) => return Some(Self::Element(path[..=at].to_vec())),
+                DeValue::Table(table) => value = table.get(key.as_str())?.get_ref(),
+                _ => return None,
+            }
+        }
+        Some(Self::Key(path))
+    }
+}
+
+/// Reads the text as if these parts were not there.
 fn read<T: DeserializeOwned>(
     text: &str,
     path: &Path,
     combination: &Combination,
-    without: &[Vec<String>],
+    without: &Omitted,
 ) -> Result<(T, BTreeSet<String>), Refused> {
     // The values live as long as the document that borrows them.
     let values = combination.values.iter().map(|(name, value)| (name.as_str(), (value, value.to_string()))).collect();
     let mut document = DeTable::parse(text).map_err(Refused::Parser)?;
-    for key in without {
-        leave_out(document.get_mut(), key);
-    }
+    without.apply(document.get_mut());
     let mut filling = Filling { values: &values, used: BTreeSet::new() };
     for (key, value) in document.get_mut().iter_mut() {
         if TABLES.contains(&key.get_ref().as_ref()) {
@@ -226,14 +288,15 @@ fn read<T: DeserializeOwned>(
         }
         filling.fill(value).map_err(|(place, problem)| {
             let (line, column) = position(text, place.start);
-            Refused::Parameter(WrittenError::Invalid { path: path.to_owned(), line, column, problem })
+            let error = WrittenError::Invalid { path: path.to_owned(), line, column, problem };
+            Refused::Parameter(place.start, error)
         })?;
     }
     let value = T::deserialize(toml::Deserializer::from(document)).map_err(Refused::Parser)?;
     Ok((value, filling.used))
 }
 
-/// Takes the key at a path out of a table.
+/// Takes what has this path out of a table.
 fn leave_out(table: &mut DeTable<'_>, key: &[String]) {
     match key {
         [] => {}
@@ -250,6 +313,12 @@ fn leave_out(table: &mut DeTable<'_>, key: &[String]) {
 fn leave_out_below(value: &mut DeValue<'_>, key: &[String]) {
     match (value, key) {
         (DeValue::Table(table), key) => leave_out(table, key),
+        (DeValue::Array(array), [last]) => {
+            let mut left = DeArray::new();
+            let others = array.iter().enumerate().filter(|(at, _)| at.to_string() != *last);
+            others.for_each(|(_, element)| left.push(element.clone()));
+            *array = left;
+        }
         (DeValue::Array(array), [index, rest @ ..]) => {
             let element = index.parse().ok().and_then(|index: usize| array.get_mut(index));
             element.into_iter().for_each(|element| leave_out_below(element.get_mut(), rest));
@@ -263,33 +332,42 @@ fn leave_out_below(value: &mut DeValue<'_>, key: &[String]) {
 pub struct Findings<T> {
     /// What the text says, unknown keys aside, and the names of the parameters that were used; `None` when it cannot be taken.
     pub read: Option<(T, BTreeSet<String>)>,
-    /// Every unknown key, and what else is the first to be wrong.
+    /// All that is wrong, as far as one thing does not follow from another, by lines.
     pub errors: Vec<WrittenError>,
 }
 
-/// Reads the text as [`parse_with`] does, for who wants to know of all unknown keys at once. What may be wrong only because such a key is not
-/// there under its right name (a missing key of the same table, say) is not told.
+/// Reads the text as [`parse_with`] does, for who wants to know of all that is wrong at once. What is wrong is told and read over: an element
+/// of an array as a whole, a key with its value. What may be wrong only because something was read over (a key of the same table that is
+/// missing, say) is not told.
 pub fn parse_all<T: DeserializeOwned>(text: &str, path: &Path, combination: &Combination) -> Findings<T> {
-    let mut unknown: Vec<Vec<String>> = Vec::new();
+    let mut omitted = Omitted::default();
     let mut errors = Vec::new();
+    let mut is_taken = true;
     let read = loop {
-        let refused = match read(text, path, combination, &unknown) {
-            Ok(read) => break Some(read),
+        let refused = match read(text, path, combination, &omitted) {
+            Ok(read) => break Some(read).filter(|_| is_taken),
             Err(refused) => refused,
         };
-        if let Refused::Parser(error) = &refused {
-            match place(text, error) {
-                Place::UnknownKey(key) if unknown.len() < UNKNOWN_KEYS && !unknown.contains(&key) => {
-                    errors.push(invalid(text, path, error));
-                    unknown.push(key);
-                    continue;
-                }
-                Place::Table(table) if unknown.iter().any(|key| is_within(key, &table)) => break None,
-                _ => {}
+        let place = match &refused {
+            Refused::Parser(error) => place(text, error),
+            Refused::Parameter(at, _) => Place::Table(path_at(text, *at)),
+        };
+        let part = match place {
+            Place::UnknownKey(key) => {
+                errors.push(refused.told(text, path));
+                Some(Part::Key(key))
             }
+            Place::Table(table) => {
+                is_taken = false;
+                if !omitted.is_of(&table) {
+                    errors.push(refused.told(text, path));
+                }
+                Part::around(text, table)
+            }
+        };
+        if !part.is_some_and(|part| omitted.add(part)) {
+            break None;
         }
-        errors.push(refused.told(text, path));
-        break None;
     };
     errors.sort_by_key(WrittenError::line);
     Findings { read, errors }

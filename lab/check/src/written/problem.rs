@@ -99,6 +99,11 @@ pub(super) fn place(text: &str, error: &toml::de::Error) -> Place {
     }
 }
 
+/// The path of the tightest key around a byte; empty where there is none.
+pub(super) fn path_at(text: &str, offset: usize) -> Vec<String> {
+    tightest(offset, &entries(text)).map(|entry| entry.path.clone()).unwrap_or_default()
+}
+
 fn offset(error: &toml::de::Error) -> usize {
     error.span().map_or(0, |span| span.start)
 }
@@ -109,12 +114,16 @@ fn entry_of<'e>(text: &str, error: &toml::de::Error, entries: &'e [Entry]) -> Op
     // An error about the root has the whole document for its place, or nothing; no key has.
     let about_root = |span: Range<usize>| span.is_empty() || (span.start == 0 && span.end >= text.trim_end().len());
     let about_root = error.span().is_none_or(about_root);
+    tightest(offset, entries).filter(|_| !about_root)
+}
+
+/// The tightest key around a byte.
+fn tightest(offset: usize, entries: &[Entry]) -> Option<&Entry> {
     entries
         .iter()
         .filter_map(|entry| entry.contains(offset).map(|length| (length, std::cmp::Reverse(entry.path.len()), entry)))
         .min_by_key(|(length, depth, _)| (*length, *depth))
         .map(|(_, _, entry)| entry)
-        .filter(|_| !about_root)
 }
 
 /// The byte offset of the problem and the sentence about it.

@@ -283,3 +283,42 @@ fn every_unknown_key_is_told_and_not_what_follows_from_it() {
     let (is_read, told) = found("arch = 1\nname = 1\n");
     assert!(!is_read && told.contains("key \"name\": expected a string") && told.lines().count() == 2, "{told}");
 }
+
+#[test]
+fn all_that_is_wrong_is_told_and_not_what_follows_from_it() {
+    let found = |text: &str| {
+        let found = parse_all::<Recipe>(text, Path::new("x.toml"), &Combination::default());
+        (found.read.is_some(), found.errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let is_told = |text: &str, expected: &[&str]| {
+        let (is_read, told) = found(text);
+        assert!(!is_read, "{told:#?}");
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        expected.iter().zip(&told).for_each(|(part, told)| assert!(told.contains(part), "{part}\n{told}"));
+    };
+    let head = "name = \"x\"\nos = { family = \"a\", release = \"1\" }\nsource = { kind = \"disk\", path = \"x\" }\n";
+    // A wrong type, a parameter, an unknown key, a missing one, each in a step of its own.
+    let steps = "[[step]]\nname = 1\n[[step]]\nname = \"${prot}\"\n[[step]]\nname = \"c\"\ntimout = \"1s\"\n[[step]]\n\
+        timeout = \"1s\"\n[[step]]\nname = \"e\"\n";
+    let said = [
+        "5:8: key \"step.name\"",
+        "7:8: unknown parameter \"prot\"",
+        "10:1: unknown key \"timout\"",
+        "missing key \"name\"",
+    ];
+    is_told(&format!("{head}{steps}"), &said);
+    // A key that is no element's, and what it hides no more.
+    let text = head.replace("family = \"a\"", "family = 1");
+    is_told(&format!("{text}{steps}"), &[&["2:17: key \"os.family\""], &said[..]].concat());
+    // One that stands in an array of an array's.
+    is_told(&format!("{head}[[step]]\nname = [[1], [2]]\n"), &["5:8: key \"step.name\""]);
+    // No more than somebody reads.
+    let many = "[[step]]\nname = 1\n".repeat(WRONG_AND_MORE);
+    let (_, told) = found(&format!("{head}{many}"));
+    assert_eq!(told.len(), WRONG_AND_MORE - 4);
+    // Not TOML at all.
+    is_told("name = \n", &["not valid TOML"]);
+}
+
+/// More than are told, which are one more than are read over.
+const WRONG_AND_MORE: usize = 105;
