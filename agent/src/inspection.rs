@@ -197,7 +197,7 @@ impl Inspection {
             details,
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
-            description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),
+            description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known(), &[]),
         })
     }
 
