@@ -413,6 +413,19 @@ fn finish(
     Ok(packages.resume(goal, deadline, started)?)
 }
 
+/// Whether a release says what the order changed in the lab. A provisional one does not, and counts in the lab alone.
+///
+/// # Errors
+/// `not-released`.
+pub fn proves_transaction(release: &Release, audience: Audience) -> Result<(), Refused> {
+    let said = release.proof.baselines.iter().any(|baseline| !baseline.transaction.is_empty());
+    if said || audience == Audience::Lab {
+        return Ok(());
+    }
+    let reason = "the release does not say what the order changed in the lab: that is for the lab alone";
+    Err(Refused::new(Refusal::NotReleased, reason))
+}
+
 /// Compares what would be changed with what was proven.
 ///
 /// For apply, a release's transactions decide; a provisional release has none, and counts in the lab alone, where the agent reports what it
@@ -440,13 +453,7 @@ pub fn compare(
     });
     let sorted: Vec<Vec<String>> = sorted.collect();
     let Some(first) = sorted.first() else {
-        return match audience {
-            Audience::Lab => Ok(()),
-            Audience::Production => {
-                let reason = "the release does not say what the order changed in the lab: that is for the lab alone";
-                Err(Refused::new(Refusal::NotReleased, reason))
-            }
-        };
+        return release.map_or(Ok(()), |release| proves_transaction(release, audience));
     };
     if sorted.contains(&found) {
         return Ok(());

@@ -7,19 +7,19 @@ mod services;
 
 use std::{fs, io::Read as _, path::Path};
 
-use patchlab_protocol::description::{Description, JOBS, Job, Kernel, Tags};
+use patchlab_protocol::description::{Description, JOBS, Job, Kernel, Service, Tags};
 
 use crate::boot;
 
-/// Looks at the system below `root`; its `jobs` take weeks to see.
-pub fn describe(root: &Path, tags: &Tags, mut jobs: Vec<Job>) -> Description {
+/// Looks at the system below `root`; its `jobs` take weeks to see. What cannot be asked now is as it was seen `last`.
+pub fn describe(root: &Path, tags: &Tags, mut jobs: Vec<Job>, last: &[Service]) -> Description {
     let kernels = kernels(root);
     // An older manager reads no more lines than services, ports and jobs may have in all.
     jobs.truncate(JOBS - kernels.len());
     Description {
         machine: machine::kind(root).to_owned(),
         tags: tags.clone(),
-        services: services::services(root),
+        services: services::services(root, last),
         ports: ports::listening(root),
         jobs,
         kernels,

@@ -11,8 +11,8 @@ use std::{
 
 use jiff::Timestamp;
 use patchlab_protocol::{
-    Digest, Envelope, PackageSystem, Refused, Role,
-    authorization::{Documents, Identity, authorize, signed},
+    Digest, Envelope, PackageSystem, Refusal, Refused, Role,
+    authorization::{Documents, Identity, authorize, fit, signed},
     description::{Description, Tags},
     document::{Action, Class, Order, Root},
     inventory::{Source, VersionParts},
@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     change::{
-        ChangeError, Places, Plan, plan,
+        ChangeError, Places, Plan, plan, proves_transaction,
         script::{Begun, Here, Rule},
     },
     configuration::Configuration,
@@ -31,8 +31,9 @@ use crate::{
     host::{self, ClassError},
     jobs::Jobs,
     journal::{self, JournalError},
+    ledger::{Ledger, LedgerError, Standing},
     packages::{self, Extent, Installed, OpenError, PackageError, PackageManager, Verified},
-    state::State,
+    state::{Event, State},
     trust::BrokenChain,
     updaters,
 };
@@ -59,6 +60,9 @@ pub enum InspectionError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The roots.
     #[error(transparent)]
     Trust(#[from] BrokenChain),
@@ -120,8 +124,9 @@ pub struct PackageDetail {
 pub struct Inspection {
     host: String,
     class: Class,
-    root: Root,
-    state: State,
+    pinned: Root,
+    journaled: State,
+    ledger_dir: PathBuf,
     packages: Arc<dyn PackageManager>,
     system: PathBuf,
     tags: Tags,
@@ -142,6 +147,21 @@ pub struct DocumentFiles {
     pub activation: Option<PathBuf>,
 }
 
+/// What was asked of [`Inspection::verify`] is as the agent would have it.
+#[derive(Debug, Clone)]
+pub enum Fit {
+    /// The order alone; no permission was looked at.
+    Order(Order),
+    /// All of its documents: the agent would obey them now.
+    Permitted(Order),
+}
+
+/// What the agent believes and remembers.
+struct Believed {
+    root: Root,
+    state: State,
+}
+
 fn envelope(path: &Path) -> Result<Envelope, InspectionError> {
     let failed = |reason: String| InspectionError::File { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
@@ -158,18 +178,31 @@ impl Inspection {
     /// When any of it cannot be used.
     pub fn open(configuration: Configuration) -> Result<Self, InspectionError> {
         let Configuration { enrolment, root, .. } = configuration;
-        let state = journal::read(&enrolment.state_dir.join(journal::FILE_NAME))?;
+        let journaled = journal::read(&enrolment.state_dir.join(journal::FILE_NAME))?;
         Ok(Self {
             class: host::class(&enrolment.packages.root)?,
-            root: root_in_force(root, &state.roots).map_err(BrokenChain::from)?,
+            pinned: root,
+            ledger_dir: enrolment.ledger().to_owned(),
             packages: packages::open(&enrolment.packages, &enrolment.state_dir)?,
             scripts: Rule::from(&enrolment.scripts),
             host: enrolment.host,
             state_dir: enrolment.state_dir,
             system: enrolment.packages.root,
             tags: enrolment.tags,
-            state,
+            journaled,
         })
+    }
+
+    /// The agent's own memory, as it would have it at its start: where the ledger is ahead of the journal, the ledger is believed. Nothing is
+    /// written.
+    fn believed(&self) -> Result<Believed, InspectionError> {
+        let mut state = self.journaled.clone();
+        // The journal was read before: an agent that is at work writes the ledger first.
+        if let (_, Standing::TurnedBack(kept)) = Ledger::open(&self.ledger_dir, &state)? {
+            state.apply(&Event::Restored(kept));
+        }
+        let root = root_in_force(self.pinned.clone(), &state.roots).map_err(BrokenChain::from)?;
+        Ok(Believed { root, state })
     }
 
     /// What is installed.
@@ -197,7 +230,7 @@ impl Inspection {
             details,
             half_way: lines(unsettled.to_string()),
             updaters: updaters::enabled(&self.system),
-            description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known()),
+            description: describe(&self.system, &self.tags, Jobs::read(&self.state_dir).known(), &[]),
         })
     }
 
@@ -209,17 +242,21 @@ impl Inspection {
         Ok(self.packages.verify(Extent::Everything, Instant::now() + VERIFYING)?)
     }
 
-    /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's
-    /// class, and replaces the versions that are here.
+    /// Whether the agent would obey these documents now. Of an order alone: whether it is signed, for this host's class, neither revoked nor
+    /// past its time nor applied here before, and replaces the versions that are here.
     ///
     /// # Errors
     /// What the agent would say, or that a file cannot be read.
-    pub fn verify(&self, files: &DocumentFiles) -> Result<Order, InspectionError> {
+    pub fn verify(&self, files: &DocumentFiles) -> Result<Fit, InspectionError> {
         let order = envelope(&files.order)?;
         let read = |path: &Option<PathBuf>| path.as_deref().map(envelope).transpose();
         let [release, approval, activation] = [read(&files.release)?, read(&files.approval)?, read(&files.activation)?];
+        let Believed { root, state } = self.believed()?;
+        let (identity, ledger, now) = (self.identity(), state.ledger(), Timestamp::now());
         if release.is_none() && approval.is_none() && activation.is_none() {
-            return self.order(&order);
+            let said = fit(&root, &identity, &order, &ledger, now)?;
+            self.plan(&state, &said, order.digest(), Action::Apply)?;
+            return Ok(Fit::Order(said));
         }
         let documents = Documents {
             order: &order,
@@ -227,33 +264,41 @@ impl Inspection {
             approval: approval.as_ref(),
             activation: activation.as_ref(),
         };
-        let identity = Identity { host: &self.host, class: &self.class };
-        let authorized = authorize(&self.root, &identity, &documents, &self.state.ledger(), Timestamp::now())?;
-        self.plan(authorized.order(), authorized.digest(), authorized.action())?;
-        Ok(authorized.order().clone())
+        let authorized = authorize(&root, &identity, &documents, &ledger, now)?;
+        if let Some(release) = authorized.release() {
+            proves_transaction(release, root.audience)?;
+        }
+        self.plan(&state, authorized.order(), authorized.digest(), authorized.action())?;
+        Ok(Fit::Permitted(authorized.order().clone()))
     }
 
-    fn order(&self, envelope: &Envelope) -> Result<Order, InspectionError> {
-        use patchlab_protocol::Refusal;
-        let refuse = |refusal, reason| Err(Refused::new(refusal, reason).into());
-        let order: Order = match envelope.statement() {
+    fn identity(&self) -> Identity<'_> {
+        Identity { host: &self.host, class: &self.class }
+    }
+
+    /// An order that may be looked at: signed, and for this host's class.
+    fn drafted(&self, root: &Root, envelope: &Envelope) -> Result<Order, Refused> {
+        let statement = envelope.statement();
+        let order: Order = match statement {
             Ok(statement) => statement.predicate,
-            Err(error) => return refuse(Refusal::BadSignature, error.to_string()),
+            Err(error) => return Err(Refused::new(Refusal::BadSignature, error.to_string())),
         };
-        if !signed(&self.root, envelope, Role::Drafter) {
+        if !signed(root, envelope, Role::Drafter) {
             let reason = format!("order {} is not signed by a key that may draft here", order.id);
-            return refuse(Refusal::BadSignature, reason);
+            return Err(Refused::new(Refusal::BadSignature, reason));
         }
         if order.class != self.class {
             let reason = format!("order {} is for {}, this host is {}", order.id, order.class, self.class);
-            return refuse(Refusal::NotMyClass, reason);
+            return Err(Refused::new(Refusal::NotMyClass, reason));
         }
-        self.plan(&order, envelope.digest(), Action::Apply)?;
         Ok(order)
     }
 
-    fn plan(&self, order: &Order, digest: Digest, action: Action) -> Result<Plan, InspectionError> {
-        let begun = if self.state.applied.contains(&digest) { Begun::Here } else { Begun::Never };
+    fn plan(&self, state: &State, order: &Order, digest: Digest, action: Action) -> Result<Plan, InspectionError> {
+        if action == Action::Apply {
+            has_before(order, &state.succeeded)?;
+        }
+        let begun = if state.applied.contains(&digest) { Begun::Here } else { Begun::Never };
         Ok(plan(order, action, &self.packages.installed()?, Here { rule: self.scripts, begun })?)
     }
 
@@ -264,8 +309,9 @@ impl Inspection {
     /// As [`Self::verify`], when a file is missing, and when the package manager or the script says no.
     pub fn simulate(&self, order: &Path, folder: &Path) -> Result<Vec<String>, InspectionError> {
         let envelope = envelope(order)?;
-        let (order, digest) = (self.order(&envelope)?, envelope.digest());
-        let plan = self.plan(&order, digest, Action::Apply)?;
+        let Believed { root, state } = self.believed()?;
+        let (order, digest) = (self.drafted(&root, &envelope)?, envelope.digest());
+        let plan = self.plan(&state, &order, digest, Action::Apply)?;
         let failed = |reason: String| InspectionError::File { path: folder.to_owned(), reason };
         let entries = fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
         let files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
@@ -309,6 +355,17 @@ impl Inspection {
             Ok(transaction) => Ok(transaction.lines()),
             Err(ChangeError::Refused(refused)) => Err(refused.into()),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether what an order builds on succeeded here.
+fn has_before(order: &Order, succeeded: &[Digest]) -> Result<(), Refused> {
+    match order.after.iter().find(|digest| !succeeded.contains(digest)) {
+        None => Ok(()),
+        Some(missing) => {
+            let reason = format!("order {} must have succeeded here before", missing.short());
+            Err(Refused::new(Refusal::Preflight, reason))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead as _, BufReader, IsTerminal as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use patchlab_agent::{
     configuration,
     enrolment::{AskError, EnrolError, Enrolled},
-    inspection::{DocumentFiles, HostInventory, Inspection, InspectionError},
+    inspection::{DocumentFiles, Fit, HostInventory, Inspection, InspectionError},
     journal,
     operator::{self, Request, Said},
     service::Service,
@@ -68,7 +68,8 @@ enum Command {
     },
     /// Says whether the agent would obey these documents now; exit code 5 and the refusal's name when it would not
     ///
-    /// Of an order alone: whether it is signed, for this host's class, and replaces the versions that are installed.
+    /// Of an order alone: whether it is signed, for this host's class, neither revoked nor past its time nor applied here before, and replaces
+    /// the versions that are installed. No permission is looked at then, and that is said.
     #[command(
         after_help = "Example: patchlab-agent verify order.json --release release.json --approval approval.json \
                             --activation activation.json"
@@ -123,7 +124,7 @@ enum Command {
     Simulate {
         /// The order, as it is signed
         order: PathBuf,
-        /// Where its package files (*.deb, by any name) are
+        /// Where its files are, by any name; of packages, what ends in .deb or .rpm
         #[arg(long, value_name = "DIR")]
         files: PathBuf,
         /// The enrolment file, mode 0600
@@ -141,8 +142,15 @@ const ENROLL_EXAMPLES: &str = "Examples:
 const REFUSED: u8 = 5;
 
 fn main() -> ExitCode {
-    log_to_stderr();
-    let done = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    log_to_stderr(match command {
+        // What a person asks is answered on standard output; beside it stands only what is wrong.
+        Command::Status { .. } | Command::Inventory { .. } | Command::Verify { .. } | Command::Simulate { .. } => {
+            Level::WARN
+        }
+        Command::Run { .. } | Command::Rollback { .. } | Command::Enroll { .. } => Level::INFO,
+    });
+    let done = match command {
         Command::Run { config } => run(config),
         Command::Status { config, json } => status(config, json),
         Command::Inventory { config, verify, json } => {
@@ -158,10 +166,21 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("patchlab-agent: {error:#}");
+            eprintln!("patchlab-agent: {}", causes(&error));
             if is_refusal(&error) { ExitCode::from(REFUSED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// An error with its causes; one that is told already is not told again.
+fn causes(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 fn is_refusal(error: &anyhow::Error) -> bool {
@@ -171,19 +190,29 @@ fn is_refusal(error: &anyhow::Error) -> bool {
 
 /// What is told, as RUST_LOG says it (`info,patchlab_agent=debug`). The SNMP engine warns of every message it cannot read, and whoever reaches its
 /// port can send them without end: they are counted, and do not fill the log.
-fn log_to_stderr() {
+fn log_to_stderr(level: Level) {
     let said = std::env::var("RUST_LOG").ok().and_then(|said| said.parse().ok());
     // Not the filter that knows spans and patterns: it has a regular expression engine of its own.
-    let told = said.unwrap_or_else(|| Targets::new().with_default(Level::INFO).with_target("async_snmp", Level::ERROR));
+    let told = said.unwrap_or_else(|| Targets::new().with_default(level).with_target("async_snmp", Level::ERROR));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines.with_filter(told)).init();
+}
+
+/// Puts it on standard output. A reader that has gone (`| head`) wants no more, and that is no error.
+fn tell(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        told => told.context("write to standard output"),
+    }
 }
 
 /// The exit code of a rollback.
 fn end(ended: anyhow::Result<Said>) -> ExitCode {
     match ended {
         Ok(Said::Ended { state: RunState::RolledBack, reason, .. }) => {
-            println!("rolled back {reason}");
+            // It is done, whoever reads of it.
+            let _ = tell(&format!("rolled back {reason}\n"));
             ExitCode::SUCCESS
         }
         Ok(Said::Ended { state, refusal: Some(refusal), reason }) => {
@@ -200,7 +229,7 @@ fn end(ended: anyhow::Result<Said>) -> ExitCode {
         }
         Ok(Said::Moved { .. }) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("patchlab-agent: {error:#}");
+            eprintln!("patchlab-agent: {}", causes(&error));
             ExitCode::FAILURE
         }
     }
@@ -231,20 +260,20 @@ fn enroll(token: Option<&str>, file: Option<&Path>, dir: &Path) -> anyhow::Resul
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Enrolled { enrolment, config, key, updaters } =
         runtime.block_on(Box::pin(patchlab_agent::enrolment::enrol(&token, dir)))?;
-    println!(
-        "host {} is enrolled with {}, key {key}; its configuration is {}",
+    let mut said = format!(
+        "host {} is enrolled with {}, key {key}; its configuration is {}\n",
         enrolment.host,
         token.server,
         config.display()
     );
     if !updaters.is_empty() {
         let named = updaters.join(", ");
-        println!(
-            "automatic updaters run here: {named}; what they change nobody has proven, so consider switching them off"
+        said += &format!(
+            "automatic updaters run here: {named}; what they change nobody has proven, so consider switching them off\n"
         );
     }
-    println!("next: systemctl enable --now patchlab-agent");
-    Ok(())
+    said += "next: systemctl enable --now patchlab-agent\n";
+    tell(&said)
 }
 
 /// The first line.
@@ -275,43 +304,52 @@ fn inventory(config: &Path, files: Files, json: bool) -> anyhow::Result<()> {
         if let Some(verified) = &verified {
             told["files"] = serde_json::to_value(verified)?;
         }
-        println!("{}", serde_json::to_string_pretty(&told)?);
+        tell(&format!("{}\n", serde_json::to_string_pretty(&told)?))?;
     } else {
-        show(&found);
+        let mut lines = shown(&found);
         if let Some(verified) = &verified {
-            println!("{} files are not as they were shipped", verified.altered.len() + verified.untold);
-            verified.altered.iter().for_each(|file| println!("file {file}"));
+            lines.push(format!("{} files are not as they were shipped", verified.altered.len() + verified.untold));
+            lines.extend(verified.altered.iter().map(|file| format!("file {file}")));
         }
+        tell(&(lines.join("\n") + "\n"))?;
     }
     let broken = verified.map_or(0, |verified| verified.broken().count());
     anyhow::ensure!(broken == 0, "{broken} files of packages are missing or altered: install their packages anew");
     Ok(())
 }
 
-fn show(found: &HostInventory) {
+/// Line by line, for people.
+fn shown(found: &HostInventory) -> Vec<String> {
     let updaters = if found.updaters.is_empty() { "none".to_owned() } else { found.updaters.join(", ") };
-    println!("host {}: {}, kernel {}", found.host, found.class, found.kernel);
     let description = &found.description;
     let said = |word: &str| if word.is_empty() { "not said".to_owned() } else { word.to_owned() };
     let (location, function) = (said(&description.tags.location), said(&description.tags.function));
-    println!("machine: {}, location: {location}, function: {function}", said(&description.machine));
-    println!("automatic updaters: {updaters}");
     let system = found.system.map_or("no package system", PackageSystem::name);
-    println!("{} packages of {system}, digest {}", found.packages.len(), found.digest);
-    found.packages.iter().for_each(|line| println!("{line}"));
-    found.half_way.iter().for_each(|line| println!("half-way: {line}"));
-    description.lines().iter().for_each(|line| println!("{line}"));
+    let mut lines = vec![
+        format!("host {}: {}, kernel {}", found.host, found.class, found.kernel),
+        format!("machine: {}, location: {location}, function: {function}", said(&description.machine)),
+        format!("automatic updaters: {updaters}"),
+        format!("{} packages of {system}, digest {}", found.packages.len(), found.digest),
+    ];
+    lines.extend(found.packages.iter().cloned());
+    lines.extend(found.half_way.iter().map(|line| format!("half-way: {line}")));
+    lines.extend(description.lines());
+    lines
 }
 
 fn verify(config: &Path, files: &DocumentFiles) -> anyhow::Result<()> {
-    let order = inspect(config)?.verify(files)?;
-    println!("order {} would be obeyed: {}", order.id, order.title);
-    Ok(())
+    tell(&match inspect(config)?.verify(files)? {
+        Fit::Order(order) => {
+            let (id, title) = (order.id, order.title);
+            format!("order {id} itself is fit; no permission was looked at: {title}\n")
+        }
+        Fit::Permitted(order) => format!("order {} would be obeyed: {}\n", order.id, order.title),
+    })
 }
 
 fn simulate(config: &Path, order: &Path, files: &Path) -> anyhow::Result<()> {
-    inspect(config)?.simulate(order, files)?.iter().for_each(|line| println!("{line}"));
-    Ok(())
+    let lines = inspect(config)?.simulate(order, files)?;
+    tell(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
 }
 
 fn run(config: PathBuf) -> anyhow::Result<()> {
@@ -345,22 +383,26 @@ fn status(config: PathBuf, json: bool) -> anyhow::Result<()> {
     let path = enrolment.state_dir.join(journal::FILE_NAME);
     let state = journal::read(&path).with_context(|| format!("host {}", enrolment.host))?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&state)?);
-        return Ok(());
+        return tell(&format!("{}\n", serde_json::to_string_pretty(&state)?));
     }
-    print!("{}", summary(&enrolment.host, &state));
-    Ok(())
+    tell(&summary(&enrolment.host, &state))
+}
+
+/// Text that somebody else wrote, for a terminal: what would move its cursor or paint on it is shown, not done.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// One line a run, newest last.
 fn summary(host: &str, state: &State) -> String {
     let mut text = format!("host {host}: {} orders, {} applied\n", state.orders.len(), state.applied.len());
     for (index, order) in &state.orders {
-        text += &format!("order row {index}: {} from {}\n", order.columns.digest.short(), order.columns.uri);
+        text += &format!("order row {index}: {} from {}\n", order.columns.digest.short(), plain(&order.columns.uri));
         for (number, run) in &order.runs {
             let seconds = run.duration(patchlab_agent::run::now()) / 1000;
             let refusal = run.refusal.map(|refusal| format!(" {refusal}")).unwrap_or_default();
-            let reason = if run.error.is_empty() { String::new() } else { format!(": {}", run.error) };
+            let reason = if run.error.is_empty() { String::new() } else { format!(": {}", plain(&run.error)) };
             let what = match (run.preparation, run.operator) {
                 (Some(preparation), _) => format!("{}, ", preparation.name()),
                 (None, Some(uid)) => format!("rollback by operator {uid}, "),
@@ -370,4 +412,35 @@ fn summary(host: &str, state: &State) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use patchlab_agent::state::{Change, Event};
+    use patchlab_protocol::Digest;
+
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_a_terminal() {
+        assert_eq!(plain("http://m/\u{1b}[2Jx\u{9b}y\n"), r"http://m/\u{1b}[2Jx\u{9b}y\n");
+        let mut state = State::default();
+        let row = serde_json::json!({
+            "digest": Digest::of("order"), "release": null, "approval": null, "activation": null,
+            "uri": "http://m/\u{1b}]0;owned\u{7}", "lifetime": 60,
+        });
+        let orders = [(7, Some(serde_json::from_value(row).unwrap()))].into();
+        state.apply(&Event::Set(Change { orders, ..Change::default() }));
+        let told = summary("host-1", &state);
+        assert!(told.contains(r"from http://m/\u{1b}]0;owned\u{7}"), "{told:?}");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = configuration::enrolment(Path::new("/nonexistent")).unwrap_err();
+        let told = causes(&error.into());
+        assert_eq!(told.matches("No such file").count(), 1, "{told}");
+        let inner = io::Error::other("the disk said no");
+        assert_eq!(causes(&anyhow::Error::new(inner).context("write")), "write: the disk said no");
+    }
 }

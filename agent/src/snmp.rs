@@ -4,6 +4,7 @@
 //! record, [`identity`] keeps engine id and boots, [`inform`] tells the manager. [`keys`] keeps the users' keys, [`users`] is the table by
 //! which they change, and [`front`], which managers reach, has the engine see none of them: it changes every message's [`seal`].
 
+pub mod counters;
 pub mod front;
 pub mod handler;
 pub mod host;
@@ -22,11 +23,12 @@ use std::{
 };
 
 use async_snmp::{
-    Agent, AuthProtocol, AuthoritativeEngine, CryptoError, MasterKeys, Oid, PrivProtocol, SecurityLevel, SecurityModel,
-    VacmBuilder,
+    Agent, AuthProtocol, AuthoritativeEngine, BuiltinMib, CryptoError, MasterKeys, Oid, PrivProtocol, SecurityLevel,
+    SecurityModel, VacmBuilder,
 };
 use patchlab_protocol::{enrolment::Enrolment, limits, mib};
 
+use counters::{Counters, Counting};
 use front::{Front, Secrets};
 use handler::Tables;
 use host::HostTable;
@@ -39,8 +41,6 @@ use users::UserTable;
 const INTERNET: &[u32] = &[1, 3, 6, 1];
 /// `snmpEngine` of SNMP-FRAMEWORK-MIB (RFC 3411): who the agent is.
 const ENGINE: &[u32] = &[1, 3, 6, 1, 6, 3, 10, 2, 1];
-/// `usmStats` of SNMP-USER-BASED-SM-MIB (RFC 3414): what was refused.
-const REFUSED: &[u32] = &[1, 3, 6, 1, 6, 3, 15, 1, 1];
 /// Where the engine is: nobody outside this host reaches it, and whoever inside does has no key. Not 127.0.0.1, where its ports would be in the
 /// way of others'.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 161, 0, 1);
@@ -106,6 +106,9 @@ pub async fn bind(
         secrets.insert(user.name.clone().into_bytes(), Arc::new(seal));
         passphrases.push((user.name.clone(), passphrase));
     }
+    let engine_id = engine.engine_id().to_vec();
+    let counting = Counting::default();
+    let counters = |place| Arc::new(Counters::below(place, Arc::clone(&counting)));
     let host = HostTable::new(enrolment.packages.root.clone(), enrolment.tags.clone(), enrolment.state_dir.clone());
     let mut builder = Agent::builder()
         .bind(SocketAddr::from((INSIDE, 0)).to_string())
@@ -115,6 +118,9 @@ pub async fn bind(
         .authoritative_engine(engine)
         .handler(Oid::from_slice(INTERNET), tables)
         .handler(Oid::from_slice(mib::host::GROUP), Arc::new(host))
+        .without_builtin_handler(BuiltinMib::UsmStats)
+        .handler(Oid::from_slice(counters::USM), counters(counters::USM))
+        .handler(Oid::from_slice(counters::TARGET), counters(counters::TARGET))
         .handler(Oid::from_slice(mib::user::GROUP), Arc::new(UserTable::new(Arc::clone(&keys))))
         .vacm(|vacm| access(vacm, enrolment));
     for (name, passphrase) in passphrases {
@@ -123,7 +129,9 @@ pub async fn bind(
             .map_err(|error| SnmpError::User { name, reason: error.to_string() })?;
     }
     let engine = builder.build().await.map_err(SnmpError::Engine)?;
-    let front = Front::before(engine.local_addr(), socket, secrets, keys).await.map_err(SnmpError::Front)?;
+    let inside = (engine.local_addr(), engine_id);
+    let front = Front::before(inside, socket, secrets, keys).await.map_err(SnmpError::Front)?;
+    counting.get_or_init(|| (engine.clone(), front.below_level()));
     Ok(Answering { engine, front: Arc::new(front) })
 }
 
@@ -155,7 +163,7 @@ fn access(vacm: VacmBuilder, enrolment: &Enrolment) -> VacmBuilder {
         .view("patchlab", |view| view.include(oid(mib::OBJECTS)))
         .view("keys", |view| view.include(oid(mib::user::GROUP)))
         .view("who and keys", |view| {
-            let who = view.include(oid(view::SYSTEM)).include(oid(ENGINE)).include(oid(REFUSED));
+            let who = view.include(oid(view::SYSTEM)).include(oid(ENGINE)).include(oid(counters::USM));
             who.include(oid(mib::user::GROUP))
         });
     if let Some(user) = &enrolment.key_administrator {

@@ -72,24 +72,16 @@ impl Trust {
         }
     }
 
-    /// Decides on an offer: the root first, since a new one may sign the list.
+    /// Decides on an offer: the root first, since a new one may sign the list. The list is tried whatever became of the root: it can only stop
+    /// something.
     async fn settle(&self, offer: &Offer) -> Result<(), JournalError> {
         let mut refused = None;
         if let Some(digest) = offer.root {
-            refused = self.take_root(offer, &digest).await.err();
+            refused = said_no(self.take_root(offer, &digest).await)?;
         }
-        if let Some(digest) = offer.revocation
-            && refused.is_none()
-        {
-            refused = self.take_revocation(offer, &digest).await.err();
-        }
-        let refused = match refused {
-            None => None,
-            Some(Stop::Refused(refused)) => Some(refused),
-            Some(Stop::Journal(error)) => return Err(error),
-        };
-        if let Some(refused) = &refused {
-            tracing::warn!(refusal = %refused.refusal, reason = %refused.reason, "an offered document was refused");
+        if let Some(digest) = offer.revocation {
+            let list = said_no(self.take_revocation(offer, &digest).await)?;
+            refused = refused.or(list);
         }
         let (refusal, reason) = refused.map_or((None, String::new()), |no| (Some(no.refusal), no.reason));
         self.record.enter(Event::Offered { offer: offer.clone(), refusal, reason })
@@ -138,6 +130,18 @@ impl Trust {
             let refusal = if error.is_altered() { Refusal::BadSignature } else { Refusal::Preflight };
             Refused::new(refusal, error.to_string())
         })
+    }
+}
+
+/// The refusal of an offered document, if it was refused.
+fn said_no(taken: Result<(), Stop>) -> Result<Option<Refused>, JournalError> {
+    match taken {
+        Ok(()) => Ok(None),
+        Err(Stop::Refused(refused)) => {
+            tracing::warn!(refusal = %refused.refusal, reason = %refused.reason, "an offered document was refused");
+            Ok(Some(refused))
+        }
+        Err(Stop::Journal(error)) => Err(error),
     }
 }
 

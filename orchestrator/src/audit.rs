@@ -3,6 +3,8 @@
 //!
 //! Pure: rows in, findings out. Rows are appended by [`crate::store`], in the transaction that changes what they speak of.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use patchlab_protocol::Digest;
 use serde::{Deserialize, Serialize};
@@ -146,7 +148,8 @@ pub fn verify(rows: &[Row], witnesses: &[Witness]) -> Vec<Finding> {
         expected = row.seq + 1;
         head = row.digest;
     }
-    let known = |head: &Digest| *head == genesis() || rows.iter().any(|row| row.digest == *head);
+    let heads: BTreeSet<Digest> = rows.iter().map(|row| row.digest).chain([genesis()]).collect();
+    let known = |head: &Digest| heads.contains(head);
     findings.extend(
         witnesses
             .iter()

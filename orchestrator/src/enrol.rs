@@ -63,3 +63,32 @@ pub fn user(name: &str) -> Result<SnmpUser, KeyError> {
     getrandom::fill(&mut random).map_err(|error| KeyError::Entropy(error.to_string()))?;
     Ok(SnmpUser { name: name.to_owned(), auth: hex::encode(&random[..16]), privacy: hex::encode(&random[16..]) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use patchlab_protocol::usm::localized;
+
+    use super::*;
+
+    #[test]
+    fn no_two_enrolments_share_a_key_or_a_passphrase() {
+        let mut words = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        let enrolments = ["web-1", "web-1", "web-2"].map(|host| Material::generate(host).unwrap());
+        for Material { engine_id, monitor, credentials } in &enrolments {
+            assert!(words.insert(engine_id.to_string()), "engine {engine_id}");
+            assert!(words.insert(credentials.inform.name.clone()), "user {}", credentials.inform.name);
+            let users = [monitor, &credentials.deployer, &credentials.inform];
+            for user in users.into_iter().chain(&credentials.key_administrator) {
+                for passphrase in [&user.auth, &user.privacy] {
+                    assert!(passphrase.len() >= 32 && words.insert(passphrase.clone()), "{} of {engine_id}", user.name);
+                    assert!(keys.insert(localized(passphrase, engine_id)), "{} of {engine_id}", user.name);
+                }
+            }
+        }
+        // Four users with two passphrases each, an engine and a name.
+        assert_eq!((words.len(), keys.len()), (3 * (4 * 2 + 2), 3 * 4 * 2));
+    }
+}

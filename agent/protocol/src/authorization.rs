@@ -193,6 +193,28 @@ pub fn prepare(
     Ok(Foreseen { order, digest, action: Action::Apply, release: Some(released.release), opens: now })
 }
 
+/// What an order alone says, unless an apply now would be refused for that alone: its signature, its class, its revocation, its time, its
+/// use on the host. No permission is looked at, so none is given.
+///
+/// # Errors
+/// The refusal.
+pub fn fit(
+    root: &Root,
+    identity: &Identity<'_>,
+    envelope: &Envelope,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<Order, Refused> {
+    let order: Order = read(envelope, "order", Refusal::BadSignature)?.predicate;
+    drafted(root, envelope, &order)?;
+    let alone = Documents { order: envelope, release: None, approval: None, activation: None };
+    not_revoked(&alone, ledger, Action::Apply)?;
+    of_class(identity, &order)?;
+    after_floor(ledger, now)?;
+    unused(&order, envelope.digest(), ledger, now)?;
+    Ok(order)
+}
+
 /// Decides about the moment that `at` names; whether the clock is right is judged by `now`.
 fn decide(
     root: &Root,
@@ -342,6 +364,11 @@ fn in_time(
 ) -> Result<(), Refused> {
     if ledger.consumed.contains(&digest) {
         return Err(Refused::new(Refusal::Consumed, format!("activation {} was used before", digest.short())));
+    }
+    if activation.not_before.duration_until(activation.not_after) > limits::ACTIVATION_VALID {
+        let (from, to, most) = (activation.not_before, activation.not_after, limits::ACTIVATION_VALID.as_hours() / 24);
+        let reason = format!("an activation from {from} to {to} is none: it is valid for {most} days at most");
+        return Err(Refused::new(Refusal::NotActive, reason));
     }
     // Rollback must work on a host with a dead clock battery.
     if activation.action == Action::Apply {

@@ -14,7 +14,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -31,7 +31,16 @@ pub const ROOT_FILE: &str = "root.json";
 /// The enrolment key's file in the same folder.
 pub const KEY_FILE: &str = "host.pem";
 /// Where the agent listens unless told otherwise: 161/udp on every IPv4 address.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 161);
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 161);
+
+/// Every address of the host's own of the family that it is reached by, at that port.
+pub fn everywhere(reached: SocketAddr) -> SocketAddr {
+    let ip = match reached.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(ip, reached.port())
+}
 /// Where the agent keeps boots, ledger, runs and journal unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/patchlab-agent";
 /// Shortest passphrase, characters (RFC 3414, 11.2).

@@ -20,6 +20,8 @@ pub const SCRIPT_VERIFY: Duration = Duration::from_secs(120);
 pub const SOURCES: usize = 8;
 /// Most hosts one activation names.
 pub const HOSTS_PER_ACTIVATION: usize = 10_000;
+/// Longest validity of an activation: 31 days. A permission that is not used in its time is given again.
+pub const ACTIVATION_VALID: SignedDuration = SignedDuration::from_hours(31 * 24);
 /// Most waivers that a release rests on.
 pub const WAIVERS_PER_RELEASE: usize = 32;
 /// Largest waiver, bytes of its envelope.

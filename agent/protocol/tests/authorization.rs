@@ -9,7 +9,7 @@ mod waivers;
 use jiff::{SignedDuration, Timestamp};
 use patchlab_protocol::{
     Audience, Authorized, Digest, Envelope, Ledger, Refusal, Refused, Role, SigningKey,
-    authorization::{Documents, Identity, authorize, foresee, newest_signed_time, prepare},
+    authorization::{Documents, Identity, authorize, fit, foresee, newest_signed_time, prepare},
     document::{
         Action, Activation, Approval, Class, Kind, OnFailure, Order, Origin, PackageFile, Proof, Release,
         RollbackClass, RollbackFiles, Root, RootKey, Scheme, Script, Severity, ShippedFile, TestResult,
@@ -415,6 +415,49 @@ fn a_signature_over_other_bytes_or_by_an_unknown_key_counts_for_nothing() {
             assert_eq!(world.decide(), Err(Refusal::BadSignature), "{field} of document {pick}");
         }
     }
+}
+
+#[test]
+fn an_activation_for_longer_than_31_days_is_none() {
+    for action in [Action::Apply, Action::Rollback] {
+        for (more, expected) in [(0, Ok(action)), (1, Err(Refusal::NotActive))] {
+            let mut world = World::new();
+            world.set_activation(
+                |activation| {
+                    activation.action = action;
+                    activation.not_after = activation.not_before + hours(31 * 24) + SignedDuration::from_secs(more);
+                },
+                4,
+            );
+            assert_eq!(world.decide(), expected, "{action:?}, {more} s too long");
+        }
+    }
+}
+
+#[test]
+fn an_order_alone_is_fit_until_something_speaks_against_it() {
+    let world = World::new();
+    let identity = Identity { host: "web-1", class: &world.class };
+    let asked = |envelope: &Envelope, ledger: &Ledger, now| {
+        fit(&world.root, &identity, envelope, ledger, now).map(|order| order.id).map_err(|refused| refused.refusal)
+    };
+    let (fresh, digest) = (Ledger::default(), world.order.digest());
+    assert!(asked(&world.order, &fresh, now()).is_ok());
+    let revoked = Ledger { revoked: vec![digest], ..Ledger::default() };
+    assert_eq!(asked(&world.order, &revoked, now()), Err(Refusal::Revoked));
+    let applied = Ledger { applied: vec![digest], ..Ledger::default() };
+    assert_eq!(asked(&world.order, &applied, now()), Err(Refusal::Consumed));
+    let seen = Ledger { time_floor: Some(now() + hours(1)), ..Ledger::default() };
+    assert_eq!(asked(&world.order, &seen, now()), Err(Refusal::Expired));
+    let over = Order { not_after: Some(now() - hours(1)), ..order("PO-1") };
+    let drafter = &world.keys[1];
+    assert_eq!(asked(&Envelope::sign(over.clone(), drafter), &fresh, now()), Err(Refusal::Expired));
+    assert!(asked(&Envelope::sign(over, drafter), &fresh, now() - hours(2)).is_ok());
+    let by_another = Envelope::sign(order("PO-1"), &world.keys[2]);
+    assert_eq!(asked(&by_another, &fresh, now()), Err(Refusal::BadSignature));
+    let elsewhere = Class { release: "13".into(), ..class() };
+    let other = Envelope::sign(Order { class: elsewhere, ..order("PO-1") }, drafter);
+    assert_eq!(asked(&other, &fresh, now()), Err(Refusal::NotMyClass));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -18,24 +19,37 @@ const SAID_BYTES: u64 = 1024 * 1024;
 /// Longest name of a unit (systemd's own limit is 255), and of a state, bytes.
 const NAME_BYTES: usize = 200;
 
-/// The services of the system below `root`; none where there is no systemd. What runs, only the running system can say.
-pub fn services(root: &Path) -> Vec<Service> {
+/// Where systemd says that it runs (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+
+/// The services of the system below `root`; none where there is no systemd. What runs, only the running system can say. When it does not
+/// answer, they are what was seen `last`: a host whose systemd is busy has lost no service.
+pub fn services(root: &Path, last: &[Service]) -> Vec<Service> {
+    listed_by(Path::new("systemctl"), root, Path::new(BOOTED)).unwrap_or_else(|| last.to_vec())
+}
+
+/// What this systemctl lists; `None` when it does not say.
+fn listed_by(systemctl: &Path, root: &Path, booted: &Path) -> Option<Vec<Service>> {
     let options = ["--type=service", "--no-legend", "--no-pager", "--plain"];
     let here = root == Path::new("/");
     let below = format!("--root={}", root.display());
-    let mut files = Command::new("systemctl");
+    let mut files = Command::new(systemctl);
     files.arg("list-unit-files").args(options).args((!here).then_some(below));
-    let mut units = Command::new("systemctl");
+    let mut units = Command::new(systemctl);
     units.args(["list-units", "--all"]).args(options);
-    join(&said(&mut files), &if here { said(&mut units) } else { String::new() })
+    let files = said(&mut files)?;
+    let units = if here && booted.exists() { said(&mut units)? } else { String::new() };
+    Some(join(&files, &units))
 }
 
-fn said(command: &mut Command) -> String {
+/// `None` when it says nothing that counts; nothing where there is no such program.
+fn said(command: &mut Command) -> Option<String> {
     let asked = process::run(command.env("LC_ALL", "C"), Instant::now() + ASKING, SAID_BYTES, |_| {});
     match asked {
         // Of an answer that is too long the middle is missing, and what is left is no list.
-        Ok(finished) if finished.succeeded() && finished.written <= SAID_BYTES => finished.stdout,
-        Ok(_) | Err(_) => String::new(),
+        Ok(finished) if finished.succeeded() && finished.written <= SAID_BYTES => Some(finished.stdout),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(String::new()),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -106,6 +120,30 @@ cron.service                loaded    active   running Regular background progra
 * nginx.service             loaded    failed   failed  A high performance web server and a reverse proxy server
 dbus.service                loaded    active   running D-Bus System Message Bus
 ";
+
+    #[test]
+    fn a_failed_look_keeps_the_last() {
+        use std::{fs, os::unix::fs::PermissionsExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        let [program, answers, booted] = ["systemctl", "answers", "booted"].map(|name| folder.path().join(name));
+        let says = format!(
+            "#!/bin/sh\ntest -e {0} || exit 1\ncase $1 in list-unit-files) cat {0};; *) echo a.service loaded active running A;; esac\n",
+            answers.display()
+        );
+        fs::write(&program, says).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(&answers, "a.service enabled enabled\n").unwrap();
+        let told = |listed: Option<Vec<Service>>| -> Option<Vec<String>> {
+            Some(listed?.iter().map(ToString::to_string).collect())
+        };
+        let look = |booted: &Path| told(listed_by(&program, Path::new("/"), booted));
+        assert_eq!(look(&booted), Some(vec!["service a.service enabled -".to_owned()]), "nobody runs it");
+        fs::create_dir(&booted).unwrap();
+        assert_eq!(look(&booted), Some(vec!["service a.service enabled active".to_owned()]));
+        fs::remove_file(&answers).unwrap();
+        assert_eq!(look(&booted), None);
+        assert_eq!(told(listed_by(&folder.path().join("none"), Path::new("/"), &booted)), Some(vec![]));
+    }
 
     #[test]
     fn services_that_start_by_themselves_or_run_are_told() {

@@ -76,15 +76,23 @@ pub struct Front {
     salts: SaltCounter,
     lines: Vec<Line>,
     next: [AtomicUsize; 2],
+    /// `snmpEngineID` of the engine.
+    engine_id: Vec<u8>,
     bad_versions: Arc<AtomicU32>,
+    below_level: Arc<AtomicU32>,
 }
 
 impl Front {
-    /// Before the engine that is there and knows users by these secrets; managers reach `socket`. Nothing is answered yet.
+    /// Before the engine that is there, has this id and knows users by these secrets; managers reach `socket`. Nothing is answered yet.
     ///
     /// # Errors
     /// When there are no sockets.
-    pub async fn before(engine: SocketAddr, socket: UdpSocket, secrets: Secrets, keys: Arc<Keys>) -> io::Result<Self> {
+    pub async fn before(
+        (engine, engine_id): (SocketAddr, Vec<u8>),
+        socket: UdpSocket,
+        secrets: Secrets,
+        keys: Arc<Keys>,
+    ) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let mut lines = Vec::new();
         for _ in 0..KNOWN + STRANGERS {
@@ -95,7 +103,8 @@ impl Front {
         }
         let salts = SaltCounter::new().map_err(io::Error::other)?;
         let next = [AtomicUsize::new(0), AtomicUsize::new(0)];
-        Ok(Self { socket, state, keys, secrets, salts, lines, next, bad_versions: Arc::default() })
+        let [bad_versions, below_level] = [Arc::default(), Arc::default()];
+        Ok(Self { socket, state, keys, secrets, salts, lines, next, engine_id, bad_versions, below_level })
     }
 
     /// The address that managers reach.
@@ -109,6 +118,12 @@ impl Front {
     /// How many messages of other versions came: `snmpInBadVersions`. The engine counts none, as it takes one version only.
     pub fn bad_versions(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.bad_versions)
+    }
+
+    /// How many messages came by users of this host without what all of them are for, authentication and privacy: a part of
+    /// `usmStatsUnsupportedSecLevels`. The engine counts none, since it could speak less with them, and lets access control say no.
+    pub fn below_level(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.below_level)
     }
 
     /// Passes messages on, for ever.
@@ -156,6 +171,13 @@ impl Front {
             return;
         }
         let outside = Outside::of(datagram);
+        // RFC 3414, 3.2, step 5: after engine and user are known, before the seal is looked at.
+        let below = |outside: &Outside| {
+            outside.is_below_auth_priv() && outside.engine == self.engine_id && self.keys.seal(&outside.user).is_some()
+        };
+        if outside.as_ref().is_some_and(below) {
+            self.below_level.fetch_add(1, Ordering::Relaxed);
+        }
         let seals = outside.as_ref().filter(|outside| outside.is_sealed()).and_then(|outside| {
             let (key, secret) = (self.keys.seal(&outside.user)?, self.secrets.get(&outside.user)?);
             outside.reseal(datagram, &key, secret, &self.salts)?;

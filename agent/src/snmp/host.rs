@@ -11,7 +11,7 @@ use async_snmp::{
     BoxFuture, GetNextResult, GetResult, HandlerResult, MibHandler, Oid, OidTable, RequestContext, Value, VarBind,
 };
 use patchlab_protocol::{
-    description::{Description, LINE_BYTES, Tags},
+    description::{Description, LINE_BYTES, Service, Tags},
     mib::host as column,
 };
 
@@ -23,17 +23,33 @@ use crate::{
 /// How long what was seen is told before it is looked at again.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// The host as it was seen last.
+/// How long a request waits for a look: after that it is answered with what was seen last, and the look goes on. Managers ask again after
+/// seconds, and a busy systemd may take longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the host is and does, for whoever asks.
 pub struct HostTable {
+    /// What costs nothing to know: the first objects of the group.
+    known: OidTable<Value>,
+    looked: Arc<Looked>,
+}
+
+/// The host as it was seen last.
+struct Looked {
     root: PathBuf,
     tags: Tags,
     /// Where the agent keeps what it learned.
     state_dir: PathBuf,
-    /// What costs nothing to know: the first objects of the group.
-    known: OidTable<Value>,
-    seen: Mutex<Option<(Instant, Arc<OidTable<Value>>)>>,
+    seen: Mutex<Option<Seen>>,
     /// One at a time looks; the others wait for what it sees.
     looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    at: Instant,
+    services: Vec<Service>,
+    objects: Arc<OidTable<Value>>,
 }
 
 fn scalar(number: u32) -> Oid {
@@ -67,33 +83,56 @@ impl HostTable {
     /// Of the system below `root`, and what was learned of it in `state_dir`.
     pub fn new(root: PathBuf, tags: Tags, state_dir: PathBuf) -> Self {
         let known = known(&tags, machine(&root)).into_iter().collect();
-        Self { root, tags, state_dir, known, seen: Mutex::new(None), looking: tokio::sync::Mutex::new(()) }
-    }
-
-    fn fresh(&self) -> Option<Arc<OidTable<Value>>> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, seen)| Arc::clone(seen))
+        let (seen, looking) = (Mutex::new(None), tokio::sync::Mutex::new(()));
+        Self { known, looked: Arc::new(Looked { root, tags, state_dir, seen, looking }) }
     }
 
     async fn look(&self) -> Arc<OidTable<Value>> {
-        if let Some(seen) = self.fresh() {
-            return seen;
+        let last = self.looked.last();
+        if let Some(seen) = last.as_ref().filter(|seen| seen.is_fresh()) {
+            return Arc::clone(&seen.objects);
         }
+        let mut looking = tokio::spawn(Arc::clone(&self.looked).look());
+        let seen = match &last {
+            Some(_) => tokio::time::timeout(PATIENCE, &mut looking).await.ok().and_then(Result::ok),
+            None => looking.await.ok(),
+        };
+        seen.or(last).map_or_else(|| Arc::new(OidTable::from_iter([])), |seen| seen.objects)
+    }
+}
+
+impl Seen {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
+}
+
+impl Looked {
+    fn last(&self) -> Option<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn look(self: Arc<Self>) -> Seen {
         let _one_at_a_time = self.looking.lock().await;
-        if let Some(seen) = self.fresh() {
-            return seen;
+        let last = self.last();
+        if let Some(seen) = last.as_ref().filter(|seen| seen.is_fresh()) {
+            return seen.clone();
         }
+        let services = last.map(|last| last.services).unwrap_or_default();
         let (root, tags, state_dir) = (self.root.clone(), self.tags.clone(), self.state_dir.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let mut host = describe(&root, &tags, Jobs::read(&state_dir).known());
+            let mut host = describe(&root, &tags, Jobs::read(&state_dir).known(), &services);
             host.services.retain(|service| service.to_string().len() <= LINE_BYTES);
             host.ports.retain(|port| port.to_string().len() <= LINE_BYTES);
             host.kernels.retain(|kernel| kernel.to_string().len() <= LINE_BYTES);
             host.jobs.retain(|job| job.to_string().len() <= LINE_BYTES);
-            objects(&host)
+            let objects = Arc::new(objects(&host));
+            (host.services, objects)
         });
-        let seen = Arc::new(looked.await.unwrap_or_else(|_| OidTable::from_iter([])));
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::clone(&seen)));
+        let looked = looked.await;
+        let (services, objects) = looked.unwrap_or_else(|_| (Vec::new(), Arc::new(OidTable::from_iter([]))));
+        let seen = Seen { at: Instant::now(), services, objects };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
         seen
     }
 }

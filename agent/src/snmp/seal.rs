@@ -47,6 +47,8 @@ impl Seal {
 pub struct Outside {
     /// `msgID`: an answer has that of its request.
     pub id: i32,
+    /// `msgAuthoritativeEngineID`.
+    pub engine: Vec<u8>,
     /// `msgUserName`.
     pub user: Vec<u8>,
     flags: u8,
@@ -87,18 +89,23 @@ impl Outside {
         (decoder.read_integer().ok()? == 3).then_some(())?;
         decoder.expect_tag(universal::OCTET_STRING).ok()?;
         decoder.expect_tag(universal::SEQUENCE).ok()?;
-        decoder.skip_tlv().ok()?;
+        let engine = decoder.read_octet_string().ok()?.to_vec();
         let mut number = || decoder.read_integer().ok().and_then(|number| u32::try_from(number).ok());
         let (boots, time) = (number()?, number()?);
         let user = decoder.read_octet_string().ok()?.to_vec();
         let (auth, privacy) = (place(&mut decoder)?, place(&mut decoder)?);
         let encrypted = place(&mut decoder);
-        Some(Self { id, user, flags, boots, time, auth, privacy, encrypted })
+        Some(Self { id, engine, user, flags, boots, time, auth, privacy, encrypted })
     }
 
     /// Whether it says that it is sealed.
     pub fn is_sealed(&self) -> bool {
         self.flags & AUTHENTICATED != 0
+    }
+
+    /// Whether it says that it has less than authentication and privacy. Privacy alone is no level at all (RFC 3412, 6.4).
+    pub fn is_below_auth_priv(&self) -> bool {
+        self.flags & ENCRYPTED == 0
     }
 
     /// Puts another seal on the message that this was read from. Nothing is changed when it does not bear the first one.
@@ -167,6 +174,33 @@ mod tests {
         let again = Outside::of(&message).unwrap();
         let (closed, salt) = (&message[again.encrypted.clone().unwrap()], &message[again.privacy.clone()]);
         assert_eq!(*new.privacy.decrypt(closed, 3, 500, salt).unwrap(), *hex::decode("301a0400040ea0").unwrap());
+    }
+
+    /// What `cargo fuzz` begins with (agent/fuzz), at every build: as its target `snmp_message`.
+    #[test]
+    fn the_fuzzers_corpus_is_read_as_the_engine_reads_it() {
+        use async_snmp::{DecodeConfig, message::Message, v3::UsmSecurityParams};
+        let [mine, strange] = [1, 2].map(|byte| Seal::new(&[byte; 32], &[byte; 16]).unwrap());
+        let salts = SaltCounter::new().unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/snmp_message");
+        let mut read = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let datagram = std::fs::read(entry.path()).unwrap();
+            let Some(outside) = Outside::of(&datagram) else { continue };
+            let mut message = datagram.clone();
+            assert_eq!(outside.reseal(&mut message, &mine, &strange, &salts), None, "{entry:?}");
+            assert_eq!(message, datagram, "{entry:?}");
+            let decoded = Message::decode(datagram.into(), DecodeConfig::default()).unwrap();
+            let Message::V3(inside) = decoded.value else { panic!("{entry:?} is of another version") };
+            let parameters = inside.security_params().clone();
+            let parameters = UsmSecurityParams::decode(parameters, DecodeConfig::default()).unwrap();
+            assert_eq!(outside.user, &parameters.value.username()[..], "{entry:?}");
+            assert_eq!(outside.id, inside.global_data().msg_id(), "{entry:?}");
+            read.push(entry.file_name().into_string().unwrap());
+        }
+        read.sort();
+        assert_eq!(read, ["authenticated", "authenticated-and-encrypted", "discovery"], "version-2c has no seal");
     }
 
     proptest! {

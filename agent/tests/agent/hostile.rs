@@ -4,11 +4,14 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use patchlab_protocol::{Digest, enrolment::SnmpUser, mib};
+use patchlab_protocol::{Digest, enrolment::SnmpUser, limits, mib};
 use proptest::{
     collection::vec,
     prelude::{Just, Strategy, any, prop_oneof},
@@ -25,6 +28,7 @@ use super::{
 const INVALID_MESSAGES: &str = ".1.3.6.1.6.3.11.2.1.2.0";
 const UNKNOWN_SECURITY_MODELS: &str = ".1.3.6.1.6.3.11.2.1.1.0";
 const BAD_VERSIONS: &str = ".1.3.6.1.2.1.11.3.0";
+const UNKNOWN_CONTEXTS: &str = ".1.3.6.1.6.3.12.1.5.0";
 const PARSE_ERRORS: &str = ".1.3.6.1.2.1.11.6.0";
 
 /// `usmStats`, RFC 3414 section 5.
@@ -36,6 +40,8 @@ fn usm(number: u32) -> String {
 struct Wire {
     address: SocketAddr,
     sent: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// The largest answer, bytes.
+    largest: Arc<AtomicUsize>,
 }
 
 impl Wire {
@@ -43,7 +49,8 @@ impl Wire {
         let front = UdpSocket::bind("127.0.0.1:0").unwrap();
         let back = UdpSocket::bind("127.0.0.1:0").unwrap();
         back.connect(agent).unwrap();
-        let wire = Self { address: front.local_addr().unwrap(), sent: Arc::default() };
+        let wire = Self { address: front.local_addr().unwrap(), sent: Arc::default(), largest: Arc::default() };
+        let largest = Arc::clone(&wire.largest);
         let sent = Arc::clone(&wire.sent);
         let manager = Arc::new(Mutex::new(None::<SocketAddr>));
         let [to_front, to_back] = [&front, &back].map(|socket| socket.try_clone().unwrap());
@@ -61,6 +68,7 @@ impl Wire {
             let mut buffer = [0; 65_535];
             loop {
                 let Ok(length) = back.recv(&mut buffer) else { continue };
+                largest.fetch_max(length, Ordering::Relaxed);
                 if let Some(to) = *manager.lock().unwrap() {
                     let _ = to_front.send_to(&buffer[..length], to);
                 }
@@ -111,16 +119,15 @@ fn wrong_credentials_of_every_kind_are_refused_and_counted() {
         let user = SnmpUser { auth: auth.into(), privacy: privacy.into(), ..monitor.user.clone() };
         host.manager(&user).credentials()
     };
-    // A user who may do more may speak less (RFC 3414, 3.2, step 5): it is access control that says no, for there is no
-    // view, and usmStatsUnsupportedSecLevels stays as it was.
-    let unsupported = monitor.number(&usm(1));
+    // Users here are for authPriv alone (RFC 3414, 3.2, step 5). It is access control that says no, for there is no view.
     let no_privacy = [words("-v3 -l authNoPriv -u monitor -a SHA-256 -A"), vec![monitor.user.auth.clone()]].concat();
     for credentials in [words("-v3 -l noAuthNoPriv -u monitor"), no_privacy] {
+        let unsupported = monitor.number(&usm(1));
         let output = monitor.tool("snmpget", &credentials, &[oid(mib::agent::GROUP, &[mib::agent::HOST, 0])]);
         let said = [output.stdout, output.stderr].concat();
         assert!(String::from_utf8_lossy(&said).contains("authorizationError"), "{}", String::from_utf8_lossy(&said));
+        assert_eq!(monitor.number(&usm(1)), unsupported + 1, "{credentials:?}");
     }
-    assert_eq!(monitor.number(&usm(1)), unsupported);
     let cases = [
         ("an unknown user", words("-v3 -l noAuthNoPriv -u nobody"), usm(3)),
         ("a wrong authentication passphrase", wrong("another passphrase", &monitor.user.privacy), usm(5)),
@@ -132,6 +139,18 @@ fn wrong_credentials_of_every_kind_are_refused_and_counted() {
         let output = monitor.tool("snmpget", &credentials, &[oid(mib::agent::GROUP, &[mib::agent::HOST, 0])]);
         assert!(!output.status.success(), "{what}: {output:?}");
         grows(&monitor, &counter, before, what);
+    }
+    // snmpUnknownContexts (RFC 3413): another engine's context.
+    let contexts = monitor.number(UNKNOWN_CONTEXTS);
+    let elsewhere = [monitor.credentials(), words("-E 80001f8804656c736577686572")].concat();
+    let output = monitor.tool("snmpget", &elsewhere, &[oid(mib::agent::GROUP, &[mib::agent::HOST, 0])]);
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("host-1"), "{output:?}");
+    assert!(monitor.number(UNKNOWN_CONTEXTS) > contexts, "another context: {output:?}");
+    // Both are walked to from before them.
+    for place in [".1.3.6.1.6.3.15.1.1", ".1.3.6.1.6.3.12.1"] {
+        let walk = monitor.tool("snmpwalk", &monitor.credentials(), &[place.into()]);
+        let lines = String::from_utf8_lossy(&walk.stdout).lines().filter(|line| !line.contains("No more")).count();
+        assert_eq!(lines, if place.ends_with("15.1.1") { 6 } else { 1 }, "{walk:?}");
     }
 }
 
@@ -180,6 +199,20 @@ fn messages_that_were_recorded_and_altered_are_refused_and_counted() {
         grows(&monitor, &counter, before, what);
     }
 
+    // In the same boot: a time that is further from the engine's own than 150 s (RFC 3414, 3.2, step 7).
+    let name = [oid(mib::agent::GROUP, &[mib::agent::HOST, 0])];
+    let boots = monitor.number(".1.3.6.1.6.3.10.2.1.2.0");
+    let time = monitor.number(".1.3.6.1.6.3.10.2.1.3.0");
+    let counted = monitor.number(&usm(2));
+    let own = monitor.number(&usm(2)) - counted;
+    for (off, more) in [(100, 0), (1000, 1)] {
+        let before = monitor.number(&usm(2));
+        let at = [monitor.credentials(), vec!["-Z".into(), format!("{boots},{}", time + off)]].concat();
+        let output = monitor.tool("snmpget", &at, &name);
+        let counted = monitor.number(&usm(2)) - before - own;
+        assert!(counted >= more && (more > 0 || counted == own), "{off} s: {counted}, {own}: {output:?}");
+    }
+
     // A message from before a restart is outside the time window, for ever.
     host.kill();
     host.start();
@@ -187,6 +220,27 @@ fn messages_that_were_recorded_and_altered_are_refused_and_counted() {
     let before = monitor.number(&usm(2));
     send(monitor.address, &recorded);
     grows(&monitor, &usm(2), before, "a message from before a restart");
+}
+
+#[test]
+fn no_answer_is_larger_than_a_datagram_of_ipv6_may_be_anywhere() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let deployer = host.deployer();
+    // More than fits: eight rows with texts as long as they may be.
+    for row in 1..=8 {
+        let uri = format!("{}{}", host.uri, "x".repeat(255 - host.uri.len()));
+        deployer.create(row, &uri, [Some(Digest::of("order")), None, None, None]).unwrap();
+    }
+    let wire = Wire::to(deployer.address);
+    let through = Manager { address: wire.address, user: deployer.user.clone() };
+    let column = [oid(mib::order::ENTRY, &[mib::order::URI])];
+    let walk = through.tool("snmpbulkwalk", &[through.credentials(), vec!["-Cr100".into()]].concat(), &column);
+    assert!(walk.status.success(), "{walk:?}");
+    let largest = wire.largest.load(Ordering::Relaxed);
+    assert!((900..=limits::PDU_BYTES).contains(&largest), "{largest} bytes");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::{
 };
 
 use patchlab_protocol::{
-    Digest,
+    Digest, Envelope, Refusal, SigningKey,
+    document::Root,
     enrolment::{EngineId, InformSink, SnmpUser},
     mib,
 };
@@ -112,6 +113,28 @@ fn the_manager_is_told_of_the_start_and_of_a_runs_end_with_its_result() {
     trapd.wait_for(&oid(mib::notification::INVENTORY_READ, &[]));
     let (_, head) = host.result(2, 1);
     assert_eq!(manager.octets(&oid(mib::agent::GROUP, &[mib::agent::RESULT_HEAD, 0])), head.as_bytes());
+}
+
+#[test]
+fn the_manager_is_told_of_a_root_that_is_refused() {
+    if missing() || no_trapd() {
+        return;
+    }
+    let sink = sink();
+    let trapd = trapd(&sink);
+    let host = Host::with_inform(Some(sink));
+    let root: Root = host.authority.root.statement().unwrap().predicate;
+    let strange = Envelope::sign(Root { version: 2, ..root }, &SigningKey::generate().unwrap());
+    let scalar = |column| oid(mib::trust::GROUP, &[column, 0]);
+    let offered = [
+        (scalar(mib::trust::OFFER_URI), 's', host.uri.clone()),
+        (scalar(mib::trust::OFFER_ROOT), 'x', host.publish(&strange).to_string()),
+    ];
+    host.deployer().set(&offered).unwrap();
+    let said = trapd.wait_for(&oid(mib::notification::TRUST_CHANGED, &[]));
+    let refused = format!("{} = INTEGER: {}", scalar(mib::trust::OFFER_REFUSAL), Refusal::BadSignature as i32);
+    assert!(said.contains(&refused), "{said}");
+    assert!(said.contains(&format!("{} = Gauge32: 1", scalar(mib::trust::ROOT_VERSION))), "{said}");
 }
 
 /// Sequence numbers in the order in which they came.

@@ -41,12 +41,18 @@ impl Manager {
         words.map(str::to_owned).to_vec()
     }
 
+    /// The agent's address, as Net-SNMP's tools want it (snmpcmd(1)).
+    fn agent(&self) -> String {
+        let transport = if self.address.is_ipv6() { "udp6" } else { "udp" };
+        format!("{transport}:{}", self.address)
+    }
+
     /// Runs a tool, e.g. `snmpget`.
     pub fn tool(&self, tool: &str, credentials: &[String], arguments: &[String]) -> Output {
         Command::new(tool)
             .args(credentials)
             .args(["-t", "3", "-r", "1", "-m", "", "-Oqn", "-Ox", "-OU"])
-            .arg(self.address.to_string())
+            .arg(self.agent())
             .args(arguments)
             .env("LC_ALL", "C")
             .output()

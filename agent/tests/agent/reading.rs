@@ -180,3 +180,18 @@ fn hours_of_the_week_that_were_seen_are_read_in_per_mille() {
     let rows = String::from_utf8(walk.stdout).unwrap();
     assert_eq!(rows, format!("{0}.1 1\n{0}.168 1\n", oid(mib::workload::ENTRY, &[WEEKS])));
 }
+
+#[test]
+fn an_agent_is_read_by_ipv6() {
+    if missing() {
+        return;
+    }
+    // As a host is enrolled that is reached by an address of IPv6: every one of its own.
+    for listens in ["[::1]:0", "[::]:0"] {
+        let host = Host::listening(listens);
+        let mut monitor = host.monitor();
+        assert!(monitor.address.is_ipv6(), "{}", monitor.address);
+        monitor.address.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
+        assert_eq!(monitor.text(&oid(mib::agent::GROUP, &[mib::agent::HOST, 0])), NAME);
+    }
+}

@@ -105,6 +105,27 @@ fn a_revocation_list_is_offered_taken_and_obeyed_and_an_older_one_is_stale() {
 }
 
 #[test]
+fn a_list_that_comes_with_a_root_is_obeyed_whatever_becomes_of_the_root() {
+    if missing() {
+        return;
+    }
+    let host = Host::new();
+    let documents = good_order(&host, "PO-1", 1);
+    let manager = host.deployer();
+    let stranger = SigningKey::generate().unwrap();
+    let refused = host.publish(&next_root(&host, 2, &stranger, &[&stranger]));
+    let cases = [(refused, Refusal::BadSignature), (Digest::of("nobody has this"), Refusal::Preflight)];
+    for (version, (root, refusal)) in (1..).zip(cases) {
+        let named = &documents[..usize::try_from(version).unwrap()];
+        let list = Envelope::sign(revocation(version, named), &host.authority.keys[&Role::Operator]);
+        let both = [(mib::trust::OFFER_ROOT, root), (mib::trust::OFFER_REVOCATION, host.publish(&list))];
+        assert_eq!(offer(&host, &manager, &both), Some(refusal));
+        assert_eq!(manager.number(&scalar(mib::trust::REVOCATION_VERSION)), i64::from(version));
+    }
+    assert_eq!(start(&host, 1, 1, documents), (RunState::Refused, Some("revoked")));
+}
+
+#[test]
 fn a_list_signed_by_a_clock_that_is_a_year_ahead_is_obeyed_and_stops_no_order() {
     if missing() {
         return;

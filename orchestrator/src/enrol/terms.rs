@@ -28,7 +28,7 @@ pub struct HostTerms {
     pub address: SocketAddr,
     /// The server's address as the host reaches it; as bound when absent.
     pub member: Option<IpAddr>,
-    /// Where the agent listens; all addresses at the port of `address` when absent.
+    /// Where the agent listens; when absent, all addresses of the family of `address`, at its port.
     pub listen: Option<SocketAddr>,
     /// Where the agent keeps its state.
     pub state_dir: PathBuf,
@@ -69,6 +69,11 @@ impl HostTerms {
         if seen.ip().is_unspecified() { Err(TermsError::Everywhere { what, bound }) } else { Ok(seen) }
     }
 
+    /// Where the agent listens.
+    fn listens(&self) -> SocketAddr {
+        self.listen.unwrap_or_else(|| enrolment::everywhere(self.address))
+    }
+
     /// The host's configuration.
     ///
     /// # Errors
@@ -77,7 +82,7 @@ impl HostTerms {
         let users = &material.credentials;
         let agent = Enrolment {
             host: host.to_owned(),
-            listen: self.listen.unwrap_or_else(|| SocketAddr::new(enrolment::DEFAULT_LISTEN.ip(), self.address.port())),
+            listen: self.listens(),
             state_dir: self.state_dir.clone(),
             ledger_dir: self.ledger_dir.clone(),
             hooks: None,
@@ -226,6 +231,7 @@ mod tests {
         let bound: SocketAddr = "127.0.0.1:8471".parse().unwrap();
         assert_eq!(terms(None).seen("payloads", bound).unwrap(), bound);
     }
+
     /// The explained configuration of a host that has everything.
     fn everything() -> Enrolment {
         let mut agent: Enrolment = toml::from_str(EXPLAINED).unwrap();
@@ -265,5 +271,15 @@ mod tests {
         // No line of the explained file is lost.
         assert_eq!(text.lines().count(), EXPLAINED.lines().count());
         assert_eq!(full.lines().count(), EXPLAINED.lines().count());
+    }
+
+    #[test]
+    fn a_host_listens_in_the_family_that_it_is_reached_in() {
+        for (reached, listens) in [("192.0.2.7:1161", "0.0.0.0:1161"), ("[2001:db8::7]:161", "[::]:161")] {
+            let terms = HostTerms { address: reached.parse().unwrap(), ..terms(None) };
+            assert_eq!(terms.listens().to_string(), listens);
+        }
+        let told = HostTerms { listen: Some("192.0.2.9:161".parse().unwrap()), ..terms(None) };
+        assert_eq!(told.listens().to_string(), "192.0.2.9:161");
     }
 }

@@ -18,6 +18,7 @@ mod trust;
 mod waiver;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -204,11 +205,10 @@ impl Store {
     /// Checks the whole log, against itself and against the heads that hosts have signed.
     pub fn audit_verify(&self) -> Result<(u64, Vec<audit::Finding>), StoreError> {
         let rows = self.audit(0, u32::MAX)?;
-        let witnesses = self
-            .hosts()?
-            .into_iter()
-            .filter_map(|host| Some(audit::Witness { head: host.audit_head?, host: host.enrolled.name }))
-            .collect::<Vec<_>>();
+        // What a host saw last, and what it signed in every result before: a log that was rewritten may have shown it a newer head since.
+        let last = self.hosts()?.into_iter().filter_map(|host| Some((host.enrolled.name, host.audit_head?)));
+        let seen: BTreeSet<(String, Digest)> = last.chain(self.signed_heads()?).collect();
+        let witnesses: Vec<_> = seen.into_iter().map(|(host, head)| audit::Witness { host, head }).collect();
         Ok((rows.len() as u64, audit::verify(&rows, &witnesses)))
     }
 

@@ -226,6 +226,19 @@ impl Store {
         move_heads(&self.read(), host, Some((*result, audit)))
     }
 
+    /// The audit heads that hosts signed into the results that are kept, and verified.
+    pub(super) fn signed_heads(&self) -> Result<Vec<(String, Digest)>, StoreError> {
+        let sql = "SELECT host, statement FROM run WHERE statement IS NOT NULL AND verified = ?1";
+        let heads = self.rows("read what hosts signed", sql, [Verified::Yes.name()], |row| {
+            let host: String = row.get("host").map_err(failed("read what hosts signed"))?;
+            let statement: Vec<u8> = row.get("statement").map_err(failed("read what hosts signed"))?;
+            let result: RunResult = serde_json::from_slice(&statement)
+                .map_err(|error| StoreError::Corrupt { what: "statement", value: format!("{host}: {error}") })?;
+            Ok(result.audit.map(|head| (host, head)))
+        })?;
+        Ok(heads.into_iter().flatten().collect())
+    }
+
     /// Ends a run: its report, the host's heads and the order it has, together.
     pub fn end_run(&self, run: &Run, end: &RunEnd, event: &Event) -> Result<(), StoreError> {
         self.change("end a run", event, |transaction| {

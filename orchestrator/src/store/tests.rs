@@ -1,7 +1,7 @@
 use patchlab_lab::snapshot::{Format, Guest, Layer, Stillness};
 use patchlab_protocol::{
     Envelope, SigningKey,
-    document::{Action, Activation, Order, Waived, Waiver},
+    document::{Action, Activation, Checks, Order, RunResult, RunState, Waived, Waiver},
     enrolment::EngineId,
 };
 use serde_json::json;
@@ -329,6 +329,47 @@ fn a_log_that_was_rewritten_contradicts_what_hosts_have_signed() {
         matches!(findings.as_slice(), [audit::Finding::Contradicted { host, .. }] if host == "web-2"),
         "{findings:?}"
     );
+}
+
+#[test]
+fn a_rewritten_log_contradicts_what_a_host_signed_before_it_saw_a_newer_head() {
+    let (_dir, store, deployment) = activated();
+    let run = store.runs_of(&deployment.activation).unwrap().remove(0);
+    store.journal_run(&run, &progress(Stage::Pushing), &event()).unwrap();
+    let signed = store.audit_head().unwrap();
+    let result = RunResult {
+        host: run.host.clone(),
+        order: deployment.order,
+        run: run.run,
+        action: Some(Action::Apply),
+        preparation: None,
+        operator: None,
+        state: RunState::Succeeded,
+        refusal: None,
+        started: 1,
+        ended: 2,
+        before: Digest::of("a"),
+        after: Digest::of("b"),
+        checks: Checks::default(),
+        cause: None,
+        previous: None,
+        audit: Some(signed),
+    };
+    let end = RunEnd {
+        progress: progress(Stage::Finished),
+        report: String::new(),
+        signed: Some((serde_json::to_vec(&result).unwrap(), vec![0; 64])),
+        verified: Verified::Yes,
+        heads: Some((Digest::of("result"), Some(signed))),
+        current_order: Some(Some(deployment.order)),
+    };
+    store.end_run(&run, &end, &event()).unwrap();
+    assert_eq!(store.audit_verify().unwrap().1, []);
+    // Rewritten, chained anew, and shown to the host.
+    store.read().execute("DELETE FROM audit WHERE seq > 6", []).unwrap();
+    store.move_head(&run.host, &Digest::of("newer"), Some(store.audit_head().unwrap())).unwrap();
+    let expected = audit::Finding::Contradicted { host: run.host.clone(), head: signed };
+    assert_eq!(store.audit_verify().unwrap().1, [expected]);
 }
 
 #[test]

@@ -81,7 +81,9 @@ fn values_are_checked_by_type_length_and_range() {
         (order::NOT_AFTER, Value::OctetString(vec![13; 8].into()), WrongValue),
         (order::NOT_AFTER, Value::Gauge32(1), WrongType),
         (order::LIFETIME, Value::Gauge32(86_401), WrongValue),
-        (order::START, Value::Gauge32(0), WrongValue),
+        (order::URI, Value::OctetString("http://1.2.3.4/\u{1b}[2J".into()), WrongValue),
+        (order::URI, Value::OctetString("http://1.2.3.4/\n".into()), WrongValue),
+        (order::URI, Value::OctetString("http://1.2.3.4/\u{9b}x".into()), WrongValue),
         (order::STATE, Value::Integer(1), NotWritable),
         (order::RUN_INDEX_NEXT, Value::Gauge32(1), NotWritable),
         (99, Value::Integer(1), NotWritable),
@@ -95,6 +97,9 @@ fn values_are_checked_by_type_length_and_range() {
         (oid(mib::agent::GROUP, &[mib::agent::VERSION, 0]), NotWritable),
         (oid(mib::item::ENTRY, &[mib::item::NAME, 7, 1, 1]), NotWritable),
     ];
+    let offered =
+        parse(&oid(mib::trust::GROUP, &[mib::trust::OFFER_URI, 0]), &Value::OctetString("http://m/\t".into()));
+    assert_eq!(offered, Err(WrongValue));
     for (place, expected) in elsewhere {
         assert_eq!(parse(&place, &digest("x")), Err(expected), "{place}");
     }
@@ -142,6 +147,19 @@ fn a_used_run_index_starts_nothing_and_is_no_error() {
     let state = with_run(RunState::Succeeded);
     let change = set(&state, &[(mib::order::START, 7, Value::Gauge32(1))]).unwrap().unwrap();
     assert_eq!(change, Change::default());
+}
+
+#[test]
+fn a_start_of_no_run_leaves_the_cell_as_it_is() {
+    let none = (mib::order::START, 7, Value::Gauge32(0));
+    for state in [with_row(7), with_run(RunState::Applying)] {
+        assert_eq!(set(&state, std::slice::from_ref(&none)).unwrap().unwrap(), Change::default());
+    }
+    let mut with_default = create(7);
+    with_default.push(none.clone());
+    let change = set(&State::default(), &with_default).unwrap().unwrap();
+    assert!(change.starts.is_empty() && change.orders.len() == 1, "{change:?}");
+    assert_eq!(set(&State::default(), &[none]), Ok(Err(NotWhole::Row(7))), "it makes no row");
 }
 
 #[test]
