@@ -281,7 +281,7 @@ mod tests {
             fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         }
         let emulator = folder.path().join("emulator");
-        let output = Command::new("sh").arg(emulator).args(words).env("PATH", folder.path()).output();
+        let output = Command::new("/bin/sh").arg(emulator).args(words).env("PATH", folder.path()).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 

@@ -436,7 +436,8 @@ mod tests {
         assert_eq!(written.sum::<u64>(), 1 << 20);
         server.join().unwrap();
         // One that is not there is something else.
-        let gone = fetch(&url, Digest::of("x"), 1 << 20, dir.path()).unwrap_err().to_string();
+        let other = tempfile::tempdir().unwrap();
+        let gone = fetch(&url, Digest::of("x"), 1 << 20, other.path()).unwrap_err().to_string();
         assert!(gone.contains("cannot be fetched"), "{gone}");
     }
 
