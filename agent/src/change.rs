@@ -458,10 +458,15 @@ pub fn compare(
     if sorted.contains(&found) {
         return Ok(());
     }
-    let extra = found.iter().find(|line| !first.contains(line)).map(|line| format!("it would {line}"));
-    let lacking = first.iter().find(|line| !found.contains(line)).map(|line| format!("it would not {line}"));
-    let difference = extra.or(lacking).unwrap_or_default();
-    Err(Refused::new(Refusal::TransactionDiffers, format!("the simulation differs: {difference}")))
+    let reason = format!("the simulation differs: {}", difference(&found, first));
+    Err(Refused::new(Refusal::TransactionDiffers, reason))
+}
+
+/// The first line in which what would be done now differs from what was expected, for people.
+pub fn difference(found: &[String], expected: &[String]) -> String {
+    let extra = found.iter().find(|line| !expected.contains(line)).map(|line| format!("it would {line}"));
+    let lacking = expected.iter().find(|line| !found.contains(line)).map(|line| format!("it would not {line}"));
+    extra.or(lacking).unwrap_or_default()
 }
 
 #[cfg(test)]

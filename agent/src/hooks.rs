@@ -54,16 +54,16 @@ pub struct HookError {
     path: PathBuf,
     reason: String,
     /// What the programs before the work did until then.
-    pub prepared: Prepared,
+    pub site: Site,
 }
 
 /// Whether the site's programs before the work have done something that is to be put back by those after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prepared {
+pub enum Site {
     /// None ran, or the first said no by itself.
-    Nothing,
+    Untouched,
     /// One ran well, or was ended before it could say.
-    Something,
+    Prepared,
 }
 
 /// Names of what is no program: notes, what was switched off, and what editors and package managers leave beside a file.
@@ -86,7 +86,7 @@ fn programs(folder: &Path, moment: Moment) -> Result<Vec<PathBuf>, HookError> {
     let failed = |path: &Path, reason: &str| HookError {
         path: path.to_owned(),
         reason: reason.to_owned(),
-        prepared: Prepared::Nothing,
+        site: Site::Untouched,
     };
     let safe = |path: &Path| match fs::metadata(path) {
         Ok(found) if is_safe(&found) => Ok(()),
@@ -148,15 +148,15 @@ pub fn run(
         // One that refuses keeps the later ones from preparing what is not going to happen.
         Moment::Before => {
             for path in programs.iter().chain(&self::programs(folder, Moment::After)?) {
-                let unfit = |reason| HookError { path: path.clone(), reason, prepared: Prepared::Nothing };
+                let unfit = |reason| HookError { path: path.clone(), reason, site: Site::Untouched };
                 fit(path).map_err(unfit)?;
             }
             for (place, path) in programs.iter().enumerate() {
                 one(path).map_err(|failure| HookError {
                     path: path.clone(),
-                    prepared: match failure {
-                        Failure::SaidNo(_) if place == 0 => Prepared::Nothing,
-                        _ => Prepared::Something,
+                    site: match failure {
+                        Failure::SaidNo(_) if place == 0 => Site::Untouched,
+                        _ => Site::Prepared,
                     },
                     reason: failure.to_string(),
                 })?;
@@ -169,8 +169,8 @@ pub fn run(
             for path in &programs {
                 let ended = fit(path).map_err(Failure::SaidNo).and_then(|()| one(path));
                 if let Err(failure) = ended {
-                    let (path, prepared) = (path.clone(), Prepared::Something);
-                    first.get_or_insert(HookError { path, reason: failure.to_string(), prepared });
+                    let (path, site) = (path.clone(), Site::Prepared);
+                    first.get_or_insert(HookError { path, reason: failure.to_string(), site });
                 }
             }
             first.map_or(Ok(()), Err)
@@ -264,7 +264,7 @@ mod tests {
         fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
         let said = before(folder.path()).unwrap_err();
         assert!(said.to_string().contains("20-undrain: is not executable"), "{said}");
-        assert_eq!(said.prepared, Prepared::Nothing);
+        assert_eq!(said.site, Site::Untouched);
         fs::remove_file(&plain).unwrap();
         fs::create_dir(&plain).unwrap();
         let said = before(folder.path()).unwrap_err().to_string();
@@ -287,14 +287,14 @@ mod tests {
                 hook(folder.path(), Moment::Before, &place.to_string(), script);
             }
             let ran = run(folder.path(), Moment::Before, &told, Instant::now() + timeout, &mut |_| {});
-            ran.unwrap_err().prepared
+            ran.unwrap_err().site
         };
-        assert_eq!(prepared(&["exit 1", ":"], LONGEST), Prepared::Nothing);
-        assert_eq!(prepared(&[":", "exit 1"], LONGEST), Prepared::Something);
-        assert_eq!(prepared(&["sleep 60"], Duration::from_millis(200)), Prepared::Something);
+        assert_eq!(prepared(&["exit 1", ":"], LONGEST), Site::Untouched);
+        assert_eq!(prepared(&[":", "exit 1"], LONGEST), Site::Prepared);
+        assert_eq!(prepared(&["sleep 60"], Duration::from_millis(200)), Site::Prepared);
         // Ended from outside, whatever it says then.
         let traps = "trap 'exit 1' TERM; sleep 60 & wait";
-        assert_eq!(prepared(&[traps], Duration::from_millis(200)), Prepared::Something);
+        assert_eq!(prepared(&[traps], Duration::from_millis(200)), Site::Prepared);
     }
 
     #[test]

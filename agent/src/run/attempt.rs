@@ -13,7 +13,7 @@ use patchlab_protocol::{
 
 use super::{Engine, Turn, now, way_back::TurnedBack, work::Work};
 use crate::{
-    hooks::Prepared,
+    hooks::Site,
     packages::{Installed, PackageError},
     record::RecordError,
     state::{Columns, Run},
@@ -119,7 +119,7 @@ impl<'e> Attempt<'e> {
             Ok(checks) if *action == Action::Apply => Ok((RunState::Succeeded, checks)),
             Ok(checks) => Ok((RunState::RolledBack, checks)),
             Err(stop) if self.turn_back(&stop)? == TurnedBack::No => Err(stop),
-            Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest, Prepared::Nothing).await?)),
+            Err(_) => Ok((RunState::RolledBack, self.walk_back(order, *digest, Site::Untouched).await?)),
         }
     }
 

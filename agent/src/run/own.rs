@@ -12,7 +12,7 @@ use super::{
     attempt::{Attempt, Stop, unfit},
     work::Work,
 };
-use crate::{hooks::Prepared, updaters::Paused};
+use crate::{hooks::Site, updaters::Paused};
 
 impl<'e> Attempt<'e> {
     /// Rolls the order of its row back.
@@ -27,7 +27,7 @@ impl<'e> Attempt<'e> {
             self.put_back(work.told()).await;
             return Err(Stop::Aborted("aborted by the manager".into()));
         }
-        Ok((RunState::RolledBack, self.walk_back(&work.order, work.digest, Prepared::Something).await?))
+        Ok((RunState::RolledBack, self.walk_back(&work.order, work.digest, Site::Prepared).await?))
     }
 
     /// Whether the way back can be walked: who signed the order, what is installed, what is staged, what the package manager would do.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     boot::{self, Expected},
     fetch,
-    hooks::Prepared,
+    hooks::Site,
     host,
     packages::pending_offline,
     process,
@@ -202,7 +202,7 @@ impl Attempt<'_> {
                     Some(paused) => paused,
                     None => self.keep_others_away().await?,
                 };
-                Ok((RunState::RolledBack, self.walk_back(&order, digest, Prepared::Nothing).await?))
+                Ok((RunState::RolledBack, self.walk_back(&order, digest, Site::Untouched).await?))
             }
         }
     }

@@ -146,6 +146,24 @@ impl<'e> Attempt<'e> {
         self.engine.await_locks(|who| self.progress(state, 42, who)).await
     }
 
+    /// Waits until nobody else changes packages, in the midst of a run, and keeps automatic updaters from beginning to.
+    ///
+    /// # Errors
+    /// When somebody does until its lifetime ends.
+    pub async fn keep_others_away(&self) -> Result<Paused, Stop> {
+        let waits = |who: &str| {
+            tracing::info!(order = self.order, run = self.run, who, "waiting for others who change packages");
+            self.change(|run| run.phase = format!("waits: {who}")).map(drop)
+        };
+        match tokio::time::timeout_at(self.deadline.into(), self.engine.await_locks(waits)).await {
+            Ok(Ok(paused)) => Ok(paused),
+            // It is too late to refuse.
+            Ok(Err(Stop::Refused(refused))) => Err(Stop::failed(refused.reason)),
+            Ok(Err(stop)) => Err(stop),
+            Err(_) => Err(Stop::failed("somebody else holds a lock to the end of its lifetime")),
+        }
+    }
+
     /// Waits until the host does not run on its battery.
     ///
     /// # Errors

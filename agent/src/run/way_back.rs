@@ -14,11 +14,10 @@ use super::{
 };
 use crate::{
     change::{Goal, Plan, compare, is_back},
-    hooks::{Moment, Prepared, Told},
+    hooks::{Moment, Site, Told},
     packages::Installed,
     record::RecordError,
     state::{self, Failure, Run},
-    updaters::Paused,
 };
 
 /// The failure after which a run in this row turns back; `None` when it must not, or nothing was changed yet.
@@ -67,25 +66,7 @@ impl Attempt<'_> {
         let order = staged.ok_or_else(|| Stop::failed("the staged order is not there any more"))?.predicate;
         self.name(&order);
         let _paused = self.keep_others_away().await?;
-        Ok((RunState::RolledBack, self.walk_back(&order, digest, Prepared::Nothing).await?))
-    }
-
-    /// Waits until nobody else changes packages, in the midst of a run, and keeps automatic updaters from beginning to.
-    ///
-    /// # Errors
-    /// When somebody does until its lifetime ends.
-    pub async fn keep_others_away(&self) -> Result<Paused, Stop> {
-        let waits = |who: &str| {
-            tracing::info!(order = self.order, run = self.run, who, "waiting for others who change packages");
-            self.change(|run| run.phase = format!("waits: {who}")).map(drop)
-        };
-        match tokio::time::timeout_at(self.deadline.into(), self.engine.await_locks(waits)).await {
-            Ok(Ok(paused)) => Ok(paused),
-            // It is too late to refuse.
-            Ok(Err(Stop::Refused(refused))) => Err(Stop::failed(refused.reason)),
-            Ok(Err(stop)) => Err(stop),
-            Err(_) => Err(Stop::failed("somebody else holds a lock to the end of its lifetime")),
-        }
+        Ok((RunState::RolledBack, self.walk_back(&order, digest, Site::Untouched).await?))
     }
 
     /// Brings the replaced versions back, and repeats the checks. The site's programs run before that unless they did; whatever they say,
@@ -93,19 +74,19 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// When not everything is as it was before: a person is needed.
-    pub async fn walk_back(&self, order: &Order, digest: Digest, site: Prepared) -> Result<Checks, Stop> {
+    pub async fn walk_back(&self, order: &Order, digest: Digest, site: Site) -> Result<Checks, Stop> {
         let told = Told { order: digest, action: Some(Action::Rollback) };
         let left = match self.left_to_walk(order, digest).await {
             Ok(Some(work)) => Ok(Some(work)),
             nothing => {
-                if site == Prepared::Something {
+                if site == Site::Prepared {
                     self.put_back(told).await;
                 }
                 nothing
             }
         };
         if let Some(work) = left? {
-            if site == Prepared::Nothing
+            if site == Site::Untouched
                 && let Err(error) = self.hooks(told, Moment::Before).await?
             {
                 tracing::warn!(%error, "rolling back all the same: the change failed");

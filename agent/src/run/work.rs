@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     boot,
-    change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare, parts_of_way_back},
+    change::{ChangeError, Goal, Outcome, Plan, Stand, Twice, compare, difference, parts_of_way_back},
     hooks::{self, HookError, Moment, Told},
     packages::Installed,
     preflight::{self, Kernel, Needs},
@@ -257,10 +257,7 @@ impl<'e> Attempt<'e> {
         }
         let transaction = self.simulate(&work.goal).await?;
         if transaction != work.transaction {
-            let (found, foreseen) = (transaction.lines(), work.transaction.lines());
-            let extra = found.iter().find(|line| !foreseen.contains(line)).map(|line| format!("it would {line}"));
-            let lacking = foreseen.iter().find(|line| !found.contains(line)).map(|line| format!("it would not {line}"));
-            let difference = extra.or(lacking).unwrap_or_default();
+            let difference = difference(&transaction.lines(), &work.transaction.lines());
             let reason = format!("packages changed between the simulation and the work: now {difference}");
             return Err(Refused::new(Refusal::TransactionDiffers, reason).into());
         }
@@ -285,7 +282,7 @@ impl<'e> Attempt<'e> {
         self.progress(RunState::Preflight, 44, "the site's own programs")?;
         let stop = match self.hooks_before(work).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) if error.prepared == hooks::Prepared::Nothing => return Err(unfit(error)),
+            Ok(Err(error)) if error.site == hooks::Site::Untouched => return Err(unfit(error)),
             Ok(Err(error)) => unfit(error),
             Err(stop) => stop,
         };
